@@ -1,0 +1,50 @@
+# nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
+.DEFAULT_GOAL := help
+NODE ?= node
+.PHONY: help run test check build docs interop interop-fs interop-kernel fuzz bench coverage clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+run: build       ## serve a 1 GiB volume from ./data on a unix socket and 127.0.0.1:10809; Ctrl-C drains
+	@exec $(NODE) scripts/run.mjs
+
+test: deps build ## everything a change must pass: type check, tidy, units, conformance, crash states, real clients
+	@$(NODE) scripts/test.mjs
+
+check: node_modules ## type check only: src, native-free, test and scripts
+	@npx --no-install tsc -p . --noEmit
+
+build: node_modules ## compile to dist/ (type errors fail it)
+	@npx --no-install tsc -p . --noEmitOnError
+
+docs: build      ## write docs/cli.md anew from the command table
+	@$(NODE) dist/scripts/generate-cli-docs.js
+
+interop: deps build ## real clients: libnbd, qemu, fio, nbd-client, kill -9 under load
+	@$(NODE) scripts/test.mjs interop
+
+interop-fs: deps build ## ext4, xfs and btrfs over nbdfuse and a loop device
+	@$(NODE) scripts/interop/filesystems.mjs
+
+interop-kernel: deps build ## the Linux kernel's client in a QEMU guest
+	@$(NODE) scripts/deps.mjs kernel && $(NODE) scripts/interop/kernel.mjs
+
+fuzz: build      ## 1,000,000 mutated inputs against the NBD parser (SEED=n INPUTS=n)
+	@$(NODE) dist/test/fuzz/run.js --inputs $(or $(INPUTS),1000000) $(if $(SEED),--seed $(SEED))
+
+bench: build     ## side by side with nbdkit, qemu-nbd and nbd-server; writes docs/bench-results.md
+	@$(NODE) scripts/deps.mjs bench && $(NODE) dist/scripts/bench/main.js $(BENCH)
+
+coverage: build  ## tests without real clients, with a coverage report
+	@npx --no-install tap --no-disable-coverage --show-full-coverage 'dist/test/{native-free,device,store,volume,nbd,control}/**/*.test.js'
+
+clean:           ## remove what was built (never ./data)
+	rm -rf dist node_modules .tap .cache
+
+.PHONY: deps
+deps:
+	@$(NODE) scripts/deps.mjs tests
+
+node_modules: package.json package-lock.json
+	@npm ci --no-audit --no-fund --loglevel=error && touch node_modules

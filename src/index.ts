@@ -1,0 +1,8 @@
+/**
+ * The public API. Interfaces go out, classes stay in: whoever needs more than this page needs a better page.
+ * daemon.ts is written against it and nothing else.
+ */
+export { openStore } from './volume/open-store.js'
+export { createServer } from './nbd/server.js'
+export { NbdeltaError, ERRORS, EXIT } from './device/errors.js'
+export type { ErrorCode } from './device/errors.js'
