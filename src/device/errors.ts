@@ -41,10 +41,13 @@ export type ErrorCode = keyof typeof ERRORS
 
 export class NbdeltaError extends Error {
   readonly code: ErrorCode
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown }) {
+  /** What to do about it, for the operator; shown on a line of its own. */
+  readonly hint: string | undefined
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown, hint?: string | undefined }) {
     super(message, options)
     this.name = 'NbdeltaError'
     this.code = code
+    this.hint = options?.hint
   }
   get exitCode(): number { return ERRORS[this.code].exit }
 }
