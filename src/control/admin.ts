@@ -1,0 +1,125 @@
+/**
+ * ServerAdmin: what the control socket needs from the running server. Control declares it, the roof implements it
+ * over the store and the NBD server, which control itself never sees (DESIGN section 6).
+ *
+ * Contract
+ * - Every method rejects with a NbdeltaError whose message an operator can read; a `hint` says what to do next.
+ * - Calls that change one volume are never made concurrently for the same name: the handlers serialise them.
+ * - `dryRun` judges everything the real call would judge, changes nothing and answers with the same steps.
+ * - Rows are plain data, times are ISO 8601 in UTC, sizes are bytes. `null` = does not apply or is not known.
+ */
+export interface VolumeRow {
+  readonly name: string
+  readonly uuid: string
+  readonly sizeBytes: number
+  readonly grainBytes: number
+  /** Bytes the volume takes on disk. */
+  readonly allocatedBytes: number | null
+  /** Bytes whose map says that they may hold data. */
+  readonly mappedBytes: number | null
+  readonly clients: number
+  readonly hidden: boolean
+  /** Adopted file or block device; null when live is a file of the store's own. */
+  readonly backing: string | null
+  readonly createdAt: string
+  readonly description: string
+}
+
+/** A volume as created or found: `created` tells which. */
+export interface CreatedRow extends VolumeRow { readonly created: boolean }
+
+/** What an administrative step did or, with `dryRun`, would do. */
+export interface ActionRow {
+  readonly target: string
+  /** False: it was so already. */
+  readonly changed: boolean
+  readonly dryRun: boolean
+  readonly steps: readonly string[]
+}
+
+export interface ExportRow {
+  readonly name: string
+  readonly uuid: string
+  readonly sizeBytes: number
+  readonly hidden: boolean
+  readonly clients: number
+  readonly uris: readonly string[]
+}
+
+export interface ClientRow {
+  readonly id: number
+  readonly export: string | null
+  readonly address: string
+  readonly state: string
+  readonly connectedAt: string | null
+  readonly inFlight: number | null
+  readonly readBytes: number | null
+  readonly writtenBytes: number | null
+}
+
+export interface StatusRow {
+  readonly state: 'serving' | 'draining'
+  readonly version: string
+  readonly pid: number
+  readonly uptimeSeconds: number
+  readonly store: string
+  readonly listeners: readonly string[]
+  readonly control: string
+  readonly volumes: number
+  readonly clients: number
+  readonly jobsRunning: number
+  readonly rssBytes: number
+  readonly memoryBudgetBytes: number | null
+  readonly memoryInUseBytes: number | null
+  readonly eventLoopDelayP99Ms: number
+  readonly eventLoopDelayMaxMs: number
+  readonly oldestRequestMs: number | null
+}
+
+export type JobState = 'running' | 'done' | 'failed' | 'cancelled'
+export interface JobRow {
+  readonly id: number
+  readonly kind: 'import' | 'export'
+  readonly volume: string
+  readonly path: string
+  readonly state: JobState
+  readonly doneBytes: number
+  /** Null until it is known. */
+  readonly totalBytes: number | null
+  readonly startedAt: string
+  readonly finishedAt: string | null
+  readonly error: string | null
+}
+
+/** How a long transfer reports and is stopped. */
+export interface TransferControl {
+  readonly signal: AbortSignal
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void
+}
+
+/** A transfer that was judged and can start. */
+export interface Transfer {
+  /** What `run` will do, in words. */
+  readonly steps: readonly string[]
+  /** Copies; when it rejects, for whatever reason, it has cleaned up after itself. */
+  readonly run: (control: TransferControl) => Promise<void>
+}
+
+export interface ServerAdmin {
+  createVolume(options: {
+    name: string, sizeBytes: number | undefined, grainBytes: number, backing: string | undefined, description: string, ifNotExists: boolean,
+  }): Promise<CreatedRow>
+  listVolumes(): Promise<VolumeRow[]>
+  showVolume(name: string): Promise<VolumeRow>
+  resizeVolume(options: { name: string, sizeBytes: number, shrink: boolean, dryRun: boolean }): Promise<ActionRow>
+  deleteVolume(options: { name: string, force: boolean, ifExists: boolean, dryRun: boolean }): Promise<ActionRow>
+  /** Judges all that can be judged before the copy starts; changes nothing. */
+  prepareImport(options: { name: string, path: string, grainBytes: number, overwrite: boolean }): Promise<Transfer>
+  prepareExport(options: { name: string, path: string, overwrite: boolean }): Promise<Transfer>
+  listExports(): Promise<ExportRow[]>
+  setHidden(name: string, hidden: boolean): Promise<ActionRow>
+  closeExport(options: { name: string, how: 'soft' | 'hard', dryRun: boolean }): Promise<ActionRow>
+  listClients(exportName: string | undefined): Promise<ClientRow[]>
+  kickClient(options: { id: number, dryRun: boolean }): Promise<ActionRow>
+  status(): Promise<Omit<StatusRow, 'jobsRunning'>>
+}

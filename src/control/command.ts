@@ -1,0 +1,74 @@
+/**
+ * The shape of one row of the command table, and the parameters that several rows share.
+ *
+ * A row says everything about a command that is not its doing: how it is typed, what it answers, how it can end.
+ * Parser, help, completion, server-side validation, text output and docs/cli.md are all read off the row.
+ */
+import { EXIT } from '../device/errors.js'
+import type { Parameter } from './options.js'
+
+/** How a field of a result is shown in text; in JSON it is always the plain value. */
+export type FieldType = 'string' | 'bytes' | 'int' | 'bool' | 'time' | 'seconds' | 'milliseconds' | 'lines' | 'progress'
+
+export interface Field {
+  readonly type: FieldType
+  readonly help: string
+  /** Heading of its column in a list; without one it is shown by `show` and JSON only. */
+  readonly column?: string
+}
+
+export interface Result {
+  /** A list (JSON array, text table) or a single object (text: one line per field). */
+  readonly many: boolean
+  readonly fields: Readonly<Record<string, Field>>
+  /** Which field `--quiet` prints, one a line. */
+  readonly key?: string
+}
+
+export type ExitName = keyof typeof EXIT
+
+export interface Command {
+  readonly noun: string
+  /** Empty for commands of one word: `status`. */
+  readonly verb: string
+  readonly summary: string
+  readonly description: string
+  readonly positional: readonly Parameter[]
+  readonly options: readonly Parameter[]
+  readonly result: Result | null
+  /** Asked of a running server over the control socket; the others run in the command line's own process. */
+  readonly remote: boolean
+  readonly longRunning?: boolean
+  readonly destructive?: boolean
+  /** Commands with this set that name the same volume run one after the other, in order of arrival. */
+  readonly serialised?: boolean
+  readonly exits: readonly ExitName[]
+  /** What follows `nbdelta`. */
+  readonly examples: readonly string[]
+}
+
+/** What each way to end means; the `--help` pages and docs/cli.md print these lines. */
+export const EXIT_MEANING: Readonly<Record<ExitName, string>> = {
+  ok: 'done',
+  failure: 'failed for a reason of no kind below',
+  usage: 'the command line is not acceptable; nothing was tried',
+  notFound: 'no such volume, export, client, job or file',
+  conflict: 'it exists already, or its state does not allow this',
+  busy: 'somebody uses it: clients are attached, a job runs, or another server holds the store',
+  noSpace: 'the disk or a limit is full',
+  io: 'reading or writing failed',
+  damaged: 'a file of the store does not check, or a newer version wrote it',
+  unreachable: 'no server answers, or it is stopping',
+  denied: 'permission is missing',
+  interrupted: 'stopped by Ctrl-C or a signal, or cancelled',
+}
+
+export const VOLUME = { name: 'name', type: 'name', value: 'NAME', required: true, complete: 'volume', help: 'name of the volume' } as const satisfies Parameter
+export const DRY_RUN = { name: 'dry-run', type: 'bool', default: false, help: 'say what would be done, do nothing' } as const satisfies Parameter
+export const WAIT = {
+  name: 'wait', type: 'bool', default: true, help: 'wait for the end and show progress; --no-wait prints the job and returns',
+} as const satisfies Parameter
+export const QUIET = { name: 'quiet', type: 'bool', default: false, short: 'q', help: 'print names or ids only, one a line' } as const satisfies Parameter
+
+/** Exit codes that every command sent to a server can end with. */
+export const REMOTE_EXITS = ['ok', 'failure', 'usage', 'unreachable', 'denied'] as const satisfies readonly ExitName[]

@@ -1,0 +1,108 @@
+/**
+ * One connection to the control socket: lines in, answers out, in any order.
+ *
+ * A fault wall: whatever a peer sends harms its own connection only. Bounded on all sides: one line, IN_FLIGHT_MAX
+ * requests, and an output queue; while that is full no further request is read, and progress, which the next one supersedes,
+ * is dropped. A peer may half-close after its last request (`echo ... | nc -U`): it still gets its answers.
+ */
+import { NbdeltaError } from '../device/errors.js'
+import { LineReader } from './line-reader.js'
+import { REQUEST_BYTES_MAX, decodeRequest, encodeFault, encodeNotification, encodeResult, faultOf, lineTooLong, unknownMethod } from './rpc.js'
+import { isMethod, validate } from './validate.js'
+import type { Socket } from 'node:net'
+import type { Call } from './handlers.js'
+import type { RpcRequest } from './rpc.js'
+
+/** Requests of one connection that run or wait. */
+const IN_FLIGHT_MAX = 32
+/** Output that waits for the peer; beyond it nothing more is read from it. Some 1,000 rows. */
+const OUTPUT_BYTES_MAX = 1024 * 1024
+
+export interface ConnectionOptions {
+  readonly run: (method: string, args: Record<string, unknown>, call: Call) => Promise<unknown>
+  /** Something failed that is not the peer's doing. */
+  readonly onBug: (error: unknown, method: string) => void
+  readonly onDone: (method: string, error: NbdeltaError | undefined) => void
+}
+
+export class Connection {
+  readonly #socket: Socket
+  readonly #options: ConnectionOptions
+  readonly #reader = new LineReader(REQUEST_BYTES_MAX)
+  readonly #gone = new AbortController()
+  /** Lines read while too much was in flight; at most what one chunk of the socket holds. */
+  #waiting: string[] = []
+  #inFlight = 0
+  #ended = false
+
+  constructor(socket: Socket, options: ConnectionOptions) {
+    this.#socket = socket
+    this.#options = options
+    socket.on('data', chunk => { this.#data(chunk) })
+    socket.on('drain', () => { this.#next() })
+    socket.on('end', () => { this.#ended = true; this.#next() })
+    // The peer went away: 'close' follows, and there is nobody to tell.
+    socket.on('error', () => {})
+    socket.on('close', () => { this.#gone.abort(); this.#waiting = [] })
+  }
+
+  /** Sends what is queued, then closes; at once after `graceMs`. */
+  close(graceMs: number): void {
+    this.#waiting = []
+    this.#socket.end()
+    setTimeout(() => { this.#socket.destroy() }, graceMs).unref()
+  }
+
+  #data(chunk: Buffer): void {
+    for (const line of this.#reader.push(chunk)) {
+      if (line === 'too-long') {
+        // Where the next request begins cannot be known: answer and drop.
+        this.#socket.removeAllListeners('data').resume()
+        this.#socket.end(encodeFault(null, lineTooLong()))
+        this.#socket.destroySoon()
+        return
+      }
+      if (line.trim() !== '') this.#waiting.push(line)
+    }
+    this.#next()
+  }
+
+  get #full(): boolean { return this.#inFlight >= IN_FLIGHT_MAX || this.#socket.writableLength > OUTPUT_BYTES_MAX }
+
+  #next(): void {
+    while (this.#waiting.length > 0 && !this.#full) this.#take(this.#waiting.shift()!)
+    if (this.#waiting.length > 0) this.#socket.pause()
+    else if (this.#ended && this.#inFlight === 0) this.#socket.end()
+    else if (this.#socket.isPaused()) this.#socket.resume()
+  }
+
+  #take(line: string): void {
+    const decoded = decodeRequest(line)
+    if ('ignore' in decoded) return
+    if ('fault' in decoded) { this.#send(encodeFault(decoded.id, decoded.fault)); return }
+    if (!isMethod(decoded.request.method)) { this.#send(encodeFault(decoded.request.id, unknownMethod(decoded.request.method))); return }
+    this.#inFlight++
+    void this.#answer(decoded.request)
+  }
+
+  async #answer({ id, method, params }: RpcRequest): Promise<void> {
+    try {
+      const result = await this.#options.run(method, validate(method, params), {
+        signal: this.#gone.signal,
+        onProgress: job => { if (this.#socket.writableLength === 0) this.#send(encodeNotification('progress', { id, job })) },
+      })
+      this.#send(encodeResult(id, result))
+      this.#options.onDone(method, undefined)
+    } catch (error) {
+      this.#send(encodeFault(id, faultOf(error)))
+      if (error instanceof NbdeltaError) this.#options.onDone(method, error)
+      else this.#options.onBug(error, method)
+    }
+    this.#inFlight--
+    this.#next()
+  }
+
+  #send(text: string): void {
+    if (this.#socket.writable) this.#socket.write(text)
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * Jobs: transfers that go on after the command that started them has returned.
+ *
+ * States: running -> done | failed | cancelled, each once. At most JOBS_RUNNING_MAX run; of those that ended the last
+ * JOBS_KEPT_MAX are remembered. A job holds its volume: what would disturb it is refused by `assertFree`.
+ * Ids are numbers that count up and are never reused within one server run; jobs do not outlive the server.
+ */
+import { NbdeltaError } from '../device/errors.js'
+import type { Clock } from '../device/clock.js'
+import type { JobRow, JobState, TransferControl } from './admin.js'
+
+/** Each moves data at full speed through one disk and one event loop; more would only be slower side by side. */
+const JOBS_RUNNING_MAX = 16
+/** About 300 bytes each. */
+const JOBS_KEPT_MAX = 200
+/** Five reports a second look steady and cost nothing. */
+const PROGRESS_MS = 200
+
+export type JobsClock = Pick<Clock, 'now' | 'wallTime'>
+
+interface Job {
+  readonly id: number
+  readonly kind: 'import' | 'export'
+  readonly volume: string
+  readonly path: string
+  readonly startedAt: string
+  readonly abort: AbortController
+  /** Settles when the job has ended and cleaned up; never rejects. */
+  ended: Promise<void>
+  state: JobState
+  doneBytes: number
+  totalBytes: number | null
+  finishedAt: string | null
+  error: NbdeltaError | null
+  readonly watchers: Set<(row: JobRow) => void>
+  /** Of the clock's `now`, when the watchers were told last. */
+  toldAtMs: number
+}
+
+export class Jobs {
+  readonly #clock: JobsClock
+  readonly #jobs = new Map<number, Job>()
+  #lastId = 0
+
+  constructor(clock: JobsClock) { this.#clock = clock }
+
+  get running(): number { return [...this.#jobs.values()].filter(job => job.state === 'running').length }
+
+  /** Refuses when a job works on the volume. */
+  assertFree(volume: string, doing: string): void {
+    const job = this.#of(volume)
+    if (job) {
+      throw new NbdeltaError('busy', `cannot ${doing} ${volume}: job ${job.id}, an ${job.kind}, works on it`,
+        { hint: `wait for it, or stop it with: nbdelta job cancel ${job.id}` })
+    }
+  }
+
+  assertRoom(): void {
+    if (this.running >= JOBS_RUNNING_MAX) throw new NbdeltaError('busy', `${JOBS_RUNNING_MAX} jobs run already`, { hint: 'wait until one has ended: nbdelta job list' })
+  }
+
+  /** Starts `work` at once. Its failure is kept in the job, not thrown. */
+  start(kind: Job['kind'], volume: string, path: string, work: (control: TransferControl) => Promise<void>): JobRow {
+    const job: Job = {
+      id: ++this.#lastId, kind, volume, path, startedAt: this.#clock.wallTime().toISOString(), abort: new AbortController(), ended: Promise.resolve(),
+      state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, watchers: new Set(), toldAtMs: -Infinity,
+    }
+    this.#jobs.set(job.id, job)
+    job.ended = this.#run(job, work)
+    this.#forget()
+    return rowOf(job)
+  }
+
+  async #run(job: Job, work: (control: TransferControl) => Promise<void>): Promise<void> {
+    try {
+      await work({
+        signal: job.abort.signal,
+        onProgress: (doneBytes, totalBytes) => { job.doneBytes = doneBytes; job.totalBytes = totalBytes; this.#tell(job) },
+      })
+      job.state = 'done'
+    } catch (error) {
+      job.error = error instanceof NbdeltaError ? error : new NbdeltaError('internal', 'a bug in nbdelta: the server\'s log tells more', { cause: error })
+      job.state = job.abort.signal.aborted ? 'cancelled' : 'failed'
+    }
+    job.finishedAt = this.#clock.wallTime().toISOString()
+    this.#tell(job)
+    job.watchers.clear()
+  }
+
+  #tell(job: Job): void {
+    const now = this.#clock.now()
+    if (job.watchers.size === 0 || (job.state === 'running' && now - job.toldAtMs < PROGRESS_MS)) return
+    job.toldAtMs = now
+    const row = rowOf(job)
+    for (const watcher of job.watchers) watcher(row)
+  }
+
+  list(): JobRow[] { return [...this.#jobs.values()].map(rowOf) }
+
+  show(id: number): JobRow { return rowOf(this.#get(id)) }
+
+  /** Resolves with the last row when the job is done; rejects with its error when it failed or was cancelled. */
+  async wait(id: number, watcher: (row: JobRow) => void): Promise<JobRow> {
+    const job = this.#get(id)
+    if (job.state === 'running') {
+      job.watchers.add(watcher)
+      watcher(rowOf(job))
+      await job.ended
+    }
+    if (job.state === 'cancelled') throw new NbdeltaError('cancelled', `the ${job.kind} of ${job.volume} was cancelled`, { cause: job.error })
+    if (job.error) throw job.error
+    return rowOf(job)
+  }
+
+  /** Stops a job and waits until it has cleaned up; one that has ended stays as it is. */
+  async cancel(id: number): Promise<JobRow> {
+    const job = this.#get(id)
+    job.abort.abort()
+    await job.ended
+    return rowOf(job)
+  }
+
+  /** Cancels what works on the volume (of undefined: on any) and waits. Returns how many there were. */
+  async cancelAll(volume?: string): Promise<number> {
+    const running = [...this.#jobs.values()].filter(job => job.state === 'running' && (volume === undefined || job.volume === volume))
+    await Promise.all(running.map(job => this.cancel(job.id)))
+    return running.length
+  }
+
+  #of(volume: string): Job | undefined { return [...this.#jobs.values()].find(job => job.state === 'running' && job.volume === volume) }
+
+  #get(id: number): Job {
+    const job = this.#jobs.get(id)
+    if (!job) throw new NbdeltaError('not-found', `there is no job ${id}`, { hint: 'see: nbdelta job list' })
+    return job
+  }
+
+  #forget(): void {
+    const ended = [...this.#jobs.values()].filter(job => job.state !== 'running')
+    for (const job of ended.slice(0, Math.max(0, ended.length - JOBS_KEPT_MAX))) this.#jobs.delete(job.id)
+  }
+}
+
+function rowOf({ id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error }: Job): JobRow {
+  return { id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error: error ? error.message : null }
+}

@@ -1,0 +1,195 @@
+/**
+ * Parameter kinds of the command table: how each is judged, and what is said when it is not acceptable.
+ *
+ * Pure. The command line and the server judge with the same functions, so that a value is accepted by both or by
+ * neither; the server judges again because its socket is open to other programs than our command line.
+ * Sizes are Numbers below 2^53 (8 PiB - 1) and exact: what cannot be had to the byte is refused, not rounded.
+ */
+import { NbdeltaError } from '../device/errors.js'
+
+export type ParameterType = 'size' | 'string' | 'name' | 'int' | 'bool' | 'path' | 'enum' | 'address' | 'creation'
+
+export interface Parameter {
+  /** As typed, in kebab case; the wire name is its camel case. */
+  readonly name: string
+  readonly type: ParameterType
+  readonly help: string
+  /** What stands for the value in help: `SIZE`, `PATH`. */
+  readonly value?: string
+  readonly required?: boolean
+  readonly default?: string | number | boolean
+  readonly choices?: readonly string[]
+  /** May be given several times; the value is then an array. */
+  readonly repeat?: boolean
+  readonly short?: string
+  readonly minimum?: number
+  readonly maximum?: number
+  readonly powerOfTwo?: boolean
+  /** What a shell may offer as completion. */
+  readonly complete?: 'volume' | 'job' | 'client' | 'file' | 'directory'
+}
+
+/** PROTOCOL H5 recommends that export names keep to 256 bytes; a volume's name is its export's name. */
+export const NAME_BYTES_MAX = 256
+/** PATH_MAX of Linux, the closing NUL not counted. */
+export const PATH_BYTES_MAX = 4095
+/** sun_path of Linux holds 108 bytes with its closing NUL. */
+export const SOCKET_PATH_BYTES_MAX = 107
+/** Free text, a description for example. */
+export const TEXT_BYTES_MAX = 1024
+
+/** Powers of 1024, as qemu, nbdkit and dd have them; `KiB` and `k` are the same. Decimal units are refused: too easily meant otherwise. */
+const UNITS = ['', 'K', 'M', 'G', 'T', 'P']
+const SIZE_HELP = 'a size is a number of bytes, or a number with k, M, G, T or KiB, MiB, GiB, TiB (powers of 1024): 1GiB, 1.5GiB, 512M, 4096'
+
+function refuse(message: string, hint?: string): never {
+  throw new NbdeltaError('bad-argument', message, { hint })
+}
+
+/**
+ * A size in bytes out of text such as `1GiB`, `1.5G`, `4096`.
+ * @throws NbdeltaError bad-argument: not a size, not a whole number of bytes, or 2^53 and more
+ */
+export function parseSize(text: string): number {
+  const match = /^(\d{1,20})(?:\.(\d{1,20}))?\s*(?:([kmgtp])(ib)?|b|(([kmgtp])b))?$/i.exec(text.trim())
+  if (!match) refuse(`'${shorten(text)}' is not a size`, SIZE_HELP)
+  const [, whole, fraction = '', unit = '', , decimal] = match
+  if (decimal) refuse(`'${text}': decimal units are not accepted, write ${decimal[0]!.toUpperCase()}iB`, SIZE_HELP)
+  const scale = 1024n ** BigInt(UNITS.indexOf(unit.toUpperCase()))
+  const divisor = 10n ** BigInt(fraction.length)
+  const scaled = BigInt(whole + fraction) * scale
+  if (scaled % divisor !== 0n) refuse(`'${text}' is not a whole number of bytes`, SIZE_HELP)
+  const bytes = scaled / divisor
+  if (bytes > BigInt(Number.MAX_SAFE_INTEGER)) refuse(`'${shorten(text)}' is too large: sizes end below 8 PiB`, SIZE_HELP)
+  return Number(bytes)
+}
+
+/** `1 GiB`, `1.5 GiB`, `812 bytes`: the largest unit that keeps at least one before the point, two digits behind it. */
+export function formatSize(bytes: number): string {
+  let unit = 0
+  let value = bytes
+  while (value >= 1024 && unit < UNITS.length - 1) { value /= 1024; unit++ }
+  if (unit === 0) return `${bytes} byte${bytes === 1 ? '' : 's'}`
+  const rounded = Math.round(value * 100) / 100
+  // 1023.999 MiB must not read as "1024 MiB".
+  if (rounded >= 1024 && unit < UNITS.length - 1) return `1 ${UNITS[unit + 1]}iB`
+  return `${rounded} ${UNITS[unit]}iB`
+}
+
+/** A size that parses back to exactly `bytes`; for defaults in help and for examples. */
+export function exactSize(bytes: number): string {
+  let unit = 0
+  let value = bytes
+  while (value > 0 && value % 1024 === 0 && unit < UNITS.length - 1) { value /= 1024; unit++ }
+  return unit === 0 ? String(value) : `${value}${UNITS[unit]}iB`
+}
+
+/** Text for a message: the middle of something long is left out, control characters are shown as `?`. */
+export function shorten(text: string, limit = 80): string {
+  // eslint-disable-next-line no-control-regex
+  const clean = text.replace(/[\u0000-\u001f\u007f]/g, '?')
+  return clean.length <= limit ? clean : `${clean.slice(0, limit - 20)}...${clean.slice(-17)}`
+}
+
+/** Where an NBD server listens. */
+export type Address = { readonly path: string } | { readonly host: string, readonly port: number }
+export const NBD_PORT = 10809
+const ADDRESS_HELP = 'an address is unix:PATH, tcp:HOST:PORT, tcp:HOST or tcp::PORT; an IPv6 host stands in brackets: tcp:[::1]:10809'
+
+/**
+ * `unix:PATH`, `tcp:HOST[:PORT]`, `tcp:[IPV6]:PORT`, `tcp::PORT` (all interfaces).
+ * @throws NbdeltaError bad-argument
+ */
+export function parseAddress(text: string): Address {
+  if (text.startsWith('unix:')) {
+    const path = text.slice('unix:'.length)
+    judgeSocketPath(path)
+    return { path }
+  }
+  const match = /^tcp:(\[[0-9a-fA-F:.%\w]+\]|[^:[\]\s]*)(?::(\d{1,5}))?$/.exec(text)
+  if (!match) refuse(`'${shorten(text)}' is not an address`, ADDRESS_HELP)
+  const host = match[1]!.replace(/^\[|\]$/g, '')
+  const port = match[2] === undefined ? NBD_PORT : Number(match[2])
+  if (port > 65535) refuse(`port ${match[2]} is above 65535`, ADDRESS_HELP)
+  if (host === '' && match[2] === undefined) refuse(`'${text}' names neither host nor port`, ADDRESS_HELP)
+  return { host: host || '::', port }
+}
+
+/** A unix socket's path must fit the kernel's sockaddr; more would be cut off in silence. */
+export function judgeSocketPath(path: string): void {
+  judgePath(path)
+  const bytes = Buffer.byteLength(path)
+  if (bytes > SOCKET_PATH_BYTES_MAX) {
+    refuse(`the socket path ${shorten(path)} has ${bytes} bytes, the system allows ${SOCKET_PATH_BYTES_MAX}`, 'choose a shorter path, /run/nbdelta.sock for example')
+  }
+}
+
+function judgePath(text: string): void {
+  if (text === '') refuse('a path may not be empty')
+  if (text.includes('\0')) refuse('a path may not hold a NUL character')
+  if (Buffer.byteLength(text) > PATH_BYTES_MAX) refuse(`a path of ${Buffer.byteLength(text)} bytes is longer than ${PATH_BYTES_MAX}`)
+}
+
+function judgeName(text: string): void {
+  if (text === '') refuse('a name may not be empty')
+  // eslint-disable-next-line no-control-regex
+  if (/[\u0000-\u001f\u007f]/.test(text)) refuse(`the name '${shorten(text)}' holds a control character`)
+  if (Buffer.byteLength(text) > NAME_BYTES_MAX) refuse(`a name of ${Buffer.byteLength(text)} bytes is longer than ${NAME_BYTES_MAX}`)
+}
+
+/** `NAME=SIZE`, of `serve --create-volume`. */
+export function parseCreation(text: string): { name: string, sizeBytes: number } {
+  const at = text.lastIndexOf('=')
+  if (at < 1) refuse(`'${shorten(text)}' is not NAME=SIZE`, 'write --create-volume disk=1GiB')
+  const name = text.slice(0, at)
+  judgeName(name)
+  return { name, sizeBytes: parseSize(text.slice(at + 1)) }
+}
+
+function parseInteger(text: string): number {
+  if (!/^-?\d{1,15}$/.test(text)) refuse(`'${shorten(text)}' is not a whole number`)
+  return Number(text)
+}
+
+/** How the user calls it in messages: `--size` or `NAME`. */
+export function label(parameter: Parameter): string {
+  return parameter.value && parameter.required && !parameter.name.includes('-') && parameter.value === parameter.name.toUpperCase()
+    ? parameter.value : `--${parameter.name}`
+}
+
+function judgeRange(parameter: Parameter, value: number): number {
+  const show = (bound: number): string => parameter.type === 'size' ? exactSize(bound) : String(bound)
+  const { minimum = 0, maximum = Number.MAX_SAFE_INTEGER } = parameter
+  if (value < minimum) refuse(`${label(parameter)} ${show(value)} is too small`, `at least ${show(minimum)}`)
+  if (value > maximum) refuse(`${label(parameter)} ${show(value)} is too large`, `at most ${show(maximum)}`)
+  if (parameter.powerOfTwo && 2 ** Math.round(Math.log2(value)) !== value) refuse(`${label(parameter)} ${show(value)} is not a power of two`)
+  return value
+}
+
+/**
+ * One value as typed, judged: what it means. Sizes and integers become Numbers, the rest stays text
+ * (addresses and creations are judged here and parsed again by who uses them).
+ * @throws NbdeltaError bad-argument
+ */
+export function judge(parameter: Parameter, text: string): string | number {
+  switch (parameter.type) {
+    case 'size': return judgeRange(parameter, parseSize(text))
+    case 'int': return judgeRange(parameter, parseInteger(text))
+    case 'name': judgeName(text); return text
+    case 'path': judgePath(text); return text
+    case 'address': parseAddress(text); return text
+    case 'creation': parseCreation(text); return text
+    case 'enum':
+      if (!parameter.choices!.includes(text)) refuse(`${label(parameter)} '${shorten(text)}' is unknown`, `one of ${parameter.choices!.join(', ')}`)
+      return text
+    case 'string':
+      if (Buffer.byteLength(text) > TEXT_BYTES_MAX) refuse(`${label(parameter)} is longer than ${TEXT_BYTES_MAX} bytes`)
+      return text
+    case 'bool': throw new Error(`${parameter.name}: a flag has no text`)
+  }
+}
+
+/** `if-not-exists` -> `ifNotExists`. */
+export function wireName(name: string): string {
+  return name.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase())
+}

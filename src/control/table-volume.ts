@@ -1,0 +1,149 @@
+/** Rows of the command table: `nbdelta volume ...`. */
+import type { ActionRow, CreatedRow, JobRow, VolumeRow } from './admin.js'
+import { DRY_RUN, QUIET, REMOTE_EXITS, VOLUME, WAIT } from './command.js'
+import type { Command, Field } from './command.js'
+import type { Parameter } from './options.js'
+
+/** Grain bounds of DESIGN section 1: below 4 KiB a map outgrows its use, above 1 MiB a small write drags too much along. */
+const GRAIN_BYTES_MIN = 4096
+const GRAIN_BYTES_MAX = 1024 * 1024
+const GRAIN = {
+  name: 'grain', type: 'size', value: 'SIZE', default: GRAIN_BYTES_MIN, minimum: GRAIN_BYTES_MIN, maximum: GRAIN_BYTES_MAX, powerOfTwo: true,
+  help: 'unit of change tracking, a power of two; fixed for the volume\'s life',
+} as const satisfies Parameter
+const size = { name: 'size', type: 'size', value: 'SIZE', minimum: 1 } as const
+
+const VOLUME_FIELDS = {
+  name: { type: 'string', column: 'NAME', help: 'name, also the name of its export' },
+  uuid: { type: 'string', help: 'identity, never used twice' },
+  sizeBytes: { type: 'bytes', column: 'SIZE', help: 'size that clients see' },
+  grainBytes: { type: 'bytes', column: 'GRAIN', help: 'unit of change tracking' },
+  allocatedBytes: { type: 'bytes', column: 'ALLOCATED', help: 'space it takes on disk' },
+  mappedBytes: { type: 'bytes', column: 'MAPPED', help: 'bytes that may hold data; the rest reads as zeros without disk access' },
+  clients: { type: 'int', column: 'CLIENTS', help: 'connections of NBD clients' },
+  hidden: { type: 'bool', column: 'HIDDEN', help: 'closed to new clients' },
+  backing: { type: 'string', help: 'adopted file or block device; null when the store keeps the data itself' },
+  createdAt: { type: 'time', help: 'when it was created' },
+  description: { type: 'string', help: 'free text, shown to clients' },
+} as const satisfies Record<keyof VolumeRow, Field>
+
+export const ACTION_FIELDS = {
+  target: { type: 'string', help: 'what the command was about' },
+  changed: { type: 'bool', help: 'false when it was so already, or with --dry-run' },
+  dryRun: { type: 'bool', help: 'true: nothing was done' },
+  steps: { type: 'lines', help: 'what was done, or would be' },
+} as const satisfies Record<keyof ActionRow, Field>
+
+export const JOB_FIELDS = {
+  id: { type: 'int', column: 'JOB', help: 'number, unique until the server stops' },
+  kind: { type: 'string', column: 'KIND', help: 'import or export' },
+  volume: { type: 'string', column: 'VOLUME', help: 'volume it works on' },
+  path: { type: 'string', column: 'FILE', help: 'file on the server\'s host' },
+  state: { type: 'string', column: 'STATE', help: 'running, done, failed or cancelled' },
+  doneBytes: { type: 'bytes', column: 'DONE', help: 'bytes done; zeros that were skipped count' },
+  totalBytes: { type: 'bytes', column: 'OF', help: 'bytes in all; null until known' },
+  startedAt: { type: 'time', help: 'when it began' },
+  finishedAt: { type: 'time', help: 'when it ended; null while it runs' },
+  error: { type: 'string', help: 'why it failed; null otherwise' },
+} as const satisfies Record<keyof JobRow, Field>
+
+const CHANGES = [...REMOTE_EXITS, 'notFound', 'conflict', 'busy', 'noSpace', 'io'] as const
+
+export const VOLUME_COMMANDS = [
+  {
+    noun: 'volume', verb: 'create', remote: true, serialised: true,
+    summary: 'create a volume',
+    description: 'Creates a volume that reads as zeros and takes no space until it is written, and exports it at once under its name. '
+      + 'With --backing an existing raw image file or block device is adopted as it is: its content becomes the volume\'s content, its size the volume\'s size '
+      + 'unless --size says less or, for a file, more. It stays where it is; delete leaves it alone.',
+    positional: [VOLUME],
+    options: [
+      { ...size, help: 'size that clients see; needed unless --backing is given' },
+      GRAIN,
+      { name: 'backing', type: 'path', value: 'PATH', complete: 'file', help: 'adopt this raw image file or block device instead of making a new file' },
+      { name: 'description', type: 'string', value: 'TEXT', default: '', help: 'free text shown to clients' },
+      { name: 'if-not-exists', type: 'bool', default: false, help: 'succeed when a volume of this name, size and grain is there already' },
+    ],
+    result: { many: false, fields: { ...VOLUME_FIELDS, created: { type: 'bool', help: 'false: it was there already' } } satisfies Record<keyof CreatedRow, Field> },
+    exits: [...CHANGES],
+    examples: ['volume create disk --size 1GiB', 'volume create db --size 2TiB --grain 64KiB --description "orders"',
+      'volume create old --backing /srv/old.img', 'volume create disk --size 1GiB --if-not-exists --json'],
+  },
+  {
+    noun: 'volume', verb: 'list', remote: true,
+    summary: 'list volumes',
+    description: 'Lists all volumes of the store, by name.',
+    positional: [], options: [QUIET],
+    result: { many: true, key: 'name', fields: VOLUME_FIELDS },
+    exits: [...REMOTE_EXITS],
+    examples: ['volume list', 'volume list --json', 'volume list -q'],
+  },
+  {
+    noun: 'volume', verb: 'show', remote: true,
+    summary: 'show one volume',
+    description: 'Shows everything known about a volume: sizes, space taken on disk, mapped bytes, attached clients.',
+    positional: [VOLUME], options: [],
+    result: { many: false, fields: VOLUME_FIELDS },
+    exits: [...REMOTE_EXITS, 'notFound'],
+    examples: ['volume show disk', 'volume show disk --json'],
+  },
+  {
+    noun: 'volume', verb: 'resize', remote: true, serialised: true, destructive: true,
+    summary: 'grow or shrink a volume',
+    description: 'Growing works at any time: new connections see the new size, and those that are open may use the new range at once. '
+      + 'Shrinking cuts off content for good; it needs --shrink and is refused while a client is attached. Asking for the present size changes nothing.',
+    positional: [VOLUME],
+    options: [
+      { ...size, required: true, help: 'new size' },
+      { name: 'shrink', type: 'bool', default: false, help: 'allow a size below the present one: what lies beyond is lost' },
+      DRY_RUN,
+    ],
+    result: { many: false, fields: ACTION_FIELDS },
+    exits: [...CHANGES],
+    examples: ['volume resize disk --size 2GiB', 'volume resize disk --size 512MiB --shrink --dry-run'],
+  },
+  {
+    noun: 'volume', verb: 'import', remote: true, serialised: true, longRunning: true, destructive: true,
+    summary: 'fill a volume from a raw image',
+    description: 'Copies a raw image file or block device into a volume; zeros are skipped and take no space. A volume that does not exist is created with the '
+      + 'image\'s size, and taken away again if the import fails or is cancelled. An existing one is only written with --overwrite, when it is at least as large '
+      + 'as the image and no client is attached; what lies beyond the image then reads as zeros. PATH is opened by the server: it must be on the server\'s host. '
+      + 'Ctrl-C cancels; so does the end of the waiting command for any other reason. With --no-wait the job goes on by itself: see `nbdelta job`.',
+    positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file', help: 'raw image to read' }],
+    options: [
+      { ...GRAIN, help: 'grain of a volume that is created' },
+      { name: 'overwrite', type: 'bool', default: false, help: 'write over the content of an existing volume' },
+      DRY_RUN, WAIT,
+    ],
+    result: { many: false, fields: JOB_FIELDS },
+    exits: [...CHANGES, 'interrupted'],
+    examples: ['volume import disk ./debian-12.raw', 'volume import disk /srv/disk.raw --overwrite --dry-run', 'volume import big /dev/sdb --no-wait'],
+  },
+  {
+    noun: 'volume', verb: 'export', remote: true, serialised: true, longRunning: true,
+    summary: 'write a volume to a raw image',
+    description: 'Copies a volume into a sparse raw image file. The file appears under its name only when it is complete and on disk. '
+      + 'While clients write, the image is not of one instant: detach them first if that matters. PATH is opened by the server, on the server\'s host, '
+      + 'with the server\'s rights. Ctrl-C cancels and leaves no file.',
+    positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file', help: 'file to write' }],
+    options: [{ name: 'overwrite', type: 'bool', default: false, help: 'replace an existing file' }, WAIT],
+    result: { many: false, fields: JOB_FIELDS },
+    exits: [...CHANGES, 'interrupted'],
+    examples: ['volume export disk ./disk.raw', 'volume export disk /backup/disk.raw --overwrite --no-wait'],
+  },
+  {
+    noun: 'volume', verb: 'delete', remote: true, serialised: true, destructive: true,
+    summary: 'delete a volume and its content',
+    description: 'Deletes a volume for good. It is refused while clients are attached or a job works on it, unless --force closes and cancels them first. '
+      + 'An adopted file or block device (--backing) is left as it is.',
+    positional: [VOLUME],
+    options: [
+      { name: 'force', type: 'bool', default: false, help: 'close attached clients and cancel jobs first' },
+      { name: 'if-exists', type: 'bool', default: false, help: 'succeed when there is no such volume' },
+      DRY_RUN,
+    ],
+    result: { many: false, fields: ACTION_FIELDS },
+    exits: [...CHANGES],
+    examples: ['volume delete disk --dry-run', 'volume delete disk', 'volume delete disk --force --if-exists'],
+  },
+] as const satisfies readonly Command[]
