@@ -17,6 +17,7 @@ export const TRIM = 4
 export const ZEROES = 6
 export const FUA = 1
 export const NO_HOLE = 2
+export const ENOSPC = 28
 export const ESHUTDOWN = 108
 
 const HELLO_BYTES = 18
@@ -32,13 +33,16 @@ const REPLY_MAGIC = 0x67446698
 const REPLY_BYTES = 16
 
 export class WireError extends Error {
+  override readonly name = 'WireError'
   readonly errno: number
   constructor(errno: number) {
     super(`the server answered errno ${errno}`)
     this.errno = errno
   }
 }
-export class ConnectionLost extends Error {}
+export class ConnectionLost extends Error {
+  override readonly name = 'ConnectionLost'
+}
 
 interface Waiting {
   readonly length: number
