@@ -1,0 +1,102 @@
+/**
+ * The servers that are compared, each as the command a careful operator would type, all over the same raw file.
+ */
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { $ } from 'zx'
+import { ServerProcess } from './server-process.js'
+import type { Workload } from './workloads.js'
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url))
+export const LAUNCHER = join(ROOT, 'bin', 'nbdelta.cjs')
+/** Name of the export or volume where the server has names. */
+export const EXPORT = 'bench'
+
+/** Where one side works. */
+export interface Place {
+  readonly directory: string
+  readonly file: string
+  readonly socket: string
+  readonly port: number
+}
+
+export interface Side {
+  readonly name: string
+  readonly exportName: string
+  /** Asked for its version in the report. */
+  readonly version: readonly string[]
+  command(place: Place, transport: Workload['transport']): string[]
+  /** Once for each file, before the first start. */
+  prepare?(place: Place): Promise<void>
+}
+
+const nbdelta: Side = {
+  name: 'nbdelta',
+  exportName: EXPORT,
+  version: [process.execPath, LAUNCHER, 'version'],
+  command: (place, transport) => serveCommand(storeOf(place), transport === 'unix' ? `unix:${place.socket}` : `tcp:127.0.0.1:${place.port}`),
+  async prepare(place) {
+    if (existsSync(storeOf(place))) return
+    const { server } = await ServerProcess.start('nbdelta', serveCommand(storeOf(place), `unix:${place.socket}`), place.directory, { path: place.socket })
+    try { await $`${process.execPath} ${LAUNCHER} volume create ${EXPORT} --backing ${place.file} --store ${storeOf(place)}`.quiet() } finally { await server.stop() }
+  },
+}
+
+const nbdkit: Side = {
+  name: 'nbdkit',
+  exportName: '',
+  version: ['nbdkit', '--version'],
+  command: (place, transport) => ['nbdkit', '-f', ...(transport === 'unix' ? ['-U', place.socket] : ['-i', '127.0.0.1', '-p', String(place.port)]), 'file', place.file],
+}
+
+const qemuNbd: Side = {
+  name: 'qemu-nbd',
+  exportName: '',
+  version: ['qemu-nbd', '--version'],
+  command: (place, transport) => ['qemu-nbd', '-t', ...(transport === 'unix' ? ['-k', place.socket] : ['-b', '127.0.0.1', '-p', String(place.port)]),
+    '-f', 'raw', '--cache=writeback', '-e', '8', place.file],
+}
+
+/** With -d it serves a single connection and ends, so it runs as the daemon it is. */
+const nbdServer: Side = {
+  name: 'nbd-server',
+  exportName: EXPORT,
+  version: ['nbd-server', '--version'],
+  command(place, transport) {
+    const config = join(place.directory, 'nbd-server.conf')
+    const listen = transport === 'unix' ? `unixsock = ${place.socket}\nlistenaddr = 127.0.0.1\nport = ${place.port}` : `listenaddr = 127.0.0.1\nport = ${place.port}`
+    writeFileSync(config, `[generic]\n${listen}\n[${EXPORT}]\nexportname = ${place.file}\n`)
+    return ['nbd-server', '-C', config, '-p', join(place.directory, 'nbd-server.pid')]
+  },
+}
+
+const SIDES: readonly Side[] = [nbdelta, nbdkit, qemuNbd, nbdServer]
+export const peerNames = (): string[] => SIDES.slice(1).map(side => side.name)
+
+export function sideOf(name: string): Side {
+  const side = SIDES.find(side => side.name === name)
+  if (!side) throw new Error(`no side '${name}'; there are ${SIDES.map(side => side.name).join(', ')}`)
+  return side
+}
+
+export function serveCommand(store: string, nbd: string): string[] {
+  return [process.execPath, LAUNCHER, 'serve', '--store', store, '--nbd', nbd, '--log-level', 'warn']
+}
+
+/** A store for each file that is served. */
+export function storeOf(place: Place): string {
+  return join(place.directory, `store-${basename(place.file)}`)
+}
+
+export function uriOf(side: Side, place: Place, transport: Workload['transport']): string {
+  return transport === 'unix' ? `nbd+unix:///${side.exportName}?socket=${place.socket}` : `nbd://127.0.0.1:${place.port}/${side.exportName}`
+}
+
+/** Starts a side, fresh. */
+export async function startSide(side: Side, place: Place, transport: Workload['transport']): Promise<ServerProcess> {
+  mkdirSync(place.directory, { recursive: true })
+  await side.prepare?.(place)
+  const at = transport === 'unix' ? { path: place.socket } : { host: '127.0.0.1', port: place.port }
+  return (await ServerProcess.start(side.name, side.command(place, transport), place.directory, at)).server
+}
