@@ -114,7 +114,10 @@ export class MemoryDisk implements BlockDevice {
   async close(): Promise<void> { this.#closed = true }
 
   /** Grows with zeros, or cuts: what is cut is forgotten. */
-  async resize(sizeBytes: number): Promise<void> {
+  async resize(sizeBytes: number): Promise<void> { this.setSize(sizeBytes) }
+
+  /** `resize` at once. */
+  setSize(sizeBytes: number): void {
     this.#checkOpen()
     if (sizeBytes < this.#sizeBytes) this.#clear(sizeBytes, this.#sizeBytes - sizeBytes, undefined, true)
     this.#sizeBytes = sizeBytes

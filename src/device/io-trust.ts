@@ -1,0 +1,114 @@
+/**
+ * IoTrust: may a call of this kind (reads, or writes) on this disk run inline, on the event loop's own thread?
+ *
+ * Why: a page-cached read or write costs 1.5-3 us as a synchronous call and 30-50 us through the thread pool. But a
+ * synchronous call that has to wait for the medium stops every volume of the process. So inline is a privilege:
+ *
+ *     probation --(8 fast trips through the pool in a row, begun after the ban)--> inline
+ *     inline    --(one call waited >= 5 ms)------------> probation, banned for a back-off
+ *     inline    --(waits add up to > 5 % of the time)--> resting for a back-off, then inline again
+ *
+ * A slow call need not have waited for the disk: on a busy machine the scheduler may have taken the processor away.
+ * The kernel counts that (involuntary context switches), so a slow call with such a switch since the last `sample`
+ * is excused, up to 12 ms. Back-offs double up to 10 s and start small again after a good time.
+ *
+ * Pure: time and the switch count come in by argument. Not in here: which part of the disk is cached (touched-regions.ts).
+ */
+
+/** Trips in a row that must be fast before a disk is trusted. */
+export const PROBATION_TRIPS = 8
+/** A trip slower than this does not count as fast: it leaves room for a busy pool, not for a seek plus a queue. */
+export const FAST_TRIP_MS = 3
+/** An inline call may take this much, and 1 ms more for each 512 KiB, before anyone thinks about it: hits take 2-100 us. */
+export const SLOW_CALL_MS = 0.1
+export const SLOW_CALL_MS_PER_BYTE = 1 / (512 * 1024)
+/** A single wait of this length ends the trust at once. */
+const HANG_MS = 5
+/** No processor is away longer than this without the machine being in trouble anyway. */
+const EXCUSED_MS = 12
+/** Waits shorter than HANG_MS fill a bucket of this size, which leaks at LEAK of real time. */
+const BUCKET_MS = 10
+const LEAK = 0.05
+const BACKOFF_FIRST_MS = 20
+const BACKOFF_MAX_MS = 10_000
+/** Trust that lasted this many back-offs (and a second) makes the next back-off small again. */
+const GOOD_TIMES = 8
+const GOOD_TIME_MS = 1000
+
+/** What a slow inline call turned out to be; `waited` = the medium was touched, so that part is not cached. */
+export type Verdict = 'excused' | 'waited' | 'resting' | 'probation'
+export type TrustState = 'probation' | 'inline' | 'resting'
+
+export class IoTrust {
+  readonly #switches: () => number
+  #state: TrustState = 'probation'
+  /** Inline is allowed from here on; Infinity in probation. */
+  #inlineFromMs = Infinity
+  #bannedUntilMs = -Infinity
+  #fastTrips = 0
+  #bucketMs = 0
+  #bucketAtMs = 0
+  #backoffMs = BACKOFF_FIRST_MS / 2
+  #switchesSeen = 0
+
+  /** @param switches involuntary context switches of this process so far */
+  constructor(switches: () => number) {
+    this.#switches = switches
+    this.#switchesSeen = switches()
+  }
+
+  state(nowMs: number): TrustState {
+    return this.#state === 'resting' && nowMs >= this.#inlineFromMs ? 'inline' : this.#state
+  }
+
+  /** The hot path's question. */
+  allows(nowMs: number): boolean { return nowMs >= this.#inlineFromMs }
+
+  /** To be called now and then (every few hundred inline calls): only a switch since the last time excuses. */
+  sample(): void { this.#switchesSeen = this.#switches() }
+
+  /** A trip through the pool has ended. */
+  tripDone(tookMs: number, nowMs: number): void {
+    if (this.#state !== 'probation' || nowMs - tookMs < this.#bannedUntilMs) return
+    this.#fastTrips = tookMs <= FAST_TRIP_MS ? this.#fastTrips + 1 : 0
+    if (this.#fastTrips < PROBATION_TRIPS) return
+    this.#state = 'inline'
+    this.#inlineFromMs = nowMs
+    this.#bucketMs = 0
+  }
+
+  /** A trip failed, or something else makes the disk suspicious: back to probation. */
+  distrust(nowMs: number): void {
+    this.#backOff(nowMs)
+    this.#state = 'probation'
+    this.#inlineFromMs = Infinity
+    this.#bannedUntilMs = nowMs + this.#backoffMs
+    this.#fastTrips = 0
+  }
+
+  /** An inline call took longer than SLOW_CALL_MS (and its length's share). */
+  slowCall(tookMs: number, nowMs: number): Verdict {
+    const seen = this.#switchesSeen
+    this.sample()
+    if (this.#switchesSeen !== seen && tookMs <= EXCUSED_MS) return 'excused'
+    if (tookMs >= HANG_MS) {
+      this.distrust(nowMs)
+      return 'probation'
+    }
+    this.#bucketMs = Math.max(0, this.#bucketMs - (nowMs - this.#bucketAtMs) * LEAK) + tookMs
+    this.#bucketAtMs = nowMs
+    if (this.#bucketMs <= BUCKET_MS) return 'waited'
+    this.#backOff(nowMs)
+    this.#state = 'resting'
+    this.#inlineFromMs = nowMs + this.#backoffMs
+    this.#bucketMs = 0
+    return 'resting'
+  }
+
+  /** Only called while trusted or failing: how long the trust lasted decides whether the back-off grows. */
+  #backOff(nowMs: number): void {
+    const lastedMs = nowMs - this.#inlineFromMs
+    const good = lastedMs > GOOD_TIMES * this.#backoffMs + GOOD_TIME_MS
+    this.#backoffMs = good ? BACKOFF_FIRST_MS : Math.min(this.#backoffMs * 2, BACKOFF_MAX_MS)
+  }
+}

@@ -1,0 +1,130 @@
+/**
+ * TripQueue: reads and writes of one descriptor through the thread pool, completed whatever the kernel returns in
+ * pieces. At most TRIPS_MAX run at a time, the rest waits in order, so that one hung disk cannot take every thread
+ * of the pool from the others (the launcher makes it 128 threads).
+ *
+ * A read past the end of the file is zeros: the device's size, not the file's length, says what exists.
+ */
+import { read as fsRead, write as fsWrite } from 'node:fs'
+import type { Clock } from './clock.js'
+import { asNbdeltaError, NbdeltaError } from './errors.js'
+
+export const TRIPS_MAX = 32
+/** EINTR and EAGAIN are asked again this often, a millisecond apart. */
+const RETRIES_MAX = 1000
+
+export type TripKind = 'read' | 'write'
+
+/** Told of each trip's end: how long it ran (waiting in our queue not counted). */
+export type TripObserver = (kind: TripKind, offset: number, length: number, tookMs: number, failed: boolean) => void
+
+interface Trip {
+  readonly kind: TripKind
+  readonly offset: number
+  readonly length: number
+  readonly buffer: Buffer
+  readonly at: number
+  readonly resolve: () => void
+  readonly reject: (error: NbdeltaError) => void
+  done: number
+  retries: number
+  startedMs: number
+}
+
+/** A call that may simply be made again. */
+export function isTransient(error: unknown): boolean {
+  const code = (error as NodeJS.ErrnoException | null)?.code
+  return code === 'EINTR' || code === 'EAGAIN'
+}
+
+export class TripQueue {
+  readonly #fd: number
+  readonly #path: string
+  readonly #clock: Clock
+  readonly #observe: TripObserver
+  readonly #waiting: Trip[] = []
+  #waitingFrom = 0
+  /** In order of start, so the first is the oldest. */
+  readonly #running = new Set<Trip>()
+  #oldestMs = Infinity
+  #idleWaiters: (() => void)[] = []
+
+  constructor(fd: number, path: string, clock: Clock, observe: TripObserver) {
+    this.#fd = fd
+    this.#path = path
+    this.#clock = clock
+    this.#observe = observe
+  }
+
+  /** When the oldest running trip began; Infinity if none runs. */
+  get oldestMs(): number { return this.#oldestMs }
+  get size(): number { return this.#running.size + this.#waiting.length - this.#waitingFrom }
+
+  /** The buffer belongs to the trip until the promise settles. Rejects with a NbdeltaError. */
+  run(kind: TripKind, offset: number, length: number, buffer: Buffer, at: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const trip: Trip = { kind, offset, length, buffer, at, resolve, reject, done: 0, retries: 0, startedMs: 0 }
+      if (this.#running.size < TRIPS_MAX) this.#start(trip)
+      else this.#waiting.push(trip)
+    })
+  }
+
+  /** Resolves when nothing runs or waits. */
+  idle(): Promise<void> {
+    return this.#running.size === 0 ? Promise.resolve() : new Promise(resolve => { this.#idleWaiters.push(resolve) })
+  }
+
+  #start(trip: Trip): void {
+    trip.startedMs = this.#clock.now()
+    if (this.#running.size === 0) this.#oldestMs = trip.startedMs
+    this.#running.add(trip)
+    this.#call(trip)
+  }
+
+  #call(trip: Trip): void {
+    const at = trip.at + trip.done
+    const length = trip.length - trip.done
+    const answer = (error: Error | null, count: number): void => { if (error) this.#failed(trip, error); else this.#moved(trip, count) }
+    if (trip.kind === 'read') fsRead(this.#fd, trip.buffer, at, length, trip.offset + trip.done, answer)
+    else fsWrite(this.#fd, trip.buffer, at, length, trip.offset + trip.done, answer)
+  }
+
+  #moved(trip: Trip, count: number): void {
+    trip.done += count
+    if (trip.done === trip.length) return this.#end(trip, undefined)
+    if (count > 0) return this.#call(trip)
+    if (trip.kind === 'write') return this.#end(trip, new NbdeltaError('io', `write to ${this.#path}: the system takes no more bytes`))
+    trip.buffer.fill(0, trip.at + trip.done, trip.at + trip.length)
+    this.#end(trip, undefined)
+  }
+
+  #failed(trip: Trip, error: Error): void {
+    if (isTransient(error) && trip.retries++ < RETRIES_MAX) {
+      this.#clock.setTimeout(() => this.#call(trip), 1)
+      return
+    }
+    this.#end(trip, asNbdeltaError(error, `${trip.kind} ${trip.length} bytes at ${trip.offset} of ${this.#path}`))
+  }
+
+  #end(trip: Trip, error: NbdeltaError | undefined): void {
+    this.#running.delete(trip)
+    if (this.#waitingFrom < this.#waiting.length) this.#startNext()
+    const [oldest] = this.#running
+    this.#oldestMs = oldest ? oldest.startedMs : Infinity
+    this.#observe(trip.kind, trip.offset, trip.length, this.#clock.now() - trip.startedMs, error !== undefined)
+    if (error) trip.reject(error)
+    else trip.resolve()
+    if (this.#running.size > 0) return
+    for (const wake of this.#idleWaiters.splice(0)) wake()
+  }
+
+  /** Takes the head of the queue; the array is cut only when half of it is spent, so that a long queue stays linear. */
+  #startNext(): void {
+    const next = this.#waiting[this.#waitingFrom++]
+    if (this.#waitingFrom * 2 >= this.#waiting.length) {
+      this.#waiting.splice(0, this.#waitingFrom)
+      this.#waitingFrom = 0
+    }
+    this.#start(next)
+  }
+}
