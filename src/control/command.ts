@@ -68,7 +68,9 @@ export const DRY_RUN = { name: 'dry-run', type: 'bool', default: false, help: 's
 export const WAIT = {
   name: 'wait', type: 'bool', default: true, help: 'wait for the end and show progress; --no-wait prints the job and returns',
 } as const satisfies Parameter
-export const QUIET = { name: 'quiet', type: 'bool', default: false, short: 'q', help: 'print names or ids only, one a line' } as const satisfies Parameter
+export const QUIET = {
+  name: 'quiet', type: 'bool', default: false, short: 'q', local: true, help: 'print names or ids only, one a line',
+} as const satisfies Parameter
 
 /** Exit codes that every command sent to a server can end with. */
 export const REMOTE_EXITS = ['ok', 'failure', 'usage', 'unreachable', 'denied'] as const satisfies readonly ExitName[]

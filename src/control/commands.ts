@@ -21,12 +21,12 @@ export const NOUNS: Readonly<Record<string, string>> = {
 }
 
 /** Accepted by every command, before or behind its name. */
-export const GLOBAL_OPTIONS = [
+export const GLOBAL_OPTIONS: readonly Parameter[] = [
   { name: 'store', type: 'path', value: 'DIR', complete: 'directory', help: 'directory of the store; also the environment variable NBDELTA_STORE' },
   { name: 'control', type: 'path', value: 'PATH', complete: 'file', help: 'control socket; control.sock in the store if not given' },
   { name: 'json', type: 'bool', default: false, help: 'print the result as one JSON document; errors and progress as JSON lines on standard error' },
   { name: 'help', type: 'bool', default: false, short: 'h', help: 'show help' },
-] as const satisfies readonly Parameter[]
+]
 
 type Row = typeof TABLE[number]
 type RemoteRow = Extract<Row, { readonly remote: true }>

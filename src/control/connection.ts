@@ -18,6 +18,21 @@ const IN_FLIGHT_MAX = 32
 /** Output that waits for the peer; beyond it nothing more is read from it. Some 1,000 rows. */
 const OUTPUT_BYTES_MAX = 1024 * 1024
 
+/** How long a peer may take to read its last answer. */
+const HANG_UP_MS = 1000
+
+/**
+ * Last words, then the end. What the peer still sends is read and thrown away meanwhile: a socket closed over unread
+ * input resets, and the peer would lose the words.
+ */
+export function hangUp(socket: Socket, text = ''): void {
+  socket.resume()
+  socket.end(text)
+  const timer = setTimeout(() => { socket.destroy() }, HANG_UP_MS).unref()
+  socket.on('end', () => { socket.destroySoon() })
+  socket.on('close', () => { clearTimeout(timer) })
+}
+
 export interface ConnectionOptions {
   readonly run: (method: string, args: Record<string, unknown>, call: Call) => Promise<unknown>
   /** Something failed that is not the peer's doing. */
@@ -40,26 +55,30 @@ export class Connection {
     this.#options = options
     socket.on('data', chunk => { this.#data(chunk) })
     socket.on('drain', () => { this.#next() })
-    socket.on('end', () => { this.#ended = true; this.#next() })
+    socket.on('end', () => {
+      this.#ended = true
+      // Half closed, or gone altogether? Only writing tells: into a closed socket it fails, and 'close' follows.
+      if (this.#inFlight > 0) this.#send(encodeNotification('waiting', {}))
+      this.#next()
+    })
     // The peer went away: 'close' follows, and there is nobody to tell.
     socket.on('error', () => {})
     socket.on('close', () => { this.#gone.abort(); this.#waiting = [] })
   }
 
-  /** Sends what is queued, then closes; at once after `graceMs`. */
-  close(graceMs: number): void {
+  /** Sends what is queued, then closes. */
+  close(): void {
     this.#waiting = []
-    this.#socket.end()
-    setTimeout(() => { this.#socket.destroy() }, graceMs).unref()
+    this.#socket.removeAllListeners('data')
+    hangUp(this.#socket)
   }
 
   #data(chunk: Buffer): void {
     for (const line of this.#reader.push(chunk)) {
       if (line === 'too-long') {
         // Where the next request begins cannot be known: answer and drop.
-        this.#socket.removeAllListeners('data').resume()
-        this.#socket.end(encodeFault(null, lineTooLong()))
-        this.#socket.destroySoon()
+        this.#socket.removeAllListeners('data')
+        hangUp(this.#socket, encodeFault(null, lineTooLong()))
         return
       }
       if (line.trim() !== '') this.#waiting.push(line)

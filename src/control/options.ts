@@ -25,6 +25,8 @@ export interface Parameter {
   readonly minimum?: number
   readonly maximum?: number
   readonly powerOfTwo?: boolean
+  /** Concerns the command line alone and is not sent. */
+  readonly local?: boolean
   /** What a shell may offer as completion. */
   readonly complete?: 'volume' | 'job' | 'client' | 'file' | 'directory'
 }

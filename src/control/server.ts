@@ -8,28 +8,20 @@
 import { lstat, unlink } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
 import { NbdeltaError, asNbdeltaError } from '../device/errors.js'
-import { Connection } from './connection.js'
+import { Connection, hangUp } from './connection.js'
 import { Handlers } from './handlers.js'
 import { judgeSocketPath } from './options.js'
 import { encodeFault, faultOf } from './rpc.js'
 import type { Server, Socket } from 'node:net'
+import type { Logger } from '../device/logger.js'
 import type { ServerAdmin } from './admin.js'
 import type { JobsClock } from './jobs.js'
 
 /** Each may hold 64 KiB of input, 1 MiB of output and 32 requests: some 140 MiB were all hostile, and only the owner can connect. */
 const CONNECTIONS_MAX = 128
 const SOCKET_UMASK = 0o177
-/** How long `close` waits for answers to leave. */
-const CLOSE_GRACE_MS = 1000
 /** A live server accepts at once; what takes longer is as good as stuck, and not ours to replace. */
 const PROBE_MS = 2000
-
-export interface ControlLogger {
-  debug(fields: object, text: string): void
-  info(fields: object, text: string): void
-  warn(fields: object, text: string): void
-  error(fields: object, text: string): void
-}
 
 export interface ControlServer {
   readonly path: string
@@ -44,7 +36,7 @@ export interface ControlServer {
  * @throws NbdeltaError busy: a server answers there; exists: something else is there; denied, not-found: the directory
  */
 export async function createControlServer(options: {
-  path: string, admin: ServerAdmin, clock: JobsClock, logger?: ControlLogger | undefined,
+  path: string, admin: ServerAdmin, clock: JobsClock, logger: Logger,
 }): Promise<ControlServer> {
   const { path, admin, clock, logger } = options
   judgeSocketPath(path)
@@ -55,29 +47,28 @@ export async function createControlServer(options: {
     if (connections.size >= CONNECTIONS_MAX) { refuse(socket); return }
     const connection = new Connection(socket, {
       run: (method, args, call) => handlers.run(method, args, call),
-      onBug: (error, method) => logger?.error({ err: error, method }, 'a command failed by a bug'),
-      onDone: (method, error) => logger?.debug({ method, ...error && { code: error.code, reason: error.message } }, error ? 'command refused' : 'command done'),
+      onBug: (error, method) => logger.error({ err: error, method }, 'a command failed by a bug'),
+      onDone: (method, error) => logger.debug({ method, ...error && { code: error.code, reason: error.message } }, error ? 'command refused' : 'command done'),
     })
     connections.add(connection)
     socket.on('close', () => connections.delete(connection))
   })
   await listen(server, path)
-  server.on('error', error => logger?.error({ err: error }, 'the control socket failed'))
+  server.on('error', error => logger.error({ err: error }, 'the control socket failed'))
   let closing: Promise<void> | undefined
   return {
     path,
     stop: () => handlers.stop(),
     close: () => closing ??= new Promise(resolve => {
       server.close(() => { resolve() })
-      for (const connection of connections) connection.close(CLOSE_GRACE_MS)
+      for (const connection of connections) connection.close()
     }),
   }
 }
 
 function refuse(socket: Socket): void {
   socket.on('error', () => {})
-  socket.end(encodeFault(null, faultOf(new NbdeltaError('busy', `${CONNECTIONS_MAX} connections to the control socket are open already`))))
-  socket.resume()
+  hangUp(socket, encodeFault(null, faultOf(new NbdeltaError('busy', `${CONNECTIONS_MAX} connections to the control socket are open already`))))
 }
 
 function listen(server: Server, path: string): Promise<void> {

@@ -7,6 +7,8 @@ import { ACTION_FIELDS, JOB_FIELDS } from './table-volume.js'
 
 /** Below this a single request of 32 MiB could not be held beside anything else. */
 const MEMORY_BYTES_MIN = 64 * 1024 * 1024
+/** The NBD server's own default: 1,024 connections with their guaranteed 48 KiB, and 80 MiB shared among the busy ones. */
+const MEMORY_BYTES = 128 * 1024 * 1024
 /** A day: longer is a mistake, not a deadline. */
 const DRAIN_SECONDS_MAX = 86_400
 const ID_MAX = Number.MAX_SAFE_INTEGER
@@ -64,9 +66,11 @@ export const SERVE_COMMAND = {
     { name: 'nbd', type: 'address', value: 'ADDRESS', repeat: true,
       help: 'listen for NBD clients on unix:PATH or tcp:HOST:PORT; may be repeated; without it on nbd.sock in the store' },
     { name: 'nbd-mode', type: 'enum', value: 'MODE', choices: ['0600', '0660', '0666'], default: '0600', help: 'permissions of NBD unix sockets' },
-    { name: 'memory', type: 'size', value: 'SIZE', minimum: MEMORY_BYTES_MIN, help: 'limit of bytes held for requests in flight, of all clients together' },
+    { name: 'memory', type: 'size', value: 'SIZE', default: MEMORY_BYTES, minimum: MEMORY_BYTES_MIN,
+      help: 'limit of bytes held for requests in flight, of all clients together' },
     { name: 'spin', type: 'bool', default: true, help: 'wait a few microseconds for the next request instead of sleeping at once; never when idle' },
-    { name: 'drain-seconds', type: 'int', value: 'N', default: 30, minimum: 0, maximum: DRAIN_SECONDS_MAX, help: 'how long a drain waits for clients that do not read their replies' },
+    { name: 'drain-seconds', type: 'int', value: 'N', default: 30, minimum: 0, maximum: DRAIN_SECONDS_MAX,
+      help: 'how long a drain waits for clients that do not read their replies' },
     { name: 'create-volume', type: 'creation', value: 'NAME=SIZE', repeat: true, help: 'create this volume first if there is none of that name' },
     { name: 'log-level', type: 'enum', value: 'LEVEL', choices: LEVELS, default: 'info', help: 'least level that is logged' },
   ],
@@ -129,7 +133,8 @@ export const SERVER_COMMANDS = [
     noun: 'client', verb: 'kick', remote: true, destructive: true,
     summary: 'close one connection',
     description: 'Closes one connection of an NBD client at once. The client may connect again.',
-    positional: [{ name: 'id', type: 'int', value: 'ID', required: true, minimum: 0, maximum: ID_MAX, complete: 'client', help: 'number shown by `nbdelta client list`' }],
+    positional: [{ name: 'id', type: 'int', value: 'ID', required: true, minimum: 0, maximum: ID_MAX, complete: 'client',
+      help: 'number shown by `nbdelta client list`' }],
     options: [DRY_RUN],
     result: { many: false, fields: ACTION_FIELDS },
     exits: [...REMOTE_EXITS, 'notFound'],

@@ -36,7 +36,8 @@ function schemaOf(parameter: Parameter): z.ZodType {
 
 const SCHEMAS = new Map(COMMANDS.filter(command => command.remote).map(command => [
   methodName(command),
-  z.strictObject(Object.fromEntries([...command.positional, ...command.options].map(parameter => [wireName(parameter.name), schemaOf(parameter)]))),
+  z.strictObject(Object.fromEntries([...command.positional, ...command.options].filter(parameter => !parameter.local)
+    .map(parameter => [wireName(parameter.name), schemaOf(parameter)]))),
 ]))
 
 export function isMethod(method: string): boolean { return SCHEMAS.has(method) }

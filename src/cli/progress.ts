@@ -1,0 +1,58 @@
+/**
+ * Progress of a job on standard error: a bar on a terminal, JSON lines with --json, else a line now and then.
+ * Bytes, rate and the time that is left; zeros that were skipped count as done.
+ */
+import { Presets, SingleBar } from 'cli-progress'
+import { formatSize } from '../control/options.js'
+import { formatSeconds } from './render.js'
+import type { JobRow } from '../control/commands.js'
+
+/** Into a log file one line in ten seconds says that it lives and does not fill it. */
+const LINE_MS = 10_000
+/** JSON lines are for programs that draw by themselves. */
+const JSON_MS = 1000
+
+export interface Progress {
+  update(row: JobRow): void
+  stop(): void
+}
+
+export function createProgress(options: { json: boolean, stream: NodeJS.WriteStream }): Progress {
+  if (!options.json && options.stream.isTTY) return bar(options.stream)
+  let writtenAtMs = Date.now() - (options.json ? JSON_MS : 0)
+  return {
+    update: row => {
+      const now = Date.now()
+      const last = row.state !== 'running'
+      if (now - writtenAtMs < (options.json ? JSON_MS : LINE_MS) && !(last && options.json)) return
+      writtenAtMs = now
+      if (options.json) options.stream.write(`${JSON.stringify({ progress: row })}\n`)
+      else if (!last && row.totalBytes) {
+        const percent = Math.floor(100 * row.doneBytes / row.totalBytes)
+        options.stream.write(`${row.kind} of ${row.volume}: ${formatSize(row.doneBytes)} of ${formatSize(row.totalBytes)}, ${percent} %\n`)
+      }
+    },
+    stop: () => {},
+  }
+}
+
+function bar(stream: NodeJS.WriteStream): Progress {
+  const single = new SingleBar({
+    stream, hideCursor: true, clearOnComplete: true, format: '{bar} {percentage} % | {done} of {all} | {rate}/s | {left} left',
+  }, Presets.shades_classic)
+  let startedAtMs = 0
+  let startedBytes = 0
+  return {
+    update: row => {
+      if (!row.totalBytes) return
+      const now = Date.now()
+      if (startedAtMs === 0) { startedAtMs = now; startedBytes = row.doneBytes; single.start(row.totalBytes, 0, { done: '', all: '', rate: '-', left: '-' }) }
+      const rate = now > startedAtMs ? (row.doneBytes - startedBytes) / ((now - startedAtMs) / 1000) : 0
+      single.update(row.doneBytes, {
+        done: formatSize(row.doneBytes), all: formatSize(row.totalBytes), rate: rate > 0 ? formatSize(Math.round(rate)) : '-',
+        left: rate > 0 ? formatSeconds((row.totalBytes - row.doneBytes) / rate) : '-',
+      })
+    },
+    stop: () => { if (startedAtMs > 0) single.stop() },
+  }
+}

@@ -1,0 +1,67 @@
+/** A command that a running server carries out: find its socket, ask, show progress, pass Ctrl-C on as a cancellation. */
+import { join, resolve } from 'node:path'
+import { connectControl } from '../control/client.js'
+import { NbdeltaError, methodName } from '../control/commands.js'
+import { wireName } from '../control/options.js'
+import { createProgress } from './progress.js'
+import type { ControlClient } from '../control/client.js'
+import type { Command } from '../control/commands.js'
+import type { Globals } from './program.js'
+
+const CONTROL_SOCKET = 'control.sock'
+
+/** Where the server listens: --control, else in --store, else in NBDELTA_STORE. */
+export function controlPath(globals: Globals): string {
+  if (globals.control !== undefined) return globals.control
+  const store = globals.store ?? process.env.NBDELTA_STORE
+  if (!store) throw new NbdeltaError('bad-argument', 'which server? no store is named', { hint: 'give --store DIR or --control PATH, or set NBDELTA_STORE' })
+  return join(store, CONTROL_SOCKET)
+}
+
+/** What is sent: paths absolute, since the server has another working directory, and nothing that concerns the command line alone. */
+function wireArguments(command: Command, args: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries([...command.positional, ...command.options].filter(parameter => !parameter.local).flatMap(parameter => {
+    const value = args[wireName(parameter.name)]
+    return value === undefined ? [] : [[wireName(parameter.name), parameter.type === 'path' ? resolve(value as string) : value]]
+  }))
+}
+
+/** @throws NbdeltaError: the server's own, or unreachable, denied */
+export async function askServer(command: Command, args: Record<string, unknown>, globals: Globals): Promise<unknown> {
+  const path = controlPath(globals)
+  const client = await connectControl(path).catch((error: unknown) => { throw withStore(error, globals) })
+  const params = wireArguments(command, args)
+  try {
+    return command.longRunning ? await follow(client, command, params, globals) : await client.call(methodName(command), params)
+  } finally {
+    client.close()
+  }
+}
+
+function withStore(error: unknown, globals: Globals): unknown {
+  if (!(error instanceof NbdeltaError) || error.code !== 'unreachable') return error
+  const store = globals.store ?? process.env.NBDELTA_STORE ?? 'DIR'
+  return new NbdeltaError(error.code, error.message, { hint: `start one with: nbdelta serve --store ${store}`, cause: error })
+}
+
+async function follow(client: ControlClient, command: Command, args: Record<string, unknown>, globals: Globals): Promise<unknown> {
+  const progress = createProgress({ json: globals.json, stream: process.stderr })
+  let job: number | undefined
+  let interrupted = false
+  const onInterrupt = (): void => {
+    // The second Ctrl-C, or one before the job has a number: hang up, which cancels as well.
+    if (interrupted || job === undefined) client.close()
+    else void client.call('job.cancel', { id: job }).catch(() => {})
+    interrupted = true
+  }
+  process.on('SIGINT', onInterrupt)
+  try {
+    return await client.call(methodName(command), args, row => { job = row.id; progress.update(row) })
+  } catch (error) {
+    if (interrupted) throw new NbdeltaError('cancelled', `${command.verb} cancelled`, { cause: error })
+    throw error
+  } finally {
+    progress.stop()
+    process.off('SIGINT', onInterrupt)
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * Results as text: lists as tables, single objects as lines, steps and jobs as sentences. Pure.
+ * Text is for people and may change; what programs read is --json.
+ */
+import { formatSize } from '../control/options.js'
+import type { Command, Field, JobRow, Result } from '../control/commands.js'
+
+type Row = Readonly<Record<string, unknown>>
+
+/** Names and descriptions come from people: nothing in them may move the cursor. */
+function clean(text: string): string {
+  // eslint-disable-next-line no-control-regex
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
+}
+
+/** `3 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`. */
+export function formatSeconds(seconds: number): string {
+  const whole = Math.floor(seconds)
+  if (whole < 60) return `${whole} s`
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`
+  if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor(whole % 3600 / 60)} min`
+  return `${Math.floor(whole / 86_400)} d ${Math.floor(whole % 86_400 / 3600)} h`
+}
+
+function cell(field: Field, value: unknown): string {
+  if (value === null || value === undefined || value === '') return '-'
+  switch (field.type) {
+    case 'bytes': return formatSize(value as number)
+    case 'bool': return value ? 'yes' : 'no'
+    case 'seconds': return formatSeconds(value as number)
+    case 'milliseconds': return `${Math.round(value as number * 10) / 10} ms`
+    case 'lines': return (value as string[]).map(clean).join(', ') || '-'
+    default: return clean(String(value))
+  }
+}
+
+function table(result: Result, rows: readonly Row[]): string {
+  const columns = Object.entries(result.fields).filter(([, field]) => field.column)
+  const lines = [columns.map(([, field]) => field.column!), ...rows.map(row => columns.map(([name, field]) => cell(field, row[name])))]
+  const widths = columns.map((_, index) => Math.max(...lines.map(line => line[index]!.length)))
+  const right = columns.map(([, field]) => field.type === 'bytes' || field.type === 'int')
+  return lines.map(line => line.map((text, index) => right[index] ? text.padStart(widths[index]!) : text.padEnd(widths[index]!)).join('  ').trimEnd()).join('\n')
+}
+
+/** `eventLoopDelayMaxMs` -> `event loop delay max`. */
+function title(name: string): string {
+  return name.replace(/(Bytes|Ms|Seconds|At)$/, '').replace(/[A-Z]/g, letter => ` ${letter.toLowerCase()}`)
+}
+
+function details(result: Result, row: Row): string {
+  const names = Object.keys(result.fields).filter(name => name in row)
+  const width = Math.max(...names.map(name => title(name).length))
+  return names.map(name => {
+    const value = row[name]
+    const exact = result.fields[name]!.type === 'bytes' && typeof value === 'number' && value >= 1024 ? ` (${value} bytes)` : ''
+    return `${`${title(name)}:`.padEnd(width + 2)}${cell(result.fields[name]!, value)}${exact}`
+  }).join('\n')
+}
+
+function steps(row: Row): string {
+  const lines = (row.steps as string[]).map(clean)
+  if (lines.length === 0) return 'nothing to do'
+  return lines.map(line => row.dryRun ? `would ${line}` : row.changed ? `done: ${line}` : line).join('\n')
+}
+
+function job(row: JobRow): string {
+  const what = `${row.kind} of ${clean(row.volume)}`
+  if (row.state === 'running') return `job ${row.id} runs: ${what}; see nbdelta job show ${row.id}`
+  const seconds = (Date.parse(row.finishedAt!) - Date.parse(row.startedAt)) / 1000
+  return `${what} ${row.state}: ${formatSize(row.doneBytes)} in ${seconds.toFixed(1)} s`
+}
+
+/** The text of a command's result, without a newline at its end. */
+export function renderText(command: Command, result: unknown, quiet: boolean): string {
+  const shape = command.result!
+  if (shape.many) {
+    const rows = result as Row[]
+    if (quiet) return rows.map(row => clean(String(row[shape.key!]))).join('\n')
+    return rows.length > 0 ? table(shape, rows) : `no ${command.noun}s`
+  }
+  const row = result as Row
+  if ('steps' in row) return steps(row)
+  if (command.longRunning) return job(result as JobRow)
+  if ('created' in row) {
+    return `${row.created ? 'created volume' : 'there already: volume'} ${clean(String(row.name))}, ${formatSize(row.sizeBytes as number)}`
+  }
+  return details(shape, row)
+}

@@ -1,0 +1,126 @@
+// Order and jobs: changes of one volume never overlap, looking is never held up, transfers end with who waits for them.
+import t from 'tap'
+import { connectControl } from '../../src/control/client.js'
+import { KeyedMutex } from '../../src/control/keyed-mutex.js'
+import { startControl } from './socket.js'
+import type { JobRow } from '../../src/control/admin.js'
+
+const soon = (ms = 20): Promise<void> => new Promise(resolve => { setTimeout(resolve, ms) })
+
+t.test('the mutex: order per key, no waiting across keys, nothing kept', async t => {
+  const mutex = new KeyedMutex()
+  const seen: string[] = []
+  const step = (key: string, text: string, ms: number): Promise<void> => mutex.run(key, async () => { await soon(ms); seen.push(text) })
+  const failing = mutex.run('a', async () => { await soon(5); throw new Error('planted') })
+  await Promise.all([t.rejects(failing, { message: 'planted' }), step('a', 'a1', 20), step('a', 'a2', 1), step('b', 'b1', 1)])
+  t.same(seen, ['b1', 'a1', 'a2'])
+  t.equal(mutex.size, 0)
+})
+
+t.test('changes of one volume run one after the other, reads go through', async t => {
+  const { path, fake } = await startControl(t)
+  const clients = await Promise.all([1, 2, 3].map(() => connectControl(path)))
+  t.teardown(() => { for (const client of clients) client.close() })
+  await clients[0]!.call('volume.create', { name: 'a', size: 1 })
+  fake.delayMs = 30
+  const changes = [2, 3, 4, 5].map((size, index) => clients[index % 3]!.call('volume.resize', { name: 'a', size }))
+  await soon(10)
+  t.equal(fake.changing, 1)
+  t.equal((await clients[1]!.call('volume.list', {}) as unknown[]).length, 1)
+  t.equal(fake.changing, 1, 'the list was answered while a change was running')
+  await Promise.all(changes)
+  t.equal(fake.overlaps, 0)
+})
+
+t.test('changes of different volumes overlap', async t => {
+  const { path, fake } = await startControl(t)
+  const client = await connectControl(path)
+  t.teardown(() => { client.close() })
+  fake.delayMs = 30
+  await Promise.all(['a', 'b', 'c'].map(name => client.call('volume.create', { name, size: 1 })))
+  t.ok(fake.overlaps > 0)
+})
+
+t.test('a transfer: progress, result, remembered', async t => {
+  const { path, fake } = await startControl(t)
+  const client = await connectControl(path)
+  t.teardown(() => { client.close() })
+  const seen: JobRow[] = []
+  const done = client.call('volume.import', { name: 'a', path: '/x' }, row => { seen.push(row) })
+  await soon()
+  t.match(seen, [{ id: 1, state: 'running', doneBytes: 1, totalBytes: 100 }])
+  await t.rejects(client.call('volume.delete', { name: 'a' }), { code: 'busy', message: /job 1/, hint: /job cancel 1/ })
+  await t.rejects(client.call('volume.export', { name: 'a', path: '/y' }), { code: 'busy' })
+  await t.rejects(client.call('volume.create', { name: 'a', size: 1 }), { code: 'busy' })
+  await t.rejects(client.call('volume.resize', { name: 'a', size: 1 }), { code: 'busy' })
+  fake.finish.get('a')!()
+  t.match(await done, { id: 1, kind: 'import', state: 'done', doneBytes: 100, error: null })
+  t.match(await client.call('job.list', {}), [{ id: 1, state: 'done' }])
+  t.match(await client.call('job.cancel', { id: 1 }), { state: 'done' }, 'what has ended stays as it is')
+  await t.rejects(client.call('job.show', { id: 2 }), { code: 'not-found' })
+})
+
+t.test('no-wait returns at once, cancel waits for the cleaning up', async t => {
+  const { path, fake } = await startControl(t)
+  const client = await connectControl(path)
+  t.match(await client.call('volume.export', { name: 'a', path: '/x', wait: false }), { id: 1, state: 'running' })
+  client.close()
+  await soon()
+  t.same(fake.log, [], 'it goes on without its client')
+  const other = await connectControl(path)
+  t.teardown(() => { other.close() })
+  t.match(await other.call('status', {}), { jobsRunning: 1 })
+  t.match(await other.call('job.cancel', { id: 1 }), { state: 'cancelled' })
+  t.same(fake.log, ['cleaned a'])
+})
+
+t.test('cancelled while somebody waits: the waiter is told', async t => {
+  const { path } = await startControl(t)
+  const client = await connectControl(path)
+  t.teardown(() => { client.close() })
+  const done = client.call('volume.import', { name: 'a', path: '/x' })
+  await soon()
+  await client.call('job.cancel', { id: 1 })
+  await t.rejects(done, { code: 'cancelled', message: /import of a was cancelled/ })
+})
+
+t.test('a waiting client that is gone takes its transfer with it', async t => {
+  const { path, fake } = await startControl(t)
+  const client = await connectControl(path)
+  const done = client.call('volume.import', { name: 'a', path: '/x' })
+  done.catch(() => {})
+  await soon()
+  client.close()
+  await t.rejects(done, { code: 'unreachable' })
+  await soon()
+  const other = await connectControl(path)
+  t.teardown(() => { other.close() })
+  t.match(await other.call('job.show', { id: 1 }), { state: 'cancelled' })
+  t.same(fake.log, ['cleaned a'])
+})
+
+t.test('delete --force cancels the job first; a dry run does not', async t => {
+  const { path, fake } = await startControl(t)
+  const client = await connectControl(path)
+  t.teardown(() => { client.close() })
+  await client.call('volume.create', { name: 'a', size: 1 })
+  await client.call('volume.import', { name: 'a', path: '/x', overwrite: true, wait: false })
+  t.match(await client.call('volume.delete', { name: 'a', force: true, dryRun: true }), { changed: false, dryRun: true })
+  t.notOk(fake.log.includes('cleaned a'))
+  t.match(await client.call('volume.delete', { name: 'a', force: true }), { changed: true })
+  t.ok(fake.log.includes('cleaned a'))
+})
+
+t.test('stop: transfers are cancelled, changes refused, looking still works', async t => {
+  const { path, fake, server } = await startControl(t)
+  const client = await connectControl(path)
+  t.teardown(() => { client.close() })
+  const done = client.call('volume.import', { name: 'a', path: '/x' })
+  done.catch(() => {})
+  await soon()
+  await server.stop()
+  t.same(fake.log, ['cleaned a'])
+  await t.rejects(done, { code: 'cancelled' })
+  await t.rejects(client.call('volume.create', { name: 'b', size: 1 }), { code: 'shutting-down' })
+  t.match(await client.call('volume.list', {}), [])
+})
