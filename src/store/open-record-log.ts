@@ -33,8 +33,9 @@ export interface OpenedRecordLog {
 export async function formatRecordLog(device: BlockDevice, identity: LogIdentity): Promise<void> {
   const halfBytes = halfBytesOf(device.sizeBytes)
   const epoch = 1
+  const opening = headerPayload({ snapshotRecords: 0, halfBytes })
   const headers = [
-    encodeAlone(identity, 0, { type: TYPE_HEADER, epoch, sequence: 1, durableSequence: 0 }, headerPayload({ snapshotRecords: 0, halfBytes })),
+    encodeAlone(identity, 0, { type: TYPE_HEADER, epoch, sequence: 1, durableSequence: 0 }, opening),
     encodeAlone(identity, halfBytes, { type: TYPE_RETIRED, epoch, sequence: 1, durableSequence: 1 }),
   ]
   for (const [index, header] of headers.entries()) {
@@ -98,7 +99,8 @@ async function repair(device: BlockDevice, identity: LogIdentity, choice: Choice
   }
   if (live.markedSequence === live.lastSequence) return
   const address = live.base + MARK_AT
-  const mark = encodeAlone(identity, address, { type: TYPE_MARK, epoch: live.epoch, sequence: 0, durableSequence: live.lastSequence })
+  const fields = { type: TYPE_MARK, epoch: live.epoch, sequence: 0, durableSequence: live.lastSequence }
+  const mark = encodeAlone(identity, address, fields)
   await device.write(address, mark.length, mark, 0)
 }
 

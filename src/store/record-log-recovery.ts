@@ -61,7 +61,7 @@ export function readHalf(identity: LogIdentity, bytes: Buffer, base: number): Ha
   const opening = header.type === TYPE_HEADER ? readHeaderPayload(header.payload) : undefined
   if (!opening) throw damaged(identity, { offset: base, record: 0, reason: 'is not the header of a half' })
   if (opening.halfBytes !== bytes.length) {
-    const reason = `says that a half has ${opening.halfBytes} bytes, the device has room for ${bytes.length}: it was cut or stretched`
+    const reason = `speaks of halves of ${opening.halfBytes} bytes, here they have ${bytes.length}: the file was cut or stretched`
     throw damaged(identity, { offset: base, record: 0, reason })
   }
   return judge(identity, bytes, base, header, opening.snapshotRecords)
@@ -140,18 +140,19 @@ interface Rule {
   readonly other: Choice['other']
 }
 
-/** First match counts; `one` is the half that would be taken. Both ways round are tried for each rule. */
+/** First match counts; `one` is the half that would be taken, and it is whole. Both ways round are tried for each rule. */
 const RULES: readonly Rule[] = [
-  { name: 'in-order', when: (one, two) => one.state === 'whole' && two.state === 'retired' && two.epoch === one.epoch, other: 'nothing' },
-  { name: 'rewrite-not-retired', when: (one, two) => one.state === 'whole' && two.state === 'whole' && one.epoch > two.epoch, other: 'retire' },
-  { name: 'rewrite-cut-short', when: (one, two) => one.state === 'whole' && (two.state === 'torn' || two.state === 'partial'), other: 'wipe' },
+  { name: 'in-order', when: (one, two) => two.state === 'retired' && two.epoch === one.epoch, other: 'nothing' },
+  { name: 'rewrite-not-retired', when: (one, two) => two.state === 'whole' && one.epoch > two.epoch, other: 'retire' },
+  { name: 'rewrite-cut-short', when: (_, two) => two.state === 'torn' || two.state === 'partial', other: 'wipe' },
 ]
 
 /** Which half counts. Throws `damaged`, naming device, offset and record, when neither can be trusted. */
 export function chooseHalf(identity: LogIdentity, halves: readonly [Half, Half]): Choice {
   for (const rule of RULES) {
     for (const live of [0, 1] as const) {
-      if (rule.when(halves[live], halves[otherHalf(live)])) return { rule: rule.name, live, other: rule.other }
+      const [one, two] = [halves[live], halves[otherHalf(live)]]
+      if (one.state === 'whole' && rule.when(one, two)) return { rule: rule.name, live, other: rule.other }
     }
   }
   throw refusal(identity, halves)
@@ -165,7 +166,7 @@ function refusal(identity: LogIdentity, halves: readonly [Half, Half]): NbdeltaE
   const successor = retired < 0 ? undefined : halves[otherHalf(retired as HalfIndex)]
   if (successor?.fault) return damaged(identity, successor.fault)
   if (retired < 0 && halves.every(half => half.fault)) {
-    const [first, second] = halves.map(half => `record ${half.fault!.record} at offset ${half.fault!.offset} ${half.fault!.reason}`)
+    const [first, second] = halves.map(half => inSentence(half.fault!))
     return new NbdeltaError('damaged', `${identity.name}: both halves are unreadable: ${first}; ${second}`)
   }
   const [first, second] = halves.map(half => `${half.state} with epoch ${half.epoch}`)
@@ -173,12 +174,15 @@ function refusal(identity: LogIdentity, halves: readonly [Half, Half]): NbdeltaE
 }
 
 function damaged(identity: LogIdentity, fault: Fault): NbdeltaError {
-  return new NbdeltaError('damaged', `${identity.name}: record ${fault.record} at offset ${fault.offset} ${fault.reason}`)
+  return new NbdeltaError('damaged', `${identity.name}: ${inSentence(fault)}`)
 }
+
+function inSentence({ record, offset, reason }: Fault): string { return `record ${record} at offset ${offset} ${reason}` }
 
 function refuseForeign(identity: LogIdentity, reason: RecordReason, offset: number): void {
   if (reason === 'version') {
-    throw new NbdeltaError('newer-format', `${identity.name}: written by a newer version of nbdelta`, { hint: 'use the version that wrote it, or a newer one' })
+    const hint = 'use the version that wrote it, or a newer one'
+    throw new NbdeltaError('newer-format', `${identity.name}: written by a newer version of nbdelta`, { hint })
   }
   if (reason === 'owner' || reason === 'address') throw damaged(identity, { offset, record: 0, reason: inWords(reason) })
 }

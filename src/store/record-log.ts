@@ -194,7 +194,7 @@ export class RecordLog {
     }
   }
 
-  /** Tells the medium what is durable, so that later damage is seen as such. Nobody waits for it; the next flush takes it along. */
+  /** Tells the medium what is durable, so that later damage is seen as such. Nobody waits; the next flush takes it along. */
   #mark(): void {
     if (this.#marking || this.#failure) return
     const address = this.#half * this.#halfBytes + MARK_AT
@@ -221,8 +221,10 @@ export class RecordLog {
     const bytes = Buffer.alloc(Math.max(end, this.#usedBytes[half]))
     const epoch = this.#epoch + 1
     let sequence = this.#issuedSequence
-    const encode = (type: number, payload: Buffer, at: number): number =>
-      encodeAt(this.#identity, base + at, { type, epoch, sequence: ++sequence, durableSequence: this.#durableSequence }, payload, bytes, at)
+    const encode = (type: number, payload: Buffer, at: number): number => {
+      const fields = { type, epoch, sequence: ++sequence, durableSequence: this.#durableSequence }
+      return encodeAt(this.#identity, base + at, fields, payload, bytes, at)
+    }
     encode(TYPE_HEADER, headerPayload({ snapshotRecords: records.length, halfBytes: this.#halfBytes }), 0)
     let at = RECORDS_AT
     for (const { type, payload } of records) at += encode(type, payload, at)
@@ -281,8 +283,9 @@ export class RecordLog {
 
   /** Latches the first failure; every later call gets that one. */
   #fail(code: 'io' | 'flush-failed', error: unknown): NbdeltaError {
+    const what = code === 'io' ? 'a write' : 'a flush'
     const why = error instanceof Error ? error.message : String(error)
-    this.#failure ??= new NbdeltaError(code, `${this.name}: ${code === 'io' ? 'a write' : 'a flush'} failed: ${why}`, { cause: error })
+    this.#failure ??= new NbdeltaError(code, `${this.name}: ${what} failed: ${why}`, { cause: error })
     return this.#failure
   }
 
