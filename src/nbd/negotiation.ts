@@ -1,0 +1,231 @@
+/**
+ * Negotiation: what the client and we have agreed on so far, and the answer to each option. No sockets, no bytes in
+ * transit; handshake.ts feeds it whole options, the connection opens the export it asks for.
+ *
+ *   OPTIONS row:  option -> { takes data?, answer(negotiation, data) -> replies and what happens next }
+ *
+ * An answer always ends in exactly one final reply (O1), except EXPORT_NAME, which knows only success or a drop.
+ */
+import { isUtf8 } from 'node:buffer'
+import { HANDSHAKE_FLAG, INFO, MAX_STRING_BYTES, OPTION, REPLY, TRANSMISSION_FLAG } from '../../native-free/nbd/constants.js'
+import {
+  decodeInfoRequest, decodeMetaRequest, encodeExportNameReply, encodeInfoBlockSize, encodeInfoExport, encodeInfoText,
+  encodeMetaContext, encodeOptionReply, encodeServerEntry,
+} from '../../native-free/nbd/handshake.js'
+import { CONTEXTS, listContexts, selectContexts } from './metadata-contexts.js'
+import { quoteClientText, wireText } from './wire-error.js'
+import type { ReplyStyle } from '../../native-free/nbd/transmission.js'
+import type { NbdeltaError } from '../device/errors.js'
+import type { ExportInfo, ExportProvider } from './export.js'
+import type { MetadataContext, SelectedContext } from './metadata-contexts.js'
+
+/** What the client wants opened, and how to say whether it worked. */
+export interface Opening {
+  readonly option: number
+  readonly name: string
+  readonly infos: readonly number[]
+}
+
+export type Next = 'options' | 'open' | 'end' | 'drop'
+
+export interface Answer {
+  readonly replies: readonly Buffer[]
+  readonly next: Next
+  readonly opening?: Opening
+  /** For the log, when something was refused. */
+  readonly refused?: string
+}
+
+/** Highest context id before ids start again; they need to be unique within one SET only (C4). */
+const CONTEXT_ID_LIMIT = 2 ** 31
+
+export class Negotiation {
+  readonly provider: ExportProvider
+  style: ReplyStyle = 'simple'
+  /** The export that the selected contexts hold for (C5). */
+  contextsFor: string | undefined
+  contexts: readonly SelectedContext[] = []
+  #fixed = false
+  #noZeroes = false
+  #nextContextId = 1
+
+  constructor(provider: ExportProvider) { this.provider = provider }
+
+  /** The client's 32 flags. False: a bit nobody offered, so the connection must be closed (H2). */
+  acceptFlags(flags: number): boolean {
+    this.#fixed = (flags & HANDSHAKE_FLAG.fixedNewstyle) !== 0
+    this.#noZeroes = (flags & HANDSHAKE_FLAG.noZeroes) !== 0
+    return flags >>> 0 <= (HANDSHAKE_FLAG.fixedNewstyle | HANDSHAKE_FLAG.noZeroes)
+  }
+
+  /** Whether a session without FIXED_NEWSTYLE may use this option (H4). */
+  permits(option: number): boolean { return this.#fixed || option === OPTION.exportName }
+
+  get padded(): boolean { return !this.#noZeroes }
+
+  answer(option: number, data: Buffer, draining: boolean): Answer {
+    if (draining && option !== OPTION.abort) {
+      if (option === OPTION.exportName) return drop('the server is shutting down')
+      return refuse(option, REPLY.errShutdown, 'the server is shutting down')
+    }
+    const row = OPTIONS.get(option)
+    if (row === undefined) return refuse(option, REPLY.errUnsup, 'this option is not known here')
+    if (!row.data && data.length > 0) return refuse(option, REPLY.errInvalid, 'this option takes no data')
+    return row.answer(this, data, option)
+  }
+
+  /** Replaces the selected set, also when the SET that asks for it fails later (C4). */
+  select(exportName: string | undefined, contexts: readonly MetadataContext[]): readonly SelectedContext[] {
+    this.contextsFor = exportName
+    this.contexts = contexts.map((context) => ({ id: this.#takeContextId(), context }))
+    return this.contexts
+  }
+
+  #takeContextId(): number {
+    const id = this.#nextContextId
+    this.#nextContextId = id + 1 < CONTEXT_ID_LIMIT ? id + 1 : 1
+    return id
+  }
+
+  /** The contexts that hold in transmission for the export that was opened (C5). */
+  contextsOf(exportName: string): readonly SelectedContext[] {
+    return this.style !== 'simple' && this.contextsFor === exportName ? this.contexts : []
+  }
+}
+
+interface Row {
+  readonly data: boolean
+  readonly answer: (negotiation: Negotiation, data: Buffer, option: number) => Answer
+}
+
+const OPTIONS: ReadonlyMap<number, Row> = new Map<number, Row>([
+  [OPTION.exportName, { data: true, answer: answerExportName }],
+  [OPTION.abort, { data: true, answer: (_, _data, option) => ({ replies: [encodeOptionReply(option, REPLY.ack)], next: 'end' }) }],
+  [OPTION.list, { data: false, answer: answerList }],
+  [OPTION.startTls, { data: false, answer: (_, _data, option) => refuse(option, REPLY.errPolicy, 'this server does not offer TLS') }],
+  [OPTION.info, { data: true, answer: answerInfo }],
+  [OPTION.go, { data: true, answer: answerInfo }],
+  [OPTION.structuredReply, { data: false, answer: answerStructured }],
+  [OPTION.listMetaContext, { data: true, answer: answerMeta }],
+  [OPTION.setMetaContext, { data: true, answer: answerMeta }],
+  [OPTION.extendedHeaders, { data: false, answer: answerExtended }],
+])
+
+function accept(option: number, replies: readonly Buffer[] = []): Answer {
+  return { replies: [...replies, encodeOptionReply(option, REPLY.ack)], next: 'options' }
+}
+/** One error reply with its human sentence (O5); the session goes on (O9). */
+export function refuse(option: number, type: number, text: string): Answer {
+  return { replies: [encodeOptionReply(option, type, wireText(text))], next: 'options', refused: text }
+}
+function drop(reason: string): Answer {
+  return { replies: [], next: 'drop', refused: reason }
+}
+
+/** H5: undefined when the name is not acceptable; the answer says which error that is. */
+function readName(bytes: Buffer): { name: string } | { type: number, text: string } {
+  if (bytes.length > MAX_STRING_BYTES) return { type: REPLY.errInvalid, text: `an export name may be ${MAX_STRING_BYTES} bytes long` }
+  if (bytes.includes(0)) return { type: REPLY.errInvalid, text: 'an export name may not contain a zero byte' }
+  if (!isUtf8(bytes)) return { type: REPLY.errUnknown, text: 'there is no export of that name (it is not valid UTF-8)' }
+  return { name: bytes.toString('utf8') }
+}
+
+/** The export of that name, or the error reply to give instead. */
+function findExport(negotiation: Negotiation, bytes: Buffer): { info: ExportInfo, name: string } | { type: number, text: string } {
+  const read = readName(bytes)
+  if ('type' in read) return read
+  const info = negotiation.provider.describe(read.name)
+  return info === undefined ? { type: REPLY.errUnknown, text: `there is no export ${quoteClientText(bytes)}` } : { info, name: read.name }
+}
+
+function answerExportName(negotiation: Negotiation, data: Buffer): Answer {
+  if (negotiation.style === 'extended') return drop('EXPORT_NAME after extended headers')
+  const found = findExport(negotiation, data)
+  if ('type' in found) return drop(found.text)
+  return { replies: [], next: 'open', opening: { option: OPTION.exportName, name: found.name, infos: [] } }
+}
+
+function answerList(negotiation: Negotiation, _data: Buffer, option: number): Answer {
+  return accept(option, negotiation.provider.list().map(({ name, description }) =>
+    encodeOptionReply(option, REPLY.server, encodeServerEntry(name, description))))
+}
+
+function answerInfo(negotiation: Negotiation, data: Buffer, option: number): Answer {
+  const request = decodeInfoRequest(data)
+  if (request === undefined) return refuse(option, REPLY.errInvalid, 'the lengths inside this option do not fit it')
+  const found = findExport(negotiation, request.name)
+  if ('type' in found) return refuse(option, found.type, found.text)
+  if (option === OPTION.go) return { replies: [], next: 'open', opening: { option, name: found.name, infos: request.infos } }
+  return accept(option, describeExport(negotiation, option, found.info, request.infos))
+}
+
+function answerStructured(negotiation: Negotiation, _data: Buffer, option: number): Answer {
+  if (negotiation.style === 'extended') return refuse(option, REPLY.errExtHeaderReqd, 'extended headers are in use already')
+  if (negotiation.style === 'structured') return refuse(option, REPLY.errInvalid, 'structured replies are in use already')
+  negotiation.style = 'structured'
+  return accept(option)
+}
+
+function answerExtended(negotiation: Negotiation, _data: Buffer, option: number): Answer {
+  if (negotiation.style === 'extended') return refuse(option, REPLY.errInvalid, 'extended headers are in use already')
+  negotiation.style = 'extended'
+  return accept(option)
+}
+
+function answerMeta(negotiation: Negotiation, data: Buffer, option: number): Answer {
+  const set = option === OPTION.setMetaContext
+  if (set) negotiation.select(undefined, [])
+  const request = decodeMetaRequest(data)
+  if (request === undefined) return refuse(option, REPLY.errInvalid, 'the lengths inside this option do not fit it')
+  if (set && negotiation.style === 'simple') return refuse(option, REPLY.errInvalid, 'metadata contexts need structured replies')
+  const found = findExport(negotiation, request.name)
+  if ('type' in found) return refuse(option, found.type, found.text)
+  const queries = request.queries.map((query) => query.toString('utf8'))
+  const entries = set
+    ? negotiation.select(found.info.name, selectContexts(CONTEXTS, queries)).map(({ id, context }) => ({ id, name: context.name }))
+    : listContexts(CONTEXTS, queries).map(({ name }) => ({ id: 0, name }))
+  return accept(option, entries.map(({ id, name }) => encodeOptionReply(option, REPLY.metaContext, encodeMetaContext(id, name))))
+}
+
+/** The reply to an export that was opened: INFO replies and the ACK, or EXPORT_NAME's block. */
+export function opened(negotiation: Negotiation, opening: Opening, info: ExportInfo): readonly Buffer[] {
+  if (opening.option === OPTION.exportName) {
+    return [encodeExportNameReply(info.sizeBytes, transmissionFlags(negotiation, info), negotiation.padded)]
+  }
+  return accept(opening.option, describeExport(negotiation, opening.option, info, opening.infos)).replies
+}
+
+/** The answer to a GO whose export could not be opened; EXPORT_NAME can only drop. */
+export function notOpened(opening: Opening, error: NbdeltaError): Answer {
+  if (opening.option === OPTION.exportName) return drop(error.message)
+  const type = error.code === 'denied' || error.code === 'read-only' ? REPLY.errPolicy
+    : error.code === 'shutting-down' ? REPLY.errShutdown : REPLY.errUnknown
+  return refuse(opening.option, type, error.message)
+}
+
+/** The INFO replies: EXPORT and BLOCK_SIZE always, texts when they were asked for (I1-I4). Same for INFO and GO (I7). */
+function describeExport(negotiation: Negotiation, option: number, info: ExportInfo, asked: readonly number[]): Buffer[] {
+  const { minimum, preferred, maximum } = info.blockSizes
+  const infos = [
+    encodeInfoExport(info.sizeBytes, transmissionFlags(negotiation, info)),
+    encodeInfoBlockSize(minimum, preferred, maximum),
+  ]
+  if (asked.includes(INFO.name)) infos.push(encodeInfoText(INFO.name, info.name))
+  if (asked.includes(INFO.description) && info.description !== '') infos.push(encodeInfoText(INFO.description, info.description))
+  return infos.map((data) => encodeOptionReply(option, REPLY.info, data))
+}
+
+/** What the export can do, for this client (I10, I11, D3): a flag stands only for what is served. */
+export function transmissionFlags(negotiation: Negotiation, info: ExportInfo): number {
+  const F = TRANSMISSION_FLAG
+  const writable = !info.readOnly
+  const set = (condition: boolean, flag: number) => condition ? flag : 0
+  return F.hasFlags | F.sendFlush | F.sendFua | F.sendCache | F.canMultiConn
+    | set(info.readOnly, F.readOnly)
+    | set(info.capabilities.rotational, F.rotational)
+    | set(writable && info.capabilities.trim, F.sendTrim)
+    | set(writable, F.sendWriteZeroes)
+    | set(writable && info.capabilities.fastZero, F.sendFastZero)
+    | set(negotiation.style !== 'simple', F.sendDf)
+    | set(negotiation.style === 'extended' && negotiation.contextsOf(info.name).length > 0, F.blockStatusPayload)
+}

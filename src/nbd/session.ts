@@ -1,0 +1,541 @@
+/**
+ * Session: the transmission phase of one connection. Requests come out of the inbox, devices do the work, replies go into
+ * the outbox; nothing here knows a socket.
+ *
+ *   consume():  header -> judge -> whole payload / taken in pieces / skipped -> device -> reply      (again, until dry)
+ *
+ * A device that completes at once costs no promise, closure or allocation: header to reply is one run through `#next`.
+ * One that completes later gets a Job, and its reply follows whenever it comes (G1). Requests are begun in the order of
+ * arrival; serialising overlapping writes is the device's (D1).
+ *
+ * Limits: `inFlight` jobs, the outbox's backlog, the inbox's pinned memory; each makes consume() stop, and the connection
+ * calls it again after the next completion or drain. QUOTA_* bound what one turn of the event loop gives to one connection,
+ * so that the others and the control socket have theirs.
+ */
+import { COMMAND, COMMAND_FLAG, SIZE } from '../../native-free/nbd/constants.js'
+import { decodeExtendedRequest, decodeRequest, decodeStatusFilter, Request } from '../../native-free/nbd/transmission.js'
+import { filterContexts, lookUpStatus, replyStatus } from './block-status.js'
+import { WHOLE_PAYLOAD_BYTES } from './inbox.js'
+import { Jobs } from './jobs.js'
+import { REPLY_ROOM_BYTES } from './outbox.js'
+import { ReadStream } from './read-stream.js'
+import { Replies } from './replies.js'
+import { judge, judgeRange, payloadBytesOf, REFUSALS } from './request-verdict.js'
+import { refusalOf } from './wire-error.js'
+import type { Echo } from '../../native-free/nbd/transmission.js'
+import type { BlockDevice, Extents, Origin, Pending } from '../device/block-device.js'
+import type { Counters } from './counters.js'
+import type { Inbox } from './inbox.js'
+import type { Job } from './jobs.js'
+import type { SelectedContext } from './metadata-contexts.js'
+import type { Outbox } from './outbox.js'
+import type { Refusal, SessionFacts } from './request-verdict.js'
+import type { Slab } from './slab.js'
+
+/** Up to this much a READ is read whole before its header is sent. nbdcopy and qemu-img ask for 256 KiB. */
+export const WHOLE_READ_BYTES = 256 * 1024
+/** Pieces of a large WRITE end at multiples of this, so that no page of the file is written in two parts. */
+const PIECE_EDGE_BYTES = 4096
+/** One turn: about 2 ms of small requests, or 1 ms of copying. */
+const QUOTA_REQUESTS = 1024
+const QUOTA_BYTES = 8 * 1024 * 1024
+
+/** What consume() left off for. 'dry': needs more bytes. 'stalled': call again after `wake`. 'over': see `ending`. */
+export type Consumed = 'dry' | 'stalled' | 'over'
+type Step = Consumed | 'next'
+
+export interface SessionHost extends Origin {
+  /** A completion: flush what is ready and call consume() again. */
+  wake(): void
+  /** One refused or failed request, for the log. */
+  report(type: number, offset: number, length: number, refusal: Refusal): void
+  /** A broken invariant behind a promise: this connection cannot go on. */
+  broken(error: unknown): void
+}
+
+export interface SessionOptions {
+  readonly host: SessionHost
+  readonly inbox: Inbox
+  readonly outbox: Outbox
+  readonly device: BlockDevice
+  readonly facts: SessionFacts
+  readonly contexts: readonly SelectedContext[]
+  readonly counters: Counters
+  readonly inFlight: number
+  readonly extents: number
+}
+
+/** A WRITE whose payload is taken in pieces as it arrives. */
+interface Taking {
+  readonly job: Job
+  offset: number
+  left: number
+  /** Pieces the device has not finished. */
+  running: number
+  failure: unknown
+}
+
+export class Session {
+  readonly jobs = new Jobs()
+  /** Set when parsing is over: the client said DISC, or broke the protocol so that no step is left in common. */
+  ending: { readonly how: 'disconnect' | 'drop', readonly reason: string } | undefined
+  /** New requests are answered ESHUTDOWN from now on (S3). */
+  refusing = false
+  /** Steps taken so far; the spinner tells small batches from large ones by it. */
+  served = 0
+  readonly #options: SessionOptions
+  readonly #host: SessionHost
+  readonly #inbox: Inbox
+  readonly #outbox: Outbox
+  readonly #device: BlockDevice
+  readonly #facts: SessionFacts
+  readonly #counters: Counters
+  readonly #replies: Replies
+  readonly #request = new Request()
+  readonly #headerBytes: number
+  readonly #extended: boolean
+  readonly #chunked: boolean
+  #taking: Taking | undefined
+  #skipBytes = 0
+  #skipRefusal: Refusal = REFUSALS.payload
+  #stream: { readonly reader: ReadStream, readonly job: Job } | undefined
+  /** Completions that must wait until a reply that goes out in one piece is over. */
+  readonly #held: (() => void)[] = []
+
+  constructor(options: SessionOptions) {
+    this.#options = options
+    this.#host = options.host
+    this.#inbox = options.inbox
+    this.#outbox = options.outbox
+    this.#device = options.device
+    this.#facts = options.facts
+    this.#counters = options.counters
+    this.#extended = options.facts.style === 'extended'
+    this.#chunked = options.facts.style !== 'simple'
+    this.#headerBytes = this.#extended ? SIZE.extendedRequest : SIZE.request
+    this.#replies = new Replies(options.outbox, options.facts.style)
+  }
+
+  /** The client is gone: nothing new is begun. What runs at a device settles by itself; a stream ends with its piece. */
+  abandon(): void {
+    if (this.#stream !== undefined && !this.#stream.reader.busy) {
+      this.jobs.end(this.#stream.job)
+      this.#stream = undefined
+    }
+    if (this.#taking !== undefined && this.#taking.running === 0) this.jobs.end(this.#taking.job)
+    else if (this.#taking !== undefined) this.#taking.left = 0
+    this.#taking = undefined
+    for (const finish of this.#held.splice(0)) finish()
+  }
+
+  /** Nothing is under way: no job, and no request half received. */
+  get idle(): boolean {
+    return this.jobs.count === 0 && this.#skipBytes === 0 && this.#taking === undefined && this.#inbox.available < this.#headerBytes
+  }
+
+  /** Serves what the inbox holds. */
+  consume(): Consumed {
+    const inbox = this.#inbox
+    const counters = this.#counters
+    const bytesEnd = counters.bytesRead + counters.bytesWritten + QUOTA_BYTES
+    for (let requests = 0; ; requests++) {
+      if (this.ending !== undefined) return 'over'
+      if (requests > QUOTA_REQUESTS || counters.bytesRead + counters.bytesWritten > bytesEnd) {
+        this.#host.wake()
+        return 'stalled'
+      }
+      let step: Step
+      if (this.#stream !== undefined) step = this.#pump()
+      else if (this.#taking !== undefined) step = this.#take(this.#taking)
+      else if (this.#skipBytes > 0) step = this.#skip()
+      else if (inbox.end - inbox.pos < this.#headerBytes) return 'dry'
+      else if (this.jobs.count >= this.#options.inFlight || !this.#outbox.reserve(REPLY_ROOM_BYTES)) return 'stalled'
+      else step = this.#next()
+      if (step !== 'next') return step
+      this.served++
+    }
+  }
+
+  /** One request from its header on. Nothing is consumed unless the step is done. */
+  #next(): Step {
+    const inbox = this.#inbox
+    const request = this.#request
+    const { view } = inbox.slab
+    const known = this.#extended ? decodeExtendedRequest(view, inbox.pos, request) : decodeRequest(view, inbox.pos, request)
+    if (!known) return this.#end('drop', 'a request does not begin with the magic number')
+    const { type } = request
+    if (type === COMMAND.disconnect) return this.#end('disconnect', 'the client is done')
+    const refused = judge(request, this.#facts, this.#device.sizeBytes, this.refusing)
+    if (type === COMMAND.read && refused === undefined) return this.#read(request)
+    const payload = payloadBytesOf(request, this.#facts.style)
+    if (payload > this.#facts.payloadBytes) {
+      this.#refuse(request, REFUSALS.payloadTooLong)
+      return this.#end('drop', REFUSALS.payloadTooLong.text)
+    }
+    if (type === COMMAND.write) return this.#write(request, refused)
+    if (payload > 0) return this.#withPayload(request, payload, refused)
+    inbox.pos += this.#headerBytes
+    this.#count(type)
+    if (refused !== undefined) this.#refuse(request, refused)
+    else this.#perform(request)
+    return 'next'
+  }
+
+  #end(how: 'disconnect' | 'drop', reason: string): Step {
+    this.ending = { how, reason }
+    return 'over'
+  }
+
+  #count(type: number): void {
+    if (type <= COMMAND.blockStatus) this.#counters.ops[type]!++
+  }
+
+  #read(request: Request): Step {
+    const outbox = this.#outbox
+    const { offset, length } = request
+    const onePiece = (request.flags & COMMAND_FLAG.df) !== 0
+    if (length === 0) return this.#readNothing(request)
+    if (this.#chunked && !onePiece) {
+      const run = this.#device.zeroRun(offset, length)
+      if (run !== length) return -run >= length ? this.#readHole(request) : this.#readStream(request, false)
+    }
+    const headerBytes = this.#replies.readHeaderBytes
+    if (length > WHOLE_READ_BYTES) return this.#readStream(request, onePiece)
+    if (!outbox.reserve(headerBytes + length)) return outbox.slab === undefined ? 'stalled' : this.#readStream(request, onePiece)
+    this.#inbox.pos += this.#headerBytes
+    this.#counters.ops[COMMAND.read]!++
+    this.#counters.bytesRead += length
+    const slab = outbox.slab!
+    const at = outbox.at
+    let pending: Pending
+    try {
+      pending = this.#device.read(offset, length, slab.buffer, at + headerBytes, this.#host)
+    } catch (error) {
+      this.#fail(request, error)
+      return 'next'
+    }
+    if (pending !== undefined) this.#readLater(request, pending, slab, at)
+    else {
+      this.#replies.putReadHeader(slab.view, at, request, offset, length)
+      outbox.at = at + headerBytes + length
+    }
+    return 'next'
+  }
+
+  #readLater(request: Request, pending: Promise<void>, slab: Slab, at: number): void {
+    const job = this.jobs.begin(request)
+    const end = at + this.#replies.readHeaderBytes + job.length
+    this.#outbox.openRegion(end - at)
+    this.#settle(job, pending, () => {
+      this.#replies.putReadHeader(slab.view, at, job, job.offset, job.length)
+      this.#outbox.sendRegion(slab, at, end)
+    }, () => this.#outbox.dropRegion(slab))
+  }
+
+  #readNothing(request: Request): Step {
+    this.#inbox.pos += this.#headerBytes
+    this.#count(COMMAND.read)
+    this.#replies.success(request, COMMAND.read)
+    return 'next'
+  }
+
+  #readHole(request: Request): Step {
+    this.#inbox.pos += this.#headerBytes
+    this.#count(COMMAND.read)
+    this.#counters.bytesRead += request.length
+    this.#replies.hole(request, request.offset, request.length)
+    return 'next'
+  }
+
+  #readStream(request: Request, onePiece: boolean): Step {
+    this.#inbox.pos += this.#headerBytes
+    this.#count(COMMAND.read)
+    const job = this.jobs.begin(request)
+    const { style } = this.#facts
+    const reader = new ReadStream(this.#device, this.#outbox, this.#host, style, job, job, onePiece, () => this.#host.wake())
+    this.#stream = { reader, job }
+    return 'next'
+  }
+
+  #pump(): Step {
+    const { reader, job } = this.#stream!
+    const result = reader.pump()
+    if (result === 'wait') return 'stalled'
+    this.#stream = undefined
+    this.jobs.end(job)
+    if (result === 'drop') {
+      this.#note(job, reader.failure)
+      return this.#end('drop', 'the device failed in the middle of a simple reply')
+    }
+    if (reader.failure !== undefined) {
+      this.#outbox.reserveReply()
+      this.#fail(job, reader.failure)
+    } else this.#counters.bytesRead += job.length
+    for (const finish of this.#held.splice(0)) finish()
+    return 'next'
+  }
+
+  #write(request: Request, refused: Refusal | undefined): Step {
+    const inbox = this.#inbox
+    const { length } = request
+    if (length > WHOLE_PAYLOAD_BYTES) {
+      inbox.pos += this.#headerBytes
+      this.#count(COMMAND.write)
+      if (refused !== undefined) this.#startSkip(length, refused)
+      else this.#taking = { job: this.jobs.begin(request), offset: request.offset, left: length, running: 0, failure: undefined }
+      return 'next'
+    }
+    const at = inbox.pos + this.#headerBytes
+    if (inbox.end < at + length) return 'dry'
+    inbox.pos = at + length
+    this.#count(COMMAND.write)
+    if (refused !== undefined) this.#refuse(request, refused)
+    else if (length === 0) this.#replies.success(request, COMMAND.write)
+    else this.#writeWhole(request, inbox.slab, at)
+    return 'next'
+  }
+
+  #writeWhole(request: Request, slab: Slab, at: number): void {
+    let pending: Pending
+    try {
+      pending = this.#device.write(request.offset, request.length, slab.buffer, at, this.#host)
+    } catch (error) {
+      this.#fail(request, error)
+      return
+    }
+    this.#counters.bytesWritten += request.length
+    if (pending === undefined) {
+      this.#conclude(request, pending)
+      return
+    }
+    slab.pin()
+    this.#conclude(request, pending, () => slab.unpin())
+  }
+
+  /** The next piece of a large WRITE, cut at a page's edge unless it is the last. */
+  #take(taking: Taking): Step {
+    const inbox = this.#inbox
+    let count = Math.min(inbox.available, taking.left)
+    if (count < taking.left) count -= (taking.offset + count) % PIECE_EDGE_BYTES
+    if (count <= 0) return 'dry'
+    if (taking.failure === undefined) this.#writePiece(taking, count)
+    inbox.pos += count
+    taking.offset += count
+    taking.left -= count
+    if (taking.left === 0) {
+      this.#taking = undefined
+      if (taking.running === 0) this.#concludeTaken(taking)
+    }
+    return 'next'
+  }
+
+  #writePiece(taking: Taking, count: number): void {
+    const { slab, pos } = this.#inbox
+    let pending: Pending
+    try {
+      pending = this.#device.write(taking.offset, count, slab.buffer, pos, this.#host)
+    } catch (error) {
+      taking.failure = error
+      return
+    }
+    this.#counters.bytesWritten += count
+    if (pending === undefined) return
+    slab.pin()
+    taking.running++
+    pending.catch((error: unknown) => { taking.failure ??= error }).then(() => {
+      slab.unpin()
+      taking.running--
+      if (taking.running === 0 && taking.left === 0) this.#reply(() => this.#concludeTaken(taking))
+      else this.#host.wake()
+    }).catch((error: unknown) => this.#host.broken(error))
+  }
+
+  /** All pieces of a large WRITE are written, or one has failed. */
+  #concludeTaken(taking: Taking): void {
+    const { job, failure } = taking
+    if (this.#host.gone) {
+      this.jobs.end(job)
+      return
+    }
+    if (failure === undefined && (job.flags & COMMAND_FLAG.fua) !== 0) {
+      const pending = this.#flush()
+      if (pending !== undefined) {
+        this.#settle(job, pending, () => this.#succeed(job))
+        return
+      }
+    }
+    this.jobs.end(job)
+    this.#outbox.reserveReply()
+    if (failure === undefined) this.#replies.success(job, job.type)
+    else this.#fail(job, failure)
+  }
+
+  #startSkip(bytes: number, refusal: Refusal): void {
+    this.#skipBytes = bytes
+    this.#skipRefusal = refusal
+  }
+
+  /** A refused payload passes through without being kept (F2); `#request` still is the one it belongs to. */
+  #skip(): Step {
+    const count = Math.min(this.#inbox.available, this.#skipBytes)
+    this.#inbox.pos += count
+    this.#skipBytes -= count
+    if (this.#skipBytes > 0) return 'dry'
+    this.#outbox.reserveReply()
+    this.#refuse(this.#request, this.#skipRefusal)
+    return 'next'
+  }
+
+  /** Commands other than WRITE that carry a payload: BLOCK_STATUS may (E5), the rest must not (E4). */
+  #withPayload(request: Request, bytes: number, refused: Refusal | undefined): Step {
+    const inbox = this.#inbox
+    const wanted = request.type === COMMAND.blockStatus && refused === undefined && bytes <= WHOLE_PAYLOAD_BYTES
+    const at = inbox.pos + this.#headerBytes
+    if (wanted && inbox.end < at + bytes) return 'dry'
+    this.#count(request.type)
+    inbox.pos = at
+    if (!wanted) {
+      this.#startSkip(bytes, refused ?? REFUSALS.filter)
+      return 'next'
+    }
+    inbox.pos = at + bytes
+    const filter = decodeStatusFilter(inbox.slab.view, at, bytes)
+    const contexts = filter && filterContexts(this.#options.contexts, filter)
+    if (contexts === undefined) this.#refuse(request, REFUSALS.filter)
+    else {
+      request.length = filter!.length
+      const past = judgeRange(request.type, request.offset, request.length, this.#facts, this.#device.sizeBytes)
+      if (past !== undefined) this.#refuse(request, past)
+      else this.#blockStatus(request, contexts)
+    }
+    return 'next'
+  }
+
+  /** Commands without payload, judged already. */
+  #perform(request: Request): void {
+    const { type, offset, length, flags } = request
+    if (type === COMMAND.blockStatus) {
+      this.#blockStatus(request, this.#options.contexts)
+      return
+    }
+    if (length === 0 && type !== COMMAND.flush) {
+      this.#replies.success(request, type)
+      return
+    }
+    let pending: Pending
+    try {
+      if (type === COMMAND.flush) pending = this.#device.flush()
+      else if (type === COMMAND.trim) pending = this.#device.trim(offset, length, this.#host)
+      else if (type === COMMAND.cache) pending = this.#device.prefetch?.(offset, length)
+      else {
+        const mode = { allocate: (flags & COMMAND_FLAG.noHole) !== 0, fast: (flags & COMMAND_FLAG.fastZero) !== 0 }
+        pending = this.#device.zero(offset, length, mode, this.#host)
+      }
+    } catch (error) {
+      this.#fail(request, error)
+      return
+    }
+    this.#conclude(request, pending)
+  }
+
+  #blockStatus(request: Request, contexts: readonly SelectedContext[]): void {
+    const most = (request.flags & COMMAND_FLAG.reqOne) !== 0 ? 1 : this.#options.extents
+    let found: readonly Extents[] | Promise<readonly Extents[]>
+    try {
+      found = lookUpStatus(this.#device, contexts, request, most)
+    } catch (error) {
+      this.#fail(request, error)
+      return
+    }
+    if (!(found instanceof Promise)) {
+      replyStatus(this.#outbox, this.#facts.style, request, contexts, found)
+      return
+    }
+    const job = this.jobs.begin(request)
+    let answer: readonly Extents[] = []
+    const pending = found.then((extents) => { answer = extents })
+    this.#settle(job, pending, () => {
+      this.#outbox.reserveReply()
+      replyStatus(this.#outbox, this.#facts.style, job, contexts, answer)
+    })
+  }
+
+  /** The end of a command that changes or flushes: FUA where asked (it means something for write-class commands only), reply. */
+  #conclude(request: Request, pending: Pending, done?: () => void): void {
+    const { type } = request
+    const durable = (request.flags & COMMAND_FLAG.fua) !== 0
+      && (type === COMMAND.write || type === COMMAND.trim || type === COMMAND.writeZeroes)
+    if (durable && pending === undefined) {
+      try {
+        pending = this.#device.flush()
+      } catch (error) {
+        this.#fail(request, error)
+        return
+      }
+    } else if (durable) pending = pending!.then(() => this.#device.flush())
+    if (pending === undefined) {
+      this.#replies.success(request, type)
+      return
+    }
+    const job = this.jobs.begin(request)
+    this.#settle(job, done === undefined ? pending : pending.finally(done), () => this.#succeed(job))
+  }
+
+  #flush(): Pending {
+    try {
+      return this.#device.flush()
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  #succeed(job: Job): void {
+    this.#outbox.reserveReply()
+    this.#replies.success(job, job.type)
+  }
+
+  /** When `pending` settles the job ends and its reply goes out; `discard` gives back what a reply not sent has taken. */
+  #settle(job: Job, pending: Promise<void>, succeed: () => void, discard?: () => void): void {
+    const finish = (error: unknown): void => this.#reply(() => {
+      this.jobs.end(job)
+      const lost = this.#host.gone
+      if (!lost && error === undefined) {
+        succeed()
+        return
+      }
+      discard?.()
+      if (lost) return
+      this.#outbox.reserveReply()
+      this.#fail(job, error)
+    })
+    pending.then(() => finish(undefined), (error: unknown) => finish(error ?? new Error('rejected without a reason')))
+      .catch((error: unknown) => this.#host.broken(error))
+  }
+
+  /** Runs what writes a reply: now, or after a reply that must not be interrupted. */
+  #reply(finish: () => void): void {
+    if (this.#stream?.reader.exclusive && !this.#host.gone) this.#held.push(finish)
+    else finish()
+    this.#host.wake()
+  }
+
+  /** A device's failure as an error reply. A broken invariant is no reply: it is thrown on, and closes the connection. */
+  #fail(request: Echo & { readonly type: number, readonly offset: number, readonly length: number }, error: unknown): void {
+    const refusal = refusalOf(error)
+    if (refusal === undefined) throw error
+    this.#refuse(request, refusal)
+  }
+
+  #refuse(request: Echo & { readonly type: number, readonly offset: number, readonly length: number }, refusal: Refusal): void {
+    this.#counters.countError(refusal.errnoName)
+    this.#host.report(request.type, request.offset, request.length, refusal)
+    this.#replies.failure(request, refusal)
+  }
+
+  #note(job: Job, error: unknown): void {
+    const refusal = refusalOf(error)
+    if (refusal === undefined) throw error
+    this.#counters.countError(refusal.errnoName)
+    this.#host.report(job.type, job.offset, job.length, refusal)
+  }
+}
