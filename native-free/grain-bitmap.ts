@@ -161,7 +161,7 @@ export class GrainBitmap {
     if (length < old) this.clear(length, old)
     // A short last page that is all set has no words; it is about to get more bits, so it becomes explicit first.
     const last = Math.floor(old / PAGE_BITS)
-    if (length > old && last < this.pageCount && this.#words[last] === undefined && this.#population[last] !== 0) this.#mixed(last)
+    if (length > old && last < this.pageCount && this.#population[last] !== 0) this.#mixed(last)
     const pages = divCeil(length, PAGE_BITS)
     const population = new Uint16Array(pages)
     population.set(this.#population.subarray(0, pages))

@@ -104,5 +104,6 @@ export class IntervalSet implements Iterable<Interval> {
 }
 
 function judge(start: number, end: number): void {
-  if (!(start < end && Number.isSafeInteger(start) && Number.isSafeInteger(end))) throw new RangeError(`[${start}, ${end}) is no range`)
+  const whole = Number.isSafeInteger(start) && Number.isSafeInteger(end)
+  if (!whole || start >= end) throw new RangeError(`[${start}, ${end}) is no range`)
 }

@@ -97,7 +97,8 @@ export function decodeRecord(place: RecordPlace, buf: Buffer, at: number): Decod
   if (buf.readUInt32BE(at + CRC_AT) !== checksumOf(buf, at, sizeBytes)) return refuse('checksum')
   const version = buf.readUInt16BE(at + 4)
   if (version > place.version) return refuse('version')
-  if (buf.compare(place.owner, 0, RECORD_OWNER_BYTES, at + OWNER_AT, at + OWNER_AT + RECORD_OWNER_BYTES) !== 0) return refuse('owner')
+  const ownerAt = at + OWNER_AT
+  if (buf.compare(place.owner, 0, RECORD_OWNER_BYTES, ownerAt, ownerAt + RECORD_OWNER_BYTES) !== 0) return refuse('owner')
   if (readU64(buf, at + 56) !== place.address) return refuse('address')
   return {
     ok: true,

@@ -46,7 +46,8 @@ export function placeOf(geometry: StripeGeometry, offset: number): StripePlace {
   const stripe = Math.floor(chunk / (members - 1))
   const index = chunk - stripe * (members - 1)
   const parity = parityMember(geometry, stripe)
-  return { stripe, member: (parity + 1 + index) % members, parity, offset: stripe * chunkBytes + inside, length: chunkBytes - inside }
+  const member = (parity + 1 + index) % members
+  return { stripe, member, parity, offset: stripe * chunkBytes + inside, length: chunkBytes - inside }
 }
 
 /** The logical byte that a member's byte `offset` holds; undefined where it holds parity. */

@@ -5,7 +5,8 @@ const WORD_BYTES = 8
 
 /** `target[targetAt, + length) ^= source[sourceAt, + length)`. The ranges must not overlap unless they are the same. */
 export function xorInto(target: Buffer, targetAt: number, source: Buffer, sourceAt: number, length: number): void {
-  if (!(length >= 0 && targetAt >= 0 && sourceAt >= 0 && targetAt + length <= target.length && sourceAt + length <= source.length)) {
+  const inside = targetAt >= 0 && sourceAt >= 0 && targetAt + length <= target.length && sourceAt + length <= source.length
+  if (!inside || length < 0) {
     throw new RangeError(`xor of ${length} bytes at ${sourceAt} of ${source.length} into ${targetAt} of ${target.length}`)
   }
   const targetByte = target.byteOffset + targetAt
@@ -15,7 +16,10 @@ export function xorInto(target: Buffer, targetAt: number, source: Buffer, source
   const head = alike ? Math.min(length, (WORD_BYTES - targetByte % WORD_BYTES) % WORD_BYTES) : length
   const words = Math.floor((length - head) / WORD_BYTES)
   xorBytes(target, targetAt, source, sourceAt, head)
-  if (words > 0) xorWords(new BigUint64Array(target.buffer, targetByte + head, words), new BigUint64Array(source.buffer, sourceByte + head, words))
+  if (words > 0) {
+    xorWords(new BigUint64Array(target.buffer, targetByte + head, words),
+      new BigUint64Array(source.buffer, sourceByte + head, words))
+  }
   const done = head + words * WORD_BYTES
   xorBytes(target, targetAt + done, source, sourceAt + done, length - done)
 }

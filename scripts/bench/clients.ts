@@ -59,8 +59,9 @@ export class Load {
   static async start(bench: Workbench, target: Target, exportName: string, options: LoadOptions): Promise<Load> {
     const { mode, blockBytes = 4096, depth = 1, connections = 1, seconds = 1, warmSeconds = 0, thinkUs = 0 } = options
     const to = 'socket' in target ? ['--socket', target.socket] : ['--port', String(target.port)]
-    const load = new Load(bench.nbdload, [...to, '--export', exportName, '--mode', mode, '--bs', String(blockBytes), '--depth', String(depth),
-      '--conns', String(connections), '--seconds', String(seconds), '--warm', String(warmSeconds), '--think-us', String(thinkUs)])
+    const amounts = { bs: blockBytes, depth, conns: connections, seconds, warm: warmSeconds, 'think-us': thinkUs }
+    const load = new Load(bench.nbdload, [...to, '--export', exportName, '--mode', mode,
+      ...Object.entries(amounts).flatMap(([name, amount]) => [`--${name}`, String(amount)])])
     await load.#line()
     return load
   }
@@ -82,13 +83,22 @@ export class Load {
   }
 }
 
-/** One measurement of a running server. */
-export function measure(bench: Workbench, side: Side, place: Place, server: ServerProcess, workload: Workload, seconds: number): Promise<Sample> {
-  if (workload.client === 'copy') return measureCopy(bench, side, place, server, workload)
-  return workload.client === 'fio' ? measureFio(side, place, server, workload, seconds) : measureLean(bench, side, place, server, workload, seconds)
+/** One measurement about to be made, of a server that runs. */
+export interface Run {
+  readonly bench: Workbench
+  readonly side: Side
+  readonly place: Place
+  readonly server: ServerProcess
+  readonly workload: Workload
+  readonly seconds: number
 }
 
-async function measureLean(bench: Workbench, side: Side, place: Place, server: ServerProcess, workload: Workload, seconds: number): Promise<Sample> {
+export function measure(run: Run): Promise<Sample> {
+  if (run.workload.client === 'copy') return measureCopy(run)
+  return run.workload.client === 'fio' ? measureFio(run) : measureLean(run)
+}
+
+async function measureLean({ bench, side, place, server, workload, seconds }: Run): Promise<Sample> {
   const target = workload.transport === 'unix' ? { socket: place.socket } : { port: place.port }
   const { kind: mode, blockBytes, depth, connections } = workload
   // A warm-up would cache what the cold workload is about to read.
@@ -102,25 +112,32 @@ async function measureLean(bench: Workbench, side: Side, place: Place, server: S
   } finally { await load.close() }
 }
 
-interface FioSide { readonly total_ios: number, readonly iops: number, readonly clat_ns: { readonly percentile?: Record<string, number> } }
+interface FioSide {
+  readonly total_ios: number
+  readonly iops: number
+  readonly clat_ns: { readonly percentile?: Record<string, number> }
+}
+interface FioReport { readonly jobs: readonly { readonly error: number, readonly read: FioSide, readonly write: FioSide }[] }
 
-async function measureFio(side: Side, place: Place, server: ServerProcess, workload: Workload, seconds: number): Promise<Sample> {
+async function measureFio({ side, place, server, workload, seconds }: Run): Promise<Sample> {
   const { kind, blockBytes, depth, connections } = workload
-  const args = ['--name=bench', '--ioengine=nbd', `--uri=${uriOf(side, place, workload.transport)}`, `--rw=${kind}`, `--bs=${blockBytes}`,
-    `--iodepth=${depth}`, `--numjobs=${connections}`, '--thread', '--group_reporting', '--norandommap', '--time_based',
+  const args = ['--name=bench', '--ioengine=nbd', `--uri=${uriOf(side, place, workload.transport)}`, `--rw=${kind}`,
+    `--bs=${blockBytes}`, `--iodepth=${depth}`, `--numjobs=${connections}`, '--thread', '--group_reporting', '--norandommap',
+      '--time_based',
     `--runtime=${Math.round(seconds * 1000)}ms`, `--ramp_time=${WARM_SECONDS * 1000}ms`, '--output-format=json']
   const before = server.cpuSeconds()
   const { result, cpuSeconds } = await withCpuPeak(server, $({ nothrow: true, quiet: true })`fio ${args}`)
   if (result.exitCode !== 0) throw new Error(`fio: ${(result.stderr || result.stdout).trim().slice(-400)}`)
-  const job = (JSON.parse(result.stdout.slice(result.stdout.indexOf('{'))) as { jobs: { error: number, read: FioSide, write: FioSide }[] }).jobs[0]!
+  const job = (JSON.parse(result.stdout.slice(result.stdout.indexOf('{'))) as FioReport).jobs[0]!
   if (job.error) throw new Error(`fio: error ${job.error}`)
   const busy = job.write.total_ios > job.read.total_ios ? job.write : job.read
   // The CPU reading covers the ramp as well, the count does not.
   const share = seconds / (seconds + WARM_SECONDS)
-  return sampleOf(workload, busy.iops, (cpuSeconds - before) * share / Math.max(1, busy.total_ios), (busy.clat_ns.percentile?.['99.000000'] ?? 0) / 1000)
+  const p99Us = (busy.clat_ns.percentile?.['99.000000'] ?? 0) / 1000
+  return sampleOf(workload, busy.iops, (cpuSeconds - before) * share / Math.max(1, busy.total_ios), p99Us)
 }
 
-async function measureCopy(bench: Workbench, side: Side, place: Place, server: ServerProcess, workload: Workload): Promise<Sample> {
+async function measureCopy({ bench, side, place, server, workload }: Run): Promise<Sample> {
   const uri = uriOf(side, place, workload.transport)
   const args = workload.kind === 'out' ? [uri, 'null:'] : [await bench.source(), uri]
   const before = server.cpuSeconds()

@@ -15,7 +15,8 @@ export async function longestWait(controlPath: string, seconds: number, everyMs 
       const begin = performance.now()
       socket.write(`${JSON.stringify({ jsonrpc: '2.0', id, method: 'status', params: {} })}\n`)
       const answer = await lines.next() as IteratorResult<string>
-      if (answer.done || !(JSON.parse(answer.value) as { result?: unknown }).result) throw new Error(`control socket: ${answer.value}`)
+      const good = !answer.done && (JSON.parse(answer.value) as { result?: unknown }).result
+      if (!good) throw new Error(`control socket: ${answer.value}`)
       longest = Math.max(longest, performance.now() - begin)
       await sleep(everyMs)
     }

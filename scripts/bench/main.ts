@@ -42,8 +42,10 @@ function options() {
     return value
   }
   return {
-    names: values.report ? [] : expandNames(values.workloads), sides: ['nbdelta', ...values.peers.split(',').filter(Boolean)].map(sideOf),
-    rounds: amount('rounds'), seconds: amount('seconds'), sizeBytes: amount('size') * 2 ** 20, work: values.work, out: values.out, help: values.help,
+    names: values.report ? [] : expandNames(values.workloads),
+    sides: ['nbdelta', ...values.peers.split(',').filter(Boolean)].map(sideOf),
+    rounds: amount('rounds'), seconds: amount('seconds'), sizeBytes: amount('size') * 2 ** 20,
+    work: values.work, out: values.out, help: values.help,
   }
 }
 type Options = ReturnType<typeof options>
@@ -57,7 +59,9 @@ async function compare(bench: Workbench, name: string, { sides, rounds, seconds 
       try {
         const place = await bench.placeOf(side.name, await (workload.client === 'cold' ? bench.cold() : bench.hot()))
         const server = await startSide(side, place, workload.transport)
-        try { samples[side.name]!.push(await measure(bench, side, place, server, workload, seconds)) } finally { await server.stop() }
+        try {
+          samples[side.name]!.push(await measure({ bench, side, place, server, workload, seconds }))
+        } finally { await server.stop() }
       } catch (error) {
         console.log(`  ! ${name} ${side.name}: ${(error as Error).message}`)
         samples[side.name]!.push(null)

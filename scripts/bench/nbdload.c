@@ -325,7 +325,8 @@ static double run_whole(int fd, int type) {
   read_all(fd, reply, sizeof reply);
   double seconds = (now_ns() - start) / 1e9;
   if (ntohl(*(uint32_t *)reply) != EXTENDED_REPLY_MAGIC) die("a reply begins with %x", ntohl(*(uint32_t *)reply));
-  if (*(uint16_t *)(reply + 6) || *(uint64_t *)(reply + 24)) die("the server answers with a chunk of type %u", ntohs(*(uint16_t *)(reply + 6)));
+  uint16_t type_of_chunk = ntohs(*(uint16_t *)(reply + 6));
+  if (type_of_chunk) die("the server answers with a chunk of type %u", type_of_chunk);
   operations = 1;
   return seconds;
 }
@@ -355,8 +356,8 @@ static void report(double seconds) {
 
 static void parse(int count, char **values) {
   static const struct option names[] = {
-    { "socket", 1, 0, 's' }, { "port", 1, 0, 'p' }, { "export", 1, 0, 'e' }, { "mode", 1, 0, 'm' }, { "bs", 1, 0, 'b' }, { "depth", 1, 0, 'd' },
-    { "conns", 1, 0, 'c' }, { "seconds", 1, 0, 't' }, { "warm", 1, 0, 'w' }, { "think-us", 1, 0, 'k' }, { 0, 0, 0, 0 },
+    { "socket", 1, 0, 's' }, { "port", 1, 0, 'p' }, { "export", 1, 0, 'e' }, { "mode", 1, 0, 'm' }, { "bs", 1, 0, 'b' },
+    { "depth", 1, 0, 'd' }, { "conns", 1, 0, 'c' }, { "seconds", 1, 0, 't' }, { "warm", 1, 0, 'w' }, { "think-us", 1, 0, 'k' }, { 0, 0, 0, 0 },
   };
   for (int c; (c = getopt_long(count, values, "", names, NULL)) != -1;) switch (c) {
     case 's': opt.socket = optarg; break;
@@ -371,7 +372,8 @@ static void parse(int count, char **values) {
     case 'k': opt.think_us = atoi(optarg); break;
     default: exit(2);
   }
-  if (!opt.mode || (!opt.socket && !opt.port) || opt.bs < 1 || opt.depth < 1 || opt.conns < 1) die("see the head of nbdload.c for the options");
+  bool target = opt.socket || opt.port;
+  if (!opt.mode || !target || opt.bs < 1 || opt.depth < 1 || opt.conns < 1) die("the head of nbdload.c lists the options");
 }
 
 int main(int count, char **values) {

@@ -5,7 +5,7 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { medianOf, ratioOf } from './results.js'
-import type { Comparison, Results } from './results.js'
+import type { Comparison, Figure, Results } from './results.js'
 import { EXPORT, peerNames, sideOf } from './sides.js'
 import { goalsOf, isStream, parseWorkload } from './workloads.js'
 import type { Goal } from './workloads.js'
@@ -29,15 +29,18 @@ export function judge(name: string, comparison: Comparison): Verdict[] {
     if (ratios.length === 0) return []
     // The best peer is the one that leaves us the worst ratio.
     const worst = ratios.reduce((a, b) => (goal.metric === 'rate' ? b.ratio < a.ratio : b.ratio > a.ratio) ? b : a)
-    return [{ workload: name, goal, ...worst, met: goal.metric === 'rate' ? worst.ratio >= goal.bound : worst.ratio <= goal.bound }]
+    const met = goal.metric === 'rate' ? worst.ratio >= goal.bound : worst.ratio <= goal.bound
+    return [{ workload: name, goal, ...worst, met }]
   })
 }
 
-const number = (value: number, digits = 0): string => Number.isNaN(value) ? '-' : value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits })
+function number(value: number, digits = 0): string {
+  return Number.isNaN(value) ? '-' : value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits })
+}
 
 function verdictText({ goal, ratio, peer, met }: Verdict): string {
-  const sign = goal.metric === 'rate' ? '>=' : '<='
-  return `${met ? 'met' : '**missed**'}: ${ratio.toFixed(2)} of ${peer}${goal.metric === 'cpu' ? '\'s CPU' : ''} (${sign} ${goal.bound})`
+  const [of, sign] = goal.metric === 'rate' ? [peer, '>='] : [`${peer}'s CPU`, '<=']
+  return `${met ? 'met' : '**missed**'}: ${ratio.toFixed(2)} of ${of} (${sign} ${goal.bound})`
 }
 
 /** One line for the terminal while measuring. */
@@ -53,40 +56,52 @@ function comparisonTable(title: string, names: readonly string[], results: Resul
   const sides = [OURS, ...peerNames()]
   const rows = names.map(name => {
     const comparison = results.comparisons[name]!
-    const cells = sides.map(side => `${number(medianOf(comparison, side, 'rate'))} (${number(medianOf(comparison, side, 'cpuUs'), 1)})`)
-    return `| ${name} | ${cells.join(' | ')} | ${judge(name, comparison).map(verdictText).join('<br>')} | ${comparison.rounds} x ${comparison.seconds} s |`
+    const cell = (side: string): string =>
+      `${number(medianOf(comparison, side, 'rate'))} (${number(medianOf(comparison, side, 'cpuUs'), 1)})`
+    const verdicts = judge(name, comparison).map(verdictText).join('<br>')
+    return `| ${name} | ${sides.map(cell).join(' | ')} | ${verdicts} | ${comparison.rounds} x ${comparison.seconds} s |`
   })
-  return [`## ${title}`, '', `| workload | ${sides.join(' | ')} | goal | rounds |`, `| --- | ${sides.map(() => '---').join(' | ')} | --- | --- |`, ...rows, ''].join('\n')
+  return [`## ${title}`, '', `| workload | ${sides.join(' | ')} | goal | rounds |`,
+    `| --- | ${sides.map(() => '---').join(' | ')} | --- | --- |`, ...rows, ''].join('\n')
 }
 
 function specialTable(results: Results): string {
-  const rows = Object.entries(results.specials).flatMap(([name, { figures }]) => figures.map(({ what, value, unit, limit }) =>
-    `| ${name} | ${what} | ${number(value, value < 100 ? 1 : 0)} ${unit} | ${limit === undefined ? '' : `${value <= limit ? 'met' : '**missed**'} (<= ${limit} ${unit})`} |`))
+  const goalText = ({ value, unit, limit }: Figure): string =>
+    limit === undefined ? '' : `${value <= limit ? 'met' : '**missed**'} (<= ${limit} ${unit})`
+  const rows = Object.entries(results.specials).flatMap(([name, { figures }]) => figures.map(figure =>
+    `| ${name} | ${figure.what} | ${number(figure.value, figure.value < 100 ? 1 : 0)} ${figure.unit} | ${goalText(figure)} |`))
   if (rows.length === 0) return ''
   return ['## nbdelta alone', '', '| measurement | what | value | goal |', '| --- | --- | --- | --- |', ...rows, ''].join('\n')
 }
 
 function versionOf(command: readonly string[]): string {
-  try { return execFileSync(command[0]!, command.slice(1), { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }).trim().split('\n')[0]! } catch { return 'not there' }
+  try {
+    return execFileSync(command[0]!, command.slice(1), { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }).trim()
+      .split('\n')[0]!
+  } catch { return 'not there' }
 }
 
 function setup(): string {
   const os = /PRETTY_NAME="(.*)"/.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'Linux'
+  const processors = `${cpus().length} x ${cpus()[0]?.model ?? 'unknown CPU'}`
   const place = { directory: 'DIR', file: 'FILE', socket: 'SOCKET', port: 10809 }
-  const commands = [OURS, ...peerNames()].filter(name => name !== 'nbd-server').map(name => sideOf(name).command(place, 'unix').join(' ')
+  const commands = [OURS, ...peerNames()].filter(name => name !== 'nbd-server')
+    .map(name => sideOf(name).command(place, 'unix').join(' ')
     .replace(process.execPath, 'node').replace(/\S*\/bin\/nbdelta\.cjs/, 'bin/nbdelta.cjs'))
   return [
     '## Setup', '',
-    `- Machine: ${cpus().length} x ${cpus()[0]?.model ?? 'unknown CPU'}, ${Math.round(totalmem() / 2 ** 30)} GiB, ${os}, Linux ${release()}, Node ${process.version}`,
+    `- Machine: ${processors}, ${Math.round(totalmem() / 2 ** 30)} GiB, ${os}, Linux ${release()}, Node ${process.version}`,
     ...[OURS, ...peerNames()].map(name => `- ${name}: ${versionOf(sideOf(name).version)}`),
     `- fio: ${versionOf(['fio', '--version'])}; nbdcopy: ${versionOf(['nbdcopy', '--version'])}`,
     '', 'Servers (over TCP with `--nbd tcp:`, `-p`, `port =` instead):', '', '```',
     `node bin/nbdelta.cjs volume create ${EXPORT} --backing FILE --store DIR/store-FILE     # once`,
     ...commands,
-    `nbd-server -C DIR/nbd-server.conf -p DIR/nbd-server.pid     # [generic] unixsock = SOCKET, port; [${EXPORT}] exportname = FILE`,
+    'nbd-server -C DIR/nbd-server.conf -p DIR/nbd-server.pid',
+    `#   the file: [generic] unixsock = SOCKET, listenaddr, port; [${EXPORT}] exportname = FILE`,
     '```', '', 'Clients:', '', '```',
     'nbdload --socket SOCKET --export NAME --mode KIND --bs BYTES --depth N --conns N --seconds S --warm 0.3',
-    'fio --ioengine=nbd --uri=URI --rw=KIND --bs=BYTES --iodepth=N --numjobs=N --thread --norandommap --time_based --runtime=S --ramp_time=300ms',
+    'fio --ioengine=nbd --uri=URI --rw=KIND --bs=BYTES --iodepth=N --numjobs=N --thread --norandommap --time_based \\',
+    '    --runtime=S --ramp_time=300ms',
     'nbdcopy URI null:     nbdcopy RANDOM_FILE URI',
     '```', '',
   ].join('\n')
@@ -103,9 +118,10 @@ export function renderReport(results: Results): string {
   return [
     '# Benchmark results', '',
     `Written by \`make bench\` on ${when.at(-1) ?? 'no day'}; ${met} of ${verdicts.length + limited.length} goals met.`, '',
-    'Each figure is the median of the rounds; in brackets the server\'s CPU microseconds for one operation (for copies: for 256 KiB). Within a round the',
-    'servers take turns on the same file, started anew each time, in reversed order every other round. A ratio is the median of the ratios within each',
-    'round, to the peer that leaves the worst one. The file is wholly in the page cache, but for `cold`.', '',
+    'Each figure is the median of the rounds; in brackets the server\'s CPU microseconds for one operation (for copies: for',
+    '256 KiB). Within a round the servers take turns on the same file, started anew each time, in reversed order every other',
+    'round. A ratio is the median of the ratios within each round, to the peer that leaves the worst one. The file is wholly in',
+    'the page cache, but for `cold`.', '',
     comparisonTable('Small blocks (operations a second)', small, results),
     comparisonTable('Streams and copies (MB/s)', streams, results),
     specialTable(results), setup(),

@@ -34,7 +34,8 @@ export interface Results {
 const pathIn = (directory: string): string => join(directory, 'results.json')
 
 export function loadResults(directory: string): Results {
-  return existsSync(pathIn(directory)) ? JSON.parse(readFileSync(pathIn(directory), 'utf8')) as Results : { comparisons: {}, specials: {} }
+  if (!existsSync(pathIn(directory))) return { comparisons: {}, specials: {} }
+  return JSON.parse(readFileSync(pathIn(directory), 'utf8')) as Results
 }
 
 export function saveResults(directory: string, results: Results): void {

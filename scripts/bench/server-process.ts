@@ -17,6 +17,8 @@ const TICKS_PER_SECOND = 100
 const GREETING = 'NBDMAGIC'
 let started = 0
 
+export interface Started { readonly server: ServerProcess, readonly startMs: number }
+
 export class ServerProcess {
   readonly #tag: string
   readonly #log: string
@@ -27,20 +29,22 @@ export class ServerProcess {
     this.#log = join(directory, 'server.log')
   }
 
-  /** Starts `command` and waits until `at` greets. Milliseconds that took are in `startMs`. */
-  static async start(name: string, command: readonly string[], directory: string, at: NetConnectOpts): Promise<{ server: ServerProcess, startMs: number }> {
+  /** Starts `command` in `directory` and waits until `at` greets; `startMs` says how long that took. */
+  static async start(name: string, command: readonly string[], directory: string, at: NetConnectOpts): Promise<Started> {
     const server = new ServerProcess(name, directory)
     const [variable, value] = server.#tag.split('=') as [string, string]
     const log = openSync(server.#log, 'w')
     const begin = performance.now()
-    const child = spawn(command[0]!, command.slice(1), { cwd: directory, stdio: ['ignore', log, log], env: { ...process.env, [variable]: value } })
+    const child = spawn(command[0]!, command.slice(1),
+      { cwd: directory, stdio: ['ignore', log, log], env: { ...process.env, [variable]: value } })
     closeSync(log)
     child.on('error', error => { server.#exit = error.message })
     child.on('exit', (code, signal) => { if (code !== 0) server.#exit = code ?? signal ?? 'ended' })
     while (!await greets(at)) {
       if (server.#exit !== undefined || performance.now() - begin > START_MS) {
         await server.stop()
-        throw new Error(`${name} did not start (${server.#exit ?? 'no greeting'}): ${readFileSync(server.#log, 'utf8').slice(-800)}`)
+        const why = server.#exit ?? 'no greeting'
+        throw new Error(`${name} did not start (${why}): ${readFileSync(server.#log, 'utf8').slice(-800)}`)
       }
       await sleep(POLL_MS)
     }
@@ -48,7 +52,8 @@ export class ServerProcess {
   }
 
   pids(): number[] {
-    return readdirSync('/proc').filter(name => /^\d+$/.test(name) && readOr(`/proc/${name}/environ`).split('\0').includes(this.#tag)).map(Number)
+    const ours = (pid: string): boolean => readOr(`/proc/${pid}/environ`).split('\0').includes(this.#tag)
+    return readdirSync('/proc').filter(name => /^\d+$/.test(name) && ours(name)).map(Number)
   }
 
   /** CPU seconds of all its processes and of their children that have ended; steps of 10 ms. */
@@ -61,21 +66,28 @@ export class ServerProcess {
   fineCpuSeconds(): number {
     let nanoseconds = 0
     for (const pid of this.pids()) {
-      for (const thread of readdirSync(`/proc/${pid}/task`)) nanoseconds += Number(readOr(`/proc/${pid}/task/${thread}/schedstat`).split(' ')[0])
+      for (const thread of readdirSync(`/proc/${pid}/task`)) {
+        nanoseconds += Number(readOr(`/proc/${pid}/task/${thread}/schedstat`).split(' ')[0])
+      }
     }
     return nanoseconds / 1e9
   }
 
   /** Peak resident bytes, summed over its processes. */
   peakBytes(): number {
-    return this.pids().reduce((sum, pid) => sum + Number(/VmHWM:\s*(\d+)/.exec(readOr(`/proc/${pid}/status`))?.[1] ?? 0) * 1024, 0)
+    const peakKib = (pid: number): number => Number(/VmHWM:\s*(\d+)/.exec(readOr(`/proc/${pid}/status`))?.[1] ?? 0)
+    return this.pids().reduce((sum, pid) => sum + peakKib(pid) * 1024, 0)
   }
 
   /** SIGTERM, then SIGKILL; returns when no process of it is left. */
   async stop(): Promise<void> {
     for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
       for (const pid of this.pids()) try { process.kill(pid, signal) } catch { /* ended meanwhile */ }
-      for (const until = performance.now() + STOP_MS; performance.now() < until; await sleep(POLL_MS)) if (this.pids().length === 0) return
+      const until = performance.now() + STOP_MS
+      while (performance.now() < until) {
+        if (this.pids().length === 0) return
+        await sleep(POLL_MS)
+      }
     }
   }
 }

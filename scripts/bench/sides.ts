@@ -6,10 +6,12 @@ import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { $ } from 'zx'
 import { ServerProcess } from './server-process.js'
+import type { Started } from './server-process.js'
 import type { Workload } from './workloads.js'
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url))
-export const LAUNCHER = join(ROOT, 'bin', 'nbdelta.cjs')
+/** NBDELTA names another launcher to measure: an older build, an installed package. */
+const LAUNCHER = process.env['NBDELTA'] ?? join(ROOT, 'bin', 'nbdelta.cjs')
 /** Name of the export or volume where the server has names. */
 export const EXPORT = 'bench'
 
@@ -35,11 +37,14 @@ const nbdelta: Side = {
   name: 'nbdelta',
   exportName: EXPORT,
   version: [process.execPath, LAUNCHER, 'version'],
-  command: (place, transport) => serveCommand(storeOf(place), transport === 'unix' ? `unix:${place.socket}` : `tcp:127.0.0.1:${place.port}`),
+  command: (place, transport) =>
+    serveCommand(storeOf(place), transport === 'unix' ? `unix:${place.socket}` : `tcp:127.0.0.1:${place.port}`),
   async prepare(place) {
     if (existsSync(storeOf(place))) return
-    const { server } = await ServerProcess.start('nbdelta', serveCommand(storeOf(place), `unix:${place.socket}`), place.directory, { path: place.socket })
-    try { await $`${process.execPath} ${LAUNCHER} volume create ${EXPORT} --backing ${place.file} --store ${storeOf(place)}`.quiet() } finally { await server.stop() }
+    const { server } = await serveStore(place, storeOf(place))
+    try {
+      await nbdeltaCommand(storeOf(place), 'volume', 'create', EXPORT, '--backing', place.file)
+    } finally { await server.stop() }
   },
 }
 
@@ -47,14 +52,16 @@ const nbdkit: Side = {
   name: 'nbdkit',
   exportName: '',
   version: ['nbdkit', '--version'],
-  command: (place, transport) => ['nbdkit', '-f', ...(transport === 'unix' ? ['-U', place.socket] : ['-i', '127.0.0.1', '-p', String(place.port)]), 'file', place.file],
+  command: (place, transport) => ['nbdkit', '-f',
+    ...(transport === 'unix' ? ['-U', place.socket] : ['-i', '127.0.0.1', '-p', String(place.port)]), 'file', place.file],
 }
 
 const qemuNbd: Side = {
   name: 'qemu-nbd',
   exportName: '',
   version: ['qemu-nbd', '--version'],
-  command: (place, transport) => ['qemu-nbd', '-t', ...(transport === 'unix' ? ['-k', place.socket] : ['-b', '127.0.0.1', '-p', String(place.port)]),
+  command: (place, transport) => ['qemu-nbd', '-t',
+    ...(transport === 'unix' ? ['-k', place.socket] : ['-b', '127.0.0.1', '-p', String(place.port)]),
     '-f', 'raw', '--cache=writeback', '-e', '8', place.file],
 }
 
@@ -65,8 +72,9 @@ const nbdServer: Side = {
   version: ['nbd-server', '--version'],
   command(place, transport) {
     const config = join(place.directory, 'nbd-server.conf')
-    const listen = transport === 'unix' ? `unixsock = ${place.socket}\nlistenaddr = 127.0.0.1\nport = ${place.port}` : `listenaddr = 127.0.0.1\nport = ${place.port}`
-    writeFileSync(config, `[generic]\n${listen}\n[${EXPORT}]\nexportname = ${place.file}\n`)
+    const unix = transport === 'unix' ? `unixsock = ${place.socket}\n` : ''
+    const generic = `[generic]\n${unix}listenaddr = 127.0.0.1\nport = ${place.port}\n`
+    writeFileSync(config, `${generic}[${EXPORT}]\nexportname = ${place.file}\n`)
     return ['nbd-server', '-C', config, '-p', join(place.directory, 'nbd-server.pid')]
   },
 }
@@ -80,7 +88,17 @@ export function sideOf(name: string): Side {
   return side
 }
 
-export function serveCommand(store: string, nbd: string): string[] {
+/** nbdelta over any store, on the place's unix socket. */
+export function serveStore(place: Place, store: string): Promise<Started> {
+  return ServerProcess.start('nbdelta', serveCommand(store, `unix:${place.socket}`), place.directory, { path: place.socket })
+}
+
+/** What an nbdelta command prints. */
+export async function nbdeltaCommand(store: string, ...args: string[]): Promise<string> {
+  return (await $`${process.execPath} ${LAUNCHER} ${args} --store ${store}`.quiet()).stdout
+}
+
+function serveCommand(store: string, nbd: string): string[] {
   return [process.execPath, LAUNCHER, 'serve', '--store', store, '--nbd', nbd, '--log-level', 'warn']
 }
 
@@ -90,7 +108,8 @@ export function storeOf(place: Place): string {
 }
 
 export function uriOf(side: Side, place: Place, transport: Workload['transport']): string {
-  return transport === 'unix' ? `nbd+unix:///${side.exportName}?socket=${place.socket}` : `nbd://127.0.0.1:${place.port}/${side.exportName}`
+  if (transport === 'unix') return `nbd+unix:///${side.exportName}?socket=${place.socket}`
+  return `nbd://127.0.0.1:${place.port}/${side.exportName}`
 }
 
 /** Starts a side, fresh. */

@@ -12,8 +12,8 @@ import type { LoadOptions } from './clients.js'
 import { longestWait } from './control-probe.js'
 import { median } from './results.js'
 import type { Figure } from './results.js'
-import { ServerProcess } from './server-process.js'
-import { EXPORT, LAUNCHER, serveCommand, sideOf, startSide } from './sides.js'
+import type { ServerProcess } from './server-process.js'
+import { EXPORT, nbdeltaCommand, serveStore, sideOf, startSide } from './sides.js'
 import type { Place } from './sides.js'
 import type { Workbench } from './workbench.js'
 
@@ -41,10 +41,6 @@ async function load(bench: Workbench, place: Place, options: LoadOptions, export
   return await Load.start(bench, { socket: place.socket }, exportName, options)
 }
 
-async function nbdelta(store: string, ...args: string[]): Promise<string> {
-  return (await $`${process.execPath} ${LAUNCHER} ${args} --store ${store}`.quiet()).stdout
-}
-
 async function idle(bench: Workbench): Promise<Figure[]> {
   return await onHotFile(bench, async (place, server) => {
     const attached = await load(bench, place, { mode: 'randread', depth: 16, warmSeconds: 0.5 })
@@ -61,7 +57,8 @@ async function memory(bench: Workbench, { seconds }: SpecialOptions): Promise<Fi
   const cases: [string, LoadOptions][] = [
     ['64 connections x 64 random reads of 4 KiB', { mode: 'randread', connections: 64, depth: 64 }],
     ['64 connections x 16 random writes of 64 KiB', { mode: 'randwrite', connections: 64, depth: 16, blockBytes: 64 * 1024 }],
-    ['16 clients ask for 16 reads of 32 MiB each and never read', { mode: 'deaf', connections: 16, depth: 16, blockBytes: LARGEST_REQUEST_BYTES }],
+    ['16 clients ask for 16 reads of 32 MiB each and never read',
+      { mode: 'deaf', connections: 16, depth: 16, blockBytes: LARGEST_REQUEST_BYTES }],
     ['64 writers of 32 MiB', { mode: 'write', connections: 64, depth: 2, blockBytes: LARGEST_REQUEST_BYTES }],
   ]
   const figures: Figure[] = []
@@ -78,12 +75,14 @@ async function memory(bench: Workbench, { seconds }: SpecialOptions): Promise<Fi
   return figures
 }
 
+const SLOW_SERVER = ['nbdkit', '--filter=delay', 'memory', '1G', 'delay-read=200ms', 'delay-write=200ms']
+
 /** A raw file whose every read and write takes 200 ms: nbdkit's delay filter, mounted by nbdfuse. */
 async function withSlowFile<T>(bench: Workbench, work: (path: string) => Promise<T>): Promise<T> {
   const directory = join(bench.directory, 'sides', 'slow')
   mkdirSync(directory, { recursive: true })
   const path = join(directory, 'disk')
-  const fuse = spawn('nbdfuse', [path, '[', 'nbdkit', '--filter=delay', 'memory', '1G', 'delay-read=200ms', 'delay-write=200ms', ']'], { stdio: 'ignore' })
+  const fuse = spawn('nbdfuse', [path, '[', ...SLOW_SERVER, ']'], { stdio: 'ignore' })
   try {
     for (let i = 0; i < 500 && !existsSync(path); i++) await sleep(10)
     if (!existsSync(path)) throw new Error('nbdfuse did not mount; it needs /dev/fuse')
@@ -94,8 +93,10 @@ async function withSlowFile<T>(bench: Workbench, work: (path: string) => Promise
   }
 }
 
+interface Waits { readonly clientMs: number, readonly p99Ms: number, readonly controlMs: number }
+
 /** Longest waits of a volume's client and of the control socket, side by side. */
-async function waits(bench: Workbench, place: Place, store: string, seconds: number): Promise<{ clientMs: number, p99Ms: number, controlMs: number }> {
+async function waits(bench: Workbench, place: Place, store: string, seconds: number): Promise<Waits> {
   const probe = await load(bench, place, { mode: 'randread', depth: 1, seconds, warmSeconds: 0.2, thinkUs: 300 }, 'fast')
   const [client, controlMs] = await Promise.all([probe.go(), longestWait(join(store, 'control.sock'), seconds)])
   await probe.close()
@@ -106,40 +107,44 @@ async function stall(bench: Workbench, { rounds, seconds }: SpecialOptions): Pro
   const place = await bench.placeOf('nbdelta-stall', await bench.hot())
   const store = join(place.directory, 'store')
   return await withSlowFile(bench, async slowPath => {
-    const { server } = await ServerProcess.start('nbdelta', serveCommand(store, `unix:${place.socket}`), place.directory, { path: place.socket })
-    const quiet: Awaited<ReturnType<typeof waits>>[] = []
-    const beside: typeof quiet = []
+    const { server } = await serveStore(place, store)
+    const quiet: Waits[] = []
+    const beside: Waits[] = []
     try {
-      await nbdelta(store, 'volume', 'create', 'fast', '--backing', place.file)
-      await nbdelta(store, 'volume', 'create', 'slow', '--backing', slowPath)
+      await nbdeltaCommand(store, 'volume', 'create', 'fast', '--backing', place.file)
+      await nbdeltaCommand(store, 'volume', 'create', 'slow', '--backing', slowPath)
       for (let round = 0; round < rounds; round++) {
         quiet.push(await waits(bench, place, store, seconds))
-        const slow = await Promise.all(['randread', 'randwrite'].map(mode => load(bench, place, { mode, depth: 16, seconds: seconds + 1 }, 'slow')))
+        const slow = await Promise.all(['randread', 'randwrite'].map(mode =>
+          load(bench, place, { mode, depth: 16, seconds: seconds + 1 }, 'slow')))
         const busy = Promise.all(slow.map(one => one.go()))
         beside.push(await waits(bench, place, store, seconds))
         await busy
         await Promise.all(slow.map(one => one.close()))
       }
     } finally { await server.stop() }
-    const of = (rows: typeof quiet, key: keyof typeof quiet[0]): number => median(rows.map(row => row[key]))
+    const of = (what: string, rows: Waits[], key: keyof Waits): Figure =>
+      ({ what, value: median(rows.map(row => row[key])), unit: 'ms' })
+    const limit = STALL_LIMIT_MS
     return [
-      { what: 'longest wait of another volume\'s client beside a disk of 200 ms', value: of(beside, 'clientMs'), unit: 'ms', limit: STALL_LIMIT_MS },
-      { what: 'the same without the slow disk\'s load', value: of(quiet, 'clientMs'), unit: 'ms' },
-      { what: '99 % of its requests beside the slow disk', value: of(beside, 'p99Ms'), unit: 'ms' },
-      { what: 'longest wait of the control socket beside the slow disk', value: of(beside, 'controlMs'), unit: 'ms', limit: STALL_LIMIT_MS },
-      { what: 'the same without the slow disk\'s load', value: of(quiet, 'controlMs'), unit: 'ms' },
+      { ...of('longest wait of another volume\'s client beside a disk of 200 ms', beside, 'clientMs'), limit },
+      of('the same without load on the slow disk', quiet, 'clientMs'),
+      of('99 % of that client\'s requests beside the slow disk', beside, 'p99Ms'),
+      { ...of('longest wait of the control socket beside the slow disk', beside, 'controlMs'), limit },
+      of('the same without load on the slow disk', quiet, 'controlMs'),
     ]
   })
 }
 
 /** A store with one sparse volume of its own, and a running server on it. */
-async function withSparseVolume<T>(bench: Workbench, size: string, work: (place: Place, store: string, server: ServerProcess) => Promise<T>): Promise<T> {
+async function withSparseVolume<T>(bench: Workbench, size: string,
+  work: (place: Place, store: string) => Promise<T>): Promise<T> {
   const place = await bench.placeOf(`nbdelta-${size}`, '')
   const store = join(place.directory, 'store')
-  const { server } = await ServerProcess.start('nbdelta', serveCommand(store, `unix:${place.socket}`), place.directory, { path: place.socket })
+  const { server } = await serveStore(place, store)
   try {
-    await nbdelta(store, 'volume', 'create', EXPORT, '--size', size)
-    return await work(place, store, server)
+    await nbdeltaCommand(store, 'volume', 'create', EXPORT, '--size', size)
+    return await work(place, store)
   } finally { await server.stop() }
 }
 
@@ -163,7 +168,7 @@ async function open(bench: Workbench, { rounds }: SpecialOptions): Promise<Figur
   const served: number[] = []
   for (let round = 0; round < rounds; round++) {
     opened.push(Number((await $`${process.execPath} --input-type=module -e ${OPEN_SCRIPT} ${library} ${store}`.quiet()).stdout))
-    const { server, startMs } = await ServerProcess.start('nbdelta', serveCommand(store, `unix:${place.socket}`), place.directory, { path: place.socket })
+    const { server, startMs } = await serveStore(place, store)
     served.push(startMs)
     await server.stop()
   }
@@ -189,7 +194,7 @@ async function trim(bench: Workbench, { rounds }: SpecialOptions): Promise<Figur
       }
     }
     return [
-      { what: 'TRIM of a whole 1 TiB volume with data spread over it', value: median(took.trim), unit: 'ms', limit: WHOLE_LIMIT_MS },
+      { what: 'TRIM of a whole 1 TiB volume, data spread over it', value: median(took.trim), unit: 'ms', limit: WHOLE_LIMIT_MS },
       { what: 'WRITE_ZEROES of the same', value: median(took.zero), unit: 'ms', limit: WHOLE_LIMIT_MS },
       { what: 'until all of its space is given back', value: median(back), unit: 'ms' },
     ]
@@ -200,7 +205,8 @@ async function trim(bench: Workbench, { rounds }: SpecialOptions): Promise<Figur
 async function untilFreed(store: string): Promise<number> {
   const begin = performance.now()
   for (;;) {
-    const { allocatedBytes } = JSON.parse(await nbdelta(store, 'volume', 'show', EXPORT, '--json')) as { allocatedBytes: number }
+    const { allocatedBytes } = JSON.parse(await nbdeltaCommand(store, 'volume', 'show', EXPORT,
+      '--json')) as { allocatedBytes: number }
     if (allocatedBytes < MIB) return performance.now() - begin
     if (performance.now() - begin > 60_000) throw new Error(`a minute after the trim ${allocatedBytes} bytes are still allocated`)
     await sleep(50)

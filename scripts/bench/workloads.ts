@@ -33,13 +33,15 @@ const SETS: Readonly<Record<string, readonly string[]>> = {
   stream: ['64k-d8', '1m-d4'].flatMap(shape => ['read', 'write'].map(kind => `fio-${kind}-${shape}`)),
   copy: ['copy-out', 'copy-in'],
   cold: ['cold-randread-4k-d32'],
-  tcp: [...RANDOM.flatMap(kind => [`fio-${kind}-4k-d1-tcp`, `lean-${kind}-4k-d16-tcp`, `lean-${kind}-4k-d64-tcp`, `fio-${kind}-4k-d16-c4-tcp`]),
-    'fio-read-1m-d4-tcp', 'fio-write-1m-d4-tcp', 'copy-out-tcp', 'copy-in-tcp'],
+  tcp: [
+    ...RANDOM.flatMap(kind => [`fio-${kind}-4k-d1`, `lean-${kind}-4k-d16`, `lean-${kind}-4k-d64`, `fio-${kind}-4k-d16-c4`]),
+    'fio-read-1m-d4', 'fio-write-1m-d4', 'copy-out', 'copy-in',
+  ].map(name => `${name}-tcp`),
   special: ['idle', 'memory', 'stall', 'open', 'trim'],
 }
 const ALL = ['lean', 'fio', 'stream', 'copy', 'cold', 'tcp', 'special']
 
-/** Names out of "lean,fio-randread-4k-d1,special": sets are replaced by what is in them, doubles dropped. Throws on an unknown name. */
+/** Names out of "lean,fio-randread-4k-d1,special": sets become what is in them, doubles are dropped, an unknown name throws. */
 export function expandNames(text: string): string[] {
   const names = text.split(',').flatMap(name => name === 'all' ? ALL.flatMap(set => SETS[set]!) : SETS[name] ?? [name])
   for (const name of names) if (!isSpecial(name)) parseWorkload(name)
@@ -51,13 +53,16 @@ export const setNames = (): string[] => ['all', ...Object.keys(SETS)]
 
 export function parseWorkload(name: string): Workload {
   const copy = /^copy-(in|out)(-tcp)?$/.exec(name)
-  if (copy) return { name, client: 'copy', kind: copy[1]!, blockBytes: 256 * KIB, depth: 64, connections: 4, transport: copy[2] ? 'tcp' : 'unix' }
+  if (copy) {
+    const transport = copy[2] ? 'tcp' : 'unix'
+    return { name, client: 'copy', kind: copy[1]!, blockBytes: 256 * KIB, depth: 64, connections: 4, transport }
+  }
   const match = /^(lean|fio|cold)-(randread|randwrite|read|write)-(\d+)([km])-d(\d+)(?:-c(\d+))?(-tcp)?$/.exec(name)
   if (!match) throw new Error(`no workload '${name}'; sets: ${setNames().join(' ')}; single ones look like lean-randread-4k-d16`)
   const [, client, kind, amount, unit, depth, connections, tcp] = match
   return {
-    name, client: client as Workload['client'], kind: kind!, blockBytes: Number(amount) * (unit === 'm' ? KIB * KIB : KIB), depth: Number(depth),
-    connections: Number(connections ?? 1), transport: tcp ? 'tcp' : 'unix',
+    name, client: client as Workload['client'], kind: kind!, blockBytes: Number(amount) * (unit === 'm' ? KIB * KIB : KIB),
+    depth: Number(depth), connections: Number(connections ?? 1), transport: tcp ? 'tcp' : 'unix',
   }
 }
 

@@ -42,7 +42,8 @@ t.test('streams are held against nbdkit; without it there is no verdict', async 
 })
 
 t.test('names', async t => {
-  t.match(parseWorkload('fio-randwrite-4k-d16-c4-tcp'), { client: 'fio', kind: 'randwrite', blockBytes: 4096, depth: 16, connections: 4, transport: 'tcp' })
+  t.match(parseWorkload('fio-randwrite-4k-d16-c4-tcp'),
+    { client: 'fio', kind: 'randwrite', blockBytes: 4096, depth: 16, connections: 4, transport: 'tcp' })
   t.ok(isStream(parseWorkload('fio-read-1m-d4')))
   t.notOk(isStream(parseWorkload('cold-randread-4k-d32')))
   t.throws(() => expandNames('lean,nonsense'), /no workload 'nonsense'/)

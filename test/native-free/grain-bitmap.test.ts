@@ -79,7 +79,12 @@ t.test('pages go out and come back', async t => {
   const random = generator(SEED + 2)
   const fast = new GrainBitmap(2 * PAGE_BITS + 99)
   const slow = new SlowBitmap(fast.length)
-  for (let i = 0; i < 30; i++) { const [from, to] = range(random, fast.length); fast.set(from, to - (to - from >> 1)); slow.put(from, to - (to - from >> 1), true) }
+  for (let i = 0; i < 30; i++) {
+    const [from, to] = range(random, fast.length)
+    const half = to - (to - from >> 1)
+    fast.set(from, half)
+    slow.put(from, half, true)
+  }
   const copy = new GrainBitmap(fast.length)
   for (let page = 0; page < fast.pageCount; page++) copy.loadPage(page, fast.pageBytes(page))
   t.equal(difference(copy, slow), undefined)

@@ -6,7 +6,8 @@ import { generator, SEED } from './twin.js'
 t.comment(`seed ${SEED}`)
 const random = generator(SEED)
 const LIMIT = 2 ** 53 - 1
-const EDGES = [0, 1, 2, 511, 512, 4095, 4096, 4097, 2 ** 31 - 1, 2 ** 31, 2 ** 31 + 1, 2 ** 32 - 1, 2 ** 32, 2 ** 32 + 1, 2 ** 52, LIMIT - 1, LIMIT]
+const EDGES = [0, 1, 2, 511, 512, 4095, 4096, 4097, 2 ** 31 - 1, 2 ** 31, 2 ** 31 + 1, 2 ** 32 - 1, 2 ** 32, 2 ** 32 + 1,
+  2 ** 52, LIMIT - 1, LIMIT]
 const someNumber = (): number => random(3) ? EDGES[random(EDGES.length)] : Math.floor(random(2 ** 21) * 2 ** 32 + random(2 ** 32))
 
 t.test('rounding and division agree with BigInt', async t => {

@@ -1,14 +1,14 @@
 // IntervalSet against a slow twin: one boolean a number.
 import t from 'tap'
-import { IntervalSet } from '../../native-free/index.js'
+import { IntervalSet, type Interval } from '../../native-free/index.js'
 import { generator, SEED, SlowBitmap } from './twin.js'
 
 t.comment(`seed ${SEED}`)
 const SPACE = 120
 
 /** The ranges as the twin sees them. */
-function rangesOf(slow: SlowBitmap): { start: number, end: number }[] {
-  const ranges = []
+function rangesOf(slow: SlowBitmap): Interval[] {
+  const ranges: Interval[] = []
   for (let at = slow.next(0, SPACE, true); at < SPACE;) {
     const end = slow.next(at, SPACE, false)
     ranges.push({ start: at, end })

@@ -1,7 +1,8 @@
 // The envelope of records on disk: round trip, one reason per damage, and no flipped bit that passes.
 import t from 'tap'
 import {
-  decodeRecord, encodeRecord, RECORD_HEADER_BYTES, RECORD_PAYLOAD_MAX_BYTES, recordSizeBytes, type RecordPlace,
+  decodeRecord, encodeRecord, RECORD_HEADER_BYTES, RECORD_OWNER_BYTES, RECORD_PAYLOAD_MAX_BYTES, recordSizeBytes,
+  type RecordPlace,
 } from '../../native-free/index.js'
 import { generator, SEED } from './twin.js'
 
@@ -74,7 +75,8 @@ t.test('no flipped bit passes, and every torn tail is seen', async t => {
 t.test('what cannot be a record is refused when writing', async t => {
   const room = Buffer.alloc(256)
   t.throws(() => encodeRecord(place, fields, Buffer.alloc(200), room, 0), RangeError)
-  t.throws(() => encodeRecord({ ...place, owner: Buffer.alloc(15) }, fields, Buffer.alloc(8), room, 0), RangeError)
+  const owner = Buffer.alloc(RECORD_OWNER_BYTES - 1)
+  t.throws(() => encodeRecord({ ...place, owner }, fields, Buffer.alloc(8), room, 0), RangeError)
   t.throws(() => encodeRecord(place, { ...fields, sequence: 2 ** 53 }, Buffer.alloc(8), room, 0), RangeError)
   t.throws(() => encodeRecord(place, fields, Buffer.alloc(RECORD_PAYLOAD_MAX_BYTES + 1), room, 0), RangeError)
 })

@@ -1,6 +1,6 @@
 // Stripe geometry against a table drawn chunk by chunk, there and back, and above 2^32.
 import t from 'tap'
-import { logicalOf, parityMember, placeOf, stripedBytes } from '../../native-free/index.js'
+import { logicalOf, parityMember, placeOf, stripedBytes, type StripeGeometry, type StripePlace } from '../../native-free/index.js'
 
 const CHUNK = 512
 
@@ -25,7 +25,7 @@ t.test('the drawing in the header', async t => {
 
 for (const members of [3, 4, 5, 8]) {
   t.test(`${members} members: every byte goes where the table says, and back`, async t => {
-    const geometry = { members, chunkBytes: CHUNK }
+    const geometry: StripeGeometry = { members, chunkBytes: CHUNK }
     const table = slowTable(members, 3 * members)
     for (const [stripe, row] of table.entries()) {
       t.equal(parityMember(geometry, stripe), row.indexOf('P'))
@@ -34,7 +34,8 @@ for (const members of [3, 4, 5, 8]) {
           const offset = stripe * CHUNK + inside
           if (chunk === 'P') { t.equal(logicalOf(geometry, member, offset), undefined); continue }
           const logical = chunk * CHUNK + inside
-          t.strictSame(placeOf(geometry, logical), { stripe, member, parity: row.indexOf('P'), offset, length: CHUNK - inside })
+          const place: StripePlace = { stripe, member, parity: row.indexOf('P'), offset, length: CHUNK - inside }
+          t.strictSame(placeOf(geometry, logical), place)
           t.equal(logicalOf(geometry, member, offset), logical)
         }
       }

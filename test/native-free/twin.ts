@@ -1,5 +1,5 @@
 // Help for the twin tests: a seeded generator (the seed is printed by whoever makes one) and a slow, obvious bitmap.
-import type { GrainBitmap } from '../../native-free/index.js'
+import { PAGE_CLEAR, PAGE_MIXED, PAGE_SET, type GrainBitmap, type PageKind } from '../../native-free/index.js'
 
 /** SEED=n repeats a run; otherwise the seed is new each time. */
 export const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000_007)
@@ -46,7 +46,7 @@ export function difference(fast: GrainBitmap, slow: SlowBitmap): string | undefi
     const start = page * 32768
     const bits = Math.min(32768, fast.length - start)
     const set = slow.count(start, start + bits)
-    const kind = set === 0 ? 0 : set === bits ? 1 : 2
+    const kind: PageKind = set === 0 ? PAGE_CLEAR : set === bits ? PAGE_SET : PAGE_MIXED
     if (fast.pageKind(page) !== kind) return `page ${page} is of kind ${fast.pageKind(page)}, not ${kind}`
     for (let i = 0; i < 32768; i++) {
       if (((bytes[i >> 3] >> (i & 7)) & 1) !== Number(i < bits && slow.bits[start + i])) return `byte ${i >> 3} of page ${page}`

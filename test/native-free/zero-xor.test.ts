@@ -12,7 +12,8 @@ t.test('zero scan: one byte anywhere is found', async t => {
   const buf = Buffer.alloc(3 * 65536 + 17)
   t.ok(isZero(buf, 0, buf.length))
   t.ok(isZero(buf, 5, 0))
-  const spots = [0, 1, 65535, 65536, 65537, 131071, 131072, buf.length - 1, ...Array.from({ length: 300 }, () => random(buf.length))]
+  const spots = [0, 1, 65535, 65536, 65537, 131071, 131072, buf.length - 1,
+    ...Array.from({ length: 300 }, () => random(buf.length))]
   for (const spot of spots) {
     buf[spot] = 1 << random(8)
     for (let i = 0; i < 6; i++) {
