@@ -13,16 +13,16 @@ export interface Timer {
 export interface Clock {
   now(): number
   wallTime(): Date
-  /** Calls back once, `delayMs` from now. It does not keep the process alive. */
-  setTimeout(callback: () => void, delayMs: number): Timer
+  /** Calls back once, `delayMs` from now. It keeps the process alive only if `keepAlive`: when somebody waits for it. */
+  setTimeout(callback: () => void, delayMs: number, keepAlive?: boolean): Timer
 }
 
 export const systemClock: Clock = Object.freeze({
   now: () => performance.now(),
   wallTime: () => new Date(),
-  setTimeout: (callback: () => void, delayMs: number): Timer => {
+  setTimeout: (callback: () => void, delayMs: number, keepAlive = false): Timer => {
     const timeout = setTimeout(callback, delayMs)
-    timeout.unref()
+    if (!keepAlive) timeout.unref()
     return { cancel: () => clearTimeout(timeout) }
   },
 })

@@ -100,7 +100,7 @@ export class TripQueue {
 
   #failed(trip: Trip, error: Error): void {
     if (isTransient(error) && trip.retries++ < RETRIES_MAX) {
-      this.#clock.setTimeout(() => this.#call(trip), 1)
+      this.#clock.setTimeout(() => this.#call(trip), 1, true)
       return
     }
     this.#end(trip, asNbdeltaError(error, `${trip.kind} ${trip.length} bytes at ${trip.offset} of ${this.#path}`))

@@ -24,8 +24,6 @@ t.test('timers fire in order and may set further ones', async t => {
 t.test('the system clock runs and its timers can be cancelled', async t => {
   const before = systemClock.now()
   systemClock.setTimeout(() => t.fail('cancelled'), 1).cancel()
-  const keepAlive = setTimeout(() => undefined, 1000)
-  await new Promise<void>(resolve => { systemClock.setTimeout(resolve, 5) })
-  clearTimeout(keepAlive)
+  await new Promise<void>(resolve => { systemClock.setTimeout(resolve, 5, true) })
   t.ok(systemClock.now() - before >= 4)
 })
