@@ -64,7 +64,7 @@ function section(title: string, lines: readonly string[]): string {
 }
 
 function exitLines(command: Command): string[] {
-  return command.exits.map(name => definition(String(EXIT[name]), EXIT_MEANING[name]))
+  return [...command.exits].sort((a, b) => EXIT[a] - EXIT[b]).map(name => definition(String(EXIT[name]), EXIT_MEANING[name]))
 }
 
 /** The page of one command. */

@@ -66,7 +66,7 @@ export const EXIT_MEANING: Readonly<Record<ExitName, string>> = {
 export const VOLUME = { name: 'name', type: 'name', value: 'NAME', required: true, complete: 'volume', help: 'name of the volume' } as const satisfies Parameter
 export const DRY_RUN = { name: 'dry-run', type: 'bool', default: false, help: 'say what would be done, do nothing' } as const satisfies Parameter
 export const WAIT = {
-  name: 'wait', type: 'bool', default: true, help: 'wait for the end and show progress; --no-wait prints the job and returns',
+  name: 'wait', type: 'bool', default: true, help: 'print the job and return at once, instead of showing progress until its end',
 } as const satisfies Parameter
 export const QUIET = {
   name: 'quiet', type: 'bool', default: false, short: 'q', local: true, help: 'print names or ids only, one a line',

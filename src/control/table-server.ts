@@ -68,7 +68,8 @@ export const SERVE_COMMAND = {
     { name: 'nbd-mode', type: 'enum', value: 'MODE', choices: ['0600', '0660', '0666'], default: '0600', help: 'permissions of NBD unix sockets' },
     { name: 'memory', type: 'size', value: 'SIZE', default: MEMORY_BYTES, minimum: MEMORY_BYTES_MIN,
       help: 'limit of bytes held for requests in flight, of all clients together' },
-    { name: 'spin', type: 'bool', default: true, help: 'wait a few microseconds for the next request instead of sleeping at once; never when idle' },
+    { name: 'spin', type: 'bool', default: true,
+      help: 'sleep at once when there is nothing to do, instead of looking out for the next request for some microseconds' },
     { name: 'drain-seconds', type: 'int', value: 'N', default: 30, minimum: 0, maximum: DRAIN_SECONDS_MAX,
       help: 'how long a drain waits for clients that do not read their replies' },
     { name: 'create-volume', type: 'creation', value: 'NAME=SIZE', repeat: true, help: 'create this volume first if there is none of that name' },
@@ -76,8 +77,8 @@ export const SERVE_COMMAND = {
   ],
   result: null,
   exits: ['ok', 'failure', 'usage', 'notFound', 'conflict', 'busy', 'noSpace', 'io', 'damaged', 'denied', 'interrupted'],
-  examples: ['serve --store ./data', 'serve --store /srv/nbd --nbd unix:/run/nbd.sock --nbd tcp:127.0.0.1:10809 --create-volume disk=1GiB',
-    'serve --store /srv/nbd --control /run/nbdelta.sock --memory 256MiB --drain-seconds 10 --log-level debug'],
+  examples: ['serve --store ./data --create-volume disk=1GiB', 'serve --store /srv/nbd --nbd unix:/run/nbd.sock --nbd tcp:127.0.0.1',
+    'serve --store /srv/nbd --control /run/nbdelta.sock --memory 256MiB', 'serve --store /srv/nbd --drain-seconds 10 --log-level debug'],
 } as const satisfies Command
 
 export const SERVER_COMMANDS = [
