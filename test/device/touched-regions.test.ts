@@ -1,0 +1,51 @@
+// Which parts of a disk are believed to be cached: points per region, forgotten at once.
+import t from 'tap'
+import { TouchedRegions, TRUSTED_POINTS } from '../../src/device/touched-regions.js'
+
+const MIB = 2 ** 20
+
+t.test('a region is trusted by one quick touch or three slow ones, a range by all of its regions', async t => {
+  const regions = new TouchedRegions(8 * MIB + 1)
+  t.notOk(regions.has(0, 1))
+  regions.touch(100, 1, TRUSTED_POINTS)
+  t.ok(regions.has(0, MIB))
+  t.notOk(regions.has(0, MIB + 1))
+  for (let i = 0; i < 3; i++) {
+    t.notOk(regions.has(MIB, MIB))
+    regions.touch(MIB + 5, 10, 1)
+  }
+  t.ok(regions.has(0, 2 * MIB))
+  regions.touch(0, 10, 1)
+  t.ok(regions.has(0, 2 * MIB), 'points do not overflow')
+  regions.touch(8 * MIB, 1, TRUSTED_POINTS)
+  t.ok(regions.has(8 * MIB, 1), 'the odd byte at the end')
+  regions.forget(MIB, 1)
+  t.ok(regions.has(0, MIB))
+  t.notOk(regions.has(MIB, 1))
+})
+
+t.test('forgetting everything is complete, also after all epochs are used up', async t => {
+  const regions = new TouchedRegions(4 * MIB)
+  for (let round = 0; round < 200; round++) {
+    regions.touch(round % 4 * MIB, 1, TRUSTED_POINTS)
+    t.ok(regions.has(round % 4 * MIB, 1))
+    regions.forgetAll()
+    for (let i = 0; i < 4; i++) if (regions.has(i * MIB, 1)) t.fail(`round ${round}: region ${i} survived`)
+  }
+})
+
+t.test('large disks have larger regions, and resize keeps what is left', async t => {
+  const startMs = performance.now()
+  const huge = new TouchedRegions(2 ** 50)
+  t.equal(huge.regionBytes, 256 * MIB)
+  huge.touch(2 ** 50 - 1, 1, TRUSTED_POINTS)
+  t.ok(huge.has(2 ** 50 - 10, 10))
+  t.comment(`1 PiB in ${(performance.now() - startMs).toFixed(1)} ms`)
+  const small = new TouchedRegions(2 * MIB)
+  small.touch(0, 1, TRUSTED_POINTS)
+  small.resize(10 * MIB)
+  t.ok(small.has(0, 1))
+  t.notOk(small.has(9 * MIB, 1))
+  small.touch(9 * MIB, 1, TRUSTED_POINTS)
+  t.ok(small.has(9 * MIB, 1))
+})
