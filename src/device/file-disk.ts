@@ -21,7 +21,7 @@ import { asNbdeltaError, NbdeltaError } from './errors.js'
 import { GroupFlush } from './group-flush.js'
 import { type ByteRange, findFallocate, HolePunch } from './hole-punch.js'
 import { IoTrust, SLOW_CALL_MS, SLOW_CALL_MS_PER_BYTE, type TrustState } from './io-trust.js'
-import { createFile, type FileKind, type OpenedFile, openFile } from './open-file.js'
+import { createFile, explain, type FileKind, type OpenedFile, openFile } from './open-file.js'
 import { TouchedRegions, TRUSTED_POINTS } from './touched-regions.js'
 import { isTransient, type TripKind, TripQueue } from './trip-queue.js'
 
@@ -223,7 +223,7 @@ export class FileDisk implements BlockDevice {
       this.#flushes.changed()
     } catch (error) {
       this.#sizeBytes = before
-      throw asNbdeltaError(error, `resize ${this.path} to ${sizeBytes} bytes`)
+      throw explain(error, this.path, 'resize')
     }
   }
 

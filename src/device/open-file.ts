@@ -74,15 +74,16 @@ function refuseOther(stats: Kinds, path: string): void {
   throw new NbdeltaError('bad-argument', `${path} is ${what}; give a raw image file or a block device`)
 }
 
-function explain(error: unknown, path: string, verb: 'open' | 'create'): NbdeltaError {
+/** What the system refused, as what an operator can do something about. */
+export function explain(error: unknown, path: string, verb: 'open' | 'create' | 'resize'): NbdeltaError {
   const cause = { cause: error }
   switch ((error as NodeJS.ErrnoException | null)?.code) {
-    case 'ENOENT': return new NbdeltaError('not-found', verb === 'open' ? `there is no ${path}` : `the directory of ${path} is not there`, cause)
+    case 'ENOENT': return new NbdeltaError('not-found', verb === 'create' ? `the directory of ${path} is not there` : `there is no ${path}`, cause)
     case 'EEXIST': return new NbdeltaError('exists', `${path} is there already`, cause)
     case 'EACCES': case 'EPERM': return new NbdeltaError('denied', `no permission to ${verb} ${path}`, cause)
     case 'EROFS': return new NbdeltaError('denied', `${path} is on a read-only file system`, cause)
     case 'ENOSPC': case 'EDQUOT': return new NbdeltaError('no-space', `no space left to ${verb} ${path}`, cause)
-    case 'EFBIG': return new NbdeltaError('too-large', `the file system cannot hold a file of that size: ${path}`, cause)
+    case 'EFBIG': return new NbdeltaError('too-large', `the file system cannot hold a file of that size: ${path} (ext4 ends 4 KiB below 16 TiB)`, cause)
     case 'EBUSY': return new NbdeltaError('busy', `${path} is in use: mounted, or opened by another program`, cause)
     case 'ENXIO': case 'ENOMEDIUM': return new NbdeltaError('io', `there is no device behind ${path}`, cause)
     default: return asNbdeltaError(error, `${verb} ${path}`)
