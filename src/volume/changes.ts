@@ -1,0 +1,174 @@
+/**
+ * Changes: what a change of content does once it is its turn and its grains are locked (volume.ts is the gate).
+ *
+ * Order of disk writes, and what each other order would lose
+ *
+ *   Fill a hole      OPEN(region) durable -> data bit in memory -> bytes into live -> done.
+ *                    Bytes first, and a power cut (or kill) leaves bytes under a hole: lost at once, and shown again
+ *                    by the next write to another part of that grain.
+ *   Resolve          (a stale grain) whole grain into live: new bytes, zeros around -> flush live -> UNSTALE -> done.
+ *                    UNSTALE before the flush, and a power cut may bring back bytes from before the trim.
+ *   Trim, zero       zeros into the parts of grains at the edges -> ZERO -> done. In any order; nothing is
+ *                    overwritten, so a power cut gives old content or zeros, and after a flush zeros.
+ *   Keep allocated   OPEN as for a fill -> zeros into live -> flush if anything was stale -> UNSTALE -> done.
+ *                    Without UNSTALE a scan after a crash would make holes of it; before the flush as in Resolve.
+ */
+import type { Origin } from '../device/block-device.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { Checkpointer } from './checkpoint.js'
+import { allSettled, flushNow, type VolumeCore } from './core.js'
+import { runsOf } from './journal.js'
+import type { Reclaimer } from './reclaim.js'
+import { planTrim, planWrite, planZero, shapeOf, type ZeroPlan } from './write-plan.js'
+
+/** Zeros are written from here, so many at a time. Not less than the largest grain. */
+const ZEROS = Buffer.alloc(2 ** 20)
+/** A zeroing that must stay allocated looks after so many bytes whether its client is still there. */
+const KEEP_PIECE_BYTES = 256 * 2 ** 20
+/** Zeros written over fragmented data give way to others after so many bytes. */
+const YIELD_BYTES = 16 * 2 ** 20
+
+export class Changes {
+  readonly #core: VolumeCore
+  readonly #reclaimer: Reclaimer
+  readonly #checkpointer: Checkpointer
+  /** OPEN records on their way to the medium, by region. */
+  readonly #opening = new Map<number, Promise<void>>()
+
+  constructor(parts: { readonly core: VolumeCore, readonly reclaimer: Reclaimer, readonly checkpointer: Checkpointer }) {
+    this.#core = parts.core
+    this.#reclaimer = parts.reclaimer
+    this.#checkpointer = parts.checkpointer
+  }
+
+  async write(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+    const { map, live, grainBytes, sizeBytes } = this.#core
+    const shape = shapeOf(offset, length, grainBytes, sizeBytes)
+    let plan = planWrite(map, shape.from, shape.to)
+    while ('regions' in plan && plan.regions.length > 0) {
+      await this.#openRegions(plan.regions)
+      plan = planWrite(map, shape.from, shape.to)
+    }
+    // From here to the issue of the write there is no await: a checkpoint could close the regions again.
+    if (plan.rule === 'resolve') return this.#resolve(offset, length, from, at, origin)
+    if (plan.rule === 'fill') map.becomeData(shape.from, shape.to)
+    await live.write(offset, length, from, at, origin)
+  }
+
+  /** Throws `not-fast` before anything is touched. */
+  async zero(offset: number, length: number, mode: { readonly allocate: boolean, readonly fast: boolean }, origin: Origin | undefined): Promise<void> {
+    const { map, grainBytes, sizeBytes } = this.#core
+    const shape = shapeOf(offset, length, grainBytes, sizeBytes)
+    const plan = planZero(map, shape, length, mode)
+    const end = offset + length
+    switch (plan.rule) {
+      case 'nothing': return
+      case 'not-fast': throw new NbdeltaError('not-fast', 'this range cannot be zeroed faster than by writing zeros')
+      case 'write-zeros': return this.#zerosOverData(offset, end)
+      case 'keep': return this.#keep(offset, end, origin)
+      case 'mark':
+        await this.#zerosOverData(offset, Math.min(end, shape.wholeFrom * grainBytes))
+        await this.#zerosOverData(Math.max(offset, shape.wholeTo * grainBytes), end)
+        await this.#mark(plan)
+    }
+  }
+
+  async trim(offset: number, length: number): Promise<void> {
+    const plan = planTrim(this.#core.map, shapeOf(offset, length, this.#core.grainBytes, this.#core.sizeBytes))
+    if (plan.rule === 'mark') await this.#mark(plan)
+  }
+
+  async #mark({ runs }: Extract<ZeroPlan, { rule: 'mark' }>): Promise<void> {
+    const { journal, map } = this.#core
+    if (runs.length === 0) return
+    await journal.append('zero', runs, () => { for (const run of runs) map.becomeStale(run.start, run.end) })
+    this.#reclaimer.wake()
+    this.#checkpointer.wanted()
+  }
+
+  async #resolve(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+    const { map, live, journal, grainBytes, sizeBytes } = this.#core
+    const end = offset + length
+    const shape = shapeOf(offset, length, grainBytes, sizeBytes)
+    const grainStart = shape.from * grainBytes
+    const grainEnd = Math.min(shape.to * grainBytes, sizeBytes)
+    map.fillHoles(shape.from, shape.to)
+    const zeros = async (start: number, stop: number): Promise<void> => { await live.write(start, stop - start, ZEROS, 0) }
+    await allSettled([
+      (async () => { await live.write(offset, length, from, at, origin) })(),
+      grainStart < offset && map.stale.has(shape.from) ? zeros(grainStart, offset) : undefined,
+      end < grainEnd && map.stale.has(shape.to - 1) ? zeros(end, grainEnd) : undefined,
+    ])
+    await flushNow(this.#core)
+    await journal.append('unstale', [{ start: shape.from, end: shape.to }], () => map.becomeData(shape.from, shape.to))
+    this.#checkpointer.wanted()
+  }
+
+  async #keep(offset: number, end: number, origin: Origin | undefined): Promise<void> {
+    const { map, live, journal, grainBytes, sizeBytes } = this.#core
+    const { from, to } = shapeOf(offset, end - offset, grainBytes, sizeBytes)
+    for (let closed = map.closedHoleRegions(from, to); closed.length > 0; closed = map.closedHoleRegions(from, to)) {
+      await this.#openRegions(closed)
+    }
+    map.fillHoles(from, to)
+    // A stale grain is zeroed whole: its other part must not show old bytes once it counts as data.
+    const start = map.stale.has(from) ? from * grainBytes : offset
+    const stop = map.stale.has(to - 1) ? Math.min(to * grainBytes, sizeBytes) : end
+    const wasStale = map.stale.size > 0 && map.stale.overlaps(from, to)
+    for (let at = start; at < stop; at += KEEP_PIECE_BYTES) {
+      if (origin?.gone) throw new NbdeltaError('gone', 'the client that asked is gone; the rest was not zeroed')
+      await live.zero(at, Math.min(KEEP_PIECE_BYTES, stop - at), { allocate: true, fast: false })
+    }
+    if (wasStale) await flushNow(this.#core)
+    await journal.append('unstale', [{ start: from, end: to }], () => {
+      map.becomeData(from, to)
+      map.keep(from, to)
+    })
+    this.#checkpointer.wanted()
+  }
+
+  /** Writes zeros wherever [offset, end) is data; elsewhere it reads as zeros already. */
+  async #zerosOverData(offset: number, end: number): Promise<void> {
+    const { map, live, grainBytes } = this.#core
+    let sinceYield = 0
+    for (let at = offset; at < end;) {
+      const grain = Math.floor(at / grainBytes)
+      const lastGrain = Math.ceil(end / grainBytes)
+      const runEnd = Math.min(end, map.data.runEnd(grain, lastGrain) * grainBytes)
+      if (!map.data.get(grain)) {
+        at = runEnd
+        continue
+      }
+      const bytes = Math.min(runEnd - at, ZEROS.length)
+      await live.write(at, bytes, ZEROS, 0)
+      at += bytes
+      sinceYield += bytes
+      if (sinceYield < YIELD_BYTES) continue
+      sinceYield = 0
+      await new Promise<void>(resolve => { setImmediate(resolve) })
+    }
+  }
+
+  /** OPEN records, durable; those on their way already are waited for. */
+  async #openRegions(regions: readonly number[]): Promise<void> {
+    const fresh = regions.filter(region => !this.#opening.has(region))
+    if (fresh.length > 0) {
+      const done = this.#openFresh(fresh).finally(() => { for (const region of fresh) this.#opening.delete(region) })
+      for (const region of fresh) this.#opening.set(region, done)
+    }
+    await allSettled(regions.map(region => this.#opening.get(region)))
+    this.#checkpointer.wanted()
+  }
+
+  async #openFresh(regions: readonly number[]): Promise<void> {
+    const { map, journal } = this.#core
+    try {
+      // A snapshot taken between append and sync must repeat what it replaces: `opening` tells it.
+      await journal.append('open', runsOf(regions), () => { for (const region of regions) map.opening.add(region) })
+      await journal.sync()
+      for (const region of regions) map.open.add(region)
+    } finally {
+      for (const region of regions) map.opening.delete(region)
+    }
+  }
+}

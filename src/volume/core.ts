@@ -1,0 +1,63 @@
+/**
+ * What the parts of one open volume share: the gate, the reclaimer, the scan and the checkpoint work on the same map,
+ * the same locks and the same journal, and each of them is one file. Created by Volume.open, closed by Volume.close.
+ */
+import type { BlockDevice } from '../device/block-device.js'
+import type { Clock } from '../device/clock.js'
+import type { GroupFlush } from '../device/group-flush.js'
+import type { Logger } from '../device/logger.js'
+import type { RangeLock } from '../device/range-lock.js'
+import type { MapFile } from '../store/map-file.js'
+import type { VolumeJournal } from './journal.js'
+import type { Run, VolumeMap } from './volume-map.js'
+
+/** What live must offer beyond a BlockDevice. */
+export interface LiveDevice extends BlockDevice {
+  /** `block`: its size is given, and what lies behind the volume's end may hold anybody's bytes. */
+  readonly kind?: 'file' | 'block'
+  /** Growth reads as zeros. */
+  resize(sizeBytes: number): Promise<void>
+  /** Bytes taken on the medium. */
+  allocatedBytes(): Promise<number>
+  /** Gives ranges back without ever writing zeros; false: at least one could not be, and what it reads as is unknown. */
+  punch?(ranges: readonly { readonly offset: number, readonly length: number }[]): Promise<{ readonly punched: boolean }>
+}
+
+/** What the map file lies on: it grows with the volume. */
+export interface MetadataDevice extends BlockDevice {
+  resize(sizeBytes: number): Promise<void>
+}
+
+export interface VolumeCore {
+  readonly live: LiveDevice
+  readonly map: VolumeMap
+  readonly mapFile: MapFile
+  readonly journal: VolumeJournal
+  readonly mapDevice: MetadataDevice
+  readonly journalDevice: BlockDevice
+  readonly locks: RangeLock
+  /** Live and journal together, one group; its failure latches (D7). */
+  readonly flushes: GroupFlush
+  readonly grainBytes: number
+  readonly clock: Clock
+  readonly logger: Logger
+  /** Changes with a resize. */
+  sizeBytes: number
+}
+
+/** Bytes of grains [run.start, run.end); the last grain may be short. */
+export function bytesOf(core: VolumeCore, run: Run): { readonly offset: number, readonly length: number } {
+  const offset = run.start * core.grainBytes
+  return { offset, length: Math.min(run.end * core.grainBytes, core.sizeBytes) - offset }
+}
+
+/** Everything that was written and appended before this call is durable afterwards. */
+export async function flushNow(core: VolumeCore): Promise<void> {
+  core.flushes.changed()
+  await core.flushes.flush()
+}
+
+/** All of them have ended; then throws the first failure. Buffers in flight are nobody else's until then. */
+export async function allSettled(pending: readonly (Promise<void> | undefined)[]): Promise<void> {
+  for (const result of await Promise.allSettled(pending)) if (result.status === 'rejected') throw result.reason
+}

@@ -1,0 +1,102 @@
+/**
+ * Opening one volume over its three devices, and laying down the map and journal of a new one.
+ *
+ * Order at open: journal (says `damaged` or `newer-format` before anything is touched) -> map file -> replay -> live is
+ * cut where a crash in a shrink left it too long. Nothing here reads the data: time goes with the map's mixed pages and
+ * the journal's records, not with the size.
+ */
+import { divCeil } from '../../native-free/integer.js'
+import type { BlockDevice } from '../device/block-device.js'
+import { type Clock, systemClock } from '../device/clock.js'
+import { NbdeltaError } from '../device/errors.js'
+import { GroupFlush } from '../device/group-flush.js'
+import { type Logger, silentLogger } from '../device/logger.js'
+import { RangeLock } from '../device/range-lock.js'
+import { JOURNAL_MAGIC } from '../store/journal-records.js'
+import { formatMapFile, MapFile } from '../store/map-file.js'
+import { formatRecordLog, openRecordLog } from '../store/open-record-log.js'
+import { Checkpointer } from './checkpoint.js'
+import { allSettled, type LiveDevice, type MetadataDevice, type VolumeCore } from './core.js'
+import { ExcessScan } from './excess-scan.js'
+import { VolumeJournal } from './journal.js'
+import { Reclaimer } from './reclaim.js'
+import { replay, type Recovered } from './recovery.js'
+import { Volume } from './volume.js'
+import { VolumeMap } from './volume-map.js'
+
+/** Two halves of 2 MiB: a snapshot may take 1 MiB, and then as much is free again. */
+export const JOURNAL_BYTES = 4 * 2 ** 20
+
+export interface OpenVolumeOptions {
+  readonly uuid: string
+  /** For messages. */
+  readonly name?: string
+  readonly sizeBytes: number
+  readonly grainBytes: number
+  readonly live: LiveDevice
+  /** Live is somebody's own file: its end is not cut when it is longer than the volume. */
+  readonly adopted?: boolean
+  readonly map: MetadataDevice
+  readonly journal: BlockDevice
+  readonly clock?: Clock
+  readonly logger?: Logger
+}
+
+/** Makes map and journal of a volume whose live is all zeros, or with `allData` holds whatever it holds. Durable when done. */
+export async function formatVolume(options: {
+  readonly uuid: string, readonly grains: number, readonly map: BlockDevice, readonly journal: BlockDevice, readonly allData: boolean,
+}): Promise<void> {
+  const owner = uuidBytes(options.uuid)
+  await formatMapFile(options.map, { owner, name: 'map' }, options.grains, options.allData)
+  await formatRecordLog(options.journal, { magic: JOURNAL_MAGIC, owner, name: 'journal' })
+}
+
+/**
+ * Opens a volume; the devices are its own from then on, and closed with it, but stay the caller's when this rejects.
+ * Errors: damaged (journal, or live shorter than the volume), newer-format, io.
+ */
+export async function openVolume(options: OpenVolumeOptions): Promise<Volume> {
+  const { live, sizeBytes, grainBytes, clock = systemClock, logger = silentLogger, name = options.uuid } = options
+  const owner = uuidBytes(options.uuid)
+  const journalName = `journal of volume ${name}`
+  const { log, records, recovery } = await openRecordLog(options.journal, { magic: JOURNAL_MAGIC, owner, name: journalName })
+  const map = new VolumeMap(divCeil(sizeBytes, grainBytes), log.limitBytes)
+  const mapFile = new MapFile(options.map, { owner, name: `map of volume ${name}` }, map.grains)
+  const faults = await mapFile.load(map.data)
+  const found = replay(map, records, journalName)
+  const notes = [...recovery, ...faults, ...await fitLive(live, sizeBytes, options.adopted ?? false)]
+  const recovered: Recovered = { ...found, notes }
+  if (faults.length > 0) map.allDirty()
+  if (notes.length > 0 || found.openRegions > 0) logger.warn({ volume: name, ...recovered }, 'volume recovered after a crash')
+
+  const flushes = new GroupFlush(async () => {
+    await allSettled([(async () => { await live.flush() })(), log.isDurable ? undefined : log.sync()])
+  }, () => clock.now())
+  let checkpointer: Checkpointer | undefined
+  const core: VolumeCore = {
+    live, map, mapFile, mapDevice: options.map, journalDevice: options.journal, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
+    journal: new VolumeJournal(log, () => checkpointer!.join(), () => flushes.changed()),
+  }
+  checkpointer = new Checkpointer(core)
+  const parts = { core, checkpointer, reclaimer: new Reclaimer(core), scan: new ExcessScan(core, checkpointer), recovered }
+  if (faults.length > 0) checkpointer.wanted()
+  return new Volume(parts)
+}
+
+/** A crash in a shrink or growth leaves live too long. Too short it is only if somebody else cut it. */
+async function fitLive(live: LiveDevice, sizeBytes: number, adopted: boolean): Promise<string[]> {
+  if (live.sizeBytes < sizeBytes) {
+    throw new NbdeltaError('damaged', `the volume has ${sizeBytes} bytes, but its disk only ${live.sizeBytes}: somebody else made it shorter`)
+  }
+  if (live.sizeBytes === sizeBytes || live.kind === 'block' || adopted) return []
+  const before = live.sizeBytes
+  await live.resize(sizeBytes)
+  return [`live was ${before - sizeBytes} bytes too long after a resize cut short; they were cut off`]
+}
+
+function uuidBytes(uuid: string): Buffer {
+  const bytes = Buffer.from(uuid.replaceAll('-', ''), 'hex')
+  if (bytes.length !== 16) throw new RangeError(`${uuid} is no uuid`)
+  return bytes
+}
+

@@ -1,0 +1,132 @@
+/**
+ * Reclaim: gives the space of stale grains back, in the background, a batch of ranges at a time.
+ *
+ * Order of disk writes, and what each other order would lose
+ *   1. punch the ranges out of live (they are stale: nobody can see it), 2. flush live, 3. journal CLEAR.
+ *   CLEAR before 2 is durable: a power cut could leave old bytes under a hole, and the next write to a part of such a
+ *   grain would show them. CLEAR need not be durable itself: without it the grains are stale still, and reclaimed again.
+ *
+ * A range is locked from 1 to 3, so a write to it waits for its batch. Ranges that somebody holds are left for later.
+ * Batches adapt: long ones are cut, so that no writer waits for much more than BATCH_MS.
+ * Where live cannot give space back the ranges stay stale: they read as zeros all the same.
+ */
+import { NbdeltaError } from '../device/errors.js'
+import { allSettled, bytesOf, flushNow, type VolumeCore } from './core.js'
+import type { Run } from './volume-map.js'
+
+/** Time for a client to go on trimming before the first batch. */
+export const RECLAIM_DELAY_MS = 20
+/** After a failure of the disk. */
+const RETRY_MS = 30_000
+const RUNS_AT_ONCE = 64
+const BATCH_MS = 50
+const PIECE_MIN_BYTES = 16 * 2 ** 20
+const PIECE_MAX_BYTES = 2 ** 40
+
+type Outcome = 'done' | 'impossible' | 'failed'
+
+export class Reclaimer {
+  readonly #core: VolumeCore
+  #timer: { cancel(): void } | undefined
+  #running: Promise<void> | undefined
+  #stopped = false
+  #impossible = false
+  #pieceBytes = 1024 * 2 ** 20
+
+  constructor(core: VolumeCore) {
+    this.#core = core
+  }
+
+  /** Space that stale grains take is not going to come back on this disk. */
+  get impossible(): boolean { return this.#impossible }
+
+  /** There are stale ranges. */
+  wake(delayMs = RECLAIM_DELAY_MS): void {
+    if (this.#stopped || this.#impossible || this.#running || this.#timer) return
+    this.#timer = this.#core.clock.setTimeout(() => {
+      this.#timer = undefined
+      this.#running = this.#work().finally(() => { this.#running = undefined })
+    }, delayMs)
+  }
+
+  /** Ends after the batch that runs. */
+  async stop(): Promise<void> {
+    this.#stopped = true
+    this.#timer?.cancel()
+    await this.#running
+  }
+
+  /** Batch after batch until nothing is stale. A failure of the disk is retried later; a client's flush will meet it as well. */
+  async #work(): Promise<void> {
+    const { map, clock, logger, locks } = this.#core
+    while (map.stale.size > 0 && !this.#stopped) {
+      const batch = this.#lockBatch()
+      if (batch.length === 0) return this.#later(RECLAIM_DELAY_MS)
+      const startedMs = clock.now()
+      let outcome: Outcome
+      try {
+        outcome = await this.#giveBack(batch)
+      } catch (error) {
+        logger.warn({ err: error }, 'space of trimmed ranges could not be given back; will be tried again')
+        outcome = 'failed'
+      } finally {
+        for (const run of batch) locks.unlock(...this.#lockOf(run))
+      }
+      if (outcome === 'failed') return this.#later(RETRY_MS)
+      if (outcome === 'impossible') {
+        this.#impossible = true
+        logger.info({ staleBytes: map.stale.total * this.#core.grainBytes }, 'the disk cannot give space back; trimmed ranges read as zeros and stay allocated')
+        return
+      }
+      const tookMs = clock.now() - startedMs
+      if (tookMs > BATCH_MS) this.#pieceBytes = Math.max(PIECE_MIN_BYTES, this.#core.grainBytes, this.#pieceBytes / 2)
+      else if (tookMs < BATCH_MS / 4) this.#pieceBytes = Math.min(PIECE_MAX_BYTES, this.#pieceBytes * 2)
+    }
+  }
+
+  /** `wake` in a later tick, when `running` is over. */
+  #later(delayMs: number): void {
+    if (!this.#stopped) this.#timer = this.#core.clock.setTimeout(() => {
+      this.#timer = undefined
+      this.wake(0)
+    }, delayMs)
+  }
+
+  #lockOf(run: Run): [number, number] {
+    return [run.start * this.#core.grainBytes, run.end * this.#core.grainBytes]
+  }
+
+  /** Stale runs nobody is at, locked; together no more than one piece. */
+  #lockBatch(): Run[] {
+    const batch: Run[] = []
+    let room = Math.floor(this.#pieceBytes / this.#core.grainBytes)
+    for (const { start, end } of this.#core.map.stale) {
+      const run = { start, end: Math.min(end, start + room) }
+      if (!this.#core.locks.tryLock(...this.#lockOf(run))) continue
+      batch.push(run)
+      room -= run.end - run.start
+      if (room <= 0 || batch.length === RUNS_AT_ONCE) break
+    }
+    return batch
+  }
+
+  async #giveBack(batch: readonly Run[]): Promise<Outcome> {
+    const { journal, map } = this.#core
+    if (!await this.#punch(batch.map(run => bytesOf(this.#core, run)))) return 'impossible'
+    await flushNow(this.#core)
+    await journal.append('clear', batch, () => { for (const run of batch) map.becomeHole(run.start, run.end) })
+    return 'done'
+  }
+
+  async #punch(ranges: readonly { readonly offset: number, readonly length: number }[]): Promise<boolean> {
+    const { live } = this.#core
+    if (live.punch) return (await live.punch(ranges)).punched
+    try {
+      await allSettled(ranges.map(async range => { await live.zero(range.offset, range.length, { allocate: false, fast: true }) }))
+      return true
+    } catch (error) {
+      if (error instanceof NbdeltaError && error.code === 'not-fast') return false
+      throw error
+    }
+  }
+}

@@ -1,0 +1,68 @@
+/**
+ * Resize of an open volume: live, journal, catalog and memory, in an order that a crash can cut anywhere.
+ *
+ *   Grow     journal: the new grains are holes (behind a block device's old end: stale) -> live has the new size, all
+ *            durable -> catalog -> memory. Catalog first, and a crash leaves a volume larger than its live. Without the
+ *            journal record, ranges that were stale before an earlier shrink would come back and hide new data.
+ *   Shrink   catalog -> memory -> live is cut. Live first, and a crash leaves the old size with its end gone. A crash in
+ *            between leaves live too long: it is cut at the next open, or before the next growth.
+ *
+ * The whole volume is locked meanwhile: requests wait, none fails.
+ */
+import { divCeil } from '../../native-free/integer.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { Checkpointer } from './checkpoint.js'
+import { flushNow, type VolumeCore } from './core.js'
+import { mapFileSizeBytes } from '../store/map-file.js'
+import type { Reclaimer } from './reclaim.js'
+
+interface Parts { readonly core: VolumeCore, readonly checkpointer: Checkpointer, readonly reclaimer: Reclaimer }
+
+/** @param commit makes the new size durable in the catalog */
+export async function resizeVolume({ core, checkpointer, reclaimer }: Parts, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
+  await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
+  try {
+    if (sizeBytes === core.sizeBytes) return await commit()
+    // Makes room in the journal, so that nothing below needs a checkpoint, which it keeps out.
+    await checkpointer.run()
+    await checkpointer.exclude(() => sizeBytes > core.sizeBytes ? grow(core, sizeBytes, commit) : shrink(core, sizeBytes, commit))
+    if (core.map.stale.size > 0) reclaimer.wake()
+  } finally {
+    core.locks.unlock(0, Number.MAX_SAFE_INTEGER)
+  }
+}
+
+async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
+  const { live, map, journal, grainBytes } = core
+  const fresh = { start: map.grains, end: divCeil(sizeBytes, grainBytes) }
+  const foreign = live.kind === 'block'
+  if (foreign) await zeroTail(core, Math.min(sizeBytes, map.grains * grainBytes))
+  else {
+    if (live.sizeBytes > core.sizeBytes) await live.resize(core.sizeBytes)
+    await live.resize(sizeBytes)
+  }
+  // A growth within the last grain adds none.
+  if (fresh.start < fresh.end) await journal.append(foreign ? 'zero' : 'clear', [fresh], () => undefined)
+  await flushNow(core)
+  if (core.mapDevice.sizeBytes < mapFileSizeBytes(fresh.end)) await core.mapDevice.resize(mapFileSizeBytes(fresh.end))
+  await core.mapFile.resize(fresh.end)
+  await core.mapFile.flush()
+  await commit()
+  core.sizeBytes = sizeBytes
+  map.resize(fresh.end)
+  if (foreign && fresh.start < fresh.end) map.becomeStale(fresh.start, fresh.end)
+}
+
+/** The rest of the short last grain, up to `end`, belongs to the volume from now on. */
+async function zeroTail(core: VolumeCore, end: number): Promise<void> {
+  if (core.live.sizeBytes < end) throw new NbdeltaError('bad-argument', `the block device has only ${core.live.sizeBytes} bytes`)
+  if (end > core.sizeBytes) await core.live.write(core.sizeBytes, end - core.sizeBytes, Buffer.alloc(end - core.sizeBytes), 0)
+}
+
+async function shrink(core: VolumeCore, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
+  await commit()
+  core.sizeBytes = sizeBytes
+  core.map.resize(divCeil(sizeBytes, core.grainBytes))
+  await core.mapFile.resize(core.map.grains)
+  if (core.live.kind !== 'block') await core.live.resize(sizeBytes)
+}

@@ -1,0 +1,310 @@
+/**
+ * Volume: a virtual disk over three devices: live (the bytes), map (which grains may hold data) and journal.
+ *
+ *     write, zero, trim -> #change, the one gate -> plan (write-plan.ts, pure) -> live, journal, map
+ *     read, extents     -> map -> live, or zeros without I/O
+ *
+ * Every change of content passes `#change`; nothing else in this file or its neighbours changes what a client reads.
+ * (Reclaim, scan and checkpoint are content-neutral: they touch only what reads as zeros before and after.)
+ *
+ * Hot path: a write whose grains are all data, with nothing in flight, is one bitmap look-up and `live.write`: no
+ * promise, closure or object. Reads likewise, whatever is in flight.
+ *
+ * Order (PROTOCOL D1, D5): as soon as one write-class request completes later, overlapping ones queue behind it in order
+ * of arrival; a queued one whose client has gone is dropped, a running one ends first.
+ *
+ * Durability (D1, D2, D7): done = the kernel has it, data and journal record alike. `flush` makes both durable, one
+ * fdatasync each for all who wait; a failed one latches until the volume is opened again.
+ */
+import { divCeil } from '../../native-free/integer.js'
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import {
+  assertRange, type BlockDevice, type BlockSizes, type Capabilities, type Extents, type Origin, type Pending, STATE_HOLE, STATE_ZERO, type ZeroMode,
+} from '../device/block-device.js'
+import { NbdeltaError } from '../device/errors.js'
+import { ExtentList } from '../device/extent-list.js'
+import type { GroupFlush } from '../device/group-flush.js'
+import type { RangeLock } from '../device/range-lock.js'
+import { Changes } from './changes.js'
+import type { Checkpointer } from './checkpoint.js'
+import { allSettled, type LiveDevice, type VolumeCore } from './core.js'
+import type { ExcessScan } from './excess-scan.js'
+import type { Reclaimer } from './reclaim.js'
+import type { Recovered } from './recovery.js'
+import { resizeVolume } from './resize.js'
+import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
+
+/** Runs looked at in one answer of `extents`: some ms; a client asks again for the rest. */
+const EXTENTS_MAX = 65536
+/** Payload of one request. */
+const REQUEST_MAX_BYTES = 32 * 2 ** 20
+const ZERO_STATE = STATE_HOLE | STATE_ZERO
+
+/** The machinery that open-volume.ts puts together. */
+export interface VolumeParts {
+  readonly core: VolumeCore
+  readonly checkpointer: Checkpointer
+  readonly reclaimer: Reclaimer
+  readonly scan: ExcessScan
+  readonly recovered: Recovered
+}
+
+/** A plain snapshot for the operator. */
+export interface VolumeFacts {
+  readonly sizeBytes: number
+  readonly grainBytes: number
+  /** Taken on the medium by live. */
+  readonly allocatedBytes: number
+  /** May hold data. */
+  readonly mappedBytes: number
+  /** Read as zeros, but their space has not come back yet. */
+  readonly staleBytes: number
+  /** Regions whose excess of a crash is still being taken back. */
+  readonly unscannedRegions: number
+}
+
+type Kind = 'write' | 'zero' | 'trim'
+
+export class Volume implements BlockDevice {
+  readonly grainBytes: number
+  readonly blockSizes: BlockSizes
+  readonly capabilities: Capabilities
+  readonly recovered: Recovered
+  readonly #parts: VolumeParts
+  readonly #core: VolumeCore
+  readonly #changes: Changes
+  // What the hot path needs, one step away.
+  readonly #live: LiveDevice
+  readonly #data: GrainBitmap
+  readonly #locks: RangeLock
+  readonly #flushes: GroupFlush
+  #open = true
+  #closing: Promise<void> | undefined
+
+  /** Use `openVolume`. */
+  constructor(parts: VolumeParts) {
+    const { core } = parts
+    this.#parts = parts
+    this.#core = core
+    this.#changes = new Changes(parts)
+    this.#live = core.live
+    this.#data = core.map.data
+    this.#locks = core.locks
+    this.#flushes = core.flushes
+    this.grainBytes = core.grainBytes
+    this.recovered = parts.recovered
+    this.blockSizes = Object.freeze({ minimum: 1, preferred: Math.max(4096, core.grainBytes), maximum: REQUEST_MAX_BYTES })
+    this.capabilities = Object.freeze({ readOnly: false, trim: true, fastZero: true, rotational: core.live.capabilities.rotational })
+    if (core.map.stale.size > 0) parts.reclaimer.wake()
+    parts.scan.start()
+  }
+
+  get sizeBytes(): number { return this.#core.sizeBytes }
+
+  read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
+    this.#judge(offset, length)
+    if (this.#allData(offset, length)) return this.#live.read(offset, length, into, at, origin)
+    return this.#readPieces(offset, length, into, at, origin)
+  }
+
+  write(offset: number, length: number, from: Buffer, at: number, origin?: Origin): Pending {
+    return this.#change('write', offset, length, from, at, undefined, origin)
+  }
+
+  /** Rejects or throws `not-fast` for `mode.fast` with `mode.allocate`, and where an edge that is no whole grain holds data. */
+  zero(offset: number, length: number, mode: ZeroMode, origin?: Origin): Pending {
+    return this.#change('zero', offset, length, undefined, 0, mode, origin)
+  }
+
+  /** Whole grains read as zeros afterwards, parts of grains stay as they are. */
+  trim(offset: number, length: number, origin?: Origin): Pending {
+    return this.#change('trim', offset, length, undefined, 0, undefined, origin)
+  }
+
+  flush(): Pending {
+    this.#judgeOpen()
+    return this.#flushes.flush()
+  }
+
+  prefetch(offset: number, length: number): Pending {
+    this.#judge(offset, length)
+    if (!this.#live.prefetch || this.zeroRun(offset, length) <= -length) return undefined
+    return this.#live.prefetch(offset, length)
+  }
+
+  zeroRun(offset: number, length: number): number {
+    this.#judge(offset, length)
+    const from = Math.floor(offset / this.grainBytes)
+    const runEnd = this.#data.runEnd(from, divCeil(offset + length, this.grainBytes))
+    const bytes = Math.min(runEnd * this.grainBytes, offset + length) - offset
+    return this.#data.get(from) ? bytes : -bytes
+  }
+
+  /** Data is 0; holes and stale grains are hole and zero. Stops early after EXTENTS_MAX runs. */
+  extents(offset: number, length: number, maxExtents: number): Extents {
+    this.#judge(offset, length)
+    const list = new ExtentList(Math.min(maxExtents, EXTENTS_MAX))
+    const end = offset + length
+    for (let at = offset; at < end;) {
+      const run = this.zeroRun(at, end - at)
+      if (!list.add(Math.abs(run), run > 0 ? 0 : ZERO_STATE)) break
+      at += Math.abs(run)
+    }
+    return list
+  }
+
+  /**
+   * Changes the size; `commit` makes the new size durable in the catalog. Visible at once to whoever is attached.
+   * To shrink, the caller has seen to it that nobody writes. Rejects where live cannot have that size; then nothing changed.
+   */
+  async resize(sizeBytes: number, commit: () => Promise<void>): Promise<void> {
+    this.#judgeOpen()
+    await resizeVolume(this.#parts, sizeBytes, commit)
+  }
+
+  async facts(): Promise<VolumeFacts> {
+    this.#judgeOpen()
+    const { map } = this.#core
+    return {
+      sizeBytes: this.sizeBytes,
+      grainBytes: this.grainBytes,
+      allocatedBytes: await this.#live.allocatedBytes(),
+      mappedBytes: this.#bytesOfGrains(map.data.count(), map.grains > 0 && map.data.get(map.grains - 1)),
+      staleBytes: this.#bytesOfGrains(map.stale.total, map.grains > 0 && map.stale.has(map.grains - 1)),
+      unscannedRegions: map.unscanned.size,
+    }
+  }
+
+  /**
+   * Waits for what runs, then writes a checkpoint, so that the next open has nothing to recover, and closes the three
+   * devices. Content is not flushed. After a failed flush there is no checkpoint: the next open recovers as after a crash.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  /** Reads what the map says, data from live and zeros from nowhere, the pieces in parallel. */
+  #readPieces(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
+    const end = offset + length
+    const pending: Promise<void>[] = []
+    try {
+      for (let start = offset; start < end;) {
+        const run = this.zeroRun(start, end - start)
+        const bytes = Math.abs(run)
+        const place = at + start - offset
+        const piece = run > 0 ? this.#live.read(start, bytes, into, place, origin) : void into.fill(0, place, place + bytes)
+        if (piece) pending.push(piece)
+        start += bytes
+      }
+    } catch (error) {
+      if (pending.length === 0) throw error
+      // The buffer is the caller's again only when no read fills it any more.
+      pending.push(Promise.reject(error))
+    }
+    return pending.length > 0 ? allSettled(pending) : undefined
+  }
+
+  /** The gate: every change of content passes here, in order of arrival where ranges overlap. */
+  #change(kind: Kind, offset: number, length: number, from: Buffer | undefined, at: number, mode: ZeroMode | undefined, origin: Origin | undefined): Pending {
+    this.#judge(offset, length)
+    if (kind === 'write' && this.#locks.idle && this.#allData(offset, length)) {
+      const pending = this.#live.write(offset, length, from!, at, origin)
+      if (pending !== undefined) return this.#hold(offset, length, pending)
+      this.#flushes.changed()
+      return undefined
+    }
+    if (kind === 'write') return this.#writeByPlan(offset, length, from!, at, origin)
+    if (this.#locks.idle) {
+      const shape = shapeOf(offset, length, this.grainBytes, this.sizeBytes)
+      const { rule } = kind === 'zero' ? planZero(this.#core.map, shape, length, mode!) : planTrim(this.#core.map, shape)
+      if (rule === 'nothing') return undefined
+    }
+    return this.#inTurn(offset, length, origin, () => kind === 'zero' ? this.#changes.zero(offset, length, mode!, origin) : this.#changes.trim(offset, length))
+  }
+
+  /** Not all data, or something is in flight: still at once if no other request overlaps and nothing must be durable first. */
+  #writeByPlan(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Pending {
+    const first = Math.floor(offset / this.grainBytes)
+    const end = divCeil(offset + length, this.grainBytes)
+    const { rule } = planWrite(this.#core.map, first, end)
+    if ((rule !== 'overwrite' && rule !== 'fill') || !this.#locks.tryLock(offset, offset + length)) {
+      return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
+    }
+    let pending: Pending
+    try {
+      if (rule === 'fill') this.#core.map.becomeData(first, end)
+      pending = this.#live.write(offset, length, from, at, origin)
+    } catch (error) {
+      this.#locks.unlock(offset, offset + length)
+      throw error
+    }
+    if (pending !== undefined) return this.#unlockAfter(offset, length, pending)
+    this.#locks.unlock(offset, offset + length)
+    this.#flushes.changed()
+    return undefined
+  }
+
+  /** A write that completes later: whoever overlaps it from now on waits. */
+  #hold(offset: number, length: number, pending: Promise<void>): Promise<void> {
+    if (!this.#locks.tryLock(offset, offset + length)) throw new Error('a range was taken while no lock was held')
+    return this.#unlockAfter(offset, length, pending)
+  }
+
+  #unlockAfter(offset: number, length: number, pending: Promise<void>): Promise<void> {
+    return pending.finally(() => {
+      this.#locks.unlock(offset, offset + length)
+      this.#flushes.changed()
+    })
+  }
+
+  /** Holds whole grains while `work` runs, after everybody who came before and overlaps. */
+  async #inTurn(offset: number, length: number, origin: Origin | undefined, work: () => Promise<void>): Promise<void> {
+    const start = offset - offset % this.grainBytes
+    const end = divCeil(offset + length, this.grainBytes) * this.grainBytes
+    await this.#locks.lock(start, end, origin)
+    try {
+      if (offset + length > this.sizeBytes) throw new NbdeltaError('no-space', 'the volume was made smaller while the request waited')
+      await work()
+    } finally {
+      this.#locks.unlock(start, end)
+      this.#flushes.changed()
+    }
+  }
+
+  async #close(): Promise<void> {
+    this.#open = false
+    const { core, checkpointer, reclaimer, scan } = this.#parts
+    await Promise.all([reclaimer.stop(), scan.stop()])
+    await this.#locks.lock(0, Number.MAX_SAFE_INTEGER)
+    await checkpointer.stop()
+    try {
+      if (!this.#flushes.failure) await checkpointer.run()
+    } catch (error) {
+      core.logger.error({ err: error }, 'the volume was closed without a checkpoint; the next open recovers as after a crash')
+    } finally {
+      await core.journal.close()
+      await allSettled([core.live, core.mapDevice, core.journalDevice].map(device => device.close()))
+    }
+  }
+
+  #allData(offset: number, length: number): boolean {
+    const first = Math.floor(offset / this.grainBytes)
+    const last = Math.floor((offset + length - 1) / this.grainBytes)
+    return first === last ? this.#data.get(first) : this.#data.isAll(first, last + 1, true)
+  }
+
+  /** The last grain may be short. */
+  #bytesOfGrains(grains: number, withLast: boolean): number {
+    return grains * this.grainBytes - (withLast ? this.#core.map.grains * this.grainBytes - this.sizeBytes : 0)
+  }
+
+  #judge(offset: number, length: number): void {
+    this.#judgeOpen()
+    assertRange(this, offset, length)
+  }
+
+  #judgeOpen(): void {
+    if (!this.#open) throw new NbdeltaError('wrong-state', 'the volume is closed')
+  }
+}
