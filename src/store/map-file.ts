@@ -13,7 +13,9 @@
  * costs at most the pages that were being written (PAGE_BITS grains each), never a group.
  *
  * Writes need no order among themselves, provided that (src/volume sees to it) a bit that turns from clear to set is
- * announced in the journal beforehand, and the announcement is dropped only after `flush`.
+ * announced in the journal beforehand, and the announcement is dropped only after `flush`. One exception: where a page
+ * was all set and is now mixed, its slot may hold a valid page of an older past. Were the directory there first, that
+ * page would come back with too few bits, and no record says so. So its slot is made durable before the directory.
  *
  * Arithmetic: 16 TiB in grains of 4 KiB = 131,072 pages = 128 groups; the file is 576 MiB long, all holes but 64 KiB.
  */
@@ -66,6 +68,8 @@ export class MapFile {
   readonly #identity: MapIdentity
   /** What the directories on disk say, or will when the save that runs is done. */
   #kinds: Uint8Array
+  /** A save did not come to its end: which directories are there is unknown. */
+  #unsure = false
 
   constructor(device: BlockDevice, identity: MapIdentity, grains: number) {
     this.#device = device
@@ -100,8 +104,11 @@ export class MapFile {
     const groups = new Set<number>()
     const queue = new RequestQueue()
     let run: number[] = []
+    let slotsFirst = this.#unsure
+    this.#unsure = true
     for (const page of pages) {
       const kind = from.pageKind(page)
+      slotsFirst ||= kind === PAGE_MIXED && this.#kinds[page] === PAGE_SET
       this.#kinds[page] = kind
       groups.add(Math.floor(page / GROUP_PAGES))
       if (kind !== PAGE_MIXED) continue
@@ -114,8 +121,13 @@ export class MapFile {
     }
     const rest = run
     if (rest.length > 0) await queue.add(() => this.#savePages(from, rest))
+    if (slotsFirst) {
+      await queue.drain()
+      await this.#device.flush()
+    }
     for (const group of groups) await queue.add(() => this.#saveDirectory(group))
     await queue.drain()
+    this.#unsure = false
   }
 
   flush(): Pending { return this.#device.flush() }
