@@ -120,7 +120,8 @@ writer() {
     echo $i >/tmp/passes
   done
 }
-passed() { [ "$(cat /tmp/passes)" -ge "$1" ]; }
+passed_or_failed() { [ -e /tmp/failed ] || [ "$(cat /tmp/passes)" -ge "$1" ]; }
+writes_again() { until_true 300 passed_or_failed "$1" && [ ! -e /tmp/failed ]; }
 # The server is killed under a writing program and started again, three times; nobody above the block layer may notice.
 phase_reconnect() {
   local cut before began
@@ -134,7 +135,7 @@ phase_reconnect() {
     sleep 2; ask kill; before=$(cat /tmp/passes); sleep 1
     ask start || bad "reconnect: the server starts again"
     began=$(cut -d. -f1 /proc/uptime)
-    step "reconnect: writing goes on after kill $cut" until_true 450 passed $((before + 2))
+    step "reconnect: writing goes on after kill $cut" writes_again $((before + 2)) || break
     tell "note writing again $(($(cut -d. -f1 /proc/uptime) - began)) s after restart $cut, $before passes before"
   done
   touch /tmp/halt; step "reconnect: the writer ends" until_true 300 sh -c "! kill -0 $writing"

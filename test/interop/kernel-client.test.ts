@@ -1,0 +1,10 @@
+// The Linux kernel's NBD client in a QEMU guest: attach with four connections, ext4, detach. `make interop-kernel` does the rest.
+import t from 'tap'
+import { cannotRunGuest, runGuest } from '../../scripts/interop/kernel.js'
+
+t.test('the kernel client', { skip: cannotRunGuest() }, async t => {
+  await runGuest({ phases: ['attach', 'filesystems'], filesystems: ['ext4'] }, {
+    judged: (title, good) => { t.ok(good, title) },
+    note: line => { t.comment(line.trim()) },
+  })
+})
