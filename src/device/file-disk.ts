@@ -5,7 +5,9 @@
  * believed to touch the page cache only, else as trips through the thread pool, many at once:
  *
  *     inline needs:  <= 1 MiB  and  io-trust.ts allows this kind  and  no trip is overdue  and
- *                    the region was touched lately (touched-regions.ts; a page-aligned write reads nothing, so it needs none)
+ *                    the pages are believed to be cached (touched-regions.ts; a page-aligned write reads nothing)
+ *
+ * On file systems behind a network or a user's process nothing is inline: there even a cached page may need an answer.
  *
  * Invariants
  * - An inline call makes no promise, closure or object; it costs two looks at the clock over the bare call.
@@ -20,7 +22,7 @@ import { type Clock, systemClock } from './clock.js'
 import { asNbdeltaError, NbdeltaError } from './errors.js'
 import { GroupFlush } from './group-flush.js'
 import { type ByteRange, findFallocate, HolePunch } from './hole-punch.js'
-import { IoTrust, SLOW_CALL_MS, SLOW_CALL_MS_PER_BYTE, type TrustState } from './io-trust.js'
+import { IoTrust, SLOW_CALL_MS, SLOW_CALL_MS_PER_BYTE, type TrustState, type Usage } from './io-trust.js'
 import { createFile, explain, type FileKind, type OpenedFile, openFile } from './open-file.js'
 import { TouchedRegions, TRUSTED_POINTS } from './touched-regions.js'
 import { isTransient, type TripKind, TripQueue } from './trip-queue.js'
@@ -29,11 +31,13 @@ import { isTransient, type TripKind, TripQueue } from './trip-queue.js'
 const INLINE_MAX_BYTES = 2 ** 20
 /** While a trip is out for longer than this, the disk is slow or hangs, and nothing goes inline. */
 const OVERDUE_MS = 5
-/** A read trip this quick did not wait for any medium: its region is cached. On a busy machine hits take longer, too. */
+/** A read trip this quick did not wait for any medium: its region is cached. */
 const HIT_TRIP_MS = 0.2
+/** This quick it may have been a hit on a busy machine, or a very fast medium, which does no harm. */
+const LIKELY_HIT_TRIP_MS = 1
 /** A flush may take its time: writes avoid the lock it may hold after OVERDUE_MS, reads only when it seems to hang. */
 const FLUSH_HANGS_MS = 1000
-/** The switch count is looked at every so many inline calls (0.7 us each time). A power of two. */
+/** The kernel's counts are looked at every so many inline calls (0.7 us each time). A power of two. */
 const SAMPLE_EVERY = 256
 const PAGE_BYTES = 4096
 /** Up to here writing zeros is as quick as a child process would be, and does not tear the file into pieces. */
@@ -109,10 +113,10 @@ export class FileDisk implements BlockDevice {
     this.#rotational = opened.rotational
     this.#readOnly = options.readOnly ?? false
     this.#clock = options.clock ?? systemClock
-    const switches = (): number => process.resourceUsage().involuntaryContextSwitches
-    this.#reads = new IoTrust(switches)
-    this.#writes = new IoTrust(switches)
-    this.#inlineMaxBytes = options.inline === false ? 0 : INLINE_MAX_BYTES
+    const usage = (): Usage => process.resourceUsage()
+    this.#reads = new IoTrust('read', usage)
+    this.#writes = new IoTrust('write', usage)
+    this.#inlineMaxBytes = options.inline === false || opened.remote ? 0 : INLINE_MAX_BYTES
     this.#regions = new TouchedRegions(opened.sizeBytes)
     this.#trips = new TripQueue(this.#fd, this.path, this.#clock, (...trip) => this.#tripDone(...trip))
     this.#holes = new HolePunch(this.#fd, this.#readOnly ? undefined : fallocate)
@@ -153,7 +157,7 @@ export class FileDisk implements BlockDevice {
     }
     this.#flushes.changed()
     this.#inlineDone(this.#writes, offset, length, startMs)
-    this.#regions.touch(offset, length, 1)
+    this.#regions.touch(offset, length, 0)
     if (done === length) return undefined
     return this.#trips.run('write', offset + done, length - done, from, at + done)
   }
@@ -298,7 +302,8 @@ export class FileDisk implements BlockDevice {
     if (kind === 'write') this.#flushes.changed()
     if (failed) return trust.distrust(nowMs)
     trust.tripDone(tookMs, nowMs)
-    this.#regions.touch(offset, length, kind === 'read' && tookMs <= HIT_TRIP_MS ? TRUSTED_POINTS : 1)
+    const likely = kind === 'read' && tookMs <= LIKELY_HIT_TRIP_MS && !this.#regions.has(offset, length)
+    this.#regions.touch(offset, length, !likely ? 0 : tookMs <= HIT_TRIP_MS ? TRUSTED_POINTS : 1)
   }
 
   // ---- what takes several steps ----

@@ -8,11 +8,14 @@
  *     inline    --(one call waited >= 5 ms)------------> probation, banned for a back-off
  *     inline    --(waits add up to > 5 % of the time)--> resting for a back-off, then inline again
  *
- * A slow call need not have waited for the disk: on a busy machine the scheduler may have taken the processor away.
- * The kernel counts that (involuntary context switches), so a slow call with such a switch since the last `sample`
- * is excused, up to 12 ms. Back-offs double up to 10 s and start small again after a good time.
+ * A slow call need not have waited for the disk: on a busy machine the scheduler may have taken the processor away. The
+ * kernel's counts tell (`Usage`), compared with the last `sample`. A slow call is excused if since then this process
+ * - never slept (no voluntary switch): who does not sleep does not wait; or
+ * - for reads: fetched nothing from any block device (where that is counted at all); or
+ * - lost the processor at least once, and the call took <= 30 ms.
+ * Back-offs double up to 10 s and start small again after a good time.
  *
- * Pure: time and the switch count come in by argument. Not in here: which part of the disk is cached (touched-regions.ts).
+ * Pure: time and counts come in by argument. Not in here: which part of the disk is cached (touched-regions.ts).
  */
 
 /** Trips in a row that must be fast before a disk is trusted. */
@@ -24,8 +27,8 @@ export const SLOW_CALL_MS = 0.1
 export const SLOW_CALL_MS_PER_BYTE = 1 / (512 * 1024)
 /** A single wait of this length ends the trust at once. */
 const HANG_MS = 5
-/** No processor is away longer than this without the machine being in trouble anyway. */
-const EXCUSED_MS = 12
+/** Three to ten others' time slices; any more is a stall, whoever caused it. */
+const EXCUSED_MS = 30
 /** Waits shorter than HANG_MS fill a bucket of this size, which leaks at LEAK of real time. */
 const BUCKET_MS = 10
 const LEAK = 0.05
@@ -39,8 +42,17 @@ const GOOD_TIME_MS = 1000
 export type Verdict = 'excused' | 'waited' | 'resting' | 'probation'
 export type TrustState = 'probation' | 'inline' | 'resting'
 
+/** What the kernel counts for this process; see getrusage(2). */
+export interface Usage {
+  readonly voluntaryContextSwitches: number
+  readonly involuntaryContextSwitches: number
+  /** Blocks fetched by reads; 0 for ever where the kernel does not count them. */
+  readonly fsRead: number
+}
+
 export class IoTrust {
-  readonly #switches: () => number
+  readonly #kind: 'read' | 'write'
+  readonly #usage: () => Usage
   #state: TrustState = 'probation'
   /** Inline is allowed from here on; Infinity in probation. */
   #inlineFromMs = Infinity
@@ -49,12 +61,12 @@ export class IoTrust {
   #bucketMs = 0
   #bucketAtMs = 0
   #backoffMs = BACKOFF_FIRST_MS / 2
-  #switchesSeen = 0
+  #seen: Usage
 
-  /** @param switches involuntary context switches of this process so far */
-  constructor(switches: () => number) {
-    this.#switches = switches
-    this.#switchesSeen = switches()
+  constructor(kind: 'read' | 'write', usage: () => Usage) {
+    this.#kind = kind
+    this.#usage = usage
+    this.#seen = usage()
   }
 
   state(nowMs: number): TrustState {
@@ -64,8 +76,8 @@ export class IoTrust {
   /** The hot path's question. */
   allows(nowMs: number): boolean { return nowMs >= this.#inlineFromMs }
 
-  /** To be called now and then (every few hundred inline calls): only a switch since the last time excuses. */
-  sample(): void { this.#switchesSeen = this.#switches() }
+  /** To be called now and then (every few hundred inline calls): excuses are sought between the last time and a slow call. */
+  sample(): void { this.#seen = this.#usage() }
 
   /** A trip through the pool has ended. */
   tripDone(tookMs: number, nowMs: number): void {
@@ -88,9 +100,9 @@ export class IoTrust {
 
   /** An inline call took longer than SLOW_CALL_MS (and its length's share). */
   slowCall(tookMs: number, nowMs: number): Verdict {
-    const seen = this.#switchesSeen
+    const before = this.#seen
     this.sample()
-    if (this.#switchesSeen !== seen && tookMs <= EXCUSED_MS) return 'excused'
+    if (this.#excuses(before, this.#seen, tookMs)) return 'excused'
     if (tookMs >= HANG_MS) {
       this.distrust(nowMs)
       return 'probation'
@@ -103,6 +115,12 @@ export class IoTrust {
     this.#inlineFromMs = nowMs + this.#backoffMs
     this.#bucketMs = 0
     return 'resting'
+  }
+
+  #excuses(before: Usage, after: Usage, tookMs: number): boolean {
+    if (after.voluntaryContextSwitches === before.voluntaryContextSwitches) return true
+    if (this.#kind === 'read' && after.fsRead > 0 && after.fsRead === before.fsRead) return true
+    return after.involuntaryContextSwitches !== before.involuntaryContextSwitches && tookMs <= EXCUSED_MS
   }
 
   /** Only called while trusted or failing: how long the trust lasted decides whether the back-off grows. */

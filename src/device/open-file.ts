@@ -3,7 +3,7 @@
  * and the facts about it: size, kind, whether it rotates.
  */
 import { constants } from 'node:fs'
-import { type FileHandle, open, readFile, stat, unlink } from 'node:fs/promises'
+import { type FileHandle, open, readFile, stat, statfs, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { asNbdeltaError, NbdeltaError } from './errors.js'
 
@@ -14,7 +14,14 @@ export interface OpenedFile {
   readonly kind: FileKind
   readonly sizeBytes: number
   readonly rotational: boolean
+  /** The file system lives behind a network or a user's process, so that any call may wait for somebody else. */
+  readonly remote: boolean
 }
+
+/** Magic numbers of statfs(2): NFS, SMB, CIFS, SMB2, FUSE, Ceph, 9p, AFS, Coda, GFS2, OCFS2, Lustre. */
+const REMOTE_FILE_SYSTEMS = new Set([
+  0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x65735546, 0x00c36400, 0x01021997, 0x5346414f, 0x73757245, 0x01161970, 0x7461636f, 0x0bd00bd0,
+])
 
 /** Of a file with `sizeBytes` that is not there yet; its name is durable when this returns. */
 export async function createFile(path: string, sizeBytes: number): Promise<OpenedFile> {
@@ -25,7 +32,7 @@ export async function createFile(path: string, sizeBytes: number): Promise<Opene
     await handle.truncate(sizeBytes)
     await handle.sync()
     await syncFolder(dirname(path))
-    return { handle, kind: 'file', sizeBytes, rotational: await isRotational((await handle.stat()).dev) }
+    return { handle, kind: 'file', sizeBytes, rotational: await isRotational((await handle.stat()).dev), remote: await isRemote(path) }
   } catch (error) {
     await handle.close()
     await unlink(path).catch(() => undefined)
@@ -46,7 +53,8 @@ export async function openFile(path: string, readOnly: boolean): Promise<OpenedF
       refuseOther(now, path)
       const block = now.isBlockDevice()
       const rotational = await isRotational(block ? now.rdev : now.dev)
-      return { handle, kind: block ? 'block' : 'file', sizeBytes: block ? await blockDeviceBytes(now.rdev, path) : now.size, rotational }
+      const sizeBytes = block ? await blockDeviceBytes(now.rdev, path) : now.size
+      return { handle, kind: block ? 'block' : 'file', sizeBytes, rotational, remote: !block && await isRemote(path) }
     } catch (error) {
       await handle.close()
       throw error
@@ -103,6 +111,10 @@ async function blockDeviceBytes(rdev: number, path: string): Promise<number> {
   const sectors = Number(await readFile(`/sys/dev/block/${deviceNumber(rdev)}/size`, 'latin1'))
   if (!(sectors > 0)) throw new NbdeltaError('io', `${path} has no medium: its size is ${sectors}`)
   return sectors * 512
+}
+
+async function isRemote(path: string): Promise<boolean> {
+  return REMOTE_FILE_SYSTEMS.has((await statfs(path)).type)
 }
 
 /** False when the kernel does not say; a partition's queue is its disk's. */

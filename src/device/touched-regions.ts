@@ -1,20 +1,29 @@
 /**
- * TouchedRegions: which parts of a disk are believed to be in the page cache because they were read or written
- * through us lately. A belief, not knowledge: a wrong one costs one inline wait, which io-trust.ts judges.
+ * TouchedRegions: what of a disk is believed to be in the page cache. Two kinds of evidence:
  *
- * A region is 1 MiB (more above 4 TiB: at most 4 Mi regions, one byte each, which the system hands out lazily). A
- * quick trip makes a region trusted at once (it came from the cache, so probably do its neighbours); a slow one
- * or a write is one point of three, so that random reads of a cold disk do not vouch for pages nobody has read.
+ * - pages: every 4 KiB page that was read or written through us is there, until the kernel evicts it;
+ * - regions: a trip that came back quickly from a page we had never touched says that somebody else has cached it, and then
+ *   probably its neighbours, too. Enough points make the whole region trusted; so a warm file is inline after a few trips
+ *   per region instead of one per page, and a slow disk never earns a point.
  *
- * Invariant: a byte is `epoch * 4 + points`; bytes of older epochs count as zero, so forgetting everything is O(1).
+ * A wrong belief costs one inline wait, which io-trust.ts judges; it may then forget a range or everything.
+ *
+ * A region is 1 MiB (more above 4 TiB: at most 4 Mi regions, one byte each, which the system hands out lazily). Page bits
+ * are bounded by BIT_WORDS_MAX: 128 GiB of touched pages; beyond that everything is forgotten, and learnt again.
+ * Invariant: a region's byte is `epoch * 4 + points`; bytes of older epochs count as zero, so forgetting all is O(1).
  */
 export const TRUSTED_POINTS = 3
 const REGION_BYTES = 2 ** 20
 const REGIONS_MAX = 4 * 2 ** 20
 const EPOCHS = 63
+const PAGE_BYTES = 4096
+/** Words of 32 bits in all page maps together: 4 MiB. */
+const BIT_WORDS_MAX = 2 ** 20
 
 export class TouchedRegions {
   readonly regionBytes: number
+  readonly #wordsPerRegion: number
+  readonly #pages = new Map<number, Uint32Array>()
   #scores: Uint8Array
   #epoch = 1
 
@@ -22,33 +31,50 @@ export class TouchedRegions {
     let regionBytes = REGION_BYTES
     while (sizeBytes / regionBytes > REGIONS_MAX) regionBytes *= 2
     this.regionBytes = regionBytes
+    this.#wordsPerRegion = regionBytes / PAGE_BYTES / 32
     this.#scores = new Uint8Array(Math.ceil(sizeBytes / regionBytes))
   }
 
   /** All of [offset, offset + length) is believed to be cached. */
   has(offset: number, length: number): boolean {
-    const trusted = this.#epoch * 4 + TRUSTED_POINTS
-    const last = Math.floor((offset + length - 1) / this.regionBytes)
-    for (let region = Math.floor(offset / this.regionBytes); region <= last; region++) {
-      if (this.#scores[region] !== trusted) return false
+    const end = offset + length
+    for (let at = offset; at < end;) {
+      const region = Math.floor(at / this.regionBytes)
+      const next = Math.min(end, (region + 1) * this.regionBytes)
+      if (this.#scores[region] !== this.#epoch * 4 + TRUSTED_POINTS && !this.#hasPages(region, at, next)) return false
+      at = next
     }
     return true
   }
 
+  /** The range has been read or written; `points` of evidence that its regions are cached anyway. */
   touch(offset: number, length: number, points: number): void {
-    const none = this.#epoch * 4
-    const last = Math.floor((offset + length - 1) / this.regionBytes)
-    for (let region = Math.floor(offset / this.regionBytes); region <= last; region++) {
-      const score = this.#scores[region]
-      this.#scores[region] = Math.min(none + TRUSTED_POINTS, (score > none ? score : none) + points)
+    const end = offset + length
+    for (let at = offset; at < end;) {
+      const region = Math.floor(at / this.regionBytes)
+      const next = Math.min(end, (region + 1) * this.regionBytes)
+      const trusted = this.#epoch * 4 + TRUSTED_POINTS
+      if (this.#scores[region] !== trusted) {
+        const score = Math.max(this.#scores[region], this.#epoch * 4)
+        this.#scores[region] = Math.min(trusted, score + points)
+        if (this.#scores[region] !== trusted) this.#touchPages(region, at, next)
+        else this.#pages.delete(region)
+      }
+      at = next
     }
   }
 
+  /** Forgets the regions that the range meets. */
   forget(offset: number, length: number): void {
-    this.#scores.fill(0, Math.floor(offset / this.regionBytes), Math.ceil((offset + length) / this.regionBytes))
+    const last = Math.floor((offset + length - 1) / this.regionBytes)
+    for (let region = Math.floor(offset / this.regionBytes); region <= last; region++) {
+      this.#scores[region] = 0
+      this.#pages.delete(region)
+    }
   }
 
   forgetAll(): void {
+    this.#pages.clear()
     this.#epoch = this.#epoch % EPOCHS + 1
     if (this.#epoch === 1) this.#scores.fill(0)
   }
@@ -57,5 +83,29 @@ export class TouchedRegions {
     const scores = new Uint8Array(Math.ceil(sizeBytes / this.regionBytes))
     scores.set(this.#scores.subarray(0, scores.length))
     this.#scores = scores
+    for (const region of this.#pages.keys()) if (region >= scores.length) this.#pages.delete(region)
+  }
+
+  #hasPages(region: number, start: number, end: number): boolean {
+    const words = this.#pages.get(region)
+    if (!words) return false
+    const base = region * this.regionBytes
+    const last = Math.floor((end - 1 - base) / PAGE_BYTES)
+    for (let page = Math.floor((start - base) / PAGE_BYTES); page <= last; page++) {
+      if ((words[page >>> 5] & (1 << (page & 31))) === 0) return false
+    }
+    return true
+  }
+
+  #touchPages(region: number, start: number, end: number): void {
+    let words = this.#pages.get(region)
+    if (!words) {
+      if ((this.#pages.size + 1) * this.#wordsPerRegion > BIT_WORDS_MAX) this.forgetAll()
+      words = new Uint32Array(this.#wordsPerRegion)
+      this.#pages.set(region, words)
+    }
+    const base = region * this.regionBytes
+    const last = Math.floor((end - 1 - base) / PAGE_BYTES)
+    for (let page = Math.floor((start - base) / PAGE_BYTES); page <= last; page++) words[page >>> 5] |= 1 << (page & 31)
   }
 }

@@ -2,15 +2,28 @@
 import t from 'tap'
 import { IoTrust, PROBATION_TRIPS } from '../../src/device/io-trust.js'
 
-/** A trust with a hand-moved clock and a hand-counted scheduler. */
-function lab(): { trust: IoTrust, now: number, switches: number, trips: (count: number, tookMs: number) => void, slow: (tookMs: number) => string } {
-  const state = {
-    now: 1000, switches: 5, trust: undefined as unknown as IoTrust,
-    trips(count: number, tookMs: number) { for (let i = 0; i < count; i++) { state.now += tookMs; state.trust.tripDone(tookMs, state.now) } },
-    slow(tookMs: number) { state.now += tookMs; return state.trust.slowCall(tookMs, state.now) },
+interface Lab {
+  trust: IoTrust
+  now: number
+  /** What the kernel has counted. A slow call sleeps once and fetches 8 blocks, unless the test says otherwise. */
+  usage: { voluntaryContextSwitches: number, involuntaryContextSwitches: number, fsRead: number }
+  trips(count: number, tookMs: number): void
+  slow(tookMs: number, waited?: boolean): string
+}
+
+/** A trust with a hand-moved clock and hand-counted usage. */
+function lab(kind: 'read' | 'write' = 'read'): Lab {
+  const usage = { voluntaryContextSwitches: 5, involuntaryContextSwitches: 5, fsRead: 100 }
+  const trust = new IoTrust(kind, () => ({ ...usage }))
+  return {
+    trust, usage, now: 1000,
+    trips(count, tookMs) { for (let i = 0; i < count; i++) { this.now += tookMs; trust.tripDone(tookMs, this.now) } },
+    slow(tookMs, waited = true) {
+      this.now += tookMs
+      if (waited) { usage.voluntaryContextSwitches++; usage.fsRead += 8 }
+      return trust.slowCall(tookMs, this.now)
+    },
   }
-  state.trust = new IoTrust(() => state.switches)
-  return state
 }
 
 t.test('a disk earns trust by fast trips in a row', async t => {
@@ -47,16 +60,34 @@ t.test('a call during which the processor was taken away is excused, up to a poi
   const disk = lab()
   disk.trips(PROBATION_TRIPS, 0.1)
   for (let i = 0; i < 100; i++) {
-    disk.switches++
+    disk.usage.involuntaryContextSwitches++
     t.equal(disk.slow(6), 'excused')
   }
-  disk.switches++
+  disk.usage.involuntaryContextSwitches++
   disk.trust.sample()
   t.equal(disk.slow(6), 'probation', 'a switch seen before the call is no excuse')
   disk.now += 50
   disk.trips(PROBATION_TRIPS, 0.1)
-  disk.switches++
-  t.equal(disk.slow(13), 'probation', 'nor is any switch for 13 ms')
+  disk.usage.involuntaryContextSwitches++
+  t.equal(disk.slow(31), 'probation', 'nor is any switch for 31 ms')
+})
+
+t.test('who never slept, or fetched nothing, has not waited for the disk', async t => {
+  const disk = lab()
+  disk.trips(PROBATION_TRIPS, 0.1)
+  for (let i = 0; i < 100; i++) t.equal(disk.slow(200, false), 'excused', 'no voluntary switch')
+  disk.usage.voluntaryContextSwitches++
+  t.equal(disk.slow(200, false), 'excused', 'slept, but no block was read')
+  const uncounted = lab()
+  uncounted.usage.fsRead = 0
+  uncounted.trust.sample()
+  uncounted.trips(PROBATION_TRIPS, 0.1)
+  uncounted.usage.voluntaryContextSwitches++
+  t.equal(uncounted.slow(20, false), 'probation', 'a kernel that does not count blocks proves nothing')
+  const writes = lab('write')
+  writes.trips(PROBATION_TRIPS, 0.1)
+  writes.usage.voluntaryContextSwitches++
+  t.equal(writes.slow(20, false), 'probation', 'a write waits without fetching')
 })
 
 t.test('rare small waits are borne, frequent ones mean rest, then inline again', async t => {
@@ -80,7 +111,7 @@ t.test('back-offs double up to ten seconds and heal after a good time', async t 
   const ban = (): void => {
     disk.trips(PROBATION_TRIPS, 0.1)
     if (!disk.trust.allows(disk.now)) t.fail('not trusted')
-    disk.slow(20)
+    disk.slow(40)
     const from = disk.now
     while (!disk.trust.allows(disk.now)) { disk.now += 0.5; disk.trips(1, 0.5) }
     bans.push(Math.round((disk.now - from) / 20))

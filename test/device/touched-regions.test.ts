@@ -4,9 +4,19 @@ import { TouchedRegions, TRUSTED_POINTS } from '../../src/device/touched-regions
 
 const MIB = 2 ** 20
 
-t.test('a region is trusted by one quick touch or three slow ones, a range by all of its regions', async t => {
-  const regions = new TouchedRegions(8 * MIB + 1)
+t.test('a page that was touched is there, its neighbours are not', async t => {
+  const regions = new TouchedRegions(4 * MIB)
   t.notOk(regions.has(0, 1))
+  regions.touch(4097, 4096, 0)
+  t.ok(regions.has(4096, 8192), 'both pages it met')
+  t.notOk(regions.has(4095, 2))
+  t.notOk(regions.has(8192, 4097))
+  regions.touch(MIB - 10, 20, 0)
+  t.ok(regions.has(MIB - 4096, 8192), 'across regions')
+})
+
+t.test('a region is trusted after enough evidence, a range by all of its regions', async t => {
+  const regions = new TouchedRegions(8 * MIB + 1)
   regions.touch(100, 1, TRUSTED_POINTS)
   t.ok(regions.has(0, MIB))
   t.notOk(regions.has(0, MIB + 1))
@@ -17,6 +27,8 @@ t.test('a region is trusted by one quick touch or three slow ones, a range by al
   t.ok(regions.has(0, 2 * MIB))
   regions.touch(0, 10, 1)
   t.ok(regions.has(0, 2 * MIB), 'points do not overflow')
+  for (let i = 0; i < 1000; i++) regions.touch(3 * MIB, 4096, 0)
+  t.notOk(regions.has(3 * MIB, 8192), 'without points never')
   regions.touch(8 * MIB, 1, TRUSTED_POINTS)
   t.ok(regions.has(8 * MIB, 1), 'the odd byte at the end')
   regions.forget(MIB, 1)
@@ -28,6 +40,7 @@ t.test('forgetting everything is complete, also after all epochs are used up', a
   const regions = new TouchedRegions(4 * MIB)
   for (let round = 0; round < 200; round++) {
     regions.touch(round % 4 * MIB, 1, TRUSTED_POINTS)
+    regions.touch(((round + 1) % 4) * MIB, 1, 0)
     t.ok(regions.has(round % 4 * MIB, 1))
     regions.forgetAll()
     for (let i = 0; i < 4; i++) if (regions.has(i * MIB, 1)) t.fail(`round ${round}: region ${i} survived`)
