@@ -1,0 +1,183 @@
+/**
+ * DaemonAdmin: what the control socket asks for, done over the store and the NBD server.
+ *
+ * It judges what needs both: a volume with clients is neither deleted nor shrunk. Between that look and the deed a client
+ * could attach, so the export is closed to new ones meanwhile.
+ */
+import { join, resolve } from 'node:path'
+import { stat } from 'node:fs/promises'
+import { formatSize } from './control/options.js'
+import { NbdeltaError } from './index.js'
+import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
+import type { Health } from './health.js'
+import type { NbdServer, Store } from './index.js'
+import type { StoreExports } from './store-exports.js'
+
+/** A client that does not take its answers for that long is closed hard. */
+const SOFT_CLOSE_MS = 30_000
+
+export interface AdminParts {
+  readonly store: Store
+  readonly server: NbdServer
+  readonly exports: StoreExports
+  readonly health: Health
+  readonly version: string
+  readonly control: string
+  readonly memoryBytes: number
+}
+
+export class DaemonAdmin implements ServerAdmin {
+  draining = false
+  readonly #parts: AdminParts
+  readonly #startedAtMs = performance.now()
+
+  constructor(parts: AdminParts) { this.#parts = parts }
+
+  /** As typed in --nbd. */
+  listeners(): string[] {
+    return this.#parts.server.addresses.map(address => 'path' in address ? `unix:${address.path}`
+      : `tcp:${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`)
+  }
+
+  async createVolume({ ifNotExists, ...wanted }: Parameters<ServerAdmin['createVolume']>[0]): Promise<CreatedRow> {
+    const found = this.#parts.store.get(wanted.name)
+    if (found) return this.#foundInstead(found.name, ifNotExists, wanted)
+    if (wanted.sizeBytes === undefined && wanted.backing === undefined) throw new NbdeltaError('bad-argument', 'a new volume needs --size or --backing')
+    await this.#parts.store.createVolume(wanted)
+    return { ...await this.showVolume(wanted.name), created: true }
+  }
+
+  async #foundInstead(name: string, ifNotExists: boolean, wanted: { sizeBytes: number | undefined, grainBytes: number, backing: string | undefined }): Promise<CreatedRow> {
+    const row = await this.showVolume(name)
+    if (!ifNotExists) throw new NbdeltaError('exists', `there is a volume ${name} already`, { hint: 'choose another name, or give --if-not-exists' })
+    const differs = wanted.sizeBytes !== undefined && wanted.sizeBytes !== row.sizeBytes ? `its size is ${formatSize(row.sizeBytes)}`
+      : wanted.grainBytes !== row.grainBytes ? `its grain is ${formatSize(row.grainBytes)}`
+        : wanted.backing !== undefined && wanted.backing !== row.backing ? `its backing is ${row.backing ?? 'the store'}` : undefined
+    if (differs) throw new NbdeltaError('exists', `there is a volume ${name} already, but ${differs}`)
+    return { ...row, created: false }
+  }
+
+  async listVolumes(): Promise<VolumeRow[]> {
+    return Promise.all(this.#parts.store.list().map(({ name }) => this.showVolume(name)))
+  }
+
+  async showVolume(name: string): Promise<VolumeRow> {
+    const volume = this.#get(name)
+    const { allocatedBytes, mappedBytes } = await volume.facts()
+    const { uuid, sizeBytes, grainBytes, backing, createdAt, description } = volume
+    return {
+      name, uuid, sizeBytes, grainBytes, allocatedBytes, mappedBytes, clients: this.#clientsOf(name), hidden: this.#parts.exports.isHidden(name),
+      backing, createdAt, description,
+    }
+  }
+
+  async resizeVolume({ name, sizeBytes, shrink, dryRun }: Parameters<ServerAdmin['resizeVolume']>[0]): Promise<ActionRow> {
+    const before = this.#get(name).sizeBytes
+    if (sizeBytes === before) return { target: name, changed: false, dryRun, steps: [] }
+    const steps = [`${sizeBytes > before ? 'grow' : 'shrink'} volume ${name} from ${formatSize(before)} to ${formatSize(sizeBytes)}`]
+    const run = (): Promise<void> => this.#parts.store.resizeVolume(name, sizeBytes)
+    if (sizeBytes > before) {
+      if (!dryRun) await run()
+      return { target: name, changed: !dryRun, dryRun, steps }
+    }
+    if (!shrink) {
+      throw new NbdeltaError('wrong-state', `${formatSize(sizeBytes)} is less than ${name} has, ${formatSize(before)}: its end would be lost`, { hint: 'give --shrink if that is meant' })
+    }
+    await this.#closedToNew(name, async () => {
+      this.#assertUnattached(name, 'shrink')
+      if (!dryRun) await run()
+    })
+    return { target: name, changed: !dryRun, dryRun, steps }
+  }
+
+  async deleteVolume({ name, force, ifExists, dryRun }: Parameters<ServerAdmin['deleteVolume']>[0]): Promise<ActionRow> {
+    if (!this.#parts.store.get(name) && ifExists) return { target: name, changed: false, dryRun, steps: [] }
+    const { sizeBytes, backing } = this.#get(name)
+    const clients = this.#clientsOf(name)
+    const steps = [...clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : [],
+      backing === null ? `delete volume ${name}, ${formatSize(sizeBytes)}` : `forget volume ${name}; ${backing} stays`]
+    await this.#closedToNew(name, async () => {
+      if (!force) this.#assertUnattached(name, 'delete')
+      if (dryRun) return
+      if (this.#clientsOf(name) > 0) await this.#parts.server.closeExport(name, 'hard')
+      await this.#parts.store.deleteVolume(name)
+      this.#parts.exports.setHidden(name, false)
+    })
+    return { target: name, changed: !dryRun, dryRun, steps }
+  }
+
+  async listExports(): Promise<ExportRow[]> {
+    const { store, server, exports } = this.#parts
+    return store.list().map(({ name, uuid, sizeBytes }) => ({
+      name, uuid, sizeBytes, hidden: exports.isHidden(name), clients: this.#clientsOf(name), uris: server.uri(name),
+    }))
+  }
+
+  async setHidden(name: string, hidden: boolean): Promise<ActionRow> {
+    this.#get(name)
+    const changed = this.#parts.exports.setHidden(name, hidden)
+    return { target: name, changed, dryRun: false, steps: changed ? [`${hidden ? 'close' : 'open'} export ${name} ${hidden ? 'to' : 'for'} new clients`] : [] }
+  }
+
+  async closeExport({ name, how, dryRun }: Parameters<ServerAdmin['closeExport']>[0]): Promise<ActionRow> {
+    this.#get(name)
+    const { server } = this.#parts
+    const clients = this.#clientsOf(name)
+    const steps = clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : []
+    if (dryRun || clients === 0) return { target: name, changed: false, dryRun, steps }
+    const late = how === 'soft' ? setTimeout(() => { void server.closeExport(name, 'hard') }, SOFT_CLOSE_MS) : undefined
+    try {
+      await server.closeExport(name, how)
+    } finally {
+      clearTimeout(late)
+    }
+    return { target: name, changed: true, dryRun, steps }
+  }
+
+  async listClients(exportName: string | undefined): Promise<ClientRow[]> {
+    return this.#parts.server.clients().filter(client => exportName === undefined || client.export === exportName).map(client => ({
+      id: client.id, export: client.export ?? null, address: client.address, state: client.export === undefined ? 'handshake' : 'attached',
+      connectedAt: client.connectedAt, inFlight: client.inFlight, readBytes: client.bytesRead, writtenBytes: client.bytesWritten,
+    }))
+  }
+
+  async kickClient({ id, dryRun }: Parameters<ServerAdmin['kickClient']>[0]): Promise<ActionRow> {
+    const { server } = this.#parts
+    const client = server.clients().find(one => one.id === id)
+    if (!client || (!dryRun && !server.kick(id))) throw new NbdeltaError('not-found', `there is no client ${id}`, { hint: 'see: nbdelta client list' })
+    return { target: String(id), changed: !dryRun, dryRun, steps: [`close client ${id}, ${client.address}`] }
+  }
+
+  async status(): Promise<Omit<StatusRow, 'jobsRunning'>> {
+    const { store, server, health, version, control, memoryBytes } = this.#parts
+    return {
+      state: this.draining ? 'draining' : 'serving', version, pid: process.pid, uptimeSeconds: Math.round((performance.now() - this.#startedAtMs) / 1000),
+      store: store.path, listeners: this.listeners(), control, volumes: store.list().length, clients: server.clients().length,
+      rssBytes: process.memoryUsage.rss(), memoryBudgetBytes: memoryBytes, memoryInUseBytes: server.stats().bufferBytes, ...health.read(),
+    }
+  }
+
+  #get(name: string): NonNullable<ReturnType<Store['get']>> {
+    const volume = this.#parts.store.get(name)
+    if (!volume) throw new NbdeltaError('not-found', `there is no volume ${name}`, { hint: 'see: nbdelta volume list' })
+    return volume
+  }
+
+  #clientsOf(name: string): number { return this.#parts.server.clients().filter(client => client.export === name).length }
+
+  #assertUnattached(name: string, doing: string): void {
+    const clients = this.#clientsOf(name)
+    if (clients === 0) return
+    throw new NbdeltaError('busy', `cannot ${doing} ${name}: ${count(clients, 'client')} ${clients === 1 ? 'is' : 'are'} attached`,
+      { hint: doing === 'delete' ? 'detach it, or give --force' : `detach it, or: nbdelta export kick ${name}` })
+  }
+
+  /** Runs `work` while no new client can attach. */
+  async #closedToNew(name: string, work: () => Promise<void>): Promise<void> {
+    const { exports } = this.#parts
+    const changed = exports.setHidden(name, true)
+    try { await work() } finally { if (changed) exports.setHidden(name, false) }
+  }
+}
+
+function count(number: number, noun: string): string { return `${number} ${noun}${number === 1 ? '' : 's'}` }

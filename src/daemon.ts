@@ -1,0 +1,183 @@
+/**
+ * The daemon: joins store, NBD server and control socket into one process, and ends it well. Written against the public API.
+ *
+ *   starting -> serving --signal--> draining -> stopped        (exit 0 when all was answered and flushed)
+ *
+ * Order of the start: store (its lock keeps a second server out) -> NBD -> control socket -> ready text. What was opened is
+ * closed again when a later step fails. Order of the stop: no more changes, transfers cancelled, NBD drained (all in flight
+ * answered, attached volumes flushed) -> store closed (all flushed, checkpoint) -> control socket, last, so that `status` shows
+ * the drain. The second signal closes clients at once, the third ends the process.
+ */
+import { stat } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
+import { readyText } from './attach-lines.js'
+import { createControlServer } from './control/server.js'
+import { judgeSocketPath, parseAddress, parseCreation } from './control/options.js'
+import { DaemonAdmin } from './daemon-admin.js'
+import { createLog } from './daemon-log.js'
+import { systemClock } from './device/clock.js'
+import { Health } from './health.js'
+import { EXIT, NbdeltaError, createServer, openStore } from './index.js'
+import { StoreExports } from './store-exports.js'
+import type { ServeArguments } from './control/commands.js'
+import type { ControlServer } from './control/server.js'
+import type { DaemonLog } from './daemon-log.js'
+import type { Address } from './control/options.js'
+import type { NbdServer, Store } from './index.js'
+
+const CONTROL_SOCKET = 'control.sock'
+const NBD_SOCKET = 'nbd.sock'
+
+export interface ServeOptions extends ServeArguments {
+  readonly store: string
+  readonly control: string | undefined
+  readonly json: boolean
+  readonly version: string
+}
+
+interface Parts {
+  readonly store: Store
+  readonly server: NbdServer
+  readonly control: ControlServer
+  readonly admin: DaemonAdmin
+  readonly health: Health
+}
+
+/**
+ * Serves until a signal has stopped it; resolves with the exit code.
+ * @throws NbdeltaError when it cannot start; nothing stays open then
+ */
+export async function serve(options: ServeOptions): Promise<number> {
+  const log = createLog(options.logLevel)
+  const stopped = onSignals(log)
+  try {
+    const parts = await start(options, log)
+    announce(options, parts)
+    log.logger.info({ store: parts.store.path, listeners: parts.admin.listeners(), control: parts.control.path }, 'serving')
+    await stopped.first
+    return await stop(parts, options, log, stopped)
+  } finally {
+    stopped.forget()
+    log.flush()
+  }
+}
+
+async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Parts> {
+  const listen = await listenAddresses(options)
+  const controlAt = resolve(options.control ?? join(options.store, CONTROL_SOCKET))
+  judgeSocketPath(controlAt)
+  const store = await openStore({ path: resolve(options.store), create: true, logger })
+  const open: (() => Promise<unknown>)[] = [() => store.close()]
+  try {
+    await createVolumes(store, options.createVolume ?? [])
+    // The server exists only later, and its clients are looked at only then.
+    const holder: { server?: NbdServer } = {}
+    const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })
+    const exports = new StoreExports(store, change => { health.attached(change) })
+    const server = holder.server = await createServer({ exports, listen, limits: { memoryBytes: options.memory }, logger, spin: options.spin })
+    open.unshift(() => server.close({ deadlineMs: 0 }))
+    const admin = new DaemonAdmin({ store, server, exports, health, version: options.version, control: controlAt, memoryBytes: options.memory })
+    await assertFolder(controlAt)
+    const control = await createControlServer({ path: controlAt, admin, clock: systemClock, logger })
+    return { store, server, control, admin, health }
+  } catch (error) {
+    for (const close of open) await close().catch((again: unknown) => { logger.error({ err: again }, 'closing after a failed start') })
+    throw error
+  }
+}
+
+/** Where to listen, unix paths absolute; judged before anything is opened. */
+async function listenAddresses({ nbd, nbdMode, store }: ServeOptions): Promise<(Address & { mode?: number })[]> {
+  if (!nbd) return [{ path: judged(resolve(store, NBD_SOCKET)), mode: parseInt(nbdMode, 8) }]
+  return Promise.all(nbd.map(parseAddress).map(async address => {
+    if (!('path' in address)) return address
+    const path = judged(resolve(address.path))
+    // The store's own folder may only be about to be made.
+    if (dirname(path) !== resolve(store)) await assertFolder(path)
+    return { path, mode: parseInt(nbdMode, 8) }
+  }))
+}
+
+function judged(path: string): string {
+  judgeSocketPath(path)
+  return path
+}
+
+/** bind(2) calls a missing folder "permission denied"; here it is called by its name. */
+async function assertFolder(path: string): Promise<void> {
+  const found = await stat(dirname(path)).catch(() => undefined)
+  if (!found?.isDirectory()) throw new NbdeltaError('not-found', `cannot make the socket ${path}: there is no folder ${dirname(path)}`)
+}
+
+async function createVolumes(store: Store, wanted: readonly string[]): Promise<void> {
+  for (const { name, sizeBytes } of wanted.map(parseCreation)) {
+    if (!store.get(name)) await store.createVolume({ name, sizeBytes })
+  }
+}
+
+function announce(options: ServeOptions, { store, server, control }: Parts): void {
+  const exports = store.list().map(({ name, sizeBytes }) => ({ name, sizeBytes, uris: server.uri(name) }))
+  const facts = { version: options.version, store: store.path, control: control.path, listeners: server.addresses, exports }
+  // Who started the server may have closed its end; the server serves all the same.
+  process.stdout.on('error', () => {})
+  process.stdout.write(options.json ? `${JSON.stringify({ ready: true, pid: process.pid, ...facts })}\n` : readyText(facts))
+}
+
+interface Signals {
+  /** Settles at the first signal. */
+  readonly first: Promise<void>
+  /** Called at the second. */
+  hurry: () => void
+  forget(): void
+}
+
+function onSignals({ logger, flush }: DaemonLog): Signals {
+  let count = 0
+  let begin!: () => void
+  const onSignal = (signal: NodeJS.Signals): void => {
+    count++
+    logger.info({ signal }, ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once'][Math.min(count, 3) - 1]!)
+    if (count === 1) begin()
+    else if (count === 2) signals.hurry()
+    else { flush(); process.exit(EXIT.interrupted) }
+  }
+  const onBug = (error: unknown): void => {
+    logger.fatal({ err: error }, 'a bug in nbdelta: the server ends')
+    flush()
+    process.exit(EXIT.failure)
+  }
+  const signals: Signals = {
+    first: new Promise(resolve => { begin = resolve }),
+    hurry: () => {},
+    forget: () => {
+      process.off('SIGINT', onSignal).off('SIGTERM', onSignal).off('uncaughtException', onBug)
+    },
+  }
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('uncaughtException', onBug)
+  // A terminal that closes takes its server along, in good order.
+  process.once('SIGHUP', () => { onSignal('SIGHUP') })
+  return signals
+}
+
+/** Returns the exit code: 0 after a clean drain, else that of what failed. */
+async function stop({ store, server, control, admin, health }: Parts, { drainSeconds }: ServeOptions, { logger }: DaemonLog, signals: Signals): Promise<number> {
+  let hurried = false
+  signals.hurry = () => {
+    hurried = true
+    for (const { id } of server.clients()) server.kick(id)
+  }
+  admin.draining = true
+  let failure: unknown
+  try {
+    await Promise.all([control.stop(), server.close({ deadlineMs: drainSeconds * 1000 })])
+    await store.close()
+  } catch (error) {
+    failure = error
+    logger.error({ err: error }, 'the stop was not clean')
+  }
+  health.stop()
+  await control.close()
+  if (failure) return failure instanceof NbdeltaError ? failure.exitCode : EXIT.failure
+  logger.info({}, 'stopped')
+  return hurried ? EXIT.interrupted : EXIT.ok
+}
