@@ -119,7 +119,7 @@ export class FileDisk implements BlockDevice {
     this.#inlineMaxBytes = options.inline === false || opened.remote ? 0 : INLINE_MAX_BYTES
     this.#regions = new TouchedRegions(opened.sizeBytes)
     this.#trips = new TripQueue(this.#fd, this.path, this.#clock, (...trip) => this.#tripDone(...trip))
-    this.#holes = new HolePunch(this.#fd, this.#readOnly ? undefined : fallocate)
+    this.#holes = new HolePunch(this.#fd, this.#readOnly ? undefined : fallocate, this.#clock)
     this.#flushes = new GroupFlush(() => this.#datasync(), () => this.#clock.now())
   }
 
@@ -252,7 +252,7 @@ export class FileDisk implements BlockDevice {
 
   async #drain(): Promise<void> {
     while (this.#background.size > 0) await Promise.allSettled(this.#background)
-    await Promise.all([this.#trips.idle(), this.#holes.idle(), this.#flushes.idle()])
+    await Promise.all([this.#trips.idle(), this.#holes.close(), this.#flushes.idle()])
     await this.#handle.close()
   }
 

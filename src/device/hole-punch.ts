@@ -4,7 +4,8 @@
  * One child shell at a time and disk. It inherits the open descriptor as number 3 and works through /proc/self/fd/3, so a
  * renamed file is still the right one. Ranges are handed over one by one, each after the answer to the one before: if
  * this process is killed the child reads the end of its input and stops, instead of punching holes into what the next
- * owner of the file has written meanwhile. All ranges queued meanwhile go through the same child (one is ~1 ms).
+ * owner of the file has written meanwhile. One range is ~1 ms. A child out of work stays for LINGER_MS, because
+ * starting one holds up the event loop for some ms.
  *
  * Ranges are cut to PIECE_BYTES, because the file system holds the inode's lock while it frees one.
  */
@@ -12,9 +13,11 @@ import { spawn, type ChildProcess } from 'node:child_process'
 import { constants } from 'node:fs'
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Clock, Timer } from './clock.js'
 
 /** 256 MiB of cached pages take some 15 ms to drop; writes of the same file wait that long. */
 export const PIECE_BYTES = 256 * 2 ** 20
+const LINGER_MS = 2000
 const DEFAULT_PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
 /** $1 = the tool; then a line per range: how, offset, length. It answers each with a dot, or ends. */
 const SCRIPT = 'while read -r how offset length; do "$1" "$how" -o "$offset" -l "$length" /proc/self/fd/3 || exit 1; echo .; done'
@@ -32,6 +35,8 @@ interface Job extends ByteRange {
   readonly mode: HoleMode
   readonly resolve: (done: boolean) => void
   done: number
+  /** A child died over it without a word. */
+  tried: boolean
 }
 
 /** The tool's path, or undefined: looked up along PATH, nothing is run. */
@@ -43,49 +48,69 @@ export async function findFallocate(path = process.env.PATH || DEFAULT_PATH): Pr
   return undefined
 }
 
+function startShell(tool: string, fd: number): ChildProcess | undefined {
+  try {
+    // Detached: Ctrl-C goes to the server alone, which lets the child finish its range.
+    return spawn('/bin/sh', ['-c', SCRIPT, 'sh', tool], {
+      stdio: ['pipe', 'pipe', 'pipe', fd], detached: true, env: { PATH: process.env.PATH || DEFAULT_PATH, LC_ALL: 'C' },
+    })
+  } catch {
+    return undefined
+  }
+}
+
 export class HolePunch {
   readonly #fd: number
   readonly #tool: string | undefined
+  readonly #clock: Clock
   readonly #refused = new Set<HoleMode>()
   readonly #queue: Job[] = []
   #child: ChildProcess | undefined
   /** The child owes an answer for the head of the queue. */
   #asked = false
-  #idleWaiters: (() => void)[] = []
+  /** The child has been told to go; what is queued meanwhile is for the next one. */
+  #dismissed = false
+  #linger: Timer | undefined
+  #closing = false
+  #goneWaiters: (() => void)[] = []
 
-  constructor(fd: number, tool: string | undefined) {
+  constructor(fd: number, tool: string | undefined, clock: Clock) {
     this.#fd = fd
     this.#tool = tool
+    this.#clock = clock
   }
 
   /** False once tool or file system are known not to do it. */
   can(mode: HoleMode): boolean { return this.#tool !== undefined && !this.#refused.has(mode) }
-  /** A child is at work, so the file may be locked for some ms. */
-  get busy(): boolean { return this.#child !== undefined }
+  /** A range is being freed, so the file may be locked for some ms. */
+  get busy(): boolean { return this.#asked }
 
   /** Resolves true when the range reads as zeros, false when it could not be done; part of it may be zeros then. */
   run(mode: HoleMode, offset: number, length: number): Promise<boolean> {
     if (!this.can(mode)) return Promise.resolve(false)
     return new Promise(resolve => {
-      this.#queue.push({ mode, offset, length, resolve, done: 0 })
+      this.#queue.push({ mode, offset, length, resolve, done: 0, tried: false })
       if (!this.#child) this.#spawn()
+      else if (!this.#asked && !this.#dismissed) this.#send()
     })
   }
 
-  idle(): Promise<void> {
-    return this.#child ? new Promise(resolve => { this.#idleWaiters.push(resolve) }) : Promise.resolve()
+  /** Finishes what is queued and lets the child go. */
+  close(): Promise<void> {
+    if (!this.#child) return Promise.resolve()
+    this.#closing = true
+    if (!this.#asked) this.#dismiss()
+    return new Promise(resolve => { this.#goneWaiters.push(resolve) })
   }
 
   #spawn(): void {
     let complaint = ''
-    // Detached: Ctrl-C goes to the server alone, which lets the child finish its range.
-    const child = spawn('/bin/sh', ['-c', SCRIPT, 'sh', this.#tool!], {
-      stdio: ['pipe', 'pipe', 'pipe', this.#fd], detached: true, env: { PATH: process.env.PATH || DEFAULT_PATH, LC_ALL: 'C' },
-    })
-    child.on('error', error => { complaint = error.message })
-    // Without descriptors to spare there is a child object without pipes, and no `close` will ever come.
-    if (!child.stdin) return this.#giveUp()
+    const child = startShell(this.#tool!, this.#fd)
+    child?.on('error', error => { complaint = error.message })
+    // Without descriptors to spare there may be a child object without pipes, and no `close` will ever come.
+    if (!child?.stdin) return this.#giveUp()
     this.#child = child
+    this.#dismissed = false
     child.stdin.on('error', () => undefined)
     child.stdout!.on('data', (dots: Buffer) => { for (let i = 0; i < dots.length; i++) if (dots[i] === 0x2e) this.#pieceDone() })
     child.stderr!.on('data', (text: Buffer) => { complaint = (complaint + text.toString('latin1')).slice(0, 500) })
@@ -98,8 +123,16 @@ export class HolePunch {
   #send(): void {
     const job = this.#queue[0]
     this.#asked = job !== undefined
+    this.#linger?.cancel()
     if (job) this.#child!.stdin!.write(`${FLAG[job.mode]} ${job.offset + job.done} ${this.#piece(job)}\n`)
-    else this.#child!.stdin!.end()
+    else if (this.#closing) this.#dismiss()
+    else this.#linger = this.#clock.setTimeout(() => this.#dismiss(), LINGER_MS)
+  }
+
+  #dismiss(): void {
+    this.#linger?.cancel()
+    this.#dismissed = true
+    this.#child?.stdin?.end()
   }
 
   #pieceDone(): void {
@@ -115,22 +148,25 @@ export class HolePunch {
   /** The child is gone: in peace, or because it could not do the piece it was asked for. */
   #ended(complaint: string): void {
     this.#child = undefined
-    const failed = this.#asked ? this.#queue.shift() : undefined
+    this.#linger?.cancel()
+    const job = this.#asked ? this.#queue[0] : undefined
     this.#asked = false
-    if (failed) {
-      if (NEVER.test(complaint)) this.#refused.add(failed.mode)
-      failed.resolve(false)
+    if (job && !complaint && !job.tried) {
+      job.tried = true
+    } else if (job) {
+      if (NEVER.test(complaint)) this.#refused.add(job.mode)
+      this.#queue.shift()!.resolve(false)
     }
     for (let i = 0; i < this.#queue.length;) {
       if (this.can(this.#queue[i].mode)) i++
       else this.#queue.splice(i, 1)[0].resolve(false)
     }
     if (this.#queue.length > 0) return this.#spawn()
-    for (const wake of this.#idleWaiters.splice(0)) wake()
+    for (const wake of this.#goneWaiters.splice(0)) wake()
   }
 
   #giveUp(): void {
     for (const job of this.#queue.splice(0)) job.resolve(false)
-    for (const wake of this.#idleWaiters.splice(0)) wake()
+    for (const wake of this.#goneWaiters.splice(0)) wake()
   }
 }
