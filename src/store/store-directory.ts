@@ -1,0 +1,231 @@
+/**
+ * StoreDirectory: a store on disk, opened: locked, its catalog read, what a crash left behind finished or undone.
+ *
+ * Order at open: store.id is looked for before anything is touched, so that a mistyped path stays as it was; then the
+ * lock; then store.id again, for now it stands still; then the catalog; then the sweep of volumes/.
+ */
+import { randomUUID } from 'node:crypto'
+import { mkdir, realpath, stat, statfs } from 'node:fs/promises'
+import { dirname, join, resolve, sep } from 'node:path'
+import { type Clock, systemClock } from '../device/clock.js'
+import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
+import { type FileDisk, openFileDisk } from '../device/file-disk.js'
+import { type Logger, silentLogger } from '../device/logger.js'
+import { type Catalog, type CatalogEntry, openCatalog } from './catalog.js'
+import { lockStore, type StoreLock } from './lock.js'
+import {
+  creationSteps, FILES, readIdentity, refuseForeignFolder, type StoreIdentity, syncFolder, uuidBytes,
+} from './store-creation.js'
+import { VolumeFolders, type VolumeFiles, type VolumeLayout } from './volume-files.js'
+
+export interface StoreDirectoryOptions {
+  readonly path: string
+  /** Make a store there if there is none: in a new folder (its parent must exist) or an empty one. */
+  readonly create?: boolean
+  readonly logger?: Logger
+  readonly clock?: Clock
+  readonly newUuid?: () => string
+  /** Another name or path for util-linux's flock. */
+  readonly flockTool?: string
+}
+
+export interface StoreUsage {
+  /** Of the file system that the store lies on; `availableBytes` is what this user may still take. */
+  readonly fileSystemBytes: number
+  readonly availableBytes: number
+  /** Taken by the volumes' own files; adopted backings do not count. */
+  readonly volumeBytes: number
+}
+
+interface Parts {
+  readonly path: string
+  readonly identity: StoreIdentity
+  readonly lock: StoreLock
+  readonly disk: FileDisk
+  readonly catalog: Catalog
+  readonly folders: VolumeFolders
+  readonly recovery: readonly string[]
+}
+
+/**
+ * Opens the store in the folder `path` and locks it until `close` or the end of the process.
+ * Errors: not-found, bad-argument (not a folder, or a folder of something else), busy (in use), denied (no permission,
+ * read-only file system), no-space, newer-format, damaged, io.
+ */
+export async function openStoreDirectory(options: StoreDirectoryOptions): Promise<StoreDirectory> {
+  const { create = false, logger = silentLogger, clock = systemClock, newUuid = randomUUID } = options
+  const path = resolve(options.path)
+  await findFolder(path, create)
+  if (await readIdentity(path) === undefined) {
+    if (!create) throw new NbdeltaError('not-found', `${path} is not a store`, { hint: CREATE_HINT })
+    await refuseForeignFolder(path)
+  }
+  const tool = options.flockTool === undefined ? {} : { tool: options.flockTool }
+  const lock = await lockStore({ path: join(path, FILES.lock), clock, logger, ...tool })
+  try {
+    const fresh = (): StoreIdentity => ({ uuid: newUuid(), createdAt: clock.wallTime().toISOString() })
+    const identity = await readIdentity(path) ?? await createStore(path, fresh())
+    const disk = await openFileDisk({ path: join(path, FILES.catalog) })
+    try {
+      const { catalog, recovery } = await openCatalog(disk, uuidBytes(identity.uuid), join(path, FILES.catalog))
+      const folders = new VolumeFolders(join(path, FILES.volumes))
+      const swept = await folders.sweep(catalog)
+      const texts = [...recovery.map(text => `${FILES.catalog}: ${text}`), ...swept]
+      for (const text of texts) logger.warn({ store: path }, text)
+      return new StoreDirectory({ path, identity, lock, disk, catalog, folders, recovery: texts })
+    } catch (error) {
+      await disk.close()
+      throw error
+    }
+  } catch (error) {
+    await lock.release()
+    throw asNbdeltaError(error, `open the store ${path}`)
+  }
+}
+
+export class StoreDirectory {
+  readonly path: string
+  readonly uuid: string
+  /** ISO 8601, UTC. */
+  readonly createdAt: string
+  readonly catalog: Catalog
+  /** What was repaired at open, in words; it is in the log as well. */
+  readonly recovery: readonly string[]
+  readonly #parts: Parts
+  #closed: Promise<void> | undefined
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+    this.path = parts.path
+    this.uuid = parts.identity.uuid
+    this.createdAt = parts.identity.createdAt
+    this.catalog = parts.catalog
+    this.recovery = parts.recovery
+  }
+
+  /**
+   * Makes a volume's files and its catalog entry, all or nothing (D6), and opens the files. `layout.format` writes the
+   * first content of map and journal. `entry.backing`, if any, comes from `resolveBacking`.
+   * Errors: those of `Catalog.put`; no-space, too-large, denied, not-found, busy, io.
+   */
+  async createVolumeFiles(entry: CatalogEntry, layout: VolumeLayout): Promise<VolumeFiles> {
+    const { catalog, folders } = this.#parts
+    catalog.judge(entry)
+    await folders.make(entry, layout)
+    try {
+      await catalog.put(entry)
+    } catch (error) {
+      // A latched log leaves it open whether the entry is on disk: the sweep of the next open decides.
+      if (!catalog.inDoubt) await folders.unmake(entry.uuid)
+      throw error
+    }
+    await folders.name(entry.uuid)
+    return folders.open(entry)
+  }
+
+  /** Errors: damaged or not-found (a file is missing), busy, denied, io. */
+  openVolumeFiles(entry: CatalogEntry): Promise<VolumeFiles> { return this.#parts.folders.open(entry) }
+
+  /**
+   * Takes a volume out of the catalog and removes its files, which nobody has open; somebody's own backing stays.
+   * No such volume: done already. Space comes back at once; a crash in between is finished or undone at the next open.
+   */
+  async removeVolumeFiles(name: string): Promise<void> {
+    const { catalog, folders } = this.#parts
+    const uuid = catalog.get(name)?.uuid
+    if (uuid === undefined) return
+    await folders.markDeleted(uuid)
+    try {
+      await catalog.remove(name)
+    } catch (error) {
+      if (!catalog.inDoubt) await folders.unmarkDeleted(uuid)
+      throw error
+    }
+    await folders.removeDeleted(uuid)
+  }
+
+  /**
+   * The absolute path, links resolved, under which a file or block device can be adopted as a volume's live.
+   * Errors: not-found, denied, bad-argument (neither file nor block device, or inside a store's own folder).
+   */
+  async resolveBacking(path: string): Promise<string> {
+    let real: string
+    try {
+      real = await realpath(path)
+      const found = await stat(real)
+      if (!found.isFile() && !found.isBlockDevice()) {
+        throw new NbdeltaError('bad-argument', `${path} is neither a regular file nor a block device`)
+      }
+    } catch (error) {
+      throw asNbdeltaError(error, `adopt ${path}`)
+    }
+    if (real.startsWith(await realpath(this.path) + sep)) {
+      throw new NbdeltaError('bad-argument', `${path} lies inside the store: adopt files from elsewhere`)
+    }
+    return real
+  }
+
+  async usage(): Promise<StoreUsage> {
+    const { folders, catalog, path } = this.#parts
+    const { bsize, blocks, bavail } = await statfs(path)
+    let volumeBytes = 0
+    // A volume may be deleted while this runs; it then takes nothing.
+    for (const { uuid } of catalog.list()) volumeBytes += await folders.allocatedBytes(uuid).catch(() => 0)
+    return { fileSystemBytes: bsize * blocks, availableBytes: bsize * bavail, volumeBytes }
+  }
+
+  /** Ends what runs and gives the lock back; whoever has volume files open has closed them before. Idempotent. */
+  close(): Promise<void> {
+    return this.#closed ??= this.#close()
+  }
+
+  async #close(): Promise<void> {
+    const { catalog, disk, lock } = this.#parts
+    await catalog.close()
+    await disk.close()
+    await lock.release()
+  }
+}
+
+const CREATE_HINT = "'nbdelta serve --store DIR' creates one in an empty folder"
+
+/** Makes sure that `path` is a folder; makes it if asked to. */
+async function findFolder(path: string, create: boolean): Promise<void> {
+  try {
+    const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined
+      throw error
+    })
+    if (found?.isDirectory()) return
+    if (found) throw new NbdeltaError('bad-argument', `${path} is a file, and a store is a folder`)
+    if (!create) throw new NbdeltaError('not-found', `there is no store ${path}`, { hint: CREATE_HINT })
+    await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+      // Another server may have been quicker; the lock decides between the two.
+      if (error.code !== 'EEXIST') throw error
+    })
+    await syncFolder(dirname(path))
+  } catch (error) {
+    throw explainFolder(error, path)
+  }
+}
+
+function explainFolder(error: unknown, path: string): NbdeltaError {
+  const cause = { cause: error }
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'ENOENT': return new NbdeltaError('not-found', `${dirname(path)} is not there, so no store can be made in it`, cause)
+    case 'ENOTDIR': return new NbdeltaError('bad-argument', `a part of ${path} is a file, not a folder`, cause)
+    case 'EROFS': return new NbdeltaError('denied', `${path} is on a read-only file system`, cause)
+    case 'EACCES': case 'EPERM': return new NbdeltaError('denied', `no permission for ${path}`, cause)
+    default: return asNbdeltaError(error, `open the store ${path}`)
+  }
+}
+
+async function createStore(path: string, identity: StoreIdentity): Promise<StoreIdentity> {
+  await refuseForeignFolder(path)
+  try {
+    for (const step of creationSteps(path, identity)) await step.run()
+  } catch (error) {
+    throw asNbdeltaError(error, `create the store ${path}`)
+  }
+  return identity
+}

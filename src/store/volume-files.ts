@@ -1,0 +1,169 @@
+/**
+ * The files of volumes: DIR/volumes/<uuid>/{live,map,journal}; live is missing where somebody's own file or block device
+ * serves instead.
+ *
+ * A folder's name says where its volume is in its life, and together with the catalog what to do after a crash:
+ *
+ *   name            in the catalog                        not in the catalog
+ *   <uuid>.new      made whole, not yet named: name it    never became a volume: remove
+ *   <uuid>          a volume                              nobody's doing: left alone, reported
+ *   <uuid>.deleted  not deleted after all: name it back   deleted: remove
+ *
+ * Making: .new with everything in it, durable -> catalog -> <uuid>. Deleting: .deleted, durable -> catalog -> remove.
+ * So no crash ever leaves a plain <uuid> without its entry, and the sweep never removes anything that might be a volume:
+ * should a catalog be lost or replaced by an old one, the data is still there.
+ */
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { divCeil } from '../../native-free/index.js'
+import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
+import { type FileDisk, openFileDisk } from '../device/file-disk.js'
+import type { Catalog, CatalogEntry } from './catalog.js'
+import { mapFileSizeBytes } from './map-file.js'
+import { syncFolder } from './store-creation.js'
+
+const UNNAMED = '.new'
+const DELETED = '.deleted'
+const FOLDER = /^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(\.new|\.deleted|)$/
+/** Of what `st_blocks` counts. */
+const BLOCK_BYTES = 512
+
+export interface VolumeFiles {
+  readonly live: FileDisk
+  readonly map: FileDisk
+  readonly journal: FileDisk
+}
+
+export interface VolumeLayout {
+  readonly journalBytes: number
+  /** Writes map and journal of a volume whose live is all zeros, or somebody's own; durable when done. */
+  format(files: VolumeFiles): Promise<void>
+}
+
+export class VolumeFolders {
+  readonly #root: string
+
+  /** `root` is the store's `volumes`. */
+  constructor(root: string) { this.#root = root }
+
+  /** Everything of a new volume but its name, durable. On failure nothing is left. */
+  async make(entry: CatalogEntry, { journalBytes, format }: VolumeLayout): Promise<void> {
+    const { backing, sizeBytes } = entry
+    const folder = this.#path(entry.uuid, UNNAMED)
+    try {
+      await mkdir(folder, { mode: 0o700 })
+      const mapBytes = mapFileSizeBytes(divCeil(sizeBytes, entry.grainBytes))
+      const files = await openAll({
+        live: backing === null ? { path: join(folder, 'live'), create: { sizeBytes } } : { path: backing },
+        map: { path: join(folder, 'map'), create: { sizeBytes: mapBytes } },
+        journal: { path: join(folder, 'journal'), create: { sizeBytes: journalBytes } },
+      })
+      try {
+        await format(files)
+      } finally {
+        await closeAll(Object.values(files))
+      }
+      await syncFolder(folder)
+      await syncFolder(this.#root)
+    } catch (error) {
+      await rm(folder, { recursive: true, force: true })
+      throw asNbdeltaError(error, `make volume '${entry.name}'`)
+    }
+  }
+
+  /** Gives what `make` made its name. */
+  async name(uuid: string): Promise<void> { await this.#rename(this.#path(uuid, UNNAMED), this.#path(uuid)) }
+
+  /** Removes what `make` made. */
+  async unmake(uuid: string): Promise<void> { await rm(this.#path(uuid, UNNAMED), { recursive: true, force: true }) }
+
+  async open({ uuid, name, backing }: CatalogEntry): Promise<VolumeFiles> {
+    const folder = this.#path(uuid)
+    try {
+      return await openAll({
+        live: { path: backing ?? join(folder, 'live') },
+        map: { path: join(folder, 'map') },
+        journal: { path: join(folder, 'journal') },
+      })
+    } catch (error) {
+      const failure = asNbdeltaError(error, `open volume '${name}'`)
+      const hint = backing === null ? undefined : 'its backing is missing or in use; nothing of the volume was changed'
+      throw new NbdeltaError(failure.code, `volume '${name}' cannot be opened: ${failure.message}`, { cause: failure, hint })
+    }
+  }
+
+  async markDeleted(uuid: string): Promise<void> { await this.#rename(this.#path(uuid), this.#path(uuid, DELETED)) }
+  async unmarkDeleted(uuid: string): Promise<void> { await this.#rename(this.#path(uuid, DELETED), this.#path(uuid)) }
+
+  async removeDeleted(uuid: string): Promise<void> {
+    await rm(this.#path(uuid, DELETED), { recursive: true, force: true })
+    await syncFolder(this.#root)
+  }
+
+  /** Finishes or undoes what a crash interrupted; returns what was done, in words. */
+  async sweep(catalog: Catalog): Promise<string[]> {
+    const done: string[] = []
+    const present = new Set<string>()
+    for (const folder of await readdir(this.#root)) {
+      const [, uuid, state] = FOLDER.exec(folder) ?? []
+      const known = uuid !== undefined && catalog.has(uuid)
+      if (known) present.add(uuid)
+      if (known && state === '') continue
+      if (known) {
+        await this.#rename(join(this.#root, folder), this.#path(uuid))
+        done.push(`volume ${uuid}: ${state === UNNAMED ? 'its creation was finished' : 'its deletion was not confirmed and was undone'}`)
+      } else if (uuid !== undefined && state !== '') {
+        await rm(join(this.#root, folder), { recursive: true, force: true })
+        done.push(`volume ${uuid}: ${state === UNNAMED ? 'its creation was not confirmed and was undone' : 'its deletion was finished'}`)
+      } else {
+        done.push(`${join(this.#root, folder)} belongs to no volume of the catalog and was left alone`)
+      }
+    }
+    if (done.length > 0) await syncFolder(this.#root)
+    for (const { uuid, name } of catalog.list()) {
+      if (!present.has(uuid)) done.push(`volume '${name}' has no folder ${this.#path(uuid)} any more and cannot be opened`)
+    }
+    return done
+  }
+
+  /** Bytes that a volume's own files take on the medium. */
+  async allocatedBytes(uuid: string): Promise<number> {
+    const folder = this.#path(uuid)
+    let blocks = 0
+    for (const file of await readdir(folder)) blocks += (await stat(join(folder, file))).blocks
+    return blocks * BLOCK_BYTES
+  }
+
+  #path(uuid: string, state: typeof UNNAMED | typeof DELETED | '' = ''): string { return join(this.#root, uuid + state) }
+
+  async #rename(from: string, to: string): Promise<void> {
+    try {
+      await rename(from, to)
+      await syncFolder(this.#root)
+    } catch (error) {
+      throw asNbdeltaError(error, `rename ${from}`)
+    }
+  }
+}
+
+type DiskOptions = Parameters<typeof openFileDisk>[0]
+
+/** All of them or none. */
+async function openAll(wanted: Readonly<Record<keyof VolumeFiles, DiskOptions>>): Promise<VolumeFiles> {
+  const opened: FileDisk[] = []
+  const openOne = async (options: DiskOptions): Promise<FileDisk> => {
+    const disk = await openFileDisk(options)
+    opened.push(disk)
+    return disk
+  }
+  try {
+    return { live: await openOne(wanted.live), map: await openOne(wanted.map), journal: await openOne(wanted.journal) }
+  } catch (error) {
+    await closeAll(opened)
+    throw error
+  }
+}
+
+async function closeAll(disks: readonly FileDisk[]): Promise<void> {
+  await Promise.all(disks.map(disk => disk.close()))
+}
