@@ -70,6 +70,8 @@ export class Connection implements SessionHost, Reader {
   readonly #handshake: Handshake
   readonly #deadline: NodeJS.Timeout
   #linger: NodeJS.Timeout | undefined
+  /** Parsing waits for a completion or a drain. */
+  #stalled = false
   #paused = false
   #ticking = false
   #opening = false
@@ -129,9 +131,10 @@ export class Connection implements SessionHost, Reader {
 
   arrived(count: number): boolean {
     this.#inbox.landed(count)
-    const wanted = this.#advance()
+    this.#stalled = !this.#advance()
     this.#inbox.prepare()
-    this.#paused = !wanted || this.#inbox.stuck
+    // While parsing stalls, reading goes on into what room there is: an EOF behind it is news (D5).
+    this.#paused = this.#inbox.stuck || (this.#stalled && this.#inbox.full)
     return !this.#paused
   }
 
@@ -200,14 +203,14 @@ export class Connection implements SessionHost, Reader {
       if (this.#session?.ending !== undefined) this.#end(this.#session)
       return
     }
-    const wanted = this.#advance()
-    if (!wanted || !this.#paused || (this.#inbox.stuck && !this.#inbox.unstuck)) return
+    this.#stalled = !this.#advance()
+    if (this.#stalled || !this.#paused || (this.#inbox.stuck && !this.#inbox.unstuck)) return
     this.#paused = false
     this.#wire.resume()
   }
 
   #drained(): void {
-    if (this.#paused) this.wake()
+    if (this.#stalled) this.wake()
   }
 
   get #clogged(): boolean { return this.#wire.socket.writableLength > this.#host.limits.backlogBytes }

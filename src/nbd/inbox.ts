@@ -68,6 +68,9 @@ export class Inbox {
     this.view = this.#nextView()
   }
 
+  /** No room for more unparsed bytes but the tail: stop reading while parsing stalls. */
+  get full(): boolean { return this.end >= this.slab.size - TAIL_BYTES }
+
   /** Whether a stuck inbox could go on now. */
   get unstuck(): boolean { return !this.slab.pinned || this.#allotment.hasOwn }
 

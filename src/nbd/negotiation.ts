@@ -190,7 +190,7 @@ function answerMeta(negotiation: Negotiation, data: Buffer, option: number): Ans
 /** The reply to an export that was opened: INFO replies and the ACK, or EXPORT_NAME's block. */
 export function opened(negotiation: Negotiation, opening: Opening, info: ExportInfo): readonly Buffer[] {
   if (opening.option === OPTION.exportName) {
-    return [encodeExportNameReply(info.sizeBytes, transmissionFlags(negotiation, info), negotiation.padded)]
+    return [encodeExportNameReply(wholeBlocks(info), transmissionFlags(negotiation, info), negotiation.padded)]
   }
   return accept(opening.option, describeExport(negotiation, opening.option, info, opening.infos)).replies
 }
@@ -207,13 +207,16 @@ export function notOpened(opening: Opening, error: NbdeltaError): Answer {
 function describeExport(negotiation: Negotiation, option: number, info: ExportInfo, asked: readonly number[]): Buffer[] {
   const { minimum, preferred, maximum } = info.blockSizes
   const infos = [
-    encodeInfoExport(info.sizeBytes, transmissionFlags(negotiation, info)),
+    encodeInfoExport(wholeBlocks(info), transmissionFlags(negotiation, info)),
     encodeInfoBlockSize(minimum, preferred, maximum),
   ]
   if (asked.includes(INFO.name)) infos.push(encodeInfoText(INFO.name, info.name))
   if (asked.includes(INFO.description) && info.description !== '') infos.push(encodeInfoText(INFO.description, info.description))
   return infos.map((data) => encodeOptionReply(option, REPLY.info, data))
 }
+
+/** The size to tell: whole blocks of the minimum size (Z1). */
+function wholeBlocks(info: ExportInfo): number { return info.sizeBytes - info.sizeBytes % info.blockSizes.minimum }
 
 /** What the export can do, for this client (I10, I11, D3): a flag stands only for what is served. */
 export function transmissionFlags(negotiation: Negotiation, info: ExportInfo): number {

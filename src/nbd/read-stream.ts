@@ -181,7 +181,7 @@ export class ReadStream {
     try {
       return this.#device.read(this.#offset, count, this.#outbox.slab!.buffer, at, this.#origin)
     } catch (error) {
-      this.failure = error
+      this.failure = error ?? new Error('a device threw nothing')
       return undefined
     }
   }
@@ -195,7 +195,7 @@ export class ReadStream {
       this.#outbox.sendRegion(slab, finish(), end)
       this.#advance(count)
     }, (error: unknown) => {
-      this.failure = error
+      this.failure = error ?? new Error('a device rejected with nothing')
       this.#outbox.dropRegion(slab)
     }).then(() => {
       this.#busy = false

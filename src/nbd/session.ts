@@ -22,6 +22,7 @@ import { ReadStream } from './read-stream.js'
 import { Replies } from './replies.js'
 import { judge, judgeRange, payloadBytesOf, REFUSALS } from './request-verdict.js'
 import { refusalOf } from './wire-error.js'
+import { WriteStream } from './write-stream.js'
 import type { Echo } from '../../native-free/nbd/transmission.js'
 import type { BlockDevice, Extents, Origin, Pending } from '../device/block-device.js'
 import type { Counters } from './counters.js'
@@ -34,8 +35,6 @@ import type { Slab } from './slab.js'
 
 /** Up to this much a READ is read whole before its header is sent. nbdcopy and qemu-img ask for 256 KiB. */
 export const WHOLE_READ_BYTES = 256 * 1024
-/** Pieces of a large WRITE end at multiples of this, so that no page of the file is written in two parts. */
-const PIECE_EDGE_BYTES = 4096
 /** One turn: about 2 ms of small requests, or 1 ms of copying. */
 const QUOTA_REQUESTS = 1024
 const QUOTA_BYTES = 8 * 1024 * 1024
@@ -65,16 +64,6 @@ export interface SessionOptions {
   readonly extents: number
 }
 
-/** A WRITE whose payload is taken in pieces as it arrives. */
-interface Taking {
-  readonly job: Job
-  offset: number
-  left: number
-  /** Pieces the device has not finished. */
-  running: number
-  failure: unknown
-}
-
 export class Session {
   readonly jobs = new Jobs()
   /** Set when parsing is over: the client said DISC, or broke the protocol so that no step is left in common. */
@@ -95,7 +84,7 @@ export class Session {
   readonly #headerBytes: number
   readonly #extended: boolean
   readonly #chunked: boolean
-  #taking: Taking | undefined
+  #taking: WriteStream | undefined
   #skipBytes = 0
   #skipRefusal: Refusal = REFUSALS.payload
   #stream: { readonly reader: ReadStream, readonly job: Job } | undefined
@@ -122,8 +111,8 @@ export class Session {
       this.jobs.end(this.#stream.job)
       this.#stream = undefined
     }
-    if (this.#taking !== undefined && this.#taking.running === 0) this.jobs.end(this.#taking.job)
-    else if (this.#taking !== undefined) this.#taking.left = 0
+    this.#taking?.abandon()
+    if (this.#taking?.settled === true) this.jobs.end(this.#taking.job)
     this.#taking = undefined
     for (const finish of this.#held.splice(0)) finish()
   }
@@ -282,7 +271,7 @@ export class Session {
       inbox.pos += this.#headerBytes
       this.#count(COMMAND.write)
       if (refused !== undefined) this.#startSkip(length, refused)
-      else this.#taking = { job: this.jobs.begin(request), offset: request.offset, left: length, running: 0, failure: undefined }
+      else this.#startTaking(request)
       return 'next'
     }
     const at = inbox.pos + this.#headerBytes
@@ -312,46 +301,28 @@ export class Session {
     this.#conclude(request, pending, () => slab.unpin())
   }
 
-  /** The next piece of a large WRITE, cut at a page's edge unless it is the last. */
-  #take(taking: Taking): Step {
-    const inbox = this.#inbox
-    let count = Math.min(inbox.available, taking.left)
-    if (count < taking.left) count -= (taking.offset + count) % PIECE_EDGE_BYTES
-    if (count <= 0) return 'dry'
-    if (taking.failure === undefined) this.#writePiece(taking, count)
-    inbox.pos += count
-    taking.offset += count
-    taking.left -= count
-    if (taking.left === 0) {
+  #startTaking(request: Request): void {
+    const job = this.jobs.begin(request)
+    const taking = new WriteStream(this.#device, this.#inbox, this.#host, job, (error) => {
+      if (error !== undefined) this.#host.broken(error)
+      else if (taking.settled) this.#reply(() => this.#concludeTaken(taking))
+      else this.#host.wake()
+    })
+    this.#taking = taking
+  }
+
+  /** The next piece of a large WRITE. */
+  #take(taking: WriteStream): Step {
+    if (!taking.take()) return 'dry'
+    if (taking.taken) {
       this.#taking = undefined
-      if (taking.running === 0) this.#concludeTaken(taking)
+      if (taking.settled) this.#concludeTaken(taking)
     }
     return 'next'
   }
 
-  #writePiece(taking: Taking, count: number): void {
-    const { slab, pos } = this.#inbox
-    let pending: Pending
-    try {
-      pending = this.#device.write(taking.offset, count, slab.buffer, pos, this.#host)
-    } catch (error) {
-      taking.failure = error
-      return
-    }
-    this.#counters.bytesWritten += count
-    if (pending === undefined) return
-    slab.pin()
-    taking.running++
-    pending.catch((error: unknown) => { taking.failure ??= error }).then(() => {
-      slab.unpin()
-      taking.running--
-      if (taking.running === 0 && taking.left === 0) this.#reply(() => this.#concludeTaken(taking))
-      else this.#host.wake()
-    }).catch((error: unknown) => this.#host.broken(error))
-  }
-
   /** All pieces of a large WRITE are written, or one has failed. */
-  #concludeTaken(taking: Taking): void {
+  #concludeTaken(taking: WriteStream): void {
     const { job, failure } = taking
     if (this.#host.gone) {
       this.jobs.end(job)
@@ -366,8 +337,12 @@ export class Session {
     }
     this.jobs.end(job)
     this.#outbox.reserveReply()
-    if (failure === undefined) this.#replies.success(job, job.type)
-    else this.#fail(job, failure)
+    if (failure !== undefined) {
+      this.#fail(job, failure)
+      return
+    }
+    this.#counters.bytesWritten += job.length
+    this.#replies.success(job, job.type)
   }
 
   #startSkip(bytes: number, refusal: Refusal): void {
@@ -508,7 +483,7 @@ export class Session {
       this.#outbox.reserveReply()
       this.#fail(job, error)
     })
-    pending.then(() => finish(undefined), (error: unknown) => finish(error ?? new Error('rejected without a reason')))
+    pending.then(() => finish(undefined), (error: unknown) => finish(error ?? new Error('a device rejected with nothing')))
       .catch((error: unknown) => this.#host.broken(error))
   }
 
