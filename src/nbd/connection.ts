@@ -28,7 +28,7 @@ import type { ExportHandle, ExportProvider } from './export.js'
 import type { ServerLimits } from './limits.js'
 import type { Answer, Opening } from './negotiation.js'
 import type { Refusal } from './request-verdict.js'
-import type { SessionHost } from './session.js'
+import type { SessionHost } from './settlement.js'
 import type { Spinner } from './spinner.js'
 import type { Reader, Wire } from './wire.js'
 

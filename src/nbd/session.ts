@@ -16,21 +16,19 @@ import { COMMAND, COMMAND_FLAG, SIZE } from '../../native-free/nbd/constants.js'
 import { decodeExtendedRequest, decodeRequest, decodeStatusFilter, Request } from '../../native-free/nbd/transmission.js'
 import { filterContexts, lookUpStatus, replyStatus } from './block-status.js'
 import { WHOLE_PAYLOAD_BYTES } from './inbox.js'
-import { Jobs } from './jobs.js'
 import { REPLY_ROOM_BYTES } from './outbox.js'
 import { ReadStream } from './read-stream.js'
-import { Replies } from './replies.js'
 import { judge, judgeRange, payloadBytesOf, REFUSALS } from './request-verdict.js'
-import { refusalOf } from './wire-error.js'
+import { Settlement } from './settlement.js'
 import { WriteStream } from './write-stream.js'
-import type { Echo } from '../../native-free/nbd/transmission.js'
-import type { BlockDevice, Extents, Origin, Pending } from '../device/block-device.js'
+import type { BlockDevice, Extents, Pending } from '../device/block-device.js'
 import type { Counters } from './counters.js'
 import type { Inbox } from './inbox.js'
-import type { Job } from './jobs.js'
+import type { Job, Jobs } from './jobs.js'
 import type { SelectedContext } from './metadata-contexts.js'
 import type { Outbox } from './outbox.js'
 import type { Refusal, SessionFacts } from './request-verdict.js'
+import type { SessionHost } from './settlement.js'
 import type { Slab } from './slab.js'
 
 /** Up to this much a READ is read whole before its header is sent. nbdcopy and qemu-img ask for 256 KiB. */
@@ -42,15 +40,6 @@ const QUOTA_BYTES = 8 * 1024 * 1024
 /** What consume() left off for. 'dry': needs more bytes. 'stalled': call again after `wake`. 'over': see `ending`. */
 export type Consumed = 'dry' | 'stalled' | 'over'
 type Step = Consumed | 'next'
-
-export interface SessionHost extends Origin {
-  /** A completion: flush what is ready and call consume() again. */
-  wake(): void
-  /** One refused or failed request, for the log. */
-  report(type: number, offset: number, length: number, refusal: Refusal): void
-  /** A broken invariant behind a promise: this connection cannot go on. */
-  broken(error: unknown): void
-}
 
 export interface SessionOptions {
   readonly host: SessionHost
@@ -65,7 +54,7 @@ export interface SessionOptions {
 }
 
 export class Session {
-  readonly jobs = new Jobs()
+  readonly jobs: Jobs
   /** Set when parsing is over: the client said DISC, or broke the protocol so that no step is left in common. */
   ending: { readonly how: 'disconnect' | 'drop', readonly reason: string } | undefined
   /** New requests are answered ESHUTDOWN from now on (S3). */
@@ -79,7 +68,7 @@ export class Session {
   readonly #device: BlockDevice
   readonly #facts: SessionFacts
   readonly #counters: Counters
-  readonly #replies: Replies
+  readonly #settlement: Settlement
   readonly #request = new Request()
   readonly #headerBytes: number
   readonly #extended: boolean
@@ -88,8 +77,6 @@ export class Session {
   #skipBytes = 0
   #skipRefusal: Refusal = REFUSALS.payload
   #stream: { readonly reader: ReadStream, readonly job: Job } | undefined
-  /** Completions that must wait until a reply that goes out in one piece is over. */
-  readonly #held: (() => void)[] = []
 
   constructor(options: SessionOptions) {
     this.#options = options
@@ -102,7 +89,8 @@ export class Session {
     this.#extended = options.facts.style === 'extended'
     this.#chunked = options.facts.style !== 'simple'
     this.#headerBytes = this.#extended ? SIZE.extendedRequest : SIZE.request
-    this.#replies = new Replies(options.outbox, options.facts.style)
+    this.#settlement = new Settlement(options.host, options.device, options.outbox, options.counters, options.facts.style)
+    this.jobs = this.#settlement.jobs
   }
 
   /** The client is gone: nothing new is begun. What runs at a device settles by itself; a stream ends with its piece. */
@@ -114,7 +102,7 @@ export class Session {
     this.#taking?.abandon()
     if (this.#taking?.settled === true) this.jobs.end(this.#taking.job)
     this.#taking = undefined
-    for (const finish of this.#held.splice(0)) finish()
+    this.#settlement.release()
   }
 
   /** Nothing is under way: no job, and no request half received. */
@@ -158,14 +146,14 @@ export class Session {
     if (type === COMMAND.read && refused === undefined) return this.#read(request)
     const payload = payloadBytesOf(request, this.#facts.style)
     if (payload > this.#facts.payloadBytes) {
-      this.#refuse(request, REFUSALS.payloadTooLong)
+      this.#settlement.refuse(request, REFUSALS.payloadTooLong)
       return this.#end('drop', REFUSALS.payloadTooLong.text)
     }
     if (type === COMMAND.write) return this.#write(request, refused)
     if (payload > 0) return this.#withPayload(request, payload, refused)
     inbox.pos += this.#headerBytes
     this.#count(type)
-    if (refused !== undefined) this.#refuse(request, refused)
+    if (refused !== undefined) this.#settlement.refuse(request, refused)
     else this.#perform(request)
     return 'next'
   }
@@ -188,7 +176,7 @@ export class Session {
       const run = this.#device.zeroRun(offset, length)
       if (run !== length) return -run >= length ? this.#readHole(request) : this.#readStream(request, false)
     }
-    const headerBytes = this.#replies.readHeaderBytes
+    const headerBytes = this.#settlement.replies.readHeaderBytes
     if (length > WHOLE_READ_BYTES) return this.#readStream(request, onePiece)
     if (!outbox.reserve(headerBytes + length)) return outbox.slab === undefined ? 'stalled' : this.#readStream(request, onePiece)
     this.#inbox.pos += this.#headerBytes
@@ -200,12 +188,12 @@ export class Session {
     try {
       pending = this.#device.read(offset, length, slab.buffer, at + headerBytes, this.#host)
     } catch (error) {
-      this.#fail(request, error)
+      this.#settlement.fail(request, error)
       return 'next'
     }
     if (pending !== undefined) this.#readLater(request, pending, slab, at)
     else {
-      this.#replies.putReadHeader(slab.view, at, request, offset, length)
+      this.#settlement.replies.putReadHeader(slab.view, at, request, offset, length)
       outbox.at = at + headerBytes + length
     }
     return 'next'
@@ -213,10 +201,10 @@ export class Session {
 
   #readLater(request: Request, pending: Promise<void>, slab: Slab, at: number): void {
     const job = this.jobs.begin(request)
-    const end = at + this.#replies.readHeaderBytes + job.length
+    const end = at + this.#settlement.replies.readHeaderBytes + job.length
     this.#outbox.openRegion(end - at)
-    this.#settle(job, pending, () => {
-      this.#replies.putReadHeader(slab.view, at, job, job.offset, job.length)
+    this.#settlement.settle(job, pending, () => {
+      this.#settlement.replies.putReadHeader(slab.view, at, job, job.offset, job.length)
       this.#outbox.sendRegion(slab, at, end)
     }, () => this.#outbox.dropRegion(slab))
   }
@@ -224,7 +212,7 @@ export class Session {
   #readNothing(request: Request): Step {
     this.#inbox.pos += this.#headerBytes
     this.#count(COMMAND.read)
-    this.#replies.success(request, COMMAND.read)
+    this.#settlement.replies.success(request, COMMAND.read)
     return 'next'
   }
 
@@ -232,7 +220,7 @@ export class Session {
     this.#inbox.pos += this.#headerBytes
     this.#count(COMMAND.read)
     this.#counters.bytesRead += request.length
-    this.#replies.hole(request, request.offset, request.length)
+    this.#settlement.replies.hole(request, request.offset, request.length)
     return 'next'
   }
 
@@ -243,6 +231,7 @@ export class Session {
     const { style } = this.#facts
     const reader = new ReadStream(this.#device, this.#outbox, this.#host, style, job, job, onePiece, () => this.#host.wake())
     this.#stream = { reader, job }
+    if (reader.exclusive) this.#settlement.hold()
     return 'next'
   }
 
@@ -253,14 +242,14 @@ export class Session {
     this.#stream = undefined
     this.jobs.end(job)
     if (result === 'drop') {
-      this.#note(job, reader.failure)
+      this.#settlement.noteFailure(job, reader.failure)
       return this.#end('drop', 'the device failed in the middle of a simple reply')
     }
     if (reader.failure !== undefined) {
       this.#outbox.reserveReply()
-      this.#fail(job, reader.failure)
+      this.#settlement.fail(job, reader.failure)
     } else this.#counters.bytesRead += job.length
-    for (const finish of this.#held.splice(0)) finish()
+    this.#settlement.release()
     return 'next'
   }
 
@@ -278,8 +267,8 @@ export class Session {
     if (inbox.end < at + length) return 'dry'
     inbox.pos = at + length
     this.#count(COMMAND.write)
-    if (refused !== undefined) this.#refuse(request, refused)
-    else if (length === 0) this.#replies.success(request, COMMAND.write)
+    if (refused !== undefined) this.#settlement.refuse(request, refused)
+    else if (length === 0) this.#settlement.replies.success(request, COMMAND.write)
     else this.#writeWhole(request, inbox.slab, at)
     return 'next'
   }
@@ -289,23 +278,22 @@ export class Session {
     try {
       pending = this.#device.write(request.offset, request.length, slab.buffer, at, this.#host)
     } catch (error) {
-      this.#fail(request, error)
+      this.#settlement.fail(request, error)
       return
     }
     this.#counters.bytesWritten += request.length
-    if (pending === undefined) {
-      this.#conclude(request, pending)
-      return
+    if (pending !== undefined) {
+      slab.pin()
+      pending = pending.finally(() => slab.unpin())
     }
-    slab.pin()
-    this.#conclude(request, pending, () => slab.unpin())
+    this.#settlement.conclude(request, pending)
   }
 
   #startTaking(request: Request): void {
     const job = this.jobs.begin(request)
     const taking = new WriteStream(this.#device, this.#inbox, this.#host, job, (error) => {
       if (error !== undefined) this.#host.broken(error)
-      else if (taking.settled) this.#reply(() => this.#concludeTaken(taking))
+      else if (taking.settled) this.#settlement.reply(() => this.#concludeTaken(taking))
       else this.#host.wake()
     })
     this.#taking = taking
@@ -321,28 +309,9 @@ export class Session {
     return 'next'
   }
 
-  /** All pieces of a large WRITE are written, or one has failed. */
-  #concludeTaken(taking: WriteStream): void {
-    const { job, failure } = taking
-    if (this.#host.gone) {
-      this.jobs.end(job)
-      return
-    }
-    if (failure === undefined && (job.flags & COMMAND_FLAG.fua) !== 0) {
-      const pending = this.#flush()
-      if (pending !== undefined) {
-        this.#settle(job, pending, () => this.#succeed(job))
-        return
-      }
-    }
-    this.jobs.end(job)
-    this.#outbox.reserveReply()
-    if (failure !== undefined) {
-      this.#fail(job, failure)
-      return
-    }
-    this.#counters.bytesWritten += job.length
-    this.#replies.success(job, job.type)
+  #concludeTaken({ job, failure }: WriteStream): void {
+    if (failure === undefined) this.#counters.bytesWritten += job.length
+    this.#settlement.concludeJob(job, failure)
   }
 
   #startSkip(bytes: number, refusal: Refusal): void {
@@ -357,7 +326,7 @@ export class Session {
     this.#skipBytes -= count
     if (this.#skipBytes > 0) return 'dry'
     this.#outbox.reserveReply()
-    this.#refuse(this.#request, this.#skipRefusal)
+    this.#settlement.refuse(this.#request, this.#skipRefusal)
     return 'next'
   }
 
@@ -376,11 +345,11 @@ export class Session {
     inbox.pos = at + bytes
     const filter = decodeStatusFilter(inbox.slab.view, at, bytes)
     const contexts = filter && filterContexts(this.#options.contexts, filter)
-    if (contexts === undefined) this.#refuse(request, REFUSALS.filter)
+    if (contexts === undefined) this.#settlement.refuse(request, REFUSALS.filter)
     else {
       request.length = filter!.length
       const past = judgeRange(request.type, request.offset, request.length, this.#facts, this.#device.sizeBytes)
-      if (past !== undefined) this.#refuse(request, past)
+      if (past !== undefined) this.#settlement.refuse(request, past)
       else this.#blockStatus(request, contexts)
     }
     return 'next'
@@ -394,7 +363,7 @@ export class Session {
       return
     }
     if (length === 0 && type !== COMMAND.flush) {
-      this.#replies.success(request, type)
+      this.#settlement.replies.success(request, type)
       return
     }
     let pending: Pending
@@ -407,10 +376,10 @@ export class Session {
         pending = this.#device.zero(offset, length, mode, this.#host)
       }
     } catch (error) {
-      this.#fail(request, error)
+      this.#settlement.fail(request, error)
       return
     }
-    this.#conclude(request, pending)
+    this.#settlement.conclude(request, pending)
   }
 
   #blockStatus(request: Request, contexts: readonly SelectedContext[]): void {
@@ -419,7 +388,7 @@ export class Session {
     try {
       found = lookUpStatus(this.#device, contexts, request, most)
     } catch (error) {
-      this.#fail(request, error)
+      this.#settlement.fail(request, error)
       return
     }
     if (!(found instanceof Promise)) {
@@ -429,88 +398,9 @@ export class Session {
     const job = this.jobs.begin(request)
     let answer: readonly Extents[] = []
     const pending = found.then((extents) => { answer = extents })
-    this.#settle(job, pending, () => {
+    this.#settlement.settle(job, pending, () => {
       this.#outbox.reserveReply()
       replyStatus(this.#outbox, this.#facts.style, job, contexts, answer)
     })
-  }
-
-  /** The end of a command that changes or flushes: FUA where asked (it means something for write-class commands only), reply. */
-  #conclude(request: Request, pending: Pending, done?: () => void): void {
-    const { type } = request
-    const durable = (request.flags & COMMAND_FLAG.fua) !== 0
-      && (type === COMMAND.write || type === COMMAND.trim || type === COMMAND.writeZeroes)
-    if (durable && pending === undefined) {
-      try {
-        pending = this.#device.flush()
-      } catch (error) {
-        this.#fail(request, error)
-        return
-      }
-    } else if (durable) pending = pending!.then(() => this.#device.flush())
-    if (pending === undefined) {
-      this.#replies.success(request, type)
-      return
-    }
-    const job = this.jobs.begin(request)
-    this.#settle(job, done === undefined ? pending : pending.finally(done), () => this.#succeed(job))
-  }
-
-  #flush(): Pending {
-    try {
-      return this.#device.flush()
-    } catch (error) {
-      return Promise.reject(error)
-    }
-  }
-
-  #succeed(job: Job): void {
-    this.#outbox.reserveReply()
-    this.#replies.success(job, job.type)
-  }
-
-  /** When `pending` settles the job ends and its reply goes out; `discard` gives back what a reply not sent has taken. */
-  #settle(job: Job, pending: Promise<void>, succeed: () => void, discard?: () => void): void {
-    const finish = (error: unknown): void => this.#reply(() => {
-      this.jobs.end(job)
-      const lost = this.#host.gone
-      if (!lost && error === undefined) {
-        succeed()
-        return
-      }
-      discard?.()
-      if (lost) return
-      this.#outbox.reserveReply()
-      this.#fail(job, error)
-    })
-    pending.then(() => finish(undefined), (error: unknown) => finish(error ?? new Error('a device rejected with nothing')))
-      .catch((error: unknown) => this.#host.broken(error))
-  }
-
-  /** Runs what writes a reply: now, or after a reply that must not be interrupted. */
-  #reply(finish: () => void): void {
-    if (this.#stream?.reader.exclusive && !this.#host.gone) this.#held.push(finish)
-    else finish()
-    this.#host.wake()
-  }
-
-  /** A device's failure as an error reply. A broken invariant is no reply: it is thrown on, and closes the connection. */
-  #fail(request: Echo & { readonly type: number, readonly offset: number, readonly length: number }, error: unknown): void {
-    const refusal = refusalOf(error)
-    if (refusal === undefined) throw error
-    this.#refuse(request, refusal)
-  }
-
-  #refuse(request: Echo & { readonly type: number, readonly offset: number, readonly length: number }, refusal: Refusal): void {
-    this.#counters.countError(refusal.errnoName)
-    this.#host.report(request.type, request.offset, request.length, refusal)
-    this.#replies.failure(request, refusal)
-  }
-
-  #note(job: Job, error: unknown): void {
-    const refusal = refusalOf(error)
-    if (refusal === undefined) throw error
-    this.#counters.countError(refusal.errnoName)
-    this.#host.report(job.type, job.offset, job.length, refusal)
   }
 }
