@@ -21,7 +21,7 @@ import { ExcessScan } from './excess-scan.js'
 import { VolumeJournal } from './journal.js'
 import { Reclaimer } from './reclaim.js'
 import { replay, type Recovered } from './recovery.js'
-import { Volume } from './volume.js'
+import { Volume, type VolumeParts } from './volume.js'
 import { VolumeMap } from './volume-map.js'
 
 /** Two halves of 2 MiB: a snapshot may take 1 MiB, and then as much is free again. */
@@ -56,6 +56,11 @@ export async function formatVolume(options: {
  * Errors: damaged (journal, or live shorter than the volume), newer-format, io.
  */
 export async function openVolume(options: OpenVolumeOptions): Promise<Volume> {
+  return new Volume(await openVolumeParts(options))
+}
+
+/** As `openVolume`, for whoever builds more than a plain volume on the parts. */
+export async function openVolumeParts(options: OpenVolumeOptions): Promise<VolumeParts> {
   const { live, sizeBytes, grainBytes, clock = systemClock, logger = silentLogger, name = options.uuid } = options
   const owner = uuidBytes(options.uuid)
   const journalName = `journal of volume ${name}`
@@ -80,7 +85,7 @@ export async function openVolume(options: OpenVolumeOptions): Promise<Volume> {
   checkpointer = new Checkpointer(core)
   const parts = { core, checkpointer, reclaimer: new Reclaimer(core), scan: new ExcessScan(core, checkpointer), recovered }
   if (faults.length > 0) checkpointer.wanted()
-  return new Volume(parts)
+  return parts
 }
 
 /** A crash in a shrink or growth leaves live too long. Too short it is only if somebody else cut it. */

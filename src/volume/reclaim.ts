@@ -20,6 +20,9 @@ export const RECLAIM_DELAY_MS = 20
 const RETRY_MS = 30_000
 const RUNS_AT_ONCE = 64
 const BATCH_MS = 50
+/** How long a close may go on giving space back, and how much it writes where that is impossible. */
+const FINISH_MS = 10_000
+const FINISH_WRITE_BYTES = 2 ** 30
 const PIECE_MIN_BYTES = 16 * 2 ** 20
 const PIECE_MAX_BYTES = 2 ** 40
 
@@ -56,9 +59,36 @@ export class Reclaimer {
     await this.#running
   }
 
+  /**
+   * Ends the background work and gives back what is left, so that live at rest is a plain raw image: what reads as zeros
+   * is zeros. Where space cannot be given back zeros are written, up to FINISH_WRITE_BYTES; beyond that, and beyond
+   * FINISH_MS, ranges stay stale and the log says so. Nothing may be in flight.
+   */
+  async finish(): Promise<void> {
+    await this.stop()
+    const { map, clock, logger, grainBytes } = this.#core
+    const deadlineMs = clock.now() + FINISH_MS
+    try {
+      while (map.stale.size > 0 && clock.now() <= deadlineMs) {
+        const batch = this.#lockBatch()
+        try {
+          if (this.#impossible && map.stale.total * grainBytes > FINISH_WRITE_BYTES) break
+          if (await this.#giveBack(batch) === 'impossible') this.#impossible = true
+        } finally {
+          this.#unlock(batch)
+        }
+      }
+    } catch (error) {
+      logger.warn({ err: error }, 'space of trimmed ranges could not be given back before closing')
+    }
+    if (map.stale.size > 0) {
+      logger.warn({ staleBytes: map.stale.total * grainBytes }, 'trimmed ranges still hold old bytes on the disk; through the volume they read as zeros')
+    }
+  }
+
   /** Batch after batch until nothing is stale. A failure of the disk is retried later; a client's flush will meet it as well. */
   async #work(): Promise<void> {
-    const { map, clock, logger, locks } = this.#core
+    const { map, clock, logger } = this.#core
     while (map.stale.size > 0 && !this.#stopped) {
       const batch = this.#lockBatch()
       if (batch.length === 0) return this.#later(RECLAIM_DELAY_MS)
@@ -70,7 +100,7 @@ export class Reclaimer {
         logger.warn({ err: error }, 'space of trimmed ranges could not be given back; will be tried again')
         outcome = 'failed'
       } finally {
-        for (const run of batch) locks.unlock(...this.#lockOf(run))
+        this.#unlock(batch)
       }
       if (outcome === 'failed') return this.#later(RETRY_MS)
       if (outcome === 'impossible') {
@@ -94,6 +124,10 @@ export class Reclaimer {
 
   #lockOf(run: Run): [number, number] {
     return [run.start * this.#core.grainBytes, run.end * this.#core.grainBytes]
+  }
+
+  #unlock(batch: readonly Run[]): void {
+    for (const run of batch) this.#core.locks.unlock(...this.#lockOf(run))
   }
 
   /** Stale runs nobody is at, locked; together no more than one piece. */
@@ -120,6 +154,10 @@ export class Reclaimer {
 
   async #punch(ranges: readonly { readonly offset: number, readonly length: number }[]): Promise<boolean> {
     const { live } = this.#core
+    if (this.#impossible) {
+      for (const { offset, length } of ranges) await live.zero(offset, length, { allocate: false, fast: false })
+      return true
+    }
     if (live.punch) return (await live.punch(ranges)).punched
     try {
       await allSettled(ranges.map(async range => { await live.zero(range.offset, range.length, { allocate: false, fast: true }) }))

@@ -176,11 +176,17 @@ export class Volume implements BlockDevice {
   }
 
   /**
-   * Waits for what runs, then writes a checkpoint, so that the next open has nothing to recover, and closes the three
-   * devices. Content is not flushed. After a failed flush there is no checkpoint: the next open recovers as after a crash.
+   * Waits for what runs, gives trimmed space back (live at rest is a plain raw image), writes a checkpoint, so that the next
+   * open has nothing to recover, and closes the three devices. Content is not flushed. After a failed flush there is no checkpoint: the next open recovers as after a crash.
    */
   close(): Promise<void> {
-    this.#closing ??= this.#close()
+    this.#closing ??= this.#close(true)
+    return this.#closing
+  }
+
+  /** As `close`, but leaves everything as a crash would: for a volume that is about to be deleted. */
+  abandon(): Promise<void> {
+    this.#closing ??= this.#close(false)
     return this.#closing
   }
 
@@ -272,14 +278,18 @@ export class Volume implements BlockDevice {
     }
   }
 
-  async #close(): Promise<void> {
+  async #close(tidy: boolean): Promise<void> {
     this.#open = false
     const { core, checkpointer, reclaimer, scan } = this.#parts
-    await Promise.all([reclaimer.stop(), scan.stop()])
+    await scan.stop()
+    // Everything that was accepted has its turn before this lock is granted; nothing more is accepted.
     await this.#locks.lock(0, Number.MAX_SAFE_INTEGER)
+    this.#locks.unlock(0, Number.MAX_SAFE_INTEGER)
+    if (tidy && !this.#flushes.failure) await reclaimer.finish()
+    else await reclaimer.stop()
     await checkpointer.stop()
     try {
-      if (!this.#flushes.failure) await checkpointer.run()
+      if (tidy && !this.#flushes.failure) await checkpointer.run()
     } catch (error) {
       core.logger.error({ err: error }, 'the volume was closed without a checkpoint; the next open recovers as after a crash')
     } finally {

@@ -1,0 +1,108 @@
+/**
+ * openStore: the public door to a directory of volumes.
+ *
+ *     const store = await openStore({ path: './store', create: true })
+ *     const volume = await store.createVolume({ name: 'db', sizeBytes: 64 * 2 ** 20 })
+ *     await volume.write(0, 5, Buffer.from('hello'), 0)
+ *     await store.close()
+ *
+ * One process has a store open, by an exclusive lock that dies with the process.
+ */
+import { resolve } from 'node:path'
+import { systemClock } from '../device/clock.js'
+import { NbdeltaError } from '../device/errors.js'
+import { silentLogger } from '../device/logger.js'
+import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
+import { type CreateVolumeInput, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions } from './options.js'
+import type { StoreVolume } from './store-volume.js'
+import { Volumes } from './volumes.js'
+
+export type StoreStatus = 'open' | 'closing' | 'closed'
+
+export interface Store {
+  /** Absolute. */
+  readonly path: string
+  readonly status: StoreStatus
+  /** All volumes, by name. */
+  list(): StoreVolume[]
+  get(name: string): StoreVolume | undefined
+  /** Makes a volume that reads as zeros, or adopts the file or block device `backing` as it is. */
+  createVolume(options: CreateVolumeInput): Promise<StoreVolume>
+  /** Growth is visible to attached clients at once. To shrink, see to it first that nobody writes. */
+  resizeVolume(name: string, sizeBytes: number): Promise<void>
+  /** Removes the volume and its data; an adopted backing stays. See to it first that nobody is attached. */
+  deleteVolume(name: string): Promise<void>
+  /** Flushes and closes every volume and gives the lock back. Idempotent. */
+  close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/**
+ * Opens the store at `path`; with `create` makes one of a missing or empty directory.
+ * Errors: bad-argument, not-found, busy (another process has it), denied, no-space, newer-format, damaged, io.
+ */
+export async function openStore(options: OpenStoreOptions): Promise<Store> {
+  const { path, create, logger = silentLogger, clock = systemClock } = judgeOpenStore(options)
+  const directory = await openStoreDirectory({ path: resolve(path), create, logger })
+  const volumes = new Volumes(directory, clock, logger)
+  try {
+    await volumes.openAll()
+  } catch (error) {
+    await directory.close()
+    throw error
+  }
+  return new OpenStore(directory, volumes)
+}
+
+class OpenStore implements Store {
+  readonly #directory: StoreDirectory
+  readonly #volumes: Volumes
+  #status: StoreStatus = 'open'
+  #closing: Promise<void> | undefined
+
+  constructor(directory: StoreDirectory, volumes: Volumes) {
+    this.#directory = directory
+    this.#volumes = volumes
+  }
+
+  get path(): string { return this.#directory.path }
+  get status(): StoreStatus { return this.#status }
+  list(): StoreVolume[] { return this.#volumes.list() }
+  get(name: string): StoreVolume | undefined { return this.#volumes.get(name) }
+
+  async createVolume(options: CreateVolumeInput): Promise<StoreVolume> {
+    this.#judgeOpen()
+    return this.#volumes.create(judgeCreateVolume(options))
+  }
+
+  async resizeVolume(name: string, sizeBytes: number): Promise<void> {
+    this.#judgeOpen()
+    await this.#volumes.resize(name, sizeBytes)
+  }
+
+  async deleteVolume(name: string): Promise<void> {
+    this.#judgeOpen()
+    await this.#volumes.delete(name)
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> { return this.close() }
+
+  async #close(): Promise<void> {
+    this.#status = 'closing'
+    try {
+      await this.#volumes.close()
+    } finally {
+      await this.#directory.close()
+      this.#status = 'closed'
+    }
+  }
+
+  #judgeOpen(): void {
+    if (this.#status !== 'open') throw new NbdeltaError('wrong-state', `the store is ${this.#status}`)
+  }
+}

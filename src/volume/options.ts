@@ -1,0 +1,46 @@
+/**
+ * Options of the public API, judged in one place into frozen values: unknown keys are refused, defaults filled in.
+ * What a name, a size or a grain may be is the catalog's to say (store/catalog.ts).
+ */
+import { z } from 'zod'
+import { NbdeltaError } from '../device/errors.js'
+import type { Clock } from '../device/clock.js'
+import type { Logger } from '../device/logger.js'
+
+export const GRAIN_BYTES_DEFAULT = 4096
+
+/** Anything that has the methods; their behaviour is the caller's matter. */
+function having<T>(methods: readonly string[], what: string): z.ZodType<T> {
+  const fits = (value: unknown): value is T => typeof value === 'object' && value !== null &&
+    methods.every(method => typeof (value as Record<string, unknown>)[method] === 'function')
+  return z.custom<T>(fits, `is not ${what}`)
+}
+
+const OPEN_STORE = z.strictObject({
+  path: z.string().min(1, 'may not be empty'),
+  create: z.boolean().default(false),
+  logger: having<Logger>(['debug', 'info', 'warn', 'error'], 'a logger').optional(),
+  clock: having<Clock>(['now', 'wallTime', 'setTimeout'], 'a clock').optional(),
+})
+
+const CREATE_VOLUME = z.strictObject({
+  name: z.string(),
+  sizeBytes: z.number().optional(),
+  grainBytes: z.number().default(GRAIN_BYTES_DEFAULT),
+  backing: z.string().min(1, 'may not be empty').nullish().transform(path => path ?? null),
+  description: z.string().default(''),
+})
+
+export type OpenStoreOptions = z.input<typeof OPEN_STORE>
+export type CreateVolumeInput = z.input<typeof CREATE_VOLUME>
+export type CreateVolumeOptions = z.output<typeof CREATE_VOLUME>
+
+export const judgeOpenStore = (options: unknown): z.output<typeof OPEN_STORE> => judged(OPEN_STORE, options, 'openStore')
+export const judgeCreateVolume = (options: unknown): CreateVolumeOptions => judged(CREATE_VOLUME, options, 'createVolume')
+
+function judged<T extends z.ZodType>(schema: T, options: unknown, call: string): z.output<T> {
+  const result = schema.safeParse(options)
+  if (result.success) return Object.freeze(result.data) as z.output<T>
+  const { path, message } = result.error.issues[0]
+  throw new NbdeltaError('bad-argument', `${call}: ${[path.join('.'), message].filter(Boolean).join(' ')}`)
+}

@@ -1,0 +1,183 @@
+/**
+ * Volumes: the set of volumes of an open store. Each is opened once, when the store is, and closed with it.
+ *
+ * All or nothing (D6): store-directory.ts makes and removes files and catalog entry as one; a resize calls the catalog in
+ * the middle (resize.ts).
+ *
+ * Changes of the set run one after the other. Whether clients are attached the caller knows, not this room.
+ */
+import { randomUUID } from 'node:crypto'
+import { divCeil } from '../../native-free/integer.js'
+import type { Clock } from '../device/clock.js'
+import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
+import { openFileDisk } from '../device/file-disk.js'
+import type { Logger } from '../device/logger.js'
+import { type CatalogEntry, judgeEntry } from '../store/catalog.js'
+import type { StoreDirectory } from '../store/store-directory.js'
+import type { VolumeFiles } from '../store/volume-files.js'
+import type { CreateVolumeOptions } from './options.js'
+import { BrokenStoreVolume, OpenStoreVolume, type StoreVolume } from './store-volume.js'
+import { formatVolume, JOURNAL_BYTES, openVolumeParts } from './open-volume.js'
+
+/** 2^32 = 16 TiB at 4 KiB: the map takes 1.3 MiB when uniform and 512 MiB at worst. Larger volumes take larger grains. */
+const GRAINS_MAX = 2 ** 32
+/** Opened at the same time. */
+const OPEN_AT_ONCE = 8
+
+type Kept = OpenStoreVolume | BrokenStoreVolume
+
+export class Volumes {
+  readonly #directory: StoreDirectory
+  readonly #clock: Clock
+  readonly #logger: Logger
+  readonly #byName = new Map<string, Kept>()
+  /** The last change of the set; the next one starts when it is over. */
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor(directory: StoreDirectory, clock: Clock, logger: Logger) {
+    this.#directory = directory
+    this.#clock = clock
+    this.#logger = logger
+  }
+
+  /** Opens every volume. One that cannot be opened is kept as broken, and logged. */
+  async openAll(): Promise<void> {
+    const entries = this.#directory.catalog.list()
+    const worker = async (): Promise<void> => {
+      for (let entry = entries.shift(); entry; entry = entries.shift()) this.#byName.set(entry.name, await this.#open(entry))
+    }
+    await Promise.all(Array.from({ length: OPEN_AT_ONCE }, worker))
+  }
+
+  /** By name. */
+  list(): StoreVolume[] {
+    return [...this.#byName.values()].sort((a, b) => a.name < b.name ? -1 : 1)
+  }
+
+  get(name: string): StoreVolume | undefined { return this.#byName.get(name) }
+
+  /** Errors: bad-argument, exists, not-found (the backing), busy, no-space, denied, io. Nothing is left when it fails. */
+  create(options: CreateVolumeOptions): Promise<StoreVolume> {
+    return this.#inTurn(async () => {
+      const { name, grainBytes, description } = options
+      const backing = options.backing === null ? null : await this.#directory.resolveBacking(options.backing)
+      const sizeBytes = backing === null ? options.sizeBytes : await backingBytes(backing, options.sizeBytes)
+      if (sizeBytes === undefined) throw new NbdeltaError('bad-argument', `volume '${name}' needs a size`)
+      const entry = judgeEntry({
+        uuid: randomUUID(), name, sizeBytes, grainBytes, backing, createdAt: this.#clock.wallTime().toISOString(), description,
+      })
+      judgeGrains(entry.sizeBytes, grainBytes)
+      const files = await this.#directory.createVolumeFiles(entry, {
+        journalBytes: JOURNAL_BYTES,
+        format: ({ map, journal }) =>
+          formatVolume({ uuid: entry.uuid, grains: divCeil(sizeBytes, grainBytes), map, journal, allData: backing !== null }),
+      })
+      const volume = await this.#openOn(files, entry)
+      this.#byName.set(name, volume)
+      this.#logger.info({ volume: name, uuid: entry.uuid, sizeBytes, grainBytes, backing }, 'volume created')
+      return volume
+    })
+  }
+
+  /**
+   * Grows at once, visible to attached clients; shrinks when the caller has seen to it that nobody writes.
+   * Errors: not-found, bad-argument, no-space, too-large, io; the size is then what it was.
+   */
+  resize(name: string, sizeBytes: number): Promise<void> {
+    return this.#inTurn(async () => {
+      const volume = this.#usable(name)
+      judgeEntry({ ...volume.entry, sizeBytes })
+      judgeGrains(sizeBytes, volume.grainBytes)
+      const before = volume.sizeBytes
+      await volume.resizeTo(sizeBytes, entry => this.#directory.catalog.put(entry))
+      this.#logger.info({ volume: name, from: before, to: sizeBytes }, 'volume resized')
+    })
+  }
+
+  /** Closes and removes; an adopted backing stays as it is. The caller has detached the clients. Errors: not-found, io. */
+  delete(name: string): Promise<void> {
+    return this.#inTurn(async () => {
+      const volume = this.#known(name)
+      // Somebody's own file outlives its volume and is left in order; the store's own goes anyway.
+      if (volume instanceof OpenStoreVolume && volume.backing === null) await volume.abandon()
+      else await volume.close()
+      try {
+        await this.#directory.removeVolumeFiles(name)
+      } catch (error) {
+        if (this.#directory.catalog.get(name)) this.#byName.set(name, await this.#open(volume.entry))
+        else this.#byName.delete(name)
+        throw error
+      }
+      this.#byName.delete(name)
+      this.#logger.info({ volume: name, uuid: volume.uuid }, 'volume deleted')
+    })
+  }
+
+  /** Flushes and closes all of them; the first failure is thrown when every one is closed. */
+  async close(): Promise<void> {
+    await this.#last
+    const results = await Promise.allSettled([...this.#byName.values()].map(async volume => {
+      try {
+        if (volume instanceof OpenStoreVolume) await volume.flush()
+      } finally {
+        await volume.close()
+      }
+    }))
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+  }
+
+  async #open(entry: CatalogEntry): Promise<Kept> {
+    try {
+      return await this.#openOn(await this.#directory.openVolumeFiles(entry), entry)
+    } catch (error) {
+      const problem = asNbdeltaError(error, `open volume '${entry.name}'`)
+      this.#logger.error({ err: problem, volume: entry.name }, 'a volume cannot be opened; the others are served')
+      return new BrokenStoreVolume(entry, problem)
+    }
+  }
+
+  async #openOn(files: VolumeFiles, entry: CatalogEntry): Promise<OpenStoreVolume> {
+    const { uuid, name, sizeBytes, grainBytes, backing } = entry
+    try {
+      const parts = await openVolumeParts({
+        uuid, name, sizeBytes, grainBytes, ...files, adopted: backing !== null, clock: this.#clock, logger: this.#logger,
+      })
+      return new OpenStoreVolume(parts, entry)
+    } catch (error) {
+      await Promise.allSettled(Object.values(files).map((disk: VolumeFiles['live']) => disk.close()))
+      throw error
+    }
+  }
+
+  #known(name: string): Kept {
+    const volume = this.#byName.get(name)
+    if (!volume) throw new NbdeltaError('not-found', `there is no volume '${name}'`)
+    return volume
+  }
+
+  #usable(name: string): OpenStoreVolume {
+    const volume = this.#known(name)
+    if (volume instanceof OpenStoreVolume) return volume
+    throw volume.problem
+  }
+
+  #inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const running = this.#last.then(change)
+    this.#last = running.catch(() => undefined)
+    return running
+  }
+}
+
+/** The size of what is adopted, which is the volume's; `wanted` may only say the same. */
+async function backingBytes(path: string, wanted: number | undefined): Promise<number> {
+  const disk = await openFileDisk({ path })
+  const { sizeBytes } = disk
+  await disk.close()
+  if (wanted === undefined || wanted === sizeBytes) return sizeBytes
+  throw new NbdeltaError('bad-argument', `${path} has ${sizeBytes} bytes, not ${wanted}`, { hint: 'leave the size out: an adopted file has the size it has' })
+}
+
+function judgeGrains(sizeBytes: number, grainBytes: number): void {
+  if (divCeil(sizeBytes, grainBytes) <= GRAINS_MAX) return
+  throw new NbdeltaError('too-large', `${sizeBytes} bytes in grains of ${grainBytes} are more than ${GRAINS_MAX} grains`, { hint: 'choose a larger grain' })
+}
