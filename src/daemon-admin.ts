@@ -4,13 +4,12 @@
  * It judges what needs both: a volume with clients is neither deleted nor shrunk. Between that look and the deed a client
  * could attach, so the export is closed to new ones meanwhile.
  */
-import { join, resolve } from 'node:path'
-import { stat } from 'node:fs/promises'
 import { formatSize } from './control/options.js'
+import { Transfers } from './daemon-transfers.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
 import type { Health } from './health.js'
-import type { NbdServer, Store } from './index.js'
+import type { NbdServer, Store, StoreVolume } from './index.js'
 import type { StoreExports } from './store-exports.js'
 
 /** A client that does not take its answers for that long is closed hard. */
@@ -29,9 +28,13 @@ export interface AdminParts {
 export class DaemonAdmin implements ServerAdmin {
   draining = false
   readonly #parts: AdminParts
+  readonly #transfers: Transfers
   readonly #startedAtMs = performance.now()
 
-  constructor(parts: AdminParts) { this.#parts = parts }
+  constructor(parts: AdminParts) {
+    this.#parts = parts
+    this.#transfers = new Transfers({ ...parts, assertUnattached: (name, doing) => { this.#assertUnattached(name, doing) } })
+  }
 
   /** As typed in --nbd. */
   listeners(): string[] {
@@ -64,10 +67,10 @@ export class DaemonAdmin implements ServerAdmin {
   async showVolume(name: string): Promise<VolumeRow> {
     const volume = this.#get(name)
     const { allocatedBytes, mappedBytes } = await volume.facts()
-    const { uuid, sizeBytes, grainBytes, backing, createdAt, description } = volume
+    const { uuid, sizeBytes, grainBytes, backing, createdAt, description, problem } = volume
     return {
       name, uuid, sizeBytes, grainBytes, allocatedBytes, mappedBytes, clients: this.#clientsOf(name), hidden: this.#parts.exports.isHidden(name),
-      backing, createdAt, description,
+      backing, createdAt, description, problem: problem ? problem.message : null,
     }
   }
 
@@ -105,6 +108,9 @@ export class DaemonAdmin implements ServerAdmin {
     })
     return { target: name, changed: !dryRun, dryRun, steps }
   }
+
+  prepareImport(options: Parameters<ServerAdmin['prepareImport']>[0]): Promise<Transfer> { return this.#transfers.prepareImport(options) }
+  prepareExport(options: Parameters<ServerAdmin['prepareExport']>[0]): Promise<Transfer> { return this.#transfers.prepareExport(options) }
 
   async listExports(): Promise<ExportRow[]> {
     const { store, server, exports } = this.#parts
@@ -157,7 +163,7 @@ export class DaemonAdmin implements ServerAdmin {
     }
   }
 
-  #get(name: string): NonNullable<ReturnType<Store['get']>> {
+  #get(name: string): StoreVolume {
     const volume = this.#parts.store.get(name)
     if (!volume) throw new NbdeltaError('not-found', `there is no volume ${name}`, { hint: 'see: nbdelta volume list' })
     return volume

@@ -15,7 +15,6 @@ import { createControlServer } from './control/server.js'
 import { judgeSocketPath, parseAddress, parseCreation } from './control/options.js'
 import { DaemonAdmin } from './daemon-admin.js'
 import { createLog } from './daemon-log.js'
-import { systemClock } from './device/clock.js'
 import { Health } from './health.js'
 import { EXIT, NbdeltaError, createServer, openStore } from './index.js'
 import { StoreExports } from './store-exports.js'
@@ -27,6 +26,7 @@ import type { NbdServer, Store } from './index.js'
 
 const CONTROL_SOCKET = 'control.sock'
 const NBD_SOCKET = 'nbd.sock'
+const CLOCK = { now: () => performance.now(), wallTime: () => new Date() }
 
 export interface ServeOptions extends ServeArguments {
   readonly store: string
@@ -78,7 +78,7 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     open.unshift(() => server.close({ deadlineMs: 0 }))
     const admin = new DaemonAdmin({ store, server, exports, health, version: options.version, control: controlAt, memoryBytes: options.memory })
     await assertFolder(controlAt)
-    const control = await createControlServer({ path: controlAt, admin, clock: systemClock, logger })
+    const control = await createControlServer({ path: controlAt, admin, clock: CLOCK, logger })
     return { store, server, control, admin, health }
   } catch (error) {
     for (const close of open) await close().catch((again: unknown) => { logger.error({ err: again }, 'closing after a failed start') })

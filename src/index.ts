@@ -3,9 +3,13 @@
  * daemon.ts is written against it and nothing else.
  */
 export { openStore } from './volume/open-store.js'
+export { exportImage, importImage } from './volume/image.js'
 export { createServer } from './nbd/server.js'
+export { openFileDisk } from './device/file-disk.js'
 export { NbdeltaError, ERRORS, EXIT } from './device/errors.js'
 export type { ErrorCode } from './device/errors.js'
 export type { BoundAddress, ListenAddress } from './nbd/listener.js'
 export type { ExportHandle, ExportInfo, ExportProvider } from './nbd/export.js'
 export type { NbdServer, ServerOptions, ServerStats } from './nbd/server.js'
+export type { Store } from './volume/open-store.js'
+export type { StoreVolume } from './volume/store-volume.js'

@@ -5,7 +5,7 @@
  * Hidden exports are closed to new clients and unlisted until the server stops; attached clients go on.
  */
 import { NbdeltaError } from './index.js'
-import type { ExportHandle, ExportInfo, ExportProvider, Store } from './index.js'
+import type { ExportHandle, ExportInfo, ExportProvider, Store, StoreVolume } from './index.js'
 
 export class StoreExports implements ExportProvider {
   readonly #store: Store
@@ -24,14 +24,15 @@ export class StoreExports implements ExportProvider {
   describe(name: string): ExportInfo | undefined {
     const volume = this.#find(name)
     if (!volume) return undefined
-    const { sizeBytes, blockSizes, capabilities } = volume.device
+    const { sizeBytes, blockSizes, capabilities } = volume
     return { name: volume.name, description: describe(volume), sizeBytes, readOnly: capabilities.readOnly, blockSizes, capabilities }
   }
 
   async open(name: string): Promise<ExportHandle> {
+    const device = this.#find(name)
     const info = this.describe(name)
-    if (!info) throw new NbdeltaError('not-found', this.#unknown(name))
-    const { device } = this.#find(name)!
+    if (!device || !info) throw new NbdeltaError('not-found', unknown(name))
+    if (device.problem) throw new NbdeltaError(device.problem.code, `volume ${device.name} cannot be opened; the server's log and nbdelta volume show tell why`)
     this.#onAttached(1)
     return { info, device, release: () => { this.#onAttached(-1) } }
   }
@@ -46,15 +47,15 @@ export class StoreExports implements ExportProvider {
     return true
   }
 
-  #find(name: string): ReturnType<Store['get']> {
+  #find(name: string): StoreVolume | undefined {
     if (name !== '') return this.#hidden.has(name) ? undefined : this.#store.get(name)
     const open = this.list()
     return open.length === 1 ? this.#store.get(open[0]!.name) : undefined
   }
+}
 
-  #unknown(name: string): string {
-    return name === '' ? 'there is no default export: name one of those that LIST shows' : 'there is no such export'
-  }
+function unknown(name: string): string {
+  return name === '' ? 'there is no default export: name one of those that LIST shows' : 'there is no such export'
 }
 
 function describe({ uuid, description }: { uuid: string, description: string }): string {

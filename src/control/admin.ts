@@ -23,6 +23,8 @@ export interface VolumeRow {
   readonly backing: string | null
   readonly createdAt: string
   readonly description: string
+  /** Why it cannot be opened and is not served; null when all is well. */
+  readonly problem: string | null
 }
 
 /** A volume as created or found: `created` tells which. */

@@ -11,7 +11,7 @@ const GRAIN = {
   name: 'grain', type: 'size', value: 'SIZE', default: GRAIN_BYTES_MIN, minimum: GRAIN_BYTES_MIN, maximum: GRAIN_BYTES_MAX, powerOfTwo: true,
   help: 'unit of change tracking, a power of two; fixed for the volume\'s life',
 } as const satisfies Parameter
-const size = { name: 'size', type: 'size', value: 'SIZE', minimum: 1 } as const
+const size = { name: 'size', type: 'size', value: 'SIZE', minimum: 512 } as const
 
 const VOLUME_FIELDS = {
   name: { type: 'string', column: 'NAME', help: 'name, also the name of its export' },
@@ -25,6 +25,7 @@ const VOLUME_FIELDS = {
   backing: { type: 'string', help: 'adopted file or block device; null when the store keeps the data itself' },
   createdAt: { type: 'time', help: 'when it was created' },
   description: { type: 'string', help: 'free text, shown to clients' },
+  problem: { type: 'string', help: 'why the volume cannot be opened and is not served; null when all is well' },
 } as const satisfies Record<keyof VolumeRow, Field>
 
 export const ACTION_FIELDS = {
@@ -54,8 +55,9 @@ export const VOLUME_COMMANDS = [
     noun: 'volume', verb: 'create', remote: true, serialised: true,
     summary: 'create a volume',
     description: 'Creates a volume that reads as zeros and takes no space until it is written, and exports it at once under its name. '
-      + 'With --backing an existing raw image file or block device is adopted as it is: its content becomes the volume\'s content, its size the volume\'s size '
-      + 'unless --size says less or, for a file, more. It stays where it is; delete leaves it alone.',
+      + 'A name consists of letters, digits, points, dashes and underscores; a size is a multiple of 512 bytes. '
+      + 'With --backing an existing raw image file or block device is adopted as it is: its content becomes the volume\'s content, its size the volume\'s size. '
+      + 'It stays where it is; delete leaves it alone.',
     positional: [VOLUME],
     options: [
       { ...size, help: 'size that clients see; needed unless --backing is given' },
@@ -107,7 +109,8 @@ export const VOLUME_COMMANDS = [
     summary: 'fill a volume from a raw image',
     description: 'Copies a raw image file or block device into a volume; zeros are skipped and take no space. A volume that does not exist is created with the '
       + 'image\'s size, and taken away again if the import fails or is cancelled. An existing one is only written with --overwrite, when it is at least as large '
-      + 'as the image and no client is attached; what lies beyond the image then reads as zeros. PATH is opened by the server: it must be on the server\'s host. '
+      + 'as the image and no client is attached; what lies beyond the image then reads as zeros, and after a failure its content is a mixture. '
+      + 'Until the end the export is hidden. PATH is opened by the server: it must be on the server\'s host. '
       + 'Ctrl-C cancels; so does the end of the waiting command for any other reason. With --no-wait the job goes on by itself: see `nbdelta job`.',
     positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file', help: 'raw image to read' }],
     options: [

@@ -20,9 +20,10 @@ export function temporaryFolder(t: Test): string {
   return folder
 }
 
-/** Runs one command to its end. */
-export function nbdelta(args: readonly string[], options: { env?: Record<string, string>, cwd?: string } = {}): Promise<Outcome> {
-  return outcome(spawn(process.execPath, [LAUNCHER, ...args], { env: { ...ENV, ...options.env }, cwd: options.cwd, stdio: ['ignore', 'pipe', 'pipe'] }))
+/** Runs one command to its end, `through` another program if given. */
+export function nbdelta(args: readonly string[], options: { env?: Record<string, string>, cwd?: string, through?: readonly string[] } = {}): Promise<Outcome> {
+  const [program, ...words] = [...options.through ?? [], process.execPath, LAUNCHER, ...args]
+  return outcome(spawn(program!, words, { env: { ...ENV, ...options.env }, cwd: options.cwd, stdio: ['ignore', 'pipe', 'pipe'] }))
 }
 
 /** Starts one command and leaves it running; for signals. */

@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'n
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
-import { nbdelta, serve, temporaryFolder } from './launcher.js'
+import { has, nbdelta, serve, temporaryFolder } from './launcher.js'
 import type { Test } from 'tap'
 import type { Outcome } from './launcher.js'
 
@@ -23,7 +23,7 @@ t.test('command lines', async t => {
     [['status', 'extra', '--store', folder], 2, /too many arguments/], [['volume', 'show', 'a\u001b[31mb', '--store', folder], 2, /control character/],
     [['volume', 'list', '--nonsense'], 2, /unknown option/],
   ]
-  for (const [args, code, message] of rows) clean(t, await nbdelta(args), code, message, args.join(' ').slice(0, 60))
+  await Promise.all(rows.map(async ([args, code, message]) => { clean(t, await nbdelta(args), code, message, args.join(' ').slice(0, 60)) }))
 })
 
 t.test('stores that cannot be served', async t => {
@@ -42,17 +42,26 @@ t.test('stores that cannot be served', async t => {
   t.not((await nbdelta(['serve', '--store', join(folder, 'dangling')])).code, 0)
 })
 
-t.test('a read-only directory', { skip: process.getuid?.() === 0 ? 'root may write everywhere' : false }, async t => {
+// Root may write anywhere; without its capabilities it may not.
+const ORDINARY = process.getuid?.() === 0 ? ['setpriv', '--inh-caps=-all', '--bounding-set=-all'] : []
+
+t.test('permissions', { skip: ORDINARY.length === 0 || has('setpriv') ? false : 'this is root, and setpriv (util-linux) is not installed' }, async t => {
   const folder = temporaryFolder(t)
   const locked = join(folder, 'locked')
+  const { store, child } = await serve(t, join(folder, 'store'))
   mkdirSync(locked)
   chmodSync(locked, 0o500)
-  t.teardown(() => { chmodSync(locked, 0o700) })
-  clean(t, await nbdelta(['serve', '--store', join(locked, 'store')]), 10, /locked/, 'store in it')
+  chmodSync(join(store, 'control.sock'), 0)
+  clean(t, await nbdelta(['serve', '--store', join(locked, 'store')], { through: ORDINARY }), 10, /locked/, 'a store in a read-only directory')
+  clean(t, await nbdelta(['status', '--store', store], { through: ORDINARY }), 10, /no permission to use the control socket .*\nhint: .*sudo/, 'a control socket of somebody else')
+  chmodSync(store, 0)
+  clean(t, await nbdelta(['serve', '--store', store], { through: ORDINARY }), 10, /store/, 'a store of somebody else')
+  chmodSync(store, 0o700)
+  t.equal(child.exitCode, null)
 })
 
-t.test('a directory on a read-only file system', async t => {
-  clean(t, await nbdelta(['serve', '--store', '/proc/nbdelta-store']), 3, /\/proc\/nbdelta-store/, '/proc refuses new files')
+t.test('a place where no file can be', async t => {
+  clean(t, await nbdelta(['serve', '--store', '/proc/nbdelta-store']), 3, /\/proc/, '/proc refuses new files')
 })
 
 t.test('addresses that cannot be had', async t => {
@@ -79,7 +88,7 @@ t.test('commands that a server refuses', async t => {
     [['client', 'kick', '77'], 3, /77/], [['job', 'cancel', '5'], 3, /5/], [['volume', 'import', 'disk', '/none'], 3, /none/], [['volume', 'import', 'y', folder], 2, /./],
     [['volume', 'export', 'x', join(folder, 'out')], 3, /x/], [['volume', 'export', 'disk', folder], 2, /./],
   ]
-  for (const [args, code, message] of rows) clean(t, await ask(...args), code, message, args.join(' '))
+  await Promise.all(rows.map(async ([args, code, message]) => { clean(t, await ask(...args), code, message, args.join(' ')) }))
   t.match(await json('volume', 'list'), [{ name: 'disk', sizeBytes: 8 * 2 ** 20 }], 'nothing has changed')
   t.equal(child.exitCode, null, 'the server lives')
 })

@@ -32,7 +32,7 @@ export class FakeAdmin {
       if (this.volumes.has(name)) throw new NbdeltaError('exists', `volume ${name} exists`)
       const row: VolumeRow = {
         name, uuid: 'u', sizeBytes, grainBytes, allocatedBytes: 0, mappedBytes: 0, clients: 0, hidden: false, backing: null,
-        createdAt: '2026-01-01T00:00:00.000Z', description,
+        createdAt: '2026-01-01T00:00:00.000Z', description, problem: null,
       }
       this.volumes.set(name, row)
       return { ...row, created: true }

@@ -1,0 +1,111 @@
+/**
+ * Transfers: raw images into volumes and out of them, judged first, then run as jobs.
+ *
+ * Import: the export is hidden from new clients until the end, so nobody attaches to half an image; a volume made for it is
+ * taken away again when it fails. Export: never onto a file that the store or one of its volumes lives in.
+ */
+import { realpath, stat } from 'node:fs/promises'
+import { basename, dirname, join, sep } from 'node:path'
+import { formatSize } from './control/options.js'
+import { NbdeltaError, exportImage, importImage, openFileDisk } from './index.js'
+import type { ServerAdmin, Transfer, TransferControl } from './control/admin.js'
+import type { Store, StoreVolume } from './index.js'
+import type { StoreExports } from './store-exports.js'
+
+/** Volumes have whole sectors; an image that has not is filled up with zeros. */
+const SECTOR_BYTES = 512
+
+export interface TransferParts {
+  readonly store: Store
+  readonly exports: StoreExports
+  /** Throws busy while clients are attached. */
+  readonly assertUnattached: (name: string, doing: string) => void
+}
+
+export class Transfers {
+  readonly #parts: TransferParts
+
+  constructor(parts: TransferParts) { this.#parts = parts }
+
+  async prepareImport({ name, path, grainBytes, overwrite }: Parameters<ServerAdmin['prepareImport']>[0]): Promise<Transfer> {
+    const { store } = this.#parts
+    const imageBytes = await sizeOf(path)
+    const fill = `fill volume ${name} from ${path}, ${formatSize(imageBytes)}`
+    const existing = store.get(name)
+    if (!existing) {
+      const sizeBytes = Math.ceil(imageBytes / SECTOR_BYTES) * SECTOR_BYTES
+      return {
+        steps: [`create volume ${name}, ${formatSize(sizeBytes)}`, fill],
+        run: control => this.#hidden(name, () => this.#importNew({ name, sizeBytes, grainBytes }, path, control)),
+      }
+    }
+    if (existing.problem) throw existing.problem
+    if (!overwrite) {
+      throw new NbdeltaError('exists', `there is a volume ${name} already`, { hint: 'choose another name, or give --overwrite: its content is lost then' })
+    }
+    if (imageBytes > existing.sizeBytes) {
+      throw new NbdeltaError('too-large', `${path} has ${formatSize(imageBytes)}, volume ${name} only ${formatSize(existing.sizeBytes)}`, { hint: 'grow it first: nbdelta volume resize' })
+    }
+    this.#parts.assertUnattached(name, 'import into')
+    return { steps: [fill], run: control => this.#hidden(name, () => this.#importOver(existing, path, control)) }
+  }
+
+  async prepareExport({ name, path, overwrite }: Parameters<ServerAdmin['prepareExport']>[0]): Promise<Transfer> {
+    const volume = this.#parts.store.get(name)
+    if (!volume) throw new NbdeltaError('not-found', `there is no volume ${name}`, { hint: 'see: nbdelta volume list' })
+    if (volume.problem) throw volume.problem
+    await this.#judgeTarget(path, overwrite)
+    return { steps: [`copy volume ${name} to ${path}`], run: control => exportImage(volume, path, { ...control, overwrite }) }
+  }
+
+  async #importNew(wanted: { name: string, sizeBytes: number, grainBytes: number }, path: string, control: TransferControl): Promise<void> {
+    const { store } = this.#parts
+    const volume = await store.createVolume(wanted)
+    try {
+      await importImage(volume, path, control)
+    } catch (error) {
+      await store.deleteVolume(wanted.name)
+      throw error
+    }
+  }
+
+  async #importOver(volume: StoreVolume, path: string, control: TransferControl): Promise<void> {
+    // Somebody may have attached between the look and the hiding.
+    this.#parts.assertUnattached(volume.name, 'import into')
+    try {
+      await importImage(volume, path, control)
+    } catch (error) {
+      if (!(error instanceof NbdeltaError)) throw error
+      throw new NbdeltaError(error.code, `${error.message}; the content of volume ${volume.name} is a mixture now`, { hint: 'import again', cause: error })
+    }
+  }
+
+  /** Runs `work` while no new client can attach. */
+  async #hidden(name: string, work: () => Promise<void>): Promise<void> {
+    const { exports } = this.#parts
+    const changed = exports.setHidden(name, true)
+    try { await work() } finally { if (changed) exports.setHidden(name, false) }
+  }
+
+  async #judgeTarget(path: string, overwrite: boolean): Promise<void> {
+    const { store } = this.#parts
+    const folder = await realpath(dirname(path)).catch(() => undefined)
+    if (folder === undefined) throw new NbdeltaError('not-found', `cannot write ${path}: there is no folder ${dirname(path)}`)
+    const target = await realpath(path).catch(() => join(folder, basename(path)))
+    const own = await realpath(store.path)
+    if (target.startsWith(own + sep)) throw new NbdeltaError('bad-argument', `${path} lies inside the store; write the image elsewhere`)
+    const adopted = store.list().find(volume => volume.backing === target)
+    if (adopted) throw new NbdeltaError('busy', `${path} is the backing of volume ${adopted.name}; write the image elsewhere`)
+    const there = await stat(target).catch(() => undefined)
+    if (there?.isDirectory()) throw new NbdeltaError('bad-argument', `${path} is a directory; name a file`)
+    if (there && !overwrite) throw new NbdeltaError('exists', `${path} is there already`, { hint: 'choose another name, or give --overwrite' })
+  }
+}
+
+async function sizeOf(path: string): Promise<number> {
+  const image = await openFileDisk({ path, readOnly: true })
+  const { sizeBytes } = image
+  await image.close()
+  if (sizeBytes === 0) throw new NbdeltaError('bad-argument', `${path} is empty`)
+  return sizeBytes
+}
