@@ -11,7 +11,7 @@
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import {
-  encodeAlone, halfBytesOf, headerPayload, MARK_AT, otherHalf, RECORDS_AT, TYPE_HEADER, TYPE_MARK, TYPE_RETIRED,
+  encodeAlone, encodeRetired, halfBytesOf, headerPayload, LOG_MIN_BYTES, MARK_AT, otherHalf, RECORDS_AT, TYPE_HEADER, TYPE_MARK,
   type LogIdentity, type LogRecord,
 } from './record-log-layout.js'
 import { RecordLog } from './record-log.js'
@@ -36,7 +36,7 @@ export async function formatRecordLog(device: BlockDevice, identity: LogIdentity
   const opening = headerPayload({ snapshotRecords: 0, halfBytes })
   const headers = [
     encodeAlone(identity, 0, { type: TYPE_HEADER, epoch, sequence: 1, durableSequence: 0 }, opening),
-    encodeAlone(identity, halfBytes, { type: TYPE_RETIRED, epoch, sequence: 1, durableSequence: 1 }),
+    encodeRetired(identity, halfBytes, epoch, 1, halfBytes),
   ]
   for (const [index, header] of headers.entries()) {
     const half = Buffer.alloc(halfBytes)
@@ -51,6 +51,9 @@ export async function formatRecordLog(device: BlockDevice, identity: LogIdentity
  * Errors: damaged (names device, offset and record), newer-format, io, flush-failed.
  */
 export async function openRecordLog(device: BlockDevice, identity: LogIdentity): Promise<OpenedRecordLog> {
+  if (device.sizeBytes < LOG_MIN_BYTES) {
+    throw new NbdeltaError('damaged', `${identity.name}: ${device.sizeBytes} bytes are too few for a log: the file was cut`)
+  }
   const halfBytes = halfBytesOf(device.sizeBytes)
   const bytes = [Buffer.allocUnsafe(halfBytes), Buffer.allocUnsafe(halfBytes)] as const
   await device.read(0, halfBytes, bytes[0], 0)
@@ -92,8 +95,7 @@ async function repair(device: BlockDevice, identity: LogIdentity, choice: Choice
   if (wipe) await writeZeros(device, idleBase, halfBytes)
   await device.flush()
   if (wipe || choice.other === 'retire') {
-    const fields = { type: TYPE_RETIRED, epoch: live.epoch, sequence: live.lastSequence, durableSequence: live.lastSequence }
-    const retired = encodeAlone(identity, idleBase, fields)
+    const retired = encodeRetired(identity, idleBase, live.epoch, live.lastSequence, halfBytes)
     await device.write(idleBase, retired.length, retired, 0)
     await device.flush()
   }

@@ -5,7 +5,7 @@
  *   half     [ header 4 KiB | mark 4 KiB | record record record .... zeros ]
  *
  * - HEADER opens a half that counts: its epoch, how many snapshot records follow, how large a half is.
- * - RETIRED stands in a header's place: "this half is over, the other one has this epoch".
+ * - RETIRED stands in a header's place, with its payload: "this half is over, the other one has this epoch".
  * - MARK is overwritten in place after each flush: everything up to its durable sequence is on the medium.
  *
  * Header and mark have 4 KiB of their own each, so that overwriting one in place never puts another at risk, even
@@ -74,7 +74,13 @@ export function headerPayload({ snapshotRecords, halfBytes }: HeaderPayload): Bu
   return payload
 }
 
-/** Undefined when the payload is not one of a header. */
+/** RETIRED, of a log whose other half has `epoch` and a snapshot that ends with record `sequence`. */
+export function encodeRetired(identity: LogIdentity, base: number, epoch: number, sequence: number, halfBytes: number): Buffer {
+  const fields = { type: TYPE_RETIRED, epoch, sequence, durableSequence: sequence }
+  return encodeAlone(identity, base, fields, headerPayload({ snapshotRecords: 0, halfBytes }))
+}
+
+/** Undefined when the payload is neither one of a header nor of a retired one. */
 export function readHeaderPayload(payload: Buffer): HeaderPayload | undefined {
   if (payload.length !== HEADER_PAYLOAD_BYTES) return undefined
   return { snapshotRecords: readU64(payload, 0), halfBytes: readU64(payload, 8) }

@@ -57,13 +57,14 @@ export function readHalf(identity: LogIdentity, bytes: Buffer, base: number): Ha
     refuseForeign(identity, header.reason, base)
     return { ...EMPTY, state: 'torn', base, epoch: 0, fault: { offset: base, record: 0, reason: inWords(header.reason) } }
   }
-  if (header.type === TYPE_RETIRED) return { ...EMPTY, state: 'retired', base, epoch: header.epoch }
-  const opening = header.type === TYPE_HEADER ? readHeaderPayload(header.payload) : undefined
+  const retired = header.type === TYPE_RETIRED
+  const opening = retired || header.type === TYPE_HEADER ? readHeaderPayload(header.payload) : undefined
   if (!opening) throw damaged(identity, { offset: base, record: 0, reason: 'is not the header of a half' })
   if (opening.halfBytes !== bytes.length) {
-    const reason = `speaks of halves of ${opening.halfBytes} bytes, here they have ${bytes.length}: the file was cut or stretched`
+    const reason = `speaks of halves of ${opening.halfBytes} bytes, not ${bytes.length}: the file was cut or made longer`
     throw damaged(identity, { offset: base, record: 0, reason })
   }
+  if (retired) return { ...EMPTY, state: 'retired', base, epoch: header.epoch }
   return judge(identity, bytes, base, header, opening.snapshotRecords)
 }
 

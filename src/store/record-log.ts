@@ -26,8 +26,8 @@ import type { BlockDevice, Pending } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { BatchWriter } from './batch-writer.js'
 import {
-  encodeAlone, encodeAt, halfBytesOf, headerPayload, MARK_AT, otherHalf, RECORDS_AT, snapshotLimitBytes, TYPE_HEADER, TYPE_MARK,
-  TYPE_RESERVED, TYPE_RETIRED, type HalfIndex, type LogIdentity, type LogRecord,
+  encodeAlone, encodeAt, encodeRetired, halfBytesOf, headerPayload, MARK_AT, otherHalf, RECORDS_AT, snapshotLimitBytes,
+  TYPE_HEADER, TYPE_MARK,  TYPE_RESERVED, type HalfIndex, type LogIdentity, type LogRecord,
 } from './record-log-layout.js'
 
 export type { LogIdentity, LogRecord } from './record-log-layout.js'
@@ -136,7 +136,7 @@ export class RecordLog {
     if (this.#durableSequence >= this.#issuedSequence) return Promise.resolve()
     return new Promise((resolve, reject) => {
       this.#waiters.push({ sequence: this.#issuedSequence, resolve, reject })
-      this.#committing ??= this.#commit().finally(() => { this.#committing = undefined })
+      this.#committing ??= this.#commit()
     })
   }
 
@@ -168,7 +168,7 @@ export class RecordLog {
     await this.#marking
   }
 
-  /** One flush for all who wait, again and again while somebody does. */
+  /** One flush for all who wait, again and again while somebody does. In one turn with the last look at who waits, it is over. */
   async #commit(): Promise<void> {
     try {
       while (this.#waiters.length > 0) {
@@ -192,6 +192,7 @@ export class RecordLog {
       const failure = this.#fail('io', error)
       for (const waiter of this.#waiters.splice(0)) waiter.reject(failure)
     }
+    this.#committing = undefined
   }
 
   /** Tells the medium what is durable, so that later damage is seen as such. Nobody waits; the next flush takes it along. */
@@ -241,8 +242,7 @@ export class RecordLog {
       await this.#marking
       await this.#device.write(fresh * this.#halfBytes, bytes.length, bytes, 0)
       await this.#flush()
-      const fields = { type: TYPE_RETIRED, epoch, sequence: lastSequence, durableSequence: lastSequence }
-      const retired = encodeAlone(this.#identity, oldBase, fields)
+      const retired = encodeRetired(this.#identity, oldBase, epoch, lastSequence, this.#halfBytes)
       await this.#device.write(oldBase, retired.length, retired, 0)
       await this.#flush()
     } catch (error) {

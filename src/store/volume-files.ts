@@ -111,10 +111,12 @@ export class VolumeFolders {
       if (known && state === '') continue
       if (known) {
         await this.#rename(join(this.#root, folder), this.#path(uuid))
-        done.push(`volume ${uuid}: ${state === UNNAMED ? 'its creation was finished' : 'its deletion was not confirmed and was undone'}`)
+        const what = state === UNNAMED ? 'creation finished' : 'deletion, never confirmed, undone'
+        done.push(`volume ${uuid}: ${what} after a crash`)
       } else if (uuid !== undefined && state !== '') {
         await rm(join(this.#root, folder), { recursive: true, force: true })
-        done.push(`volume ${uuid}: ${state === UNNAMED ? 'its creation was not confirmed and was undone' : 'its deletion was finished'}`)
+        const what = state === UNNAMED ? 'creation, never confirmed, undone' : 'deletion finished'
+        done.push(`volume ${uuid}: ${what} after a crash`)
       } else {
         done.push(`${join(this.#root, folder)} belongs to no volume of the catalog and was left alone`)
       }

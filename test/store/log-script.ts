@@ -24,7 +24,7 @@ export interface Standing {
 }
 export const NOTHING: Standing = { runs: [], acknowledged: 0, synced: 0, proven: 0 }
 
-/** Payload of item `id`, written in `run`. Most are of one size, so that what is left of one run fits into the next; some cross sectors. */
+/** Payload of item `id`, written in `run`. Most have one size, so that leftovers of one run fit into the next. */
 export function itemPayload(run: number, id: number): Buffer {
   const payload = Buffer.alloc(id % 5 === 4 ? 8 + (id * 7) % 11 * 90 : 8, id * 7 + run)
   payload.writeUInt32BE(run, 0)
