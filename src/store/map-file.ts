@@ -74,7 +74,8 @@ export class MapFile {
   constructor(device: BlockDevice, identity: MapIdentity, grains: number) {
     this.#device = device
     this.#identity = identity
-    this.#kinds = new Uint8Array(divCeil(grains, PAGE_BITS))
+    // Until `load` has said better: a save before it must not turn pages it does not know into holes.
+    this.#kinds = new Uint8Array(divCeil(grains, PAGE_BITS)).fill(PAGE_SET)
   }
 
   /** Fills `into` (as long as this map) from the device. Returns what did not check and was taken as all set, in words. */

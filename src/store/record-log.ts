@@ -27,7 +27,7 @@ import { NbdeltaError } from '../device/errors.js'
 import { BatchWriter } from './batch-writer.js'
 import {
   encodeAlone, encodeAt, encodeRetired, halfBytesOf, headerPayload, MARK_AT, otherHalf, RECORDS_AT, snapshotLimitBytes,
-  TYPE_HEADER, TYPE_MARK,  TYPE_RESERVED, type HalfIndex, type LogIdentity, type LogRecord,
+  TYPE_HEADER, TYPE_MARK, TYPE_RESERVED, type HalfIndex, type LogIdentity, type LogRecord,
 } from './record-log-layout.js'
 
 export type { LogIdentity, LogRecord } from './record-log-layout.js'
