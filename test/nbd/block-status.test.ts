@@ -1,26 +1,29 @@
 // B1-B4: block status.
 import t from 'tap'
 import { MemoryDisk } from '../../src/device/memory-disk.js'
+import { NbdeltaError } from '../../src/device/errors.js'
 import { alteredDisk } from './support/altered-disk.js'
 import type { Extent } from './support/assembly.js'
 import { HUGE_BYTES, MAP, ODD_BYTES, PAGE, startServer } from './support/fixture.js'
 import { attach, type Session } from './support/session.js'
 import { CMD, ERR, FLAG, KIB, MIB, pattern } from './support/wire.js'
 
-const checkered = new MemoryDisk(256 * MIB)
-for (let page = 0; page < 65_536; page += 2) void checkered.write(page * PAGE, PAGE, pattern(0, PAGE), 0)
+/** 8,192 extents, told at most 1,000 at a time. */
+const checkered = new MemoryDisk(32 * MIB)
+for (let page = 0; page < 8192; page += 2) void checkered.write(page * PAGE, PAGE, pattern(0, PAGE), 0)
 const broken = new MemoryDisk(MIB)
 const fixture = await startServer(t, {
+  limits: { extents: 1000 },
   exports: {
     checkered,
     late: alteredDisk(checkered, { extents: async (offset, length, most) => checkered.extents(offset, length, most) }),
-    broken: alteredDisk(broken, { extents: () => { throw new Error('the map is unreadable') } }),
+    broken: alteredDisk(broken, { extents: () => { throw new NbdeltaError('io', 'the map is unreadable') } }),
   },
 })
 
 async function statusOf(session: Session, offset: number, length: number, flags = 0): Promise<readonly Extent[]> {
   const reply = await session.call({ type: CMD.BLOCK_STATUS, offset, length, flags })
-  t.equal(reply.error, 0, `${length} at ${offset}`)
+  if (reply.error !== 0) throw new Error(`status of ${length} at ${offset}: errno ${reply.error}`)
   return reply.status.get(session.contexts[0].id)!
 }
 /** Asks until the range is covered, as a client does. */
@@ -69,14 +72,14 @@ for (const mode of ['structured', 'extended'] as const) {
     }
   })
 
-  t.test(`B2: ${mode}: a map of 65,536 extents is told in pieces, merged, in bounded time`, async t => {
+  t.test(`B2: ${mode}: a map of 8,192 extents is told in pieces`, async t => {
     for (const name of ['checkered', 'late']) {
       const session = await attach(fixture.address, { mode, name })
-      const started = performance.now()
-      const map = await mapOf(session, 256 * MIB)
-      t.equal(map.length, 65_536)
+      const first = await statusOf(session, 0, 32 * MIB)
+      t.ok(first.length >= 100 && first.length <= 1000, `${first.length} in the first piece`)
+      const map = await mapOf(session, 32 * MIB)
+      t.equal(map.length, 8192)
       t.ok(map.every(([length], i) => length === PAGE && map[i][1] === (i % 2 ? 3 : 0)))
-      t.ok(performance.now() - started < 10_000)
     }
   })
 

@@ -49,7 +49,7 @@ for (const mode of MODES) {
     const fixture = await startServer(t)
     const good = await fixture.attach({ mode })
     for (let i = 0; i < 20; i++) {
-      const dying = await fixture.attach({ mode })
+      const dying = await fixture.attach({ mode, tcp: i % 3 === 0 })
       inFlight(dying, 10)
       dying.stream.socket.write(command(mode, { type: CMD.WRITE, offset: 0, length: 5000, payload: Buffer.alloc(i * 100) }))
       if (i % 3 === 0) dying.stream.socket.resetAndDestroy()

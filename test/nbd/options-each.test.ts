@@ -1,6 +1,7 @@
 // Section 4 without INFO and GO: EXPORT_NAME, ABORT, LIST, PEEK_EXPORT, STARTTLS (L2), STRUCTURED_REPLY, EXTENDED_HEADERS.
 import t from 'tap'
 import { startServer } from './support/fixture.js'
+import { Peer } from './support/peer.js'
 import { attach, Session } from './support/session.js'
 import { CMD, command, infoData, metaData, OPT, option, REP } from './support/wire.js'
 
@@ -43,7 +44,7 @@ for (const data of [undefined, Buffer.alloc(10, 'x'), Buffer.alloc(70_000)]) {
 
 t.test('ABORT: clients that do not wait for the ACK do no harm', async t => {
   for (let i = 0; i < 50; i++) {
-    const peer = await fixture.peer()
+    const peer = await (await Peer.connect(i % 2 ? fixture.tcp : fixture.address)).begin()
     peer.send(option(OPT.ABORT))
     if (i % 2) peer.stream.socket.resetAndDestroy()
     else peer.destroy()

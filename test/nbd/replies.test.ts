@@ -1,10 +1,21 @@
 // G1-G5: cookies, order, which kind of reply, whole chunks.
 import t from 'tap'
+import { MemoryDisk } from '../../src/device/memory-disk.js'
+import { alteredDisk } from './support/altered-disk.js'
 import { startServer } from './support/fixture.js'
 import { attach } from './support/session.js'
 import { CMD, ERR, MIB, MODES, pattern } from './support/wire.js'
 
-const fixture = await startServer(t)
+const content = MemoryDisk.from(pattern(0, MIB, 6))
+const fixture = await startServer(t, {
+  exports: {
+    /** Small reads take a turn of the event loop, long ones none. */
+    latefirst: alteredDisk(content, {
+      read: (offset, length, into, at) => length !== 1000 ? content.read(offset, length, into, at)
+        : new Promise(resolve => { setImmediate(() => { void content.read(offset, length, into, at); resolve() }) }),
+    }),
+  },
+})
 
 for (const mode of MODES) {
   t.test(`G1: ${mode}: cookies come back unchanged, in flight together`, async t => {
@@ -40,6 +51,19 @@ for (const mode of MODES) {
     }
     fixture.gate.openAll()
     for (const { at, sent: { reply } } of sent) t.ok((await reply).data.equals(pattern(at, 50_000, 9)), `offset ${at}`)
+  })
+}
+
+for (const mode of MODES) {
+  t.test(`G5: ${mode}: a late small read that completes during a long one does not break into its reply`, async t => {
+    for (let round = 0; round < 30; round++) {
+      const session = await attach(fixture.address, { mode, name: 'latefirst' })
+      const at = [0, 4096, 8192, 100].map(offset => ({ offset, length: 1000 }))
+      const all = [...at, { offset: 7, length: 700_000 }, { offset: 0, length: 131_073 }, { offset: 9, length: 491_008 }, { offset: 3, length: 5 }]
+      const sent = all.map(({ offset, length }) => ({ offset, length, reply: session.send({ type: CMD.READ, offset, length }).reply }))
+      for (const { offset, length, reply } of sent) t.ok((await reply).data.equals(pattern(offset, length, 6)), `${length} at ${offset}`)
+      session.destroy()
+    }
   })
 }
 

@@ -133,13 +133,13 @@ t.test('Z7: no READ is begun while the client does not read', async t => {
   })
   const lazy = await own.attach({ name: 'counted' })
   lazy.stream.socket.pause()
-  for (let i = 0; i < 64; i++) lazy.send({ type: CMD.READ, offset: 0, length: 16 * MIB })
+  for (let i = 0; i < 64; i++) lazy.send({ type: CMD.READ, offset: 0, length: 4 * MIB })
   await delay(500)
   t.ok(bytes < 32 * MIB, `${(bytes / MIB).toFixed(1)} MiB read for a client that takes nothing`)
   await (await own.attach()).alive()
   lazy.stream.socket.resume()
   await lazy.alive()
-  t.ok(bytes >= 1024 * MIB, 'all served once it reads')
+  t.ok(bytes >= 256 * MIB, 'all served once it reads')
 })
 
 t.test('Z8: idle connections in transmission are kept', async t => {

@@ -34,10 +34,12 @@ export const MAP: readonly (readonly [number, number])[] = [
 export interface Fixture {
   readonly server: NbdServer
   readonly address: { path: string }
+  /** The same server on 127.0.0.1, where a connection can be reset. */
+  readonly tcp: { host: string, port: number }
   readonly gate: GateDisk
   readonly disk: MemoryDisk
   peer(clientFlags?: number): Promise<Peer>
-  attach(options?: AttachOptions): Promise<Session>
+  attach(options?: AttachOptions & { tcp?: boolean }): Promise<Session>
 }
 
 interface Teardown { teardown(callback: () => unknown): unknown }
@@ -78,7 +80,7 @@ export async function startServer(t: Teardown, options: FixtureOptions = {}): Pr
     block: new MemoryDisk(MIB, { blockSizes: { minimum: 512 } }), huge: new MemoryDisk(HUGE_BYTES), ...options.exports,
   }
   const server = await createServer({
-    exports: options.provider ?? exports, listen: [{ path }], ...options.limits && { limits: options.limits },
+    exports: options.provider ?? exports, listen: [{ path }, { host: '127.0.0.1', port: 0 }], ...options.limits && { limits: options.limits },
   })
   const peers: Peer[] = []
   t.teardown(async () => {
@@ -88,15 +90,18 @@ export async function startServer(t: Teardown, options: FixtureOptions = {}): Pr
     rmSync(folder, { recursive: true, force: true })
   })
   const address = { path }
+  const tcp = server.addresses.find(bound => 'port' in bound)
+  if (!tcp || !('port' in tcp)) throw new Error('the server does not say which port it has')
+  const tcpAddress = { host: '127.0.0.1', port: tcp.port }
   return {
-    server, address, gate, disk,
+    server, address, tcp: tcpAddress, gate, disk,
     async peer(clientFlags) {
       const peer = await Peer.connect(address)
       peers.push(peer)
       return peer.begin(clientFlags)
     },
-    async attach(attachOptions) {
-      const session = await attach(address, attachOptions)
+    async attach(attachOptions): Promise<Session> {
+      const session = await attach(attachOptions?.tcp ? tcpAddress : address, attachOptions)
       peers.push(session.peer)
       return session
     },

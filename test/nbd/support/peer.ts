@@ -148,6 +148,10 @@ export class Peer {
   /** EXPORT_NAME; padded says whether 124 zero bytes must follow (H3). */
   async exportName(name: string | Buffer, padded = (this.clientFlags & 2) === 0): Promise<ExportFacts> {
     this.send(option(OPT.EXPORT_NAME, Buffer.from(name as string)))
+    return this.readExportName(padded)
+  }
+
+  async readExportName(padded = (this.clientFlags & 2) === 0): Promise<ExportFacts> {
     const answer = await this.stream.take(10 + (padded ? 124 : 0))
     ensure(answer.subarray(10).every(byte => byte === 0), 'H3: padding that is not zero')
     return checkFacts({ size: answer.readBigUInt64BE(0), flags: answer.readUInt16BE(8) })
@@ -156,6 +160,10 @@ export class Peer {
   /** LIST_META_CONTEXT or SET_META_CONTEXT. */
   async meta(number: 9 | 10, name: string | Buffer, queries: readonly (string | Buffer)[] = []): Promise<{ final: number, contexts: Context[] }> {
     const replies = await this.option(number, metaData(name, queries))
+    return { final: replies.at(-1)!.type, contexts: this.contextsOf(number, replies) }
+  }
+
+  contextsOf(number: 9 | 10, replies: readonly OptionReply[]): Context[] {
     const contexts = replies.slice(0, -1).map(({ type, data }) => {
       ensure(type === REP.META_CONTEXT, `a META option answered with reply type ${type}`)
       ensure(data.length > 4, 'a context without a name')
@@ -165,7 +173,7 @@ export class Peer {
       ensure(new Set(contexts.map(c => c.id)).size === contexts.length, 'C4: one context id for two contexts')
       ensure(new Set(contexts.map(c => c.name)).size === contexts.length, 'C4: one context selected twice')
     }
-    return { final: replies.at(-1)!.type, contexts }
+    return contexts
   }
 
   /** The server closes and sends nothing more; fails on anything else. */

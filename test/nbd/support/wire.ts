@@ -114,12 +114,27 @@ export function statusPayload(effectLength: number | bigint, ids: readonly numbe
   return Buffer.concat([u64(effectLength), u32(...ids)])
 }
 
-/** Content that tells its own place: every 8 bytes hold `seed` and their offset. */
-export function pattern(offset: number, length: number, seed = 1): Buffer {
-  const out = Buffer.alloc(length)
-  for (let i = 0; i < length; i++) {
-    const at = offset + i
-    out[i] = (Math.floor(at / 256) * 31 + at * 7 + seed * 101) & 0xff
+/** A prime, so that no power-of-two displacement of the pattern looks like the pattern. */
+const TILE_BYTES = 65_521
+const tiles = new Map<number, Buffer>()
+
+function tile(seed: number): Buffer {
+  let found = tiles.get(seed)
+  if (!found) {
+    found = Buffer.alloc(TILE_BYTES)
+    for (let i = 0, state = seed * 0x9e3779b1 | 1; i < TILE_BYTES; i++) {
+      state = Math.imul(state, 1_664_525) + 1_013_904_223 | 0
+      found[i] = state >>> 24
+    }
+    tiles.set(seed, found)
   }
+  return found
+}
+
+/** Content that tells its own place: the bytes of [offset, offset + length) of an endless stream that depends on the seed. */
+export function pattern(offset: number, length: number, seed = 1): Buffer {
+  const out = Buffer.allocUnsafe(length)
+  const source = tile(seed)
+  for (let at = 0; at < length;) at += source.copy(out, at, (offset + at) % TILE_BYTES)
   return out
 }
