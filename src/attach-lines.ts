@@ -5,9 +5,9 @@
 import { resolve } from 'node:path'
 import { formatSize, shorten } from './control/options.js'
 
-export type Listening = { readonly path: string } | { readonly host: string, readonly port: number }
+type Listening = { readonly path: string } | { readonly host: string, readonly port: number }
 
-export interface Attachable {
+interface Attachable {
   readonly name: string
   readonly sizeBytes: number
   /** One per listener, in the same order. */
@@ -20,7 +20,7 @@ const SHOWN_MAX = 8
 const KERNEL_CONNECTIONS = 4
 
 /** A word as a shell reads it back unchanged. */
-export function quote(word: string): string {
+function quote(word: string): string {
   return /^[\w./:=@%+,-]+$/.test(word) ? word : `'${word.replace(/'/g, `'\\''`)}'`
 }
 

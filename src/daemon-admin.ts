@@ -15,7 +15,7 @@ import type { StoreExports } from './store-exports.js'
 /** A client that does not take its answers for that long is closed hard. */
 const SOFT_CLOSE_MS = 30_000
 
-export interface AdminParts {
+interface AdminParts {
   readonly store: Store
   readonly server: NbdServer
   readonly exports: StoreExports
@@ -45,17 +45,25 @@ export class DaemonAdmin implements ServerAdmin {
   async createVolume({ ifNotExists, ...wanted }: Parameters<ServerAdmin['createVolume']>[0]): Promise<CreatedRow> {
     const found = this.#parts.store.get(wanted.name)
     if (found) return this.#foundInstead(found.name, ifNotExists, wanted)
-    if (wanted.sizeBytes === undefined && wanted.backing === undefined) throw new NbdeltaError('bad-argument', 'a new volume needs --size or --backing')
+    if (wanted.sizeBytes === undefined && wanted.backing === undefined) {
+      throw new NbdeltaError('bad-argument', 'a new volume needs --size or --backing')
+    }
     await this.#parts.store.createVolume(wanted)
     return { ...await this.showVolume(wanted.name), created: true }
   }
 
-  async #foundInstead(name: string, ifNotExists: boolean, wanted: { sizeBytes: number | undefined, grainBytes: number, backing: string | undefined }): Promise<CreatedRow> {
+  async #foundInstead(
+    name: string, ifNotExists: boolean,
+    wanted: { sizeBytes: number | undefined, grainBytes: number, backing: string | undefined },
+  ): Promise<CreatedRow> {
     const row = await this.showVolume(name)
-    if (!ifNotExists) throw new NbdeltaError('exists', `there is a volume ${name} already`, { hint: 'choose another name, or give --if-not-exists' })
-    const differs = wanted.sizeBytes !== undefined && wanted.sizeBytes !== row.sizeBytes ? `its size is ${formatSize(row.sizeBytes)}`
+    if (!ifNotExists) {
+      throw new NbdeltaError('exists', `there is a volume ${name} already`,
+        { hint: 'choose another name, or give --if-not-exists' })
+    }
+    const differs = (wanted.sizeBytes ?? row.sizeBytes) !== row.sizeBytes ? `its size is ${formatSize(row.sizeBytes)}`
       : wanted.grainBytes !== row.grainBytes ? `its grain is ${formatSize(row.grainBytes)}`
-        : wanted.backing !== undefined && wanted.backing !== row.backing ? `its backing is ${row.backing ?? 'the store'}` : undefined
+        : (wanted.backing ?? row.backing) !== row.backing ? `its backing is ${row.backing ?? 'the store'}` : undefined
     if (differs) throw new NbdeltaError('exists', `there is a volume ${name} already, but ${differs}`)
     return { ...row, created: false }
   }
@@ -69,7 +77,8 @@ export class DaemonAdmin implements ServerAdmin {
     const { allocatedBytes, mappedBytes } = await volume.facts()
     const { uuid, sizeBytes, grainBytes, backing, createdAt, description, problem } = volume
     return {
-      name, uuid, sizeBytes, grainBytes, allocatedBytes, mappedBytes, clients: this.#clientsOf(name), hidden: this.#parts.exports.isHidden(name),
+      name, uuid, sizeBytes, grainBytes, allocatedBytes, mappedBytes, clients: this.#clientsOf(name),
+      hidden: this.#parts.exports.isHidden(name),
       backing, createdAt, description, problem: problem ? problem.message : null,
     }
   }
@@ -77,14 +86,17 @@ export class DaemonAdmin implements ServerAdmin {
   async resizeVolume({ name, sizeBytes, shrink, dryRun }: Parameters<ServerAdmin['resizeVolume']>[0]): Promise<ActionRow> {
     const before = this.#get(name).sizeBytes
     if (sizeBytes === before) return { target: name, changed: false, dryRun, steps: [] }
-    const steps = [`${sizeBytes > before ? 'grow' : 'shrink'} volume ${name} from ${formatSize(before)} to ${formatSize(sizeBytes)}`]
+    const verb = sizeBytes > before ? 'grow' : 'shrink'
+    const steps = [`${verb} volume ${name} from ${formatSize(before)} to ${formatSize(sizeBytes)}`]
     const run = (): Promise<void> => this.#parts.store.resizeVolume(name, sizeBytes)
     if (sizeBytes > before) {
       if (!dryRun) await run()
       return { target: name, changed: !dryRun, dryRun, steps }
     }
     if (!shrink) {
-      throw new NbdeltaError('wrong-state', `${formatSize(sizeBytes)} is less than ${name} has, ${formatSize(before)}: its end would be lost`, { hint: 'give --shrink if that is meant' })
+      throw new NbdeltaError('wrong-state',
+        `${formatSize(sizeBytes)} is less than ${name} has, ${formatSize(before)}: its end would be lost`,
+        { hint: 'give --shrink if that is meant' })
     }
     await this.#closedToNew(name, async () => {
       this.#assertUnattached(name, 'shrink')
@@ -109,8 +121,13 @@ export class DaemonAdmin implements ServerAdmin {
     return { target: name, changed: !dryRun, dryRun, steps }
   }
 
-  prepareImport(options: Parameters<ServerAdmin['prepareImport']>[0]): Promise<Transfer> { return this.#transfers.prepareImport(options) }
-  prepareExport(options: Parameters<ServerAdmin['prepareExport']>[0]): Promise<Transfer> { return this.#transfers.prepareExport(options) }
+  prepareImport(options: Parameters<ServerAdmin['prepareImport']>[0]): Promise<Transfer> {
+    return this.#transfers.prepareImport(options)
+  }
+
+  prepareExport(options: Parameters<ServerAdmin['prepareExport']>[0]): Promise<Transfer> {
+    return this.#transfers.prepareExport(options)
+  }
 
   async listExports(): Promise<ExportRow[]> {
     const { store, server, exports } = this.#parts
@@ -122,7 +139,8 @@ export class DaemonAdmin implements ServerAdmin {
   async setHidden(name: string, hidden: boolean): Promise<ActionRow> {
     this.#get(name)
     const changed = this.#parts.exports.setHidden(name, hidden)
-    return { target: name, changed, dryRun: false, steps: changed ? [`${hidden ? 'close' : 'open'} export ${name} ${hidden ? 'to' : 'for'} new clients`] : [] }
+    const steps = changed ? [`${hidden ? 'close' : 'open'} export ${name} ${hidden ? 'to' : 'for'} new clients`] : []
+    return { target: name, changed, dryRun: false, steps }
   }
 
   async closeExport({ name, how, dryRun }: Parameters<ServerAdmin['closeExport']>[0]): Promise<ActionRow> {
@@ -141,8 +159,10 @@ export class DaemonAdmin implements ServerAdmin {
   }
 
   async listClients(exportName: string | undefined): Promise<ClientRow[]> {
-    return this.#parts.server.clients().filter(client => exportName === undefined || client.export === exportName).map(client => ({
-      id: client.id, export: client.export ?? null, address: client.address, state: client.export === undefined ? 'handshake' : 'attached',
+    const clients = this.#parts.server.clients().filter(client => exportName === undefined || client.export === exportName)
+    return clients.map(client => ({
+      id: client.id, export: client.export ?? null, address: client.address,
+      state: client.export === undefined ? 'handshake' : 'attached',
       connectedAt: client.connectedAt, inFlight: client.inFlight, readBytes: client.bytesRead, writtenBytes: client.bytesWritten,
     }))
   }
@@ -150,16 +170,20 @@ export class DaemonAdmin implements ServerAdmin {
   async kickClient({ id, dryRun }: Parameters<ServerAdmin['kickClient']>[0]): Promise<ActionRow> {
     const { server } = this.#parts
     const client = server.clients().find(one => one.id === id)
-    if (!client || (!dryRun && !server.kick(id))) throw new NbdeltaError('not-found', `there is no client ${id}`, { hint: 'see: nbdelta client list' })
+    if (!client || (!dryRun && !server.kick(id))) {
+      throw new NbdeltaError('not-found', `there is no client ${id}`, { hint: 'see: nbdelta client list' })
+    }
     return { target: String(id), changed: !dryRun, dryRun, steps: [`close client ${id}, ${client.address}`] }
   }
 
   async status(): Promise<Omit<StatusRow, 'jobsRunning'>> {
     const { store, server, health, version, control, memoryBytes } = this.#parts
     return {
-      state: this.draining ? 'draining' : 'serving', version, pid: process.pid, uptimeSeconds: Math.round((performance.now() - this.#startedAtMs) / 1000),
+      state: this.draining ? 'draining' : 'serving', version, pid: process.pid,
+      uptimeSeconds: Math.round((performance.now() - this.#startedAtMs) / 1000),
       store: store.path, listeners: this.listeners(), control, volumes: store.list().length, clients: server.clients().length,
-      rssBytes: process.memoryUsage.rss(), memoryBudgetBytes: memoryBytes, memoryInUseBytes: server.stats().bufferBytes, ...health.read(),
+      rssBytes: process.memoryUsage.rss(), memoryBudgetBytes: memoryBytes, memoryInUseBytes: server.stats().bufferBytes,
+      ...health.read(),
     }
   }
 
@@ -174,7 +198,8 @@ export class DaemonAdmin implements ServerAdmin {
   #assertUnattached(name: string, doing: string): void {
     const clients = this.#clientsOf(name)
     if (clients === 0) return
-    throw new NbdeltaError('busy', `cannot ${doing} ${name}: ${count(clients, 'client')} ${clients === 1 ? 'is' : 'are'} attached`,
+    throw new NbdeltaError('busy',
+      `cannot ${doing} ${name}: ${count(clients, 'client')} ${clients === 1 ? 'is' : 'are'} attached`,
       { hint: doing === 'delete' ? 'detach it, or give --force' : `detach it, or: nbdelta export kick ${name}` })
   }
 

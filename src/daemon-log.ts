@@ -23,7 +23,10 @@ export function createLog(level: string): DaemonLog {
   // Whoever read the log is gone; the server's work is not.
   destination.on('error', () => {})
   const stream = process.stderr.isTTY
-    ? pretty({ destination, colorize: process.env.NO_COLOR === undefined, translateTime: 'SYS:HH:MM:ss.l', ignore: 'pid,hostname' })
+    ? pretty({
+      destination, colorize: process.env.NO_COLOR === undefined,
+      translateTime: 'SYS:HH:MM:ss.l', ignore: 'pid,hostname', singleLine: true,
+    })
     : destination
   const logger = pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, stream)
   return {

@@ -15,7 +15,7 @@ import type { StoreExports } from './store-exports.js'
 /** Volumes have whole sectors; an image that has not is filled up with zeros. */
 const SECTOR_BYTES = 512
 
-export interface TransferParts {
+interface TransferParts {
   readonly store: Store
   readonly exports: StoreExports
   /** Throws busy while clients are attached. */
@@ -41,10 +41,13 @@ export class Transfers {
     }
     if (existing.problem) throw existing.problem
     if (!overwrite) {
-      throw new NbdeltaError('exists', `there is a volume ${name} already`, { hint: 'choose another name, or give --overwrite: its content is lost then' })
+      throw new NbdeltaError('exists', `there is a volume ${name} already`,
+        { hint: 'choose another name, or give --overwrite: its content is lost then' })
     }
     if (imageBytes > existing.sizeBytes) {
-      throw new NbdeltaError('too-large', `${path} has ${formatSize(imageBytes)}, volume ${name} only ${formatSize(existing.sizeBytes)}`, { hint: 'grow it first: nbdelta volume resize' })
+      throw new NbdeltaError('too-large',
+        `${path} has ${formatSize(imageBytes)}, volume ${name} only ${formatSize(existing.sizeBytes)}`,
+        { hint: 'grow it first: nbdelta volume resize' })
     }
     this.#parts.assertUnattached(name, 'import into')
     return { steps: [fill], run: control => this.#hidden(name, () => this.#importOver(existing, path, control)) }
@@ -58,7 +61,9 @@ export class Transfers {
     return { steps: [`copy volume ${name} to ${path}`], run: control => exportImage(volume, path, { ...control, overwrite }) }
   }
 
-  async #importNew(wanted: { name: string, sizeBytes: number, grainBytes: number }, path: string, control: TransferControl): Promise<void> {
+  async #importNew(
+    wanted: { name: string, sizeBytes: number, grainBytes: number }, path: string, control: TransferControl,
+  ): Promise<void> {
     const { store } = this.#parts
     const volume = await store.createVolume(wanted)
     try {
@@ -76,7 +81,8 @@ export class Transfers {
       await importImage(volume, path, control)
     } catch (error) {
       if (!(error instanceof NbdeltaError)) throw error
-      throw new NbdeltaError(error.code, `${error.message}; the content of volume ${volume.name} is a mixture now`, { hint: 'import again', cause: error })
+      throw new NbdeltaError(error.code, `${error.message}; the content of volume ${volume.name} is a mixture now`,
+        { hint: 'import again', cause: error })
     }
   }
 
@@ -93,12 +99,16 @@ export class Transfers {
     if (folder === undefined) throw new NbdeltaError('not-found', `cannot write ${path}: there is no folder ${dirname(path)}`)
     const target = await realpath(path).catch(() => join(folder, basename(path)))
     const own = await realpath(store.path)
-    if (target.startsWith(own + sep)) throw new NbdeltaError('bad-argument', `${path} lies inside the store; write the image elsewhere`)
+    if (target.startsWith(own + sep)) {
+      throw new NbdeltaError('bad-argument', `${path} lies inside the store; write the image elsewhere`)
+    }
     const adopted = store.list().find(volume => volume.backing === target)
     if (adopted) throw new NbdeltaError('busy', `${path} is the backing of volume ${adopted.name}; write the image elsewhere`)
     const there = await stat(target).catch(() => undefined)
     if (there?.isDirectory()) throw new NbdeltaError('bad-argument', `${path} is a directory; name a file`)
-    if (there && !overwrite) throw new NbdeltaError('exists', `${path} is there already`, { hint: 'choose another name, or give --overwrite' })
+    if (there && !overwrite) {
+      throw new NbdeltaError('exists', `${path} is there already`, { hint: 'choose another name, or give --overwrite' })
+    }
   }
 }
 

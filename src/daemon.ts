@@ -26,9 +26,10 @@ import type { NbdServer, Store } from './index.js'
 
 const CONTROL_SOCKET = 'control.sock'
 const NBD_SOCKET = 'nbd.sock'
+const SIGNAL_WORDS = ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once']
 const CLOCK = { now: () => performance.now(), wallTime: () => new Date() }
 
-export interface ServeOptions extends ServeArguments {
+interface ServeOptions extends ServeArguments {
   readonly store: string
   readonly control: string | undefined
   readonly json: boolean
@@ -74,14 +75,17 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     const holder: { server?: NbdServer } = {}
     const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })
     const exports = new StoreExports(store, change => { health.attached(change) })
-    const server = holder.server = await createServer({ exports, listen, limits: { memoryBytes: options.memory }, logger, spin: options.spin })
+    const limits = { memoryBytes: options.memory }
+    const server = holder.server = await createServer({ exports, listen, limits, logger, spin: options.spin })
     open.unshift(() => server.close({ deadlineMs: 0 }))
-    const admin = new DaemonAdmin({ store, server, exports, health, version: options.version, control: controlAt, memoryBytes: options.memory })
+    const admin = new DaemonAdmin({ store, server, exports, health, version: options.version, control: controlAt, ...limits })
     await assertFolder(controlAt)
     const control = await createControlServer({ path: controlAt, admin, clock: CLOCK, logger })
     return { store, server, control, admin, health }
   } catch (error) {
-    for (const close of open) await close().catch((again: unknown) => { logger.error({ err: again }, 'closing after a failed start') })
+    for (const close of open) {
+      await close().catch((again: unknown) => { logger.error({ err: again }, 'closing after a failed start') })
+    }
     throw error
   }
 }
@@ -106,7 +110,9 @@ function judged(path: string): string {
 /** bind(2) calls a missing folder "permission denied"; here it is called by its name. */
 async function assertFolder(path: string): Promise<void> {
   const found = await stat(dirname(path)).catch(() => undefined)
-  if (!found?.isDirectory()) throw new NbdeltaError('not-found', `cannot make the socket ${path}: there is no folder ${dirname(path)}`)
+  if (!found?.isDirectory()) {
+    throw new NbdeltaError('not-found', `cannot make the socket ${path}: there is no folder ${dirname(path)}`)
+  }
 }
 
 async function createVolumes(store: Store, wanted: readonly string[]): Promise<void> {
@@ -136,7 +142,7 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
   let begin!: () => void
   const onSignal = (signal: NodeJS.Signals): void => {
     count++
-    logger.info({ signal }, ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once'][Math.min(count, 3) - 1]!)
+    logger.info({ signal }, SIGNAL_WORDS[Math.min(count, SIGNAL_WORDS.length) - 1]!)
     if (count === 1) begin()
     else if (count === 2) signals.hurry()
     else { flush(); process.exit(EXIT.interrupted) }
@@ -160,7 +166,9 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
 }
 
 /** Returns the exit code: 0 after a clean drain, else that of what failed. */
-async function stop({ store, server, control, admin, health }: Parts, { drainSeconds }: ServeOptions, { logger }: DaemonLog, signals: Signals): Promise<number> {
+async function stop(
+  { store, server, control, admin, health }: Parts, { drainSeconds }: ServeOptions, { logger }: DaemonLog, signals: Signals,
+): Promise<number> {
   let hurried = false
   signals.hurry = () => {
     hurried = true

@@ -11,7 +11,13 @@ const NS_PER_MS = 1e6
 /** The kernel's client gives up after 30 s by default: at 5 s there is still time to act. */
 const OLD_REQUEST_MS = 5000
 
-export interface ClientAge { readonly id: number, readonly address: string, readonly export: string | undefined, readonly inFlight: number, readonly oldestMs: number }
+interface ClientAge {
+  readonly id: number
+  readonly address: string
+  readonly export: string | undefined
+  readonly inFlight: number
+  readonly oldestMs: number
+}
 
 export class Health {
   readonly #histogram = monitorEventLoopDelay({ resolution: RESOLUTION_MS })
@@ -42,11 +48,17 @@ export class Health {
 
   #look(): void {
     for (const { id, address, export: name, inFlight, oldestMs } of this.#clients()) {
-      if (oldestMs >= OLD_REQUEST_MS) this.#warn({ client: id, address, export: name, inFlight, oldestMs: Math.round(oldestMs) }, 'a request is in flight for long')
+      if (oldestMs >= OLD_REQUEST_MS) {
+        this.#warn({ client: id, address, export: name, inFlight, oldestMs: Math.round(oldestMs) },
+          'a request is in flight for long')
+      }
     }
   }
 
-  /** How late timers fired since the last call; zeros when nobody was attached. Age of the oldest request, null when there is none. */
+  /**
+   * How late timers fired since the last call; zeros when nobody was attached. Age of the oldest request, null when there is
+   * none.
+   */
   read(): { eventLoopDelayP99Ms: number, eventLoopDelayMaxMs: number, oldestRequestMs: number | null } {
     const late = (ns: number): number => Math.max(0, ns / NS_PER_MS - RESOLUTION_MS)
     const counted = this.#histogram.count > 0

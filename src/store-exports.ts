@@ -18,21 +18,26 @@ export class StoreExports implements ExportProvider {
   }
 
   list(): { name: string, description: string }[] {
-    return this.#store.list().filter(({ name }) => !this.#hidden.has(name)).map(volume => ({ name: volume.name, description: describe(volume) }))
+    const shown = this.#store.list().filter(({ name }) => !this.#hidden.has(name))
+    return shown.map(volume => ({ name: volume.name, description: describe(volume) }))
   }
 
   describe(name: string): ExportInfo | undefined {
     const volume = this.#find(name)
     if (!volume) return undefined
     const { sizeBytes, blockSizes, capabilities } = volume
-    return { name: volume.name, description: describe(volume), sizeBytes, readOnly: capabilities.readOnly, blockSizes, capabilities }
+    const { readOnly } = capabilities
+    return { name: volume.name, description: describe(volume), sizeBytes, readOnly, blockSizes, capabilities }
   }
 
   async open(name: string): Promise<ExportHandle> {
     const device = this.#find(name)
     const info = this.describe(name)
     if (!device || !info) throw new NbdeltaError('not-found', unknown(name))
-    if (device.problem) throw new NbdeltaError(device.problem.code, `volume ${device.name} cannot be opened; the server's log and nbdelta volume show tell why`)
+    if (device.problem) {
+      throw new NbdeltaError(device.problem.code,
+        `volume ${device.name} cannot be opened; the server's log and nbdelta volume show tell why`)
+    }
     this.#onAttached(1)
     return { info, device, release: () => { this.#onAttached(-1) } }
   }

@@ -19,10 +19,12 @@ import type { Globals, Invocation } from './program.js'
 /** A TAB must not hang: what is not known by then is not offered. */
 const LOOKUP_MS = 1000
 
-export interface CliHooks {
+interface CliHooks {
   readonly version: string
   /** Runs the server until it has stopped; resolves with the exit code. */
-  readonly serve: (options: ServeArguments & { readonly store: string, readonly control: string | undefined, readonly json: boolean }) => Promise<number>
+  readonly serve: (
+    options: ServeArguments & { readonly store: string, readonly control: string | undefined, readonly json: boolean },
+  ) => Promise<number>
 }
 
 /** Runs one command line (without `node` and script name) and resolves with its exit code. */
@@ -59,7 +61,10 @@ async function run({ command, args, globals }: Extract<Invocation, { kind: 'comm
 
 function storeOf(globals: Globals): string {
   const store = globals.store ?? process.env.NBDELTA_STORE
-  if (!store) throw new NbdeltaError('bad-argument', '--store is missing: which directory is the store?', { hint: 'nbdelta serve --store DIR' })
+  if (!store) {
+    throw new NbdeltaError('bad-argument', '--store is missing: which directory is the store?',
+      { hint: 'nbdelta serve --store DIR' })
+  }
   return store
 }
 
@@ -67,11 +72,13 @@ function print(text: string): void { process.stdout.write(`${text}\n`) }
 
 function report(error: unknown, json: boolean, argv: readonly string[]): number {
   const known = error instanceof NbdeltaError ? error
-    : new NbdeltaError('internal', `a bug in nbdelta: ${error instanceof Error ? error.message : String(error)}`, { cause: error, hint: 'run it again with NBDELTA_DEBUG=1 and report what it prints' })
+    : new NbdeltaError('internal', `a bug in nbdelta: ${error instanceof Error ? error.message : String(error)}`,
+      { cause: error, hint: 'run it again with NBDELTA_DEBUG=1 and report what it prints' })
   const { code, message, hint, exitCode: exit } = known
   if (json) process.stderr.write(`${JSON.stringify({ error: { code, message, hint: hint ?? null, exit } })}\n`)
   else process.stderr.write(`nbdelta: ${shorten(message, 2000)}\n${hint ? `hint: ${shorten(hint, 2000)}\n` : ''}`)
-  const debug = process.env.NBDELTA_DEBUG || argv.some((word, index) => word === '--log-level' && /^(debug|trace)$/.test(argv[index + 1] ?? ''))
+  const debug = process.env.NBDELTA_DEBUG
+    || argv.some((word, index) => word === '--log-level' && /^(debug|trace)$/.test(argv[index + 1] ?? ''))
   if (debug) process.stderr.write(`${known.stack}\n${known.cause instanceof Error ? `caused by: ${known.cause.stack}\n` : ''}`)
   return exit
 }
@@ -87,7 +94,8 @@ const lookup: Lookup = async (kind, where) => {
     const timer = setTimeout(() => { client.close() }, LOOKUP_MS)
     try {
       const rows = await client.call(method, {}) as Record<string, unknown>[]
-      return rows.map((row): Candidate => ({ value: String(row[key]), help: String(row.description ?? row.export ?? row.volume ?? '') }))
+      return rows.map((row): Candidate =>
+        ({ value: String(row[key]), help: String(row.description ?? row.export ?? row.volume ?? '') }))
     } finally {
       clearTimeout(timer)
       client.close()

@@ -2,7 +2,8 @@
  * Shell completion. The shells get a few lines of glue that ask `nbdelta __complete WORD...`; what is offered is decided
  * here, off the command table, once for all shells.
  *
- * The last word is the one being typed (perhaps empty). Pure, but for the names of volumes, clients and jobs, which come by a callback.
+ * The last word is the one being typed (perhaps empty). Pure, but for the names of volumes, clients and jobs, which come by a
+ * callback.
  */
 import { COMMANDS, GLOBAL_OPTIONS, NOUNS } from '../control/commands.js'
 import type { Command } from '../control/commands.js'
@@ -13,7 +14,8 @@ export interface Candidate { readonly value: string, readonly help: string }
 export interface Completion { readonly paths: 'files' | 'directories' | 'none', readonly candidates: readonly Candidate[] }
 
 /** Asks a running server for names; answers nothing when there is none. */
-export type Lookup = (kind: 'volume' | 'client' | 'job', globals: { store: string | undefined, control: string | undefined }) => Promise<Candidate[]>
+export type Lookup = (kind: 'volume' | 'client' | 'job', globals: { store: string | undefined, control: string | undefined }) =>
+  Promise<Candidate[]>
 
 interface Scan {
   readonly plain: string[]
@@ -67,7 +69,8 @@ function optionCandidates(command: Command | undefined, used: ReadonlySet<string
 export async function complete(words: readonly string[], lookup: Lookup): Promise<Completion> {
   const current = words.at(-1) ?? ''
   const { plain, globals, used, open } = scan(words.slice(0, -1))
-  const fitting = ({ paths, candidates }: Completion): Completion => ({ paths, candidates: candidates.filter(one => one.value.startsWith(current)) })
+  const fitting = ({ paths, candidates }: Completion): Completion =>
+    ({ paths, candidates: candidates.filter(one => one.value.startsWith(current)) })
   if (open) return fitting(await valuesOf(open, globals, lookup))
   const [noun, verb] = plain
   const command = COMMANDS.find(row => row.noun === noun && (row.verb === '' || row.verb === verb))
@@ -81,7 +84,8 @@ export async function complete(words: readonly string[], lookup: Lookup): Promis
     return fitting({ paths: 'none', candidates: verbs.map(row => ({ value: row.verb, help: row.summary })) })
   }
   const next = command.positional[plain.length - (command.verb === '' ? 1 : 2)]
-  return next ? fitting(await valuesOf(next, globals, lookup)) : fitting({ paths: 'none', candidates: optionCandidates(command, used) })
+  return next ? fitting(await valuesOf(next, globals, lookup))
+    : fitting({ paths: 'none', candidates: optionCandidates(command, used) })
 }
 
 /** First line: how to complete paths; then `value TAB help`, one a line. */

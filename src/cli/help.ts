@@ -15,14 +15,16 @@ const TERM_COLUMNS = 24
 /** `-q, --quiet`, `--size SIZE`, `--no-wait`. */
 export function optionTerm(option: Parameter): string {
   const long = option.type === 'bool' && option.default === true ? `--no-${option.name}` : `--${option.name}`
-  return `${option.short ? `-${option.short}, ` : ''}${long}${option.value ? ` ${option.value}` : option.choices ? ` ${option.name.toUpperCase()}` : ''}`
+  return `${option.short ? `-${option.short}, ` : ''}${long}${option.value ? ` ${option.value}` : ''}`
 }
 
 /** The help text with what is accepted and what is assumed. */
 export function optionHelp(option: Parameter): string {
   const notes: string[] = []
   if (option.choices && option.choices.length <= 8) notes.push(`one of ${option.choices.join(', ')}`)
-  if (option.minimum !== undefined && option.minimum > 1 && option.type === 'size') notes.push(`at least ${exactSize(option.minimum)}`)
+  if (option.minimum !== undefined && option.minimum > 1 && option.type === 'size') {
+    notes.push(`at least ${exactSize(option.minimum)}`)
+  }
   if (option.type === 'size' && option.maximum !== undefined) notes.push(`at most ${exactSize(option.maximum)}`)
   if (option.default !== undefined && option.type !== 'bool' && option.default !== '') {
     notes.push(`default ${option.type === 'size' ? exactSize(option.default as number) : option.default}`)
@@ -97,14 +99,18 @@ export function nounHelp(noun: string): string {
 export function topHelp(): string {
   return [
     section('NAME', [wrap('nbdelta - network block device server', INDENT)]),
-    section('SYNOPSIS', [`${INDENT}nbdelta serve --store DIR [--nbd ADDRESS]...`, `${INDENT}nbdelta NOUN VERB [ARGUMENT]... [OPTION]...`]),
-    section('DESCRIPTION', [wrap('Serves volumes over the NBD protocol. `serve` runs the server; the other commands ask a running one over its control '
-      + 'socket, which they find by --store, --control or NBDELTA_STORE.', INDENT)]),
+    section('SYNOPSIS', [`${INDENT}nbdelta serve --store DIR [--nbd ADDRESS]...`,
+      `${INDENT}nbdelta NOUN VERB [ARGUMENT]... [OPTION]...`]),
+    section('DESCRIPTION', [wrap('Serves volumes over the NBD protocol. `serve` runs the server; the other commands ask a '
+      + 'running '
+      + 'one over its control socket, which they find by --store, --control or NBDELTA_STORE.', INDENT)]),
     section('COMMANDS', COMMANDS.map(command => definition(commandName(command), command.summary))),
     section('GLOBAL OPTIONS', GLOBAL_OPTIONS.map(option => definition(optionTerm(option), optionHelp(option)))),
     section('ENVIRONMENT', [definition('NBDELTA_STORE', 'directory of the store, when neither --store nor --control is given')]),
-    section('EXIT CODES', Object.entries(EXIT).map(([name, code]) => definition(String(code), EXIT_MEANING[name as keyof typeof EXIT]))),
-    section('EXAMPLES', ['serve --store ./data --create-volume disk=1GiB', 'volume create disk --size 1GiB --store ./data', 'status --store ./data']
+    section('EXIT CODES',
+      Object.entries(EXIT).map(([name, code]) => definition(String(code), EXIT_MEANING[name as keyof typeof EXIT]))),
+    section('EXAMPLES',
+      ['serve --store ./data --create-volume disk=1GiB', 'volume create disk --size 1GiB --store ./data', 'status --store ./data']
       .map(example => `${INDENT}nbdelta ${example}`)),
     `${INDENT}nbdelta COMMAND --help tells more about each.\n`,
   ].join('\n')

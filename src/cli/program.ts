@@ -46,7 +46,8 @@ export function parseArguments(argv: readonly string[]): Invocation {
 }
 
 function argumentOf(parameter: Parameter): Argument {
-  return new Argument(parameter.required ? `<${parameter.value}>` : `[${parameter.value}]`, parameter.help).argParser(text => judgeNamed(parameter, text))
+  const term = parameter.required ? `<${parameter.value}>` : `[${parameter.value}]`
+  return new Argument(term, parameter.help).argParser(text => judgeNamed(parameter, text))
 }
 
 function optionsOf(option: Parameter): Option[] {
@@ -73,9 +74,13 @@ function judgeNamed(parameter: Parameter, text: string): string | number {
   }
 }
 
-function invocation(command: Command, values: unknown[], options: Record<string, unknown>, globals: Record<string, unknown>): Invocation {
+function invocation(
+  command: Command, values: unknown[], options: Record<string, unknown>, globals: Record<string, unknown>,
+): Invocation {
   const args: Record<string, unknown> = {}
-  command.positional.forEach((parameter, index) => { if (values[index] !== undefined) args[wireName(parameter.name)] = values[index] })
+  for (const [index, parameter] of command.positional.entries()) {
+    if (values[index] !== undefined) args[wireName(parameter.name)] = values[index]
+  }
   for (const option of command.options) {
     const value = options[wireName(option.name)]
     if (value !== undefined) args[wireName(option.name)] = value
@@ -88,8 +93,10 @@ function invocation(command: Command, values: unknown[], options: Record<string,
 function usageError(error: CommanderError, argv: readonly string[]): NbdeltaError {
   const words = argv.filter(word => !word.startsWith('-'))
   const meant = COMMANDS.find(command => commandName(command) === words.slice(0, command.verb ? 2 : 1).join(' '))
-  const page = meant ? `nbdelta ${commandName(meant)} --help` : words[0] !== undefined && words[0] in NOUNS ? `nbdelta ${words[0]} --help` : 'nbdelta --help'
-  const message = error.code === 'commander.help' ? (words.length > 0 ? `'${words.join(' ')}' needs a verb` : 'a command is needed')
+  const page = meant ? `nbdelta ${commandName(meant)} --help`
+    : words[0] !== undefined && words[0] in NOUNS ? `nbdelta ${words[0]} --help` : 'nbdelta --help'
+  const message = error.code === 'commander.help'
+    ? (words.length > 0 ? `'${words.join(' ')}' needs a verb` : 'a command is needed')
     : error.message.replace(/^error: /, '').replace(/\n/, ' ').replace(/^missing required argument '(.*)'$/, '$1 is missing')
       .replace(/^required option '(--\S+).*' not specified$/, '$1 is missing')
   return new NbdeltaError('bad-argument', message, { hint: `see: ${page}` })

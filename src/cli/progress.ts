@@ -12,7 +12,7 @@ const LINE_MS = 10_000
 /** JSON lines are for programs that draw by themselves. */
 const JSON_MS = 1000
 
-export interface Progress {
+interface Progress {
   update(row: JobRow): void
   stop(): void
 }
@@ -29,7 +29,8 @@ export function createProgress(options: { json: boolean, stream: NodeJS.WriteStr
       if (options.json) options.stream.write(`${JSON.stringify({ progress: row })}\n`)
       else if (!last && row.totalBytes) {
         const percent = Math.floor(100 * row.doneBytes / row.totalBytes)
-        options.stream.write(`${row.kind} of ${row.volume}: ${formatSize(row.doneBytes)} of ${formatSize(row.totalBytes)}, ${percent} %\n`)
+        options.stream.write(
+          `${row.kind} of ${row.volume}: ${formatSize(row.doneBytes)} of ${formatSize(row.totalBytes)}, ${percent} %\n`)
       }
     },
     stop: () => {},
@@ -46,7 +47,11 @@ function bar(stream: NodeJS.WriteStream): Progress {
     update: row => {
       if (!row.totalBytes) return
       const now = Date.now()
-      if (startedAtMs === 0) { startedAtMs = now; startedBytes = row.doneBytes; single.start(row.totalBytes, 0, { done: '', all: '', rate: '-', left: '-' }) }
+      if (startedAtMs === 0) {
+        startedAtMs = now
+        startedBytes = row.doneBytes
+        single.start(row.totalBytes, 0, { done: '', all: '', rate: '-', left: '-' })
+      }
       const rate = now > startedAtMs ? (row.doneBytes - startedBytes) / ((now - startedAtMs) / 1000) : 0
       single.update(row.doneBytes, {
         done: formatSize(row.doneBytes), all: formatSize(row.totalBytes), rate: rate > 0 ? formatSize(Math.round(rate)) : '-',

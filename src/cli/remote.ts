@@ -14,13 +14,19 @@ const CONTROL_SOCKET = 'control.sock'
 export function controlPath(globals: Globals): string {
   if (globals.control !== undefined) return globals.control
   const store = globals.store ?? process.env.NBDELTA_STORE
-  if (!store) throw new NbdeltaError('bad-argument', 'which server? no store is named', { hint: 'give --store DIR or --control PATH, or set NBDELTA_STORE' })
+  if (!store) {
+    throw new NbdeltaError('bad-argument', 'which server? no store is named',
+      { hint: 'give --store DIR or --control PATH, or set NBDELTA_STORE' })
+  }
   return join(store, CONTROL_SOCKET)
 }
 
-/** What is sent: paths absolute, since the server has another working directory, and nothing that concerns the command line alone. */
+/**
+ * What is sent: paths absolute, since the server has another working directory, and nothing that concerns the command line alone.
+ */
 function wireArguments(command: Command, args: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries([...command.positional, ...command.options].filter(parameter => !parameter.local).flatMap(parameter => {
+  const sent = [...command.positional, ...command.options].filter(parameter => !parameter.local)
+  return Object.fromEntries(sent.flatMap(parameter => {
     const value = args[wireName(parameter.name)]
     return value === undefined ? [] : [[wireName(parameter.name), parameter.type === 'path' ? resolve(value as string) : value]]
   }))
@@ -44,7 +50,9 @@ function withStore(error: unknown, globals: Globals): unknown {
   return new NbdeltaError(error.code, error.message, { hint: `start one with: nbdelta serve --store ${store}`, cause: error })
 }
 
-async function follow(client: ControlClient, command: Command, args: Record<string, unknown>, globals: Globals): Promise<unknown> {
+async function follow(
+  client: ControlClient, command: Command, args: Record<string, unknown>, globals: Globals,
+): Promise<unknown> {
   const progress = createProgress({ json: globals.json, stream: process.stderr })
   let job: number | undefined
   let interrupted = false

@@ -36,10 +36,12 @@ function cell(field: Field, value: unknown): string {
 
 function table(result: Result, rows: readonly Row[]): string {
   const columns = Object.entries(result.fields).filter(([, field]) => field.column)
-  const lines = [columns.map(([, field]) => field.column!), ...rows.map(row => columns.map(([name, field]) => cell(field, row[name])))]
+  const lines = [columns.map(([, field]) => field.column!),
+    ...rows.map(row => columns.map(([name, field]) => cell(field, row[name])))]
   const widths = columns.map((_, index) => Math.max(...lines.map(line => line[index]!.length)))
   const right = columns.map(([, field]) => field.type === 'bytes' || field.type === 'int')
-  return lines.map(line => line.map((text, index) => right[index] ? text.padStart(widths[index]!) : text.padEnd(widths[index]!)).join('  ').trimEnd()).join('\n')
+  const pad = (text: string, index: number): string => right[index] ? text.padStart(widths[index]!) : text.padEnd(widths[index]!)
+  return lines.map(line => line.map(pad).join('  ').trimEnd()).join('\n')
 }
 
 /** `eventLoopDelayMaxMs` -> `event loop delay max`. */
@@ -82,7 +84,8 @@ export function renderText(command: Command, result: unknown, quiet: boolean): s
   if ('steps' in row) return steps(row)
   if (command.longRunning) return job(result as JobRow)
   if ('created' in row) {
-    return `${row.created ? 'created volume' : 'there already: volume'} ${clean(String(row.name))}, ${formatSize(row.sizeBytes as number)}`
+    const what = row.created ? 'created volume' : 'there already: volume'
+    return `${what} ${clean(String(row.name))}, ${formatSize(row.sizeBytes as number)}`
   }
   return details(shape, row)
 }

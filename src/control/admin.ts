@@ -109,7 +109,8 @@ export interface Transfer {
 
 export interface ServerAdmin {
   createVolume(options: {
-    name: string, sizeBytes: number | undefined, grainBytes: number, backing: string | undefined, description: string, ifNotExists: boolean,
+    name: string, sizeBytes: number | undefined, grainBytes: number,
+    backing: string | undefined, description: string, ifNotExists: boolean,
   }): Promise<CreatedRow>
   listVolumes(): Promise<VolumeRow[]>
   showVolume(name: string): Promise<VolumeRow>

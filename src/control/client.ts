@@ -40,12 +40,16 @@ export async function connectControl(path: string): Promise<ControlClient> {
   socket.on('data', chunk => {
     for (const line of reader.push(chunk)) {
       const wrong = line === 'too-long' ? 'the answer is too long' : receive(line, pending, fail)
-      if (wrong) { fail(new NbdeltaError('unreachable', `what answers at ${path} is no nbdelta server: ${wrong}`)); socket.destroy(); return }
+      if (!wrong) continue
+      fail(new NbdeltaError('unreachable', `what answers at ${path} is no nbdelta server: ${wrong}`))
+      socket.destroy()
+      return
     }
   })
   socket.on('error', () => {})
   socket.on('close', () => {
-    fail(new NbdeltaError('unreachable', 'the server went away before it answered', { hint: 'see its log; what it acknowledged is kept' }))
+    fail(new NbdeltaError('unreachable', 'the server went away before it answered',
+      { hint: 'see its log; what it acknowledged is kept' }))
   })
   return {
     call: (method, params, onProgress) => new Promise((resolve, reject) => {
@@ -62,7 +66,10 @@ export async function connectControl(path: string): Promise<ControlClient> {
 function receive(line: string, pending: Map<number, Pending>, fail: (error: NbdeltaError) => void): string | undefined {
   let message: { id?: number | null, result?: unknown, error?: RpcFault, method?: string, params?: { id: number, job: JobRow } }
   try { message = JSON.parse(line) as typeof message } catch { return 'it does not speak JSON' }
-  if (message.method === 'progress' && message.params) { pending.get(message.params.id)?.onProgress?.(message.params.job); return undefined }
+  if (message.method !== undefined) {
+    if (message.method === 'progress' && message.params) pending.get(message.params.id)?.onProgress?.(message.params.job)
+    return undefined
+  }
   // A fault without an id is about the connection as a whole.
   if (message.error && message.id == null) { fail(errorOf(message.error)); return undefined }
   const call = pending.get(message.id as number)
@@ -76,7 +83,10 @@ function receive(line: string, pending: Map<number, Pending>, fail: (error: Nbde
 function open(path: string): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connect(path)
-    const timer = setTimeout(() => { socket.destroy(); reject(new NbdeltaError('unreachable', `the server at ${path} does not accept within ${CONNECT_MS / 1000} s`)) }, CONNECT_MS)
+    const timer = setTimeout(() => {
+      socket.destroy()
+      reject(new NbdeltaError('unreachable', `the server at ${path} does not accept within ${CONNECT_MS / 1000} s`))
+    }, CONNECT_MS)
     socket.once('connect', () => { clearTimeout(timer); socket.removeAllListeners('error'); resolve(socket) })
     socket.once('error', error => { clearTimeout(timer); reject(connectError(path, error)) })
   })
@@ -84,8 +94,11 @@ function open(path: string): Promise<Socket> {
 
 function connectError(path: string, error: NodeJS.ErrnoException): NbdeltaError {
   if (error.code === 'EACCES' || error.code === 'EPERM') {
-    return new NbdeltaError('denied', `no permission to use the control socket ${path}`, { hint: 'run this as the user that runs the server, or with sudo', cause: error })
+    return new NbdeltaError('denied', `no permission to use the control socket ${path}`,
+      { hint: 'run this as the user that runs the server, or with sudo', cause: error })
   }
-  const reason = error.code === 'ENOENT' ? '' : error.code === 'ECONNREFUSED' ? ' (it was killed or is starting)' : `: ${error.message}`
-  return new NbdeltaError('unreachable', `no server answers at ${path}${reason}`, { hint: 'start one with: nbdelta serve --store DIR', cause: error })
+  const reason = error.code === 'ENOENT' ? ''
+    : error.code === 'ECONNREFUSED' ? ' (it was killed or is starting)' : `: ${error.message}`
+  return new NbdeltaError('unreachable', `no server answers at ${path}${reason}`,
+    { hint: 'start one with: nbdelta serve --store DIR', cause: error })
 }

@@ -8,7 +8,7 @@ import { EXIT } from '../device/errors.js'
 import type { Parameter } from './options.js'
 
 /** How a field of a result is shown in text; in JSON it is always the plain value. */
-export type FieldType = 'string' | 'bytes' | 'int' | 'bool' | 'time' | 'seconds' | 'milliseconds' | 'lines' | 'progress'
+type FieldType = 'string' | 'bytes' | 'int' | 'bool' | 'time' | 'seconds' | 'milliseconds' | 'lines' | 'progress'
 
 export interface Field {
   readonly type: FieldType
@@ -25,7 +25,7 @@ export interface Result {
   readonly key?: string
 }
 
-export type ExitName = keyof typeof EXIT
+type ExitName = keyof typeof EXIT
 
 export interface Command {
   readonly noun: string
@@ -63,8 +63,12 @@ export const EXIT_MEANING: Readonly<Record<ExitName, string>> = {
   interrupted: 'stopped by Ctrl-C or a signal, or cancelled',
 }
 
-export const VOLUME = { name: 'name', type: 'name', value: 'NAME', required: true, complete: 'volume', help: 'name of the volume' } as const satisfies Parameter
-export const DRY_RUN = { name: 'dry-run', type: 'bool', default: false, help: 'say what would be done, do nothing' } as const satisfies Parameter
+export const VOLUME = {
+  name: 'name', type: 'name', value: 'NAME', required: true, complete: 'volume', help: 'name of the volume',
+} as const satisfies Parameter
+export const DRY_RUN = {
+  name: 'dry-run', type: 'bool', default: false, help: 'say what would be done, do nothing',
+} as const satisfies Parameter
 export const WAIT = {
   name: 'wait', type: 'bool', default: true, help: 'print the job and return at once, instead of showing progress until its end',
 } as const satisfies Parameter

@@ -22,18 +22,23 @@ export const NOUNS: Readonly<Record<string, string>> = {
 
 /** Accepted by every command, before or behind its name. */
 export const GLOBAL_OPTIONS: readonly Parameter[] = [
-  { name: 'store', type: 'path', value: 'DIR', complete: 'directory', help: 'directory of the store; also the environment variable NBDELTA_STORE' },
-  { name: 'control', type: 'path', value: 'PATH', complete: 'file', help: 'control socket; control.sock in the store if not given' },
-  { name: 'json', type: 'bool', default: false, help: 'print the result as one JSON document; errors and progress as JSON lines on standard error' },
+  { name: 'store', type: 'path', value: 'DIR', complete: 'directory',
+    help: 'directory of the store; also the environment variable NBDELTA_STORE' },
+  { name: 'control', type: 'path', value: 'PATH', complete: 'file',
+    help: 'control socket; control.sock in the store if not given' },
+  { name: 'json', type: 'bool', default: false,
+    help: 'print the result as one JSON document; errors and progress as JSON lines on standard error' },
   { name: 'help', type: 'bool', default: false, short: 'h', help: 'show help' },
 ]
 
 type Row = typeof TABLE[number]
 type RemoteRow = Extract<Row, { readonly remote: true }>
-type MethodOf<R> = R extends { readonly noun: infer N extends string, readonly verb: infer V extends string } ? (V extends '' ? N : `${N}.${V}`) : never
+type MethodOf<R> = R extends { readonly noun: infer N extends string, readonly verb: infer V extends string }
+  ? (V extends '' ? N : `${N}.${V}`) : never
 /** Names of the JSON-RPC methods: `volume.create`, `status`. */
 export type Method = MethodOf<RemoteRow>
-type RowOf<M extends Method> = RemoteRow extends infer R ? R extends RemoteRow ? (MethodOf<R> extends M ? R : never) : never : never
+type RowOf<M extends Method> = RemoteRow extends infer R ? R extends RemoteRow ? (MethodOf<R> extends M ? R : never) : never
+  : never
 
 type Camel<S extends string> = S extends `${infer A}-${infer B}` ? `${A}${Capitalize<Camel<B>>}` : S
 type One<P> = P extends { readonly choices: readonly (infer C)[] } ? C : P extends { readonly type: 'size' | 'int' } ? number
@@ -42,7 +47,8 @@ type ValueOf<P> = P extends { readonly repeat: true } ? One<P>[] : One<P>
 type Given<P> = P extends { readonly required: true } | { readonly default: unknown } ? P : never
 type NameOf<P> = P extends { readonly name: infer N extends string } ? Camel<N> : never
 type ParametersOf<R extends Command> = R['positional'][number] | R['options'][number]
-type Values<P> = { readonly [K in Given<P> as NameOf<K>]: ValueOf<K> } & { readonly [K in Exclude<P, Given<P>> as NameOf<K>]?: ValueOf<K> | undefined }
+type Values<P> = { readonly [K in Given<P> as NameOf<K>]: ValueOf<K> }
+  & { readonly [K in Exclude<P, Given<P>> as NameOf<K>]?: ValueOf<K> | undefined }
 /** Arguments of a method as its handler gets them: judged, defaults filled in. */
 export type ArgumentsOf<M extends Method> = Values<ParametersOf<RowOf<M>>>
 /** Arguments of `nbdelta serve`. */

@@ -7,7 +7,9 @@
  */
 import { NbdeltaError } from '../device/errors.js'
 import { LineReader } from './line-reader.js'
-import { REQUEST_BYTES_MAX, decodeRequest, encodeFault, encodeNotification, encodeResult, faultOf, lineTooLong, unknownMethod } from './rpc.js'
+import {
+  REQUEST_BYTES_MAX, decodeRequest, encodeFault, encodeNotification, encodeResult, faultOf, lineTooLong, unknownMethod,
+} from './rpc.js'
 import { isMethod, validate } from './validate.js'
 import type { Socket } from 'node:net'
 import type { Call } from './handlers.js'
@@ -33,7 +35,7 @@ export function hangUp(socket: Socket, text = ''): void {
   socket.on('close', () => { clearTimeout(timer) })
 }
 
-export interface ConnectionOptions {
+interface ConnectionOptions {
   readonly run: (method: string, args: Record<string, unknown>, call: Call) => Promise<unknown>
   /** Something failed that is not the peer's doing. */
   readonly onBug: (error: unknown, method: string) => void
@@ -99,9 +101,10 @@ export class Connection {
     const decoded = decodeRequest(line)
     if ('ignore' in decoded) return
     if ('fault' in decoded) { this.#send(encodeFault(decoded.id, decoded.fault)); return }
-    if (!isMethod(decoded.request.method)) { this.#send(encodeFault(decoded.request.id, unknownMethod(decoded.request.method))); return }
+    const { request } = decoded
+    if (!isMethod(request.method)) { this.#send(encodeFault(request.id, unknownMethod(request.method))); return }
     this.#inFlight++
-    void this.#answer(decoded.request)
+    void this.#answer(request)
   }
 
   async #answer({ id, method, params }: RpcRequest): Promise<void> {

@@ -90,11 +90,12 @@ export class Handlers {
     return args.wait ? new Started(row) : row
   }
 
-  async #import({ name, path, grain, overwrite, dryRun, wait }: ArgumentsOf<'volume.import'>): Promise<JobRow | ActionRow | Started> {
+  async #import(args: ArgumentsOf<'volume.import'>): Promise<JobRow | ActionRow | Started> {
+    const { name, path, grain, overwrite, dryRun } = args
     this.#jobs.assertFree(name, 'import into')
     this.#jobs.assertRoom()
     const transfer = await this.#admin.prepareImport({ name, path, grainBytes: grain, overwrite })
-    return dryRun ? { target: name, changed: false, dryRun, steps: transfer.steps } : this.#start('import', { name, path, wait }, transfer)
+    return dryRun ? { target: name, changed: false, dryRun, steps: transfer.steps } : this.#start('import', args, transfer)
   }
 
   async #export(args: ArgumentsOf<'volume.export'>): Promise<JobRow | Started> {

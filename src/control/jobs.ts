@@ -44,11 +44,11 @@ export class Jobs {
 
   constructor(clock: JobsClock) { this.#clock = clock }
 
-  get running(): number { return [...this.#jobs.values()].filter(job => job.state === 'running').length }
+  get running(): number { return this.#running().length }
 
   /** Refuses when a job works on the volume. */
   assertFree(volume: string, doing: string): void {
-    const job = this.#of(volume)
+    const job = this.#running().find(one => one.volume === volume)
     if (job) {
       throw new NbdeltaError('busy', `cannot ${doing} ${volume}: job ${job.id}, an ${job.kind}, works on it`,
         { hint: `wait for it, or stop it with: nbdelta job cancel ${job.id}` })
@@ -56,13 +56,17 @@ export class Jobs {
   }
 
   assertRoom(): void {
-    if (this.running >= JOBS_RUNNING_MAX) throw new NbdeltaError('busy', `${JOBS_RUNNING_MAX} jobs run already`, { hint: 'wait until one has ended: nbdelta job list' })
+    if (this.running >= JOBS_RUNNING_MAX) {
+      throw new NbdeltaError('busy', `${JOBS_RUNNING_MAX} jobs run already`,
+        { hint: 'wait until one has ended: nbdelta job list' })
+    }
   }
 
   /** Starts `work` at once. Its failure is kept in the job, not thrown. */
   start(kind: Job['kind'], volume: string, path: string, work: (control: TransferControl) => Promise<void>): JobRow {
     const job: Job = {
-      id: ++this.#lastId, kind, volume, path, startedAt: this.#clock.wallTime().toISOString(), abort: new AbortController(), ended: Promise.resolve(),
+      id: ++this.#lastId, kind, volume, path, startedAt: this.#clock.wallTime().toISOString(),
+      abort: new AbortController(), ended: Promise.resolve(),
       state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, watchers: new Set(), toldAtMs: -Infinity,
     }
     this.#jobs.set(job.id, job)
@@ -79,7 +83,8 @@ export class Jobs {
       })
       job.state = 'done'
     } catch (error) {
-      job.error = error instanceof NbdeltaError ? error : new NbdeltaError('internal', 'a bug in nbdelta: the server\'s log tells more', { cause: error })
+      job.error = error instanceof NbdeltaError ? error
+        : new NbdeltaError('internal', 'a bug in nbdelta: the server\'s log tells more', { cause: error })
       job.state = job.abort.signal.aborted ? 'cancelled' : 'failed'
     }
     job.finishedAt = this.#clock.wallTime().toISOString()
@@ -107,7 +112,9 @@ export class Jobs {
       watcher(rowOf(job))
       await job.ended
     }
-    if (job.state === 'cancelled') throw new NbdeltaError('cancelled', `the ${job.kind} of ${job.volume} was cancelled`, { cause: job.error })
+    if (job.state === 'cancelled') {
+      throw new NbdeltaError('cancelled', `the ${job.kind} of ${job.volume} was cancelled`, { cause: job.error })
+    }
     if (job.error) throw job.error
     return rowOf(job)
   }
@@ -122,12 +129,12 @@ export class Jobs {
 
   /** Cancels what works on the volume (of undefined: on any) and waits. Returns how many there were. */
   async cancelAll(volume?: string): Promise<number> {
-    const running = [...this.#jobs.values()].filter(job => job.state === 'running' && (volume === undefined || job.volume === volume))
+    const running = this.#running().filter(job => volume === undefined || job.volume === volume)
     await Promise.all(running.map(job => this.cancel(job.id)))
     return running.length
   }
 
-  #of(volume: string): Job | undefined { return [...this.#jobs.values()].find(job => job.state === 'running' && job.volume === volume) }
+  #running(): Job[] { return [...this.#jobs.values()].filter(job => job.state === 'running') }
 
   #get(id: number): Job {
     const job = this.#jobs.get(id)

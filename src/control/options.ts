@@ -7,7 +7,7 @@
  */
 import { NbdeltaError } from '../device/errors.js'
 
-export type ParameterType = 'size' | 'string' | 'name' | 'int' | 'bool' | 'path' | 'enum' | 'address' | 'creation'
+type ParameterType = 'size' | 'string' | 'name' | 'int' | 'bool' | 'path' | 'enum' | 'address' | 'creation'
 
 export interface Parameter {
   /** As typed, in kebab case; the wire name is its camel case. */
@@ -32,17 +32,21 @@ export interface Parameter {
 }
 
 /** PROTOCOL H5 recommends that export names keep to 256 bytes; a volume's name is its export's name. */
-export const NAME_BYTES_MAX = 256
+const NAME_BYTES_MAX = 256
 /** PATH_MAX of Linux, the closing NUL not counted. */
-export const PATH_BYTES_MAX = 4095
+const PATH_BYTES_MAX = 4095
 /** sun_path of Linux holds 108 bytes with its closing NUL. */
-export const SOCKET_PATH_BYTES_MAX = 107
+const SOCKET_PATH_BYTES_MAX = 107
 /** Free text, a description for example. */
-export const TEXT_BYTES_MAX = 1024
+const TEXT_BYTES_MAX = 1024
 
-/** Powers of 1024, as qemu, nbdkit and dd have them; `KiB` and `k` are the same. Decimal units are refused: too easily meant otherwise. */
+/**
+ * Powers of 1024, as qemu, nbdkit and dd have them; `KiB` and `k` are the same. Decimal units are refused: too easily meant
+ * otherwise.
+ */
 const UNITS = ['', 'K', 'M', 'G', 'T', 'P']
-const SIZE_HELP = 'a size is a number of bytes, or a number with k, M, G, T or KiB, MiB, GiB, TiB (powers of 1024): 1GiB, 1.5GiB, 512M, 4096'
+const SIZE_HELP =
+  'a size is a number of bytes, or a number with k, M, G, T or KiB, MiB, GiB, TiB (powers of 1024): 1GiB, 1.5GiB, 512M, 4096'
 
 function refuse(message: string, hint?: string): never {
   throw new NbdeltaError('bad-argument', message, { hint })
@@ -95,8 +99,9 @@ export function shorten(text: string, limit = 80): string {
 
 /** Where an NBD server listens. */
 export type Address = { readonly path: string } | { readonly host: string, readonly port: number }
-export const NBD_PORT = 10809
-const ADDRESS_HELP = 'an address is unix:PATH, tcp:HOST:PORT, tcp:HOST or tcp::PORT; an IPv6 host stands in brackets: tcp:[::1]:10809'
+const NBD_PORT = 10809
+const ADDRESS_HELP =
+  'an address is unix:PATH, tcp:HOST:PORT, tcp:HOST or tcp::PORT; an IPv6 host stands in brackets: tcp:[::1]:10809'
 
 /**
  * `unix:PATH`, `tcp:HOST[:PORT]`, `tcp:[IPV6]:PORT`, `tcp::PORT` (all interfaces).
@@ -122,21 +127,26 @@ export function judgeSocketPath(path: string): void {
   judgePath(path)
   const bytes = Buffer.byteLength(path)
   if (bytes > SOCKET_PATH_BYTES_MAX) {
-    refuse(`the socket path ${shorten(path)} has ${bytes} bytes, the system allows ${SOCKET_PATH_BYTES_MAX}`, 'choose a shorter path, /run/nbdelta.sock for example')
+    refuse(`the socket path ${shorten(path)} has ${bytes} bytes, the system allows ${SOCKET_PATH_BYTES_MAX}`,
+      'choose a shorter path, /run/nbdelta.sock for example')
   }
 }
 
 function judgePath(text: string): void {
   if (text === '') refuse('a path may not be empty')
   if (text.includes('\0')) refuse('a path may not hold a NUL character')
-  if (Buffer.byteLength(text) > PATH_BYTES_MAX) refuse(`a path of ${Buffer.byteLength(text)} bytes is longer than ${PATH_BYTES_MAX}`)
+  if (Buffer.byteLength(text) > PATH_BYTES_MAX) {
+    refuse(`a path of ${Buffer.byteLength(text)} bytes is longer than ${PATH_BYTES_MAX}`)
+  }
 }
 
 function judgeName(text: string): void {
   if (text === '') refuse('a name may not be empty')
   // eslint-disable-next-line no-control-regex
   if (/[\u0000-\u001f\u007f]/.test(text)) refuse(`the name '${shorten(text)}' holds a control character`)
-  if (Buffer.byteLength(text) > NAME_BYTES_MAX) refuse(`a name of ${Buffer.byteLength(text)} bytes is longer than ${NAME_BYTES_MAX}`)
+  if (Buffer.byteLength(text) > NAME_BYTES_MAX) {
+    refuse(`a name of ${Buffer.byteLength(text)} bytes is longer than ${NAME_BYTES_MAX}`)
+  }
 }
 
 /** `NAME=SIZE`, of `serve --create-volume`. */
@@ -155,7 +165,8 @@ function parseInteger(text: string): number {
 
 /** How the user calls it in messages: `--size` or `NAME`. */
 export function label(parameter: Parameter): string {
-  return parameter.value && parameter.required && !parameter.name.includes('-') && parameter.value === parameter.name.toUpperCase()
+  return parameter.value && parameter.required && !parameter.name.includes('-')
+    && parameter.value === parameter.name.toUpperCase()
     ? parameter.value : `--${parameter.name}`
 }
 
@@ -164,7 +175,9 @@ function judgeRange(parameter: Parameter, value: number): number {
   const { minimum = 0, maximum = Number.MAX_SAFE_INTEGER } = parameter
   if (value < minimum) refuse(`${label(parameter)} ${show(value)} is too small`, `at least ${show(minimum)}`)
   if (value > maximum) refuse(`${label(parameter)} ${show(value)} is too large`, `at most ${show(maximum)}`)
-  if (parameter.powerOfTwo && 2 ** Math.round(Math.log2(value)) !== value) refuse(`${label(parameter)} ${show(value)} is not a power of two`)
+  if (parameter.powerOfTwo && 2 ** Math.round(Math.log2(value)) !== value) {
+    refuse(`${label(parameter)} ${show(value)} is not a power of two`)
+  }
   return value
 }
 
@@ -182,7 +195,9 @@ export function judge(parameter: Parameter, text: string): string | number {
     case 'address': parseAddress(text); return text
     case 'creation': parseCreation(text); return text
     case 'enum':
-      if (!parameter.choices!.includes(text)) refuse(`${label(parameter)} '${shorten(text)}' is unknown`, `one of ${parameter.choices!.join(', ')}`)
+      if (!parameter.choices!.includes(text)) {
+        refuse(`${label(parameter)} '${shorten(text)}' is unknown`, `one of ${parameter.choices!.join(', ')}`)
+      }
       return text
     case 'string':
       if (Buffer.byteLength(text) > TEXT_BYTES_MAX) refuse(`${label(parameter)} is longer than ${TEXT_BYTES_MAX} bytes`)

@@ -13,9 +13,11 @@ export const REQUEST_BYTES_MAX = 64 * 1024
 /** A list of 10,000 volumes at some 600 bytes each is 6 MB. */
 export const RESPONSE_BYTES_MAX = 64 * 1024 * 1024
 
-export const RPC = { parse: -32700, invalid: -32600, method: -32601, params: -32602, internal: -32603, application: -32000 } as const
+export const RPC = {
+  parse: -32700, invalid: -32600, method: -32601, params: -32602, internal: -32603, application: -32000,
+} as const
 
-export type RpcId = string | number | null
+type RpcId = string | number | null
 export interface RpcRequest { readonly id: RpcId, readonly method: string, readonly params: Readonly<Record<string, unknown>> }
 export interface RpcFault {
   readonly code: number
@@ -35,8 +37,12 @@ export function decodeRequest(line: string): { request: RpcRequest } | { ignore:
   } catch {
     return { id: null, fault: fault(RPC.parse, 'bad-argument', 'not JSON: one JSON-RPC 2.0 request per line is expected') }
   }
-  if (Array.isArray(message)) return { id: null, fault: fault(RPC.invalid, 'bad-argument', 'batches are not served: send one request per line') }
-  if (typeof message !== 'object' || message === null) return { id: null, fault: fault(RPC.invalid, 'bad-argument', 'a request is a JSON object') }
+  if (Array.isArray(message)) {
+    return { id: null, fault: fault(RPC.invalid, 'bad-argument', 'batches are not served: send one request per line') }
+  }
+  if (typeof message !== 'object' || message === null) {
+    return { id: null, fault: fault(RPC.invalid, 'bad-argument', 'a request is a JSON object') }
+  }
   const { jsonrpc, id, method, params = {} } = message as Record<string, unknown>
   const known = typeof id === 'string' || typeof id === 'number' || id === null
   const answerTo = known ? id : null
@@ -51,13 +57,15 @@ export function decodeRequest(line: string): { request: RpcRequest } | { ignore:
   return { request: { id: answerTo, method, params: params as Record<string, unknown> } }
 }
 
-export function encodeRequest({ id, method, params }: RpcRequest): string { return `${JSON.stringify({ jsonrpc: '2.0', id, method, params })}\n` }
-export function encodeResult(id: RpcId, result: unknown): string { return `${JSON.stringify({ jsonrpc: '2.0', id, result })}\n` }
-export function encodeFault(id: RpcId, error: RpcFault): string { return `${JSON.stringify({ jsonrpc: '2.0', id, error })}\n` }
-export function encodeNotification(method: string, params: object): string { return `${JSON.stringify({ jsonrpc: '2.0', method, params })}\n` }
+function encode(message: object): string { return `${JSON.stringify({ jsonrpc: '2.0', ...message })}\n` }
+export function encodeRequest({ id, method, params }: RpcRequest): string { return encode({ id, method, params }) }
+export function encodeResult(id: RpcId, result: unknown): string { return encode({ id, result }) }
+export function encodeFault(id: RpcId, error: RpcFault): string { return encode({ id, error }) }
+export function encodeNotification(method: string, params: object): string { return encode({ method, params }) }
 
 export function unknownMethod(method: string): RpcFault {
-  return fault(RPC.method, 'bad-argument', `there is no method '${method.slice(0, 80)}'`, 'see docs/cli.md for the commands; noun and verb are joined by a point: volume.list')
+  return fault(RPC.method, 'bad-argument', `there is no method '${method.slice(0, 80)}'`,
+    'see docs/cli.md for the commands; noun and verb are joined by a point: volume.list')
 }
 
 export function lineTooLong(): RpcFault {

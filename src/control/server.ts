@@ -17,7 +17,9 @@ import type { Logger } from '../device/logger.js'
 import type { ServerAdmin } from './admin.js'
 import type { JobsClock } from './jobs.js'
 
-/** Each may hold 64 KiB of input, 1 MiB of output and 32 requests: some 140 MiB were all hostile, and only the owner can connect. */
+/**
+ * Each may hold 64 KiB of input, 1 MiB of output and 32 requests: some 140 MiB were all hostile, and only the owner can connect.
+ */
 const CONNECTIONS_MAX = 128
 const SOCKET_UMASK = 0o177
 /** A live server accepts at once; what takes longer is as good as stuck, and not ours to replace. */
@@ -48,7 +50,10 @@ export async function createControlServer(options: {
     const connection = new Connection(socket, {
       run: (method, args, call) => handlers.run(method, args, call),
       onBug: (error, method) => logger.error({ err: error, method }, 'a command failed by a bug'),
-      onDone: (method, error) => logger.debug({ method, ...error && { code: error.code, reason: error.message } }, error ? 'command refused' : 'command done'),
+      onDone: (method, error) => {
+        if (error) logger.debug({ method, code: error.code, reason: error.message }, 'command refused')
+        else logger.debug({ method }, 'command done')
+      },
     })
     connections.add(connection)
     socket.on('close', () => connections.delete(connection))
@@ -68,7 +73,8 @@ export async function createControlServer(options: {
 
 function refuse(socket: Socket): void {
   socket.on('error', () => {})
-  hangUp(socket, encodeFault(null, faultOf(new NbdeltaError('busy', `${CONNECTIONS_MAX} connections to the control socket are open already`))))
+  const full = new NbdeltaError('busy', `${CONNECTIONS_MAX} connections to the control socket are open already`)
+  hangUp(socket, encodeFault(null, faultOf(full)))
 }
 
 function listen(server: Server, path: string): Promise<void> {
@@ -86,8 +92,13 @@ async function clearStale(path: string): Promise<void> {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
     throw asNbdeltaError(error, `look at ${path}`)
   }
-  if (!found.isSocket()) throw new NbdeltaError('exists', `${path} is there and is no socket`, { hint: 'choose another path with --control' })
-  if (await answers(path)) throw new NbdeltaError('busy', `another server answers at ${path}`, { hint: 'stop it first, or choose another path with --control' })
+  if (!found.isSocket()) {
+    throw new NbdeltaError('exists', `${path} is there and is no socket`, { hint: 'choose another path with --control' })
+  }
+  if (await answers(path)) {
+    throw new NbdeltaError('busy', `another server answers at ${path}`,
+      { hint: 'stop it first, or choose another path with --control' })
+  }
   try { await unlink(path) } catch (error) { throw asNbdeltaError(error, `replace the stale socket ${path}`) }
 }
 

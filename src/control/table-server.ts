@@ -13,7 +13,9 @@ const MEMORY_BYTES = 128 * 1024 * 1024
 const DRAIN_SECONDS_MAX = 86_400
 const ID_MAX = Number.MAX_SAFE_INTEGER
 const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
-const JOB = { name: 'id', type: 'int', value: 'ID', required: true, minimum: 1, maximum: ID_MAX, complete: 'job', help: 'number of the job' } as const satisfies Parameter
+const JOB = {
+  name: 'id', type: 'int', value: 'ID', required: true, minimum: 1, maximum: ID_MAX, complete: 'job', help: 'number of the job',
+} as const satisfies Parameter
 
 const EXPORT_FIELDS = {
   name: { type: 'string', column: 'NAME', help: 'name that clients ask for' },
@@ -54,31 +56,37 @@ const STATUS_FIELDS = {
   oldestRequestMs: { type: 'milliseconds', help: 'age of the oldest request in flight; null when there is none' },
 } as const satisfies Record<keyof StatusRow, Field>
 
-export const SERVE_COMMAND = {
+const SERVE_COMMAND = {
   noun: 'serve', verb: '', remote: false,
   summary: 'serve a store',
-  description: 'Opens the store, creating it if the directory is missing or empty, and serves its volumes over NBD until SIGTERM or Ctrl-C. '
+  description: 'Opens the store, creating it if the directory is missing or empty, and serves its volumes over NBD until '
+    + 'SIGTERM or Ctrl-C. '
     + 'Then it drains: every request in flight is answered, volumes are flushed, and it exits 0. A second signal ends it fast. '
-    + 'On start it prints ready-to-paste lines for common clients on standard output; the log goes to standard error, pretty on a terminal, JSON otherwise. '
+    + 'On start it prints ready-to-paste lines for common clients on standard output; the log goes to standard error, pretty '
+    + 'on a terminal, JSON otherwise. '
     + 'Only one server can have a store; one that was killed leaves it usable at once.',
   positional: [],
   options: [
     { name: 'nbd', type: 'address', value: 'ADDRESS', repeat: true,
       help: 'listen for NBD clients on unix:PATH or tcp:HOST:PORT; may be repeated; without it on nbd.sock in the store' },
-    { name: 'nbd-mode', type: 'enum', value: 'MODE', choices: ['0600', '0660', '0666'], default: '0600', help: 'permissions of NBD unix sockets' },
+    { name: 'nbd-mode', type: 'enum', value: 'MODE', choices: ['0600', '0660', '0666'], default: '0600',
+      help: 'permissions of NBD unix sockets' },
     { name: 'memory', type: 'size', value: 'SIZE', default: MEMORY_BYTES, minimum: MEMORY_BYTES_MIN,
       help: 'limit of bytes held for requests in flight, of all clients together' },
     { name: 'spin', type: 'bool', default: true,
       help: 'sleep at once when there is nothing to do, instead of looking out for the next request for some microseconds' },
     { name: 'drain-seconds', type: 'int', value: 'N', default: 30, minimum: 0, maximum: DRAIN_SECONDS_MAX,
       help: 'how long a drain waits for clients that do not read their replies' },
-    { name: 'create-volume', type: 'creation', value: 'NAME=SIZE', repeat: true, help: 'create this volume first if there is none of that name' },
+    { name: 'create-volume', type: 'creation', value: 'NAME=SIZE', repeat: true,
+      help: 'create this volume first if there is none of that name' },
     { name: 'log-level', type: 'enum', value: 'LEVEL', choices: LEVELS, default: 'info', help: 'least level that is logged' },
   ],
   result: null,
   exits: ['ok', 'failure', 'usage', 'notFound', 'conflict', 'busy', 'noSpace', 'io', 'damaged', 'denied', 'interrupted'],
-  examples: ['serve --store ./data --create-volume disk=1GiB', 'serve --store /srv/nbd --nbd unix:/run/nbd.sock --nbd tcp:127.0.0.1',
-    'serve --store /srv/nbd --control /run/nbdelta.sock --memory 256MiB', 'serve --store /srv/nbd --drain-seconds 10 --log-level debug'],
+  examples: ['serve --store ./data --create-volume disk=1GiB',
+    'serve --store /srv/nbd --nbd unix:/run/nbd.sock --nbd tcp:127.0.0.1',
+    'serve --store /srv/nbd --control /run/nbdelta.sock --memory 256MiB',
+    'serve --store /srv/nbd --drain-seconds 10 --log-level debug'],
 } as const satisfies Command
 
 export const SERVER_COMMANDS = [
@@ -112,10 +120,15 @@ export const SERVER_COMMANDS = [
   {
     noun: 'export', verb: 'kick', remote: true, serialised: true, destructive: true,
     summary: 'close the clients of an export',
-    description: 'Closes every connection to the export. Soft: requests in flight are answered first. Hard: at once; what was not acknowledged may or may not have been done. '
+    description: 'Closes every connection to the export. Soft: requests in flight are answered first. Hard: at once; what was '
+      + 'not acknowledged may or may not have been done. '
       + 'Clients may come back: hide the export first to keep them out.',
     positional: [VOLUME],
-    options: [{ name: 'how', type: 'enum', value: 'HOW', choices: ['soft', 'hard'], default: 'soft', help: 'answer what is in flight first, or not' }, DRY_RUN],
+    options: [
+      { name: 'how', type: 'enum', value: 'HOW', choices: ['soft', 'hard'], default: 'soft',
+        help: 'answer what is in flight first, or not' },
+      DRY_RUN,
+    ],
     result: { many: false, fields: ACTION_FIELDS },
     exits: [...REMOTE_EXITS, 'notFound'],
     examples: ['export kick disk --dry-run', 'export kick disk --how hard'],
@@ -171,7 +184,8 @@ export const SERVER_COMMANDS = [
   {
     noun: 'status', verb: '', remote: true,
     summary: 'show how the server is doing',
-    description: 'Shows state, listeners, counts, memory and how late the event loop runs. It exits 9 when no server answers, so it serves as a readiness probe.',
+    description: 'Shows state, listeners, counts, memory and how late the event loop runs. It exits 9 when no server answers, '
+      + 'so it serves as a readiness probe.',
     positional: [], options: [],
     result: { many: false, fields: STATUS_FIELDS },
     exits: [...REMOTE_EXITS],
@@ -184,7 +198,10 @@ export const SERVER_COMMANDS = [
     description: 'Prints a script that completes commands, options and the names of volumes. '
       + 'bash: put `source <(nbdelta completion bash)` into ~/.bashrc. zsh: `source <(nbdelta completion zsh)` into ~/.zshrc. '
       + 'fish: `nbdelta completion fish > ~/.config/fish/completions/nbdelta.fish`.',
-    positional: [{ name: 'shell', type: 'enum', value: 'SHELL', required: true, choices: ['bash', 'zsh', 'fish'], help: 'bash, zsh or fish' }],
+    positional: [
+      { name: 'shell', type: 'enum', value: 'SHELL', required: true, choices: ['bash', 'zsh', 'fish'],
+        help: 'bash, zsh or fish' },
+    ],
     options: [],
     result: null,
     exits: ['ok', 'usage'],
@@ -195,7 +212,10 @@ export const SERVER_COMMANDS = [
     summary: 'print the version',
     description: 'Prints the version of nbdelta and of Node.js.',
     positional: [], options: [],
-    result: { many: false, fields: { nbdelta: { type: 'string', help: 'version of nbdelta' }, node: { type: 'string', help: 'version of Node.js' } } },
+    result: {
+      many: false,
+      fields: { nbdelta: { type: 'string', help: 'version of nbdelta' }, node: { type: 'string', help: 'version of Node.js' } },
+    },
     exits: ['ok', 'usage'],
     examples: ['version', 'version --json'],
   },

@@ -8,7 +8,8 @@ import type { Parameter } from './options.js'
 const GRAIN_BYTES_MIN = 4096
 const GRAIN_BYTES_MAX = 1024 * 1024
 const GRAIN = {
-  name: 'grain', type: 'size', value: 'SIZE', default: GRAIN_BYTES_MIN, minimum: GRAIN_BYTES_MIN, maximum: GRAIN_BYTES_MAX, powerOfTwo: true,
+  name: 'grain', type: 'size', value: 'SIZE', default: GRAIN_BYTES_MIN, minimum: GRAIN_BYTES_MIN, maximum: GRAIN_BYTES_MAX,
+    powerOfTwo: true,
   help: 'unit of change tracking, a power of two; fixed for the volume\'s life',
 } as const satisfies Parameter
 const size = { name: 'size', type: 'size', value: 'SIZE', minimum: 512 } as const
@@ -54,19 +55,25 @@ export const VOLUME_COMMANDS = [
   {
     noun: 'volume', verb: 'create', remote: true, serialised: true,
     summary: 'create a volume',
-    description: 'Creates a volume that reads as zeros and takes no space until it is written, and exports it at once under its name. '
+    description: 'Creates a volume that reads as zeros and takes no space until it is written, and exports it at once under '
+      + 'its name. '
       + 'A name consists of letters, digits, points, dashes and underscores; a size is a multiple of 512 bytes. '
-      + 'With --backing an existing raw image file or block device is adopted as it is: its content becomes the volume\'s content, its size the volume\'s size. '
+      + 'With --backing an existing raw image file or block device is adopted as it is: its content becomes the volume\'s '
+      + 'content, its size the volume\'s size. '
       + 'It stays where it is; delete leaves it alone.',
     positional: [VOLUME],
     options: [
       { ...size, help: 'size that clients see; needed unless --backing is given' },
       GRAIN,
-      { name: 'backing', type: 'path', value: 'PATH', complete: 'file', help: 'adopt this raw image file or block device instead of making a new file' },
+      { name: 'backing', type: 'path', value: 'PATH', complete: 'file',
+        help: 'adopt this raw image file or block device instead of making a new file' },
       { name: 'description', type: 'string', value: 'TEXT', default: '', help: 'free text shown to clients' },
-      { name: 'if-not-exists', type: 'bool', default: false, help: 'succeed when a volume of this name, size and grain is there already' },
+      { name: 'if-not-exists', type: 'bool', default: false,
+        help: 'succeed when a volume of this name, size and grain is there already' },
     ],
-    result: { many: false, fields: { ...VOLUME_FIELDS, created: { type: 'bool', help: 'false: it was there already' } } satisfies Record<keyof CreatedRow, Field> },
+    result: { many: false,
+      fields: { ...VOLUME_FIELDS,
+      created: { type: 'bool', help: 'false: it was there already' } } satisfies Record<keyof CreatedRow, Field> },
     exits: [...CHANGES],
     examples: ['volume create disk --size 1GiB', 'volume create db --size 2TiB --grain 64KiB --description "orders"',
       'volume create old --backing /srv/old.img', 'volume create disk --size 1GiB --if-not-exists --json'],
@@ -92,8 +99,10 @@ export const VOLUME_COMMANDS = [
   {
     noun: 'volume', verb: 'resize', remote: true, serialised: true, destructive: true,
     summary: 'grow or shrink a volume',
-    description: 'Growing works at any time: new connections see the new size, and those that are open may use the new range at once. '
-      + 'Shrinking cuts off content for good; it needs --shrink and is refused while a client is attached. Asking for the present size changes nothing.',
+    description: 'Growing works at any time: new connections see the new size, and those that are open may use the new range '
+      + 'at once. '
+      + 'Shrinking cuts off content for good; it needs --shrink and is refused while a client is attached. Asking for the '
+      + 'present size changes nothing.',
     positional: [VOLUME],
     options: [
       { ...size, required: true, help: 'new size' },
@@ -107,12 +116,17 @@ export const VOLUME_COMMANDS = [
   {
     noun: 'volume', verb: 'import', remote: true, serialised: true, longRunning: true, destructive: true,
     summary: 'fill a volume from a raw image',
-    description: 'Copies a raw image file or block device into a volume; zeros are skipped and take no space. A volume that does not exist is created with the '
-      + 'image\'s size, and taken away again if the import fails or is cancelled. An existing one is only written with --overwrite, when it is at least as large '
-      + 'as the image and no client is attached; what lies beyond the image then reads as zeros, and after a failure its content is a mixture. '
+    description: 'Copies a raw image file or block device into a volume; zeros are skipped and take no space. A volume that '
+      + 'does not exist is created with the '
+      + 'image\'s size, and taken away again if the import fails or is cancelled. An existing one is only written with '
+      + '--overwrite, when it is at least as large '
+      + 'as the image and no client is attached; what lies beyond the image then reads as zeros, and after a failure its '
+      + 'content is a mixture. '
       + 'Until the end the export is hidden. PATH is opened by the server: it must be on the server\'s host. '
-      + 'Ctrl-C cancels; so does the end of the waiting command for any other reason. With --no-wait the job goes on by itself: see `nbdelta job`.',
-    positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file', help: 'raw image to read' }],
+      + 'Ctrl-C cancels; so does the end of the waiting command for any other reason. With --no-wait the job goes on by '
+      + 'itself: see `nbdelta job`.',
+    positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file',
+      help: 'raw image to read' }],
     options: [
       { ...GRAIN, help: 'grain of a volume that is created' },
       { name: 'overwrite', type: 'bool', default: false, help: 'write over the content of an existing volume' },
@@ -120,13 +134,16 @@ export const VOLUME_COMMANDS = [
     ],
     result: { many: false, fields: JOB_FIELDS },
     exits: [...CHANGES, 'interrupted'],
-    examples: ['volume import disk ./debian-12.raw', 'volume import disk /srv/disk.raw --overwrite --dry-run', 'volume import big /dev/sdb --no-wait'],
+    examples: ['volume import disk ./debian-12.raw', 'volume import disk /srv/disk.raw --overwrite --dry-run',
+      'volume import big /dev/sdb --no-wait'],
   },
   {
     noun: 'volume', verb: 'export', remote: true, serialised: true, longRunning: true,
     summary: 'write a volume to a raw image',
-    description: 'Copies a volume into a sparse raw image file. The file appears under its name only when it is complete and on disk. '
-      + 'While clients write, the image is not of one instant: detach them first if that matters. PATH is opened by the server, on the server\'s host, '
+    description: 'Copies a volume into a sparse raw image file. The file appears under its name only when it is complete and '
+      + 'on disk. '
+      + 'While clients write, the image is not of one instant: detach them first if that matters. PATH is opened by the '
+      + 'server, on the server\'s host, '
       + 'with the server\'s rights. Ctrl-C cancels and leaves no file.',
     positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file', help: 'file to write' }],
     options: [{ name: 'overwrite', type: 'bool', default: false, help: 'replace an existing file' }, WAIT],
@@ -137,7 +154,8 @@ export const VOLUME_COMMANDS = [
   {
     noun: 'volume', verb: 'delete', remote: true, serialised: true, destructive: true,
     summary: 'delete a volume and its content',
-    description: 'Deletes a volume for good. It is refused while clients are attached or a job works on it, unless --force closes and cancels them first. '
+    description: 'Deletes a volume for good. It is refused while clients are attached or a job works on it, unless --force '
+      + 'closes and cancels them first. '
       + 'An adopted file or block device (--backing) is left as it is.',
     positional: [VOLUME],
     options: [

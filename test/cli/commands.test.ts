@@ -13,12 +13,16 @@ t.test('volumes', async t => {
   t.match(await json('volume', 'list'), [])
   t.match(await ask('volume', 'create', 'disk', '--size', '64MiB'), { code: 0, stdout: 'created volume disk, 64 MiB\n' })
   t.match(await json('volume', 'create', 'db-1', '--size', '1.5GiB', '--grain', '64KiB', '--description', 'orders'),
-    { name: 'db-1', sizeBytes: 1.5 * 1024 * MIB, grainBytes: 65536, description: 'orders', created: true, uuid: /^[0-9a-f-]{36}$/, clients: 0 })
-  t.match(await ask('volume', 'create', 'disk', '--size', '64MiB'), { code: 4, stdout: '', stderr: /^nbdelta: .*disk.*\nhint: .*--if-not-exists/ })
-  t.match(await ask('volume', 'create', 'disk', '--size', '64MiB', '--if-not-exists'), { code: 0, stdout: 'there already: volume disk, 64 MiB\n' })
+    { name: 'db-1', sizeBytes: 1.5 * 1024 * MIB, grainBytes: 65536, description: 'orders', created: true, uuid: /^[0-9a-f-]{36}$/,
+      clients: 0 })
+  t.match(await ask('volume', 'create', 'disk', '--size', '64MiB'),
+    { code: 4, stdout: '', stderr: /^nbdelta: .*disk.*\nhint: .*--if-not-exists/ })
+  t.match(await ask('volume', 'create', 'disk', '--size', '64MiB', '--if-not-exists'),
+    { code: 0, stdout: 'there already: volume disk, 64 MiB\n' })
   t.match(await ask('volume', 'create', 'disk', '--size', '65MiB', '--if-not-exists'), { code: 4, stderr: /64 ?MiB/ })
   t.match(await ask('volume', 'create', 'x'), { code: 2, stderr: /--size/ })
-  t.match(await ask('volume', 'list'), { stdout: /^NAME +SIZE +GRAIN +ALLOCATED +MAPPED +CLIENTS +HIDDEN\ndb-1 .*\ndisk +64 MiB +4 KiB/ })
+  t.match(await ask('volume', 'list'),
+    { stdout: /^NAME +SIZE +GRAIN +ALLOCATED +MAPPED +CLIENTS +HIDDEN\ndb-1 .*\ndisk +64 MiB +4 KiB/ })
   t.equal((await ask('volume', 'list', '-q')).stdout, 'db-1\ndisk\n')
   t.match(await ask('volume', 'show', 'disk'), { code: 0, stdout: /size: +64 MiB \(67108864 bytes\)/ })
   t.match(await json('volume', 'show', 'disk'), { name: 'disk', mappedBytes: 0, backing: null, createdAt: /^\d{4}-/ })
@@ -50,11 +54,13 @@ t.test('resize', async t => {
 })
 
 t.test('delete', async t => {
-  const { store, ask, json } = await serve(t, join(temporaryFolder(t), 'store'), ['--create-volume', 'disk=8MiB', '--create-volume', 'other=8MiB'])
+  const { store, ask, json } =
+    await serve(t, join(temporaryFolder(t), 'store'), ['--create-volume', 'disk=8MiB', '--create-volume', 'other=8MiB'])
   const peer = await NbdPeer.attach(join(store, 'nbd.sock'), 'disk')
   t.match(await ask('volume', 'delete', 'disk'), { code: 5, stderr: /1 client.*attached\nhint: .*--force/ })
   t.match(await ask('volume', 'delete', 'disk', '--dry-run'), { code: 5 }, 'a dry run judges the same')
-  t.match(await ask('volume', 'delete', 'disk', '--force', '--dry-run'), { code: 0, stdout: /would close 1 client.*\nwould delete/ })
+  t.match(await ask('volume', 'delete', 'disk', '--force', '--dry-run'),
+    { code: 0, stdout: /would close 1 client.*\nwould delete/ })
   t.match(await json('volume', 'list'), { length: 2 })
   t.match(await json('volume', 'delete', 'disk', '--force'), { changed: true, steps: [/close 1 client/, /delete/] })
   await peer.closed
@@ -69,7 +75,8 @@ t.test('an adopted backing file is served as it is and survives delete', async t
   const image = join(folder, 'old.img')
   writeFileSync(image, Buffer.alloc(MIB, 'content'))
   const { store, ask, json } = await serve(t, join(folder, 'store'))
-  t.match(await nbdelta(['volume', 'create', 'old', '--backing', 'old.img', '--store', store], { cwd: folder }), { code: 0 }, 'relative to where it is typed')
+  t.match(await nbdelta(['volume', 'create', 'old', '--backing', 'old.img', '--store', store], { cwd: folder }), { code: 0 },
+    'relative to where it is typed')
   t.match(await json('volume', 'show', 'old'), { backing: image, sizeBytes: MIB, mappedBytes: MIB })
   const peer = await NbdPeer.attach(join(store, 'nbd.sock'), 'old')
   t.equal((await peer.read(0, 7)).toString(), 'content')
@@ -83,7 +90,8 @@ t.test('an adopted backing file is served as it is and survives delete', async t
 t.test('exports and clients', async t => {
   const { store, ask, json } = await serve(t, join(temporaryFolder(t), 'store'), ['--create-volume', 'disk=8MiB'])
   const socket = join(store, 'nbd.sock')
-  t.match(await json('export', 'list'), [{ name: 'disk', hidden: false, clients: 0, uris: [`nbd+unix:///disk?socket=${socket}`] }])
+  t.match(await json('export', 'list'),
+    [{ name: 'disk', hidden: false, clients: 0, uris: [`nbd+unix:///disk?socket=${socket}`] }])
   const peer = await NbdPeer.attach(socket, '')
   await peer.write(0, Buffer.alloc(4096, 1))
   t.match(await ask('client', 'list'), { stdout: /^ *ID +EXPORT.*\n +\d+ +disk +unix/ })
@@ -149,9 +157,11 @@ t.test('import and export', async t => {
 })
 
 t.test('status, version, completion', async t => {
-  const { store, child, ask, json } = await serve(t, join(temporaryFolder(t), 'store'), ['--nbd', 'tcp:127.0.0.1:0', '--memory', '64MiB'])
+  const { store, child, ask, json } =
+    await serve(t, join(temporaryFolder(t), 'store'), ['--nbd', 'tcp:127.0.0.1:0', '--memory', '64MiB'])
   t.match(await json('status'), {
-    state: 'serving', pid: child.pid, store, listeners: [/^tcp:127\.0\.0\.1:\d+$/], control: join(store, 'control.sock'), volumes: 0, clients: 0, jobsRunning: 0,
+    state: 'serving', pid: child.pid, store, listeners: [/^tcp:127\.0\.0\.1:\d+$/], control: join(store, 'control.sock'),
+      volumes: 0, clients: 0, jobsRunning: 0,
     memoryBudgetBytes: 64 * MIB, oldestRequestMs: null,
   })
   t.match(await ask('status'), { code: 0, stdout: /^state: +serving\nversion: / })

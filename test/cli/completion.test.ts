@@ -11,14 +11,18 @@ const lookup = async (kind: string, globals: unknown): Promise<{ value: string, 
   asked.push([kind, globals])
   return [{ value: 'disk', help: 'a disk' }, { value: 'db one', help: '' }]
 }
-const offered = async (line: string): Promise<string[]> => (await complete(line.split(' '), lookup)).candidates.map(candidate => candidate.value)
+const offered = async (line: string): Promise<string[]> =>
+  (await complete(line.split(' '), lookup)).candidates.map(candidate => candidate.value)
 
 t.test('words', async t => {
   const rows: readonly [string, readonly string[]][] = [
-    ['v', ['volume', 'version']], ['volume ', ['create', 'list', 'show', 'resize', 'import', 'export', 'delete']], ['volume re', ['resize']],
+    ['v', ['volume', 'version']], ['volume ', ['create', 'list', 'show', 'resize', 'import', 'export', 'delete']],
+      ['volume re', ['resize']],
     ['volume show ', ['disk', 'db one']], ['volume show di', ['disk']], ['volume show disk --j', ['--json']], ['nonsense ', []],
-    ['export kick disk --how ', ['soft', 'hard']], ['export kick disk --how s', ['soft']], ['completion ', ['bash', 'zsh', 'fish']],
-    ['volume import disk x --no', ['--no-wait']], ['--store s vol', ['volume']], ['volume create x --size ', []], ['job show ', ['disk', 'db one']],
+    ['export kick disk --how ', ['soft', 'hard']], ['export kick disk --how s', ['soft']],
+      ['completion ', ['bash', 'zsh', 'fish']],
+    ['volume import disk x --no', ['--no-wait']], ['--store s vol', ['volume']], ['volume create x --size ', []],
+      ['job show ', ['disk', 'db one']],
     ['serve --nbd unix:a --nb', ['--nbd', '--nbd-mode']], ['volume delete disk --force --f', []],
   ]
   for (const [line, values] of rows) t.same(await offered(line), values, `'${line}'`)
@@ -45,7 +49,9 @@ t.test('bash', async t => {
   writeFileSync(join(folder, 'answer'), encodeCompletion(await complete(['volume', 'show', 'd'], lookup)))
   writeFileSync(command, `#!/bin/sh\nprintf '%s\\n' "$@" > ${folder}/asked\ncat ${folder}/answer\necho\n`)
   chmodSync(command, 0o755)
-  const run = spawnSync('bash', ['-c', `source ${folder}/completion; COMP_WORDS=(${command} volume show d); COMP_CWORD=3; _nbdelta; printf '%s\\n' "\${COMPREPLY[@]}"; cat ${folder}/asked`], { encoding: 'utf8' })
+  const run = spawnSync('bash',
+    ['-c', `source ${folder}/completion; COMP_WORDS=(${command} volume show d); COMP_CWORD=3; _nbdelta; `
+    + `printf '%s\\n' "\${COMPREPLY[@]}"; cat ${folder}/asked`], { encoding: 'utf8' })
   t.equal(run.stderr, '')
   t.same(run.stdout.trim().split('\n'), ['disk', 'db\\ one', '__complete', 'volume', 'show', 'd'])
 })

@@ -21,7 +21,8 @@ export function temporaryFolder(t: Test): string {
 }
 
 /** Runs one command to its end, `through` another program if given. */
-export function nbdelta(args: readonly string[], options: { env?: Record<string, string>, cwd?: string, through?: readonly string[] } = {}): Promise<Outcome> {
+export function nbdelta(args: readonly string[],
+  options: { env?: Record<string, string>, cwd?: string, through?: readonly string[] } = {}): Promise<Outcome> {
   const [program, ...words] = [...options.through ?? [], process.execPath, LAUNCHER, ...args]
   return outcome(spawn(program!, words, { env: { ...ENV, ...options.env }, cwd: options.cwd, stdio: ['ignore', 'pipe', 'pipe'] }))
 }

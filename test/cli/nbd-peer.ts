@@ -64,5 +64,15 @@ export class NbdPeer {
     return this.#take(length)
   }
 
+  /** Asks for much and reads nothing: answers pile up until neither side can go on. */
+  stick(): void {
+    const head = Buffer.alloc(28)
+    head.writeUInt32BE(0x25609513, 0)
+    head.writeUInt16BE(READ, 6)
+    head.writeUInt32BE(2 ** 20, 24)
+    this.#socket.pause()
+    for (let index = 0; index < 64; index++) this.#socket.write(head)
+  }
+
   detach(): void { this.#socket.destroy() }
 }

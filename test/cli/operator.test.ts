@@ -1,4 +1,5 @@
-// What an operator gets wrong: one clear line, a hint where there is something to do, the right exit code, nothing lost, no stack trace.
+// What an operator gets wrong: one clear line, a hint where there is something to do, the right exit code, nothing lost, no
+// stack trace.
 import { chmodSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
@@ -16,14 +17,20 @@ function clean(t: Test, outcome: Outcome, code: number, message: RegExp, text: s
 t.test('command lines', async t => {
   const folder = temporaryFolder(t)
   const rows: readonly [string[], number, RegExp][] = [
-    [[], 2, /a command is needed/], [['frobnicate'], 2, /unknown command/], [['volume'], 2, /needs a verb/], [['volume', 'list'], 2, /no store is named/],
-    [['volume', 'list', '--store', join(folder, 'none')], 9, /no server answers at .*none\/control.sock\nhint: start one with: nbdelta serve --store .*none/],
-    [['volume', 'list', '--control', folder], 9, /no server answers/], [['volume', 'list', '--store', 'x'.repeat(5000)], 2, /longer than/],
-    [['serve'], 2, /--store is missing/], [['serve', '--store', ''], 2, /empty/], [['serve', '--store', folder, '--nbd', 'x'], 2, /not an address/],
-    [['status', 'extra', '--store', folder], 2, /too many arguments/], [['volume', 'show', 'a\u001b[31mb', '--store', folder], 2, /control character/],
+    [[], 2, /a command is needed/], [['frobnicate'], 2, /unknown command/], [['volume'], 2, /needs a verb/],
+      [['volume', 'list'], 2, /no store is named/],
+    [['volume', 'list', '--store', join(folder, 'none')], 9,
+      /no server answers at .*none\/control.sock\nhint: start one with: nbdelta serve --store .*none/],
+    [['volume', 'list', '--control', folder], 9, /no server answers/],
+      [['volume', 'list', '--store', 'x'.repeat(5000)], 2, /longer than/],
+    [['serve'], 2, /--store is missing/], [['serve', '--store', ''], 2, /empty/],
+      [['serve', '--store', folder, '--nbd', 'x'], 2, /not an address/],
+    [['status', 'extra', '--store', folder], 2, /too many arguments/],
+      [['volume', 'show', 'a\u001b[31mb', '--store', folder], 2, /control character/],
     [['volume', 'list', '--nonsense'], 2, /unknown option/],
   ]
-  await Promise.all(rows.map(async ([args, code, message]) => { clean(t, await nbdelta(args), code, message, args.join(' ').slice(0, 60)) }))
+  await Promise.all(rows.map(
+    async ([args, code, message]) => { clean(t, await nbdelta(args), code, message, args.join(' ').slice(0, 60)) }))
 })
 
 t.test('stores that cannot be served', async t => {
@@ -45,15 +52,19 @@ t.test('stores that cannot be served', async t => {
 // Root may write anywhere; without its capabilities it may not.
 const ORDINARY = process.getuid?.() === 0 ? ['setpriv', '--inh-caps=-all', '--bounding-set=-all'] : []
 
-t.test('permissions', { skip: ORDINARY.length === 0 || has('setpriv') ? false : 'this is root, and setpriv (util-linux) is not installed' }, async t => {
+t.test('permissions',
+  { skip: ORDINARY.length === 0 || has('setpriv') ? false : 'this is root, and setpriv (util-linux) is not installed' },
+  async t => {
   const folder = temporaryFolder(t)
   const locked = join(folder, 'locked')
   const { store, child } = await serve(t, join(folder, 'store'))
   mkdirSync(locked)
   chmodSync(locked, 0o500)
   chmodSync(join(store, 'control.sock'), 0)
-  clean(t, await nbdelta(['serve', '--store', join(locked, 'store')], { through: ORDINARY }), 10, /locked/, 'a store in a read-only directory')
-  clean(t, await nbdelta(['status', '--store', store], { through: ORDINARY }), 10, /no permission to use the control socket .*\nhint: .*sudo/, 'a control socket of somebody else')
+  clean(t, await nbdelta(['serve', '--store', join(locked, 'store')], { through: ORDINARY }), 10, /locked/,
+    'a store in a read-only directory')
+  clean(t, await nbdelta(['status', '--store', store], { through: ORDINARY }), 10,
+    /no permission to use the control socket .*\nhint: .*sudo/, 'a control socket of somebody else')
   chmodSync(store, 0)
   clean(t, await nbdelta(['serve', '--store', store], { through: ORDINARY }), 10, /store/, 'a store of somebody else')
   chmodSync(store, 0o700)
@@ -70,22 +81,30 @@ t.test('addresses that cannot be had', async t => {
   await new Promise<void>(resolve => { other.listen(0, '127.0.0.1', resolve) })
   t.teardown(() => { other.close() })
   const { port } = other.address() as { port: number }
-  clean(t, await nbdelta(['serve', '--store', join(folder, 'a'), '--nbd', `tcp:127.0.0.1:${port}`, '--log-level', 'silent']), 5, new RegExp(`${port}`), 'a port in use')
-  clean(t, await nbdelta(['serve', '--store', join(folder, 'b'), '--nbd', 'tcp:203.0.113.7:1', '--log-level', 'silent']), 7, /203\.0\.113\.7/, 'an address of another host')
-  clean(t, await nbdelta(['serve', '--store', join(folder, 'c'), '--nbd', `unix:${folder}/none/x.sock`, '--log-level', 'silent']), 3, /none/, 'a socket in no directory')
+  clean(t, await nbdelta(['serve', '--store', join(folder, 'a'), '--nbd', `tcp:127.0.0.1:${port}`, '--log-level', 'silent']), 5,
+    new RegExp(`${port}`), 'a port in use')
+  clean(t, await nbdelta(['serve', '--store', join(folder, 'b'), '--nbd', 'tcp:203.0.113.7:1', '--log-level', 'silent']), 7,
+    /203\.0\.113\.7/, 'an address of another host')
+  clean(t, await nbdelta(['serve', '--store', join(folder, 'c'), '--nbd', `unix:${folder}/none/x.sock`, '--log-level', 'silent']),
+    3, /none/, 'a socket in no directory')
   writeFileSync(join(folder, 'plain'), 'precious')
-  clean(t, await nbdelta(['serve', '--store', join(folder, 'd'), '--control', join(folder, 'plain'), '--log-level', 'silent']), 4, /no socket/, 'a control path that is a file')
+  clean(t, await nbdelta(['serve', '--store', join(folder, 'd'), '--control', join(folder, 'plain'), '--log-level', 'silent']), 4,
+    /no socket/, 'a control path that is a file')
 })
 
 t.test('commands that a server refuses', async t => {
   const folder = temporaryFolder(t)
   const { ask, json, child } = await serve(t, join(folder, 'store'), ['--create-volume', 'disk=8MiB'])
   const rows: readonly [string[], number, RegExp][] = [
-    [['volume', 'create', 'disk', '--size', '8MiB'], 4, /disk/], [['volume', 'create', 'x'], 2, /size/], [['volume', 'create', 'x', '--size', '7PiB'], 2, /large|at most/],
+    [['volume', 'create', 'disk', '--size', '8MiB'], 4, /disk/], [['volume', 'create', 'x'], 2, /size/],
+      [['volume', 'create', 'x', '--size', '7PiB'], 2, /large|at most/],
     [['volume', 'create', 'x', '--backing', folder], 2, /./], [['volume', 'create', 'x', '--backing', '/dev/null'], 2, /./],
-    [['volume', 'create', 'x', '--backing', join(folder, 'none')], 3, /none/], [['volume', 'show', 'x'], 3, /x/], [['volume', 'resize', 'x', '--size', '1M'], 3, /x/],
-    [['volume', 'resize', 'disk', '--size', '7PiB'], 2, /large|at most/], [['volume', 'delete', 'x'], 3, /x/], [['export', 'hide', 'x'], 3, /x/], [['export', 'kick', 'x'], 3, /x/],
-    [['client', 'kick', '77'], 3, /77/], [['job', 'cancel', '5'], 3, /5/], [['volume', 'import', 'disk', '/none'], 3, /none/], [['volume', 'import', 'y', folder], 2, /./],
+    [['volume', 'create', 'x', '--backing', join(folder, 'none')], 3, /none/], [['volume', 'show', 'x'], 3, /x/],
+      [['volume', 'resize', 'x', '--size', '1M'], 3, /x/],
+    [['volume', 'resize', 'disk', '--size', '7PiB'], 2, /large|at most/], [['volume', 'delete', 'x'], 3, /x/],
+      [['export', 'hide', 'x'], 3, /x/], [['export', 'kick', 'x'], 3, /x/],
+    [['client', 'kick', '77'], 3, /77/], [['job', 'cancel', '5'], 3, /5/], [['volume', 'import', 'disk', '/none'], 3, /none/],
+      [['volume', 'import', 'y', folder], 2, /./],
     [['volume', 'export', 'x', join(folder, 'out')], 3, /x/], [['volume', 'export', 'disk', folder], 2, /./],
   ]
   await Promise.all(rows.map(async ([args, code, message]) => { clean(t, await ask(...args), code, message, args.join(' ')) }))
@@ -95,7 +114,8 @@ t.test('commands that a server refuses', async t => {
 
 t.test('--log-level debug shows where an error came from', async t => {
   const folder = temporaryFolder(t)
-  const { code, stderr } = await nbdelta(['serve', '--store', join(folder, 's'), '--nbd', `unix:${folder}/none/x.sock`, '--log-level', 'debug'])
+  const { code, stderr } =
+    await nbdelta(['serve', '--store', join(folder, 's'), '--nbd', `unix:${folder}/none/x.sock`, '--log-level', 'debug'])
   t.equal(code, 3)
   t.match(stderr, /\n +at /)
 })

@@ -12,7 +12,8 @@ function parse(line: string): { name: string, args: Record<string, unknown>, glo
 const GIB = 2 ** 30
 const understood: readonly [string, string, object, object?][] = [
   ['volume create d --size 1GiB', 'volume create', { name: 'd', size: GIB, grain: 4096, description: '', ifNotExists: false }],
-  ['volume create --size=1G d --grain 64k --if-not-exists', 'volume create', { name: 'd', size: GIB, grain: 65536, ifNotExists: true }],
+  ['volume create --size=1G d --grain 64k --if-not-exists', 'volume create',
+    { name: 'd', size: GIB, grain: 65536, ifNotExists: true }],
   ['--store s volume list', 'volume list', { quiet: false }, { store: 's', json: false }],
   ['volume list --store s --json -q', 'volume list', { quiet: true }, { store: 's', json: true }],
   ['volume --control c list', 'volume list', {}, { control: 'c' }],
@@ -44,7 +45,7 @@ const refused: readonly [string, RegExp, RegExp][] = [
   ['volume create d --size', /argument missing/, /volume create --help/],
   ['volume create d --size ten', /--size: 'ten' is not a size/, /1GiB/],
   ['volume create d --size 1GB', /--size: '1GB': decimal units/, /1GiB/],
-  ['volume create d --size 0', /--size 0 is too small/, /at least 1/],
+  ['volume create d --size 0', /--size 0 is too small/, /at least 512/],
   ['volume create d --size 1G --grain 5000', /--grain 5000 is not a power of two/, /^$/],
   ['volume create d --size 1G --grain 2M', /--grain 2MiB is too large/, /at most 1MiB/],
   [`volume create ${'x'.repeat(300)} --size 1G`, /NAME: a name of 300 bytes is longer than 256/, /^$/],
@@ -73,9 +74,12 @@ for (const [line, message, hint] of refused) {
 
 t.test('help in all its forms', async t => {
   const forms: readonly [string[], RegExp][] = [
-    [['--help'], /network block device server/], [['-h'], /network block device server/], [['help'], /network block device server/],
-    [['volume', '--help'], /nbdelta volume - /], [['help', 'volume'], /nbdelta volume - /], [['volume', 'create', '--help'], /nbdelta volume create - /],
-    [['volume', 'create', '-h'], /SYNOPSIS/], [['volume', 'help', 'create'], /nbdelta volume create - /], [['serve', '--help'], /drains/],
+    [['--help'], /network block device server/], [['-h'], /network block device server/],
+      [['help'], /network block device server/],
+    [['volume', '--help'], /nbdelta volume - /], [['help', 'volume'], /nbdelta volume - /],
+      [['volume', 'create', '--help'], /nbdelta volume create - /],
+    [['volume', 'create', '-h'], /SYNOPSIS/], [['volume', 'help', 'create'], /nbdelta volume create - /],
+      [['serve', '--help'], /drains/],
   ]
   for (const [argv, text] of forms) t.match(parseArguments(argv), { kind: 'help', text }, argv.join(' '))
   t.throws(() => parseArguments([]), { code: 'bad-argument', message: 'a command is needed' })

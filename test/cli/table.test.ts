@@ -18,8 +18,10 @@ const nothing = async (): Promise<never[]> => []
 for (const command of COMMANDS) {
   t.test(commandName(command), async t => {
     const help = commandHelp(command)
-    for (const section of ['NAME', 'SYNOPSIS', 'DESCRIPTION', 'EXIT CODES', 'EXAMPLES']) t.match(help, new RegExp(`^${section}$`, 'm'), section)
-    for (const option of [...command.options, ...GLOBAL_OPTIONS]) t.ok(help.includes(optionTerm(option)), `help tells of ${option.name}`)
+    for (const section of ['NAME', 'SYNOPSIS', 'DESCRIPTION', 'EXIT CODES',
+      'EXAMPLES']) t.match(help, new RegExp(`^${section}$`, 'm'), section)
+    for (const option of [...command.options, ...GLOBAL_OPTIONS]) t.ok(help.includes(optionTerm(option)),
+      `help tells of ${option.name}`)
     for (const name of command.exits) t.ok(help.includes(`\n    ${EXIT[name]} `), `help tells of exit code ${name}`)
     for (const name of Object.keys(command.result?.fields ?? {})) t.ok(help.includes(name), `help tells of ${name}`)
     t.ok(help.split('\n').every(line => line.length <= 80), 'it fits 80 columns')
@@ -46,7 +48,8 @@ for (const command of COMMANDS) {
     const offered = await complete([...path.slice(0, -1), ''], nothing)
     t.ok(offered.candidates.some(candidate => candidate.value === path.at(-1)), 'completion offers it')
     const options = (await complete([...path, '--'], nothing)).candidates.map(candidate => candidate.value)
-    for (const option of command.options) t.ok(options.some(value => value === `--${option.name}` || value === `--no-${option.name}`), `completion offers ${option.name}`)
+    for (const option of command.options) t.ok(options.some(
+      value => value === `--${option.name}` || value === `--no-${option.name}`), `completion offers ${option.name}`)
   })
 }
 

@@ -57,15 +57,18 @@ export class FakeAdmin {
     kickClient: async () => { throw new TypeError('a planted bug with a secret in it') },
     status: async () => ({
       state: 'serving', version: '0', pid: 1, uptimeSeconds: 1, store: '/s', listeners: [], control: '/c', volumes: 0, clients: 0,
-      rssBytes: 1, memoryBudgetBytes: null, memoryInUseBytes: null, eventLoopDelayP99Ms: 0, eventLoopDelayMaxMs: 0, oldestRequestMs: null,
+      rssBytes: 1, memoryBudgetBytes: null, memoryInUseBytes: null, eventLoopDelayP99Ms: 0, eventLoopDelayMaxMs: 0,
+        oldestRequestMs: null,
     }),
   }
 
-  #transfer(name: string, { signal, onProgress }: { signal: AbortSignal, onProgress: (done: number, total: number) => void }): Promise<void> {
+  #transfer(name: string,
+    { signal, onProgress }: { signal: AbortSignal, onProgress: (done: number, total: number) => void }): Promise<void> {
     onProgress(1, 100)
     return new Promise((resolve, reject) => {
       this.finish.set(name, () => { onProgress(100, 100); resolve() })
-      signal.addEventListener('abort', () => { this.log.push(`cleaned ${name}`); reject(new NbdeltaError('cancelled', 'cancelled')) })
+      signal.addEventListener('abort',
+        () => { this.log.push(`cleaned ${name}`); reject(new NbdeltaError('cancelled', 'cancelled')) })
     })
   }
 }

@@ -10,7 +10,8 @@ const soon = (ms = 20): Promise<void> => new Promise(resolve => { setTimeout(res
 t.test('the mutex: order per key, no waiting across keys, nothing kept', async t => {
   const mutex = new KeyedMutex()
   const seen: string[] = []
-  const step = (key: string, text: string, ms: number): Promise<void> => mutex.run(key, async () => { await soon(ms); seen.push(text) })
+  const step = (key: string, text: string, ms: number): Promise<void> =>
+    mutex.run(key, async () => { await soon(ms); seen.push(text) })
   const failing = mutex.run('a', async () => { await soon(5); throw new Error('planted') })
   await Promise.all([t.rejects(failing, { message: 'planted' }), step('a', 'a1', 20), step('a', 'a2', 1), step('b', 'b1', 1)])
   t.same(seen, ['b1', 'a1', 'a2'])
@@ -21,9 +22,9 @@ t.test('changes of one volume run one after the other, reads go through', async 
   const { path, fake } = await startControl(t)
   const clients = await Promise.all([1, 2, 3].map(() => connectControl(path)))
   t.teardown(() => { for (const client of clients) client.close() })
-  await clients[0]!.call('volume.create', { name: 'a', size: 1 })
+  await clients[0]!.call('volume.create', { name: 'a', size: 512 })
   fake.delayMs = 30
-  const changes = [2, 3, 4, 5].map((size, index) => clients[index % 3]!.call('volume.resize', { name: 'a', size }))
+  const changes = [1024, 2048, 3072, 4096].map((size, index) => clients[index % 3]!.call('volume.resize', { name: 'a', size }))
   await soon(10)
   t.equal(fake.changing, 1)
   t.equal((await clients[1]!.call('volume.list', {}) as unknown[]).length, 1)
@@ -37,7 +38,7 @@ t.test('changes of different volumes overlap', async t => {
   const client = await connectControl(path)
   t.teardown(() => { client.close() })
   fake.delayMs = 30
-  await Promise.all(['a', 'b', 'c'].map(name => client.call('volume.create', { name, size: 1 })))
+  await Promise.all(['a', 'b', 'c'].map(name => client.call('volume.create', { name, size: 512 })))
   t.ok(fake.overlaps > 0)
 })
 
@@ -51,8 +52,8 @@ t.test('a transfer: progress, result, remembered', async t => {
   t.match(seen, [{ id: 1, state: 'running', doneBytes: 1, totalBytes: 100 }])
   await t.rejects(client.call('volume.delete', { name: 'a' }), { code: 'busy', message: /job 1/, hint: /job cancel 1/ })
   await t.rejects(client.call('volume.export', { name: 'a', path: '/y' }), { code: 'busy' })
-  await t.rejects(client.call('volume.create', { name: 'a', size: 1 }), { code: 'busy' })
-  await t.rejects(client.call('volume.resize', { name: 'a', size: 1 }), { code: 'busy' })
+  await t.rejects(client.call('volume.create', { name: 'a', size: 512 }), { code: 'busy' })
+  await t.rejects(client.call('volume.resize', { name: 'a', size: 512 }), { code: 'busy' })
   fake.finish.get('a')!()
   t.match(await done, { id: 1, kind: 'import', state: 'done', doneBytes: 100, error: null })
   t.match(await client.call('job.list', {}), [{ id: 1, state: 'done' }])
@@ -103,7 +104,7 @@ t.test('delete --force cancels the job first; a dry run does not', async t => {
   const { path, fake } = await startControl(t)
   const client = await connectControl(path)
   t.teardown(() => { client.close() })
-  await client.call('volume.create', { name: 'a', size: 1 })
+  await client.call('volume.create', { name: 'a', size: 512 })
   await client.call('volume.import', { name: 'a', path: '/x', overwrite: true, wait: false })
   t.match(await client.call('volume.delete', { name: 'a', force: true, dryRun: true }), { changed: false, dryRun: true })
   t.notOk(fake.log.includes('cleaned a'))
@@ -121,6 +122,6 @@ t.test('stop: transfers are cancelled, changes refused, looking still works', as
   await server.stop()
   t.same(fake.log, ['cleaned a'])
   await t.rejects(done, { code: 'cancelled' })
-  await t.rejects(client.call('volume.create', { name: 'b', size: 1 }), { code: 'shutting-down' })
+  await t.rejects(client.call('volume.create', { name: 'b', size: 512 }), { code: 'shutting-down' })
   t.match(await client.call('volume.list', {}), [])
 })

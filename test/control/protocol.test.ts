@@ -4,7 +4,8 @@ import { REQUEST_BYTES_MAX } from '../../src/control/rpc.js'
 import { RawPeer, startControl } from './socket.js'
 
 const status = (id: unknown): string => `${JSON.stringify({ jsonrpc: '2.0', id, method: 'status', params: {} })}\n`
-const request = (id: number, method: string, params: object): string => `${JSON.stringify({ jsonrpc: '2.0', id, method, params })}\n`
+const request = (id: number, method: string, params: object): string =>
+  `${JSON.stringify({ jsonrpc: '2.0', id, method, params })}\n`
 
 t.test('garbage is answered, and the connection lives on', async t => {
   const { path } = await startControl(t)
@@ -12,10 +13,13 @@ t.test('garbage is answered, and the connection lives on', async t => {
   t.teardown(() => { peer.close() })
   const rows: readonly [string, number, unknown][] = [
     ['hello\n', -32700, null], ['{"jsonrpc":"2.0"\n', -32700, null], ['\u0000\u0001\n', -32700, null], ['[]\n', -32600, null],
-    [`[${status(1).trim()}]\n`, -32600, null], ['1\n', -32600, null], ['null\n', -32600, null], ['"x"\n', -32600, null], ['{}\n', -32600, null],
+    [`[${status(1).trim()}]\n`, -32600, null], ['1\n', -32600, null], ['null\n', -32600, null], ['"x"\n', -32600, null],
+      ['{}\n', -32600, null],
     ['{"jsonrpc":"1.0","id":7,"method":"status"}\n', -32600, 7], ['{"jsonrpc":"2.0","id":{},"method":"status"}\n', -32600, null],
-    ['{"jsonrpc":"2.0","id":8,"method":5}\n', -32600, 8], ['{"jsonrpc":"2.0","id":9,"method":"status","params":[1]}\n', -32602, 9],
-    ['{"jsonrpc":"2.0","id":"a","method":"no.such"}\n', -32601, 'a'], ['{"jsonrpc":"2.0","id":2,"method":"__proto__"}\n', -32601, 2],
+    ['{"jsonrpc":"2.0","id":8,"method":5}\n', -32600, 8], ['{"jsonrpc":"2.0","id":9,"method":"status","params":[1]}\n', -32602,
+      9],
+    ['{"jsonrpc":"2.0","id":"a","method":"no.such"}\n', -32601, 'a'],
+      ['{"jsonrpc":"2.0","id":2,"method":"__proto__"}\n', -32601, 2],
     ['{"jsonrpc":"2.0","id":3,"method":"constructor"}\n', -32601, 3], ['{"jsonrpc":"2.0","id":4,"method":"serve"}\n', -32601, 4],
   ]
   for (const [line, code, id] of rows) {
@@ -35,19 +39,25 @@ t.test('parameters are judged, the first wrong one is named', async t => {
   t.teardown(() => { peer.close() })
   const rows: readonly [string, object, RegExp][] = [
     ['volume.create', {}, /volume.create: name:/], ['volume.create', { name: 'a', size: 'huge' }, /size: 'huge' is not a size/],
-    ['volume.create', { name: 'a', size: -1 }, /size/], ['volume.create', { name: 'a', size: 1.5 }, /size/], ['volume.create', { name: 'a', size: '8PiB' }, /too large/],
-    ['volume.create', { name: 'a', size: 1, grain: 5000 }, /grain/], ['volume.create', { name: '', size: 1 }, /name/],
-    ['volume.create', { name: 'a', size: 1, colour: 'red' }, /colour/], ['volume.create', { name: 1, size: 1 }, /name/],
-    ['volume.create', { name: 'a', size: 1, ifNotExists: 'yes' }, /ifNotExists/], ['volume.create', { name: 'a', size: 1, description: 'x'.repeat(2000) }, /description/],
-    ['volume.resize', { name: 'a' }, /size/], ['export.kick', { name: 'a', how: 'gently' }, /how/], ['job.show', { id: 'x' }, /id/],
-    ['client.kick', { id: -1 }, /id/], ['volume.import', { name: 'a', path: '' }, /path/], ['volume.list', { quiet: true }, /quiet/],
+    ['volume.create', { name: 'a', size: -1 }, /size/], ['volume.create', { name: 'a', size: 1.5 }, /size/],
+      ['volume.create', { name: 'a', size: '8PiB' }, /too large/],
+    ['volume.create', { name: 'a', size: 512, grain: 5000 }, /grain/], ['volume.create', { name: '', size: 512 }, /name/],
+    ['volume.create', { name: 'a', size: 512, colour: 'red' }, /colour/], ['volume.create', { name: 1, size: 512 }, /name/],
+    ['volume.create', { name: 'a', size: 512, ifNotExists: 'yes' }, /ifNotExists/],
+      ['volume.create', { name: 'a', size: 512, description: 'x'.repeat(2000) }, /description/],
+    ['volume.resize', { name: 'a' }, /size/], ['export.kick', { name: 'a', how: 'gently' }, /how/],
+      ['job.show', { id: 'x' }, /id/],
+    ['client.kick', { id: -1 }, /id/], ['volume.import', { name: 'a', path: '' }, /path/],
+      ['volume.list', { quiet: true }, /quiet/],
   ]
   for (const [index, [method, params, message]] of rows.entries()) {
     peer.send(request(index, method, params))
-    t.match(await peer.next(), { id: index, error: { code: -32002, message, data: { code: 'bad-argument', exit: 2 } } }, `${method} ${JSON.stringify(params).slice(0, 60)}`)
+    t.match(await peer.next(), { id: index, error: { code: -32002, message, data: { code: 'bad-argument', exit: 2 } } },
+      `${method} ${JSON.stringify(params).slice(0, 60)}`)
   }
   peer.send(request(99, 'volume.create', { name: 'a', size: '1GiB' }))
-  t.match(await peer.next(), { id: 99, result: { sizeBytes: 2 ** 30, grainBytes: 4096, description: '' } }, 'sizes may come as text, defaults are filled in')
+  t.match(await peer.next(), { id: 99, result: { sizeBytes: 2 ** 30, grainBytes: 4096, description: '' } },
+    'sizes may come as text, defaults are filled in')
 })
 
 t.test('errors carry code, exit and hint; the text of a bug stays inside', async t => {
@@ -137,7 +147,8 @@ t.test('many clients at once; above the limit they are told so', async t => {
 t.test('a peer that floods and never reads is not read any further, and harms nobody', async t => {
   const { path, fake } = await startControl(t)
   for (let index = 0; index < 200; index++) {
-    await fake.admin.createVolume({ name: `v${index}`, sizeBytes: 1, grainBytes: 4096, backing: undefined, description: 'd'.repeat(1000), ifNotExists: false })
+    await fake.admin.createVolume({ name: `v${index}`, sizeBytes: 1, grainBytes: 4096, backing: undefined,
+      description: 'd'.repeat(1000), ifNotExists: false })
   }
   const flood = new RawPeer(path)
   const good = new RawPeer(path)

@@ -1,6 +1,7 @@
 // Sizes, addresses, names: what is accepted means exactly one thing, everything else is refused with words.
 import t from 'tap'
-import { exactSize, formatSize, judge, parseAddress, parseCreation, parseSize, shorten, wireName } from '../../src/control/options.js'
+import { exactSize, formatSize, judge, parseAddress, parseCreation, parseSize, shorten,
+  wireName } from '../../src/control/options.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 
 const KIB = 1024
@@ -14,8 +15,10 @@ const accepted: readonly [string, number][] = [
 for (const [text, bytes] of accepted) t.test(`'${text}'`, async t => { t.equal(parseSize(text), bytes) })
 
 const refused: readonly [string, RegExp][] = [
-  ['', /not a size/], ['x', /not a size/], ['-1', /not a size/], ['+1', /not a size/], ['1e9', /not a size/], ['1,5G', /not a size/], ['1 2', /not a size/],
-  ['GiB', /not a size/], ['.5G', /not a size/], ['1.G', /not a size/], ['0x10', /not a size/], ['1GiBs', /not a size/], ['1KiB2', /not a size/], ['١', /not a size/],
+  ['', /not a size/], ['x', /not a size/], ['-1', /not a size/], ['+1', /not a size/], ['1e9', /not a size/],
+    ['1,5G', /not a size/], ['1 2', /not a size/],
+  ['GiB', /not a size/], ['.5G', /not a size/], ['1.G', /not a size/], ['0x10', /not a size/], ['1GiBs', /not a size/],
+    ['1KiB2', /not a size/], ['١', /not a size/],
   ['1MB', /write MiB/], ['1kB', /write KiB/], ['3gb', /write GiB/],
   ['1.5', /whole number of bytes/], ['0.3k', /whole number of bytes/],
   ['8PiB', /too large/], ['9007199254740992', /too large/], ['99999999999999999999', /too large/], ['9999999T', /too large/],
@@ -28,13 +31,15 @@ for (const [text, message] of refused) {
 }
 
 t.test('what formatSize shows', async t => {
-  const shown: readonly [number, string][] = [[0, '0 bytes'], [1, '1 byte'], [1023, '1023 bytes'], [1024, '1 KiB'], [1536, '1.5 KiB'], [KIB ** 3, '1 GiB'],
+  const shown: readonly [number, string][] = [[0, '0 bytes'], [1, '1 byte'], [1023, '1023 bytes'], [1024, '1 KiB'],
+    [1536, '1.5 KiB'], [KIB ** 3, '1 GiB'],
     [KIB ** 3 - 1, '1 GiB'], [1.005 * KIB ** 4, '1 TiB'], [16 * KIB ** 4, '16 TiB'], [Number.MAX_SAFE_INTEGER, '8 PiB']]
   for (const [bytes, text] of shown) t.equal(formatSize(bytes), text)
 })
 
 t.test('exactSize parses back to the same number', async t => {
-  for (const bytes of [0, 1, 1023, 1024, 4096, 1536, 3 * KIB ** 2, KIB ** 4, 5 * KIB ** 5, Number.MAX_SAFE_INTEGER]) t.equal(parseSize(exactSize(bytes)), bytes)
+  for (const bytes of [0, 1, 1023, 1024, 4096, 1536, 3 * KIB ** 2, KIB ** 4, 5 * KIB ** 5,
+    Number.MAX_SAFE_INTEGER]) t.equal(parseSize(exactSize(bytes)), bytes)
 })
 
 t.test('addresses', async t => {
@@ -45,7 +50,8 @@ t.test('addresses', async t => {
   t.same(parseAddress('tcp::10809'), { host: '::', port: 10809 })
   t.same(parseAddress('tcp:[::1]:7'), { host: '::1', port: 7 })
   t.same(parseAddress('tcp:host:0'), { host: 'host', port: 0 })
-  for (const text of ['', 'unix:', 'tcp:', '10809', 'tcp:a:b', 'tcp:1:2:3', 'tcp:h:70000', 'tcp:h:-1', 'udp:h:1', 'tcp:::1', 'tcp:[::1', 'tcp:a b:1', `unix:/${'x'.repeat(107)}`, 'unix:/a\u0000b']) {
+  for (const text of ['', 'unix:', 'tcp:', '10809', 'tcp:a:b', 'tcp:1:2:3', 'tcp:h:70000', 'tcp:h:-1', 'udp:h:1', 'tcp:::1',
+    'tcp:[::1', 'tcp:a b:1', `unix:/${'x'.repeat(107)}`, 'unix:/a\u0000b']) {
     t.throws(() => parseAddress(text), { name: 'NbdeltaError', code: 'bad-argument' }, `refuses '${shorten(text)}'`)
   }
   t.doesNotThrow(() => parseAddress(`unix:/${'x'.repeat(106)}`), '107 bytes are what the kernel allows')
@@ -60,14 +66,17 @@ t.test('NAME=SIZE', async t => {
 t.test('names, integers, enums, powers of two', async t => {
   const name = { name: 'name', type: 'name', help: '', value: 'NAME' } as const
   for (const good of ['a', 'disk-1', 'a b', 'ü', 'x'.repeat(256)]) t.equal(judge(name, good), good)
-  for (const bad of ['', 'a\nb', 'a\u0000', '\u007f', 'x'.repeat(257), 'ü'.repeat(129)]) t.throws(() => judge(name, bad), NbdeltaError, shorten(bad))
+  for (const bad of ['', 'a\nb', 'a\u0000', '\u007f', 'x'.repeat(257),
+    'ü'.repeat(129)]) t.throws(() => judge(name, bad), NbdeltaError, shorten(bad))
   const grain = { name: 'grain', type: 'size', help: '', minimum: 4096, maximum: KIB ** 2, powerOfTwo: true } as const
   for (const good of ['4k', '64KiB', '1M']) t.doesNotThrow(() => judge(grain, good))
   for (const bad of ['2k', '5000', '12k', '2M', '0']) t.throws(() => judge(grain, bad), { code: 'bad-argument' }, bad)
   const id = { name: 'id', type: 'int', help: '', minimum: 1, maximum: 10 } as const
   t.equal(judge(id, '10'), 10)
-  for (const bad of ['0', '11', '1.5', '-1', '', 'one', '9'.repeat(30)]) t.throws(() => judge(id, bad), { code: 'bad-argument' }, bad)
-  t.throws(() => judge({ name: 'how', type: 'enum', help: '', choices: ['soft', 'hard'] }, 'gently'), { code: 'bad-argument', hint: 'one of soft, hard' })
+  for (const bad of ['0', '11', '1.5', '-1', '', 'one', '9'.repeat(30)]) t.throws(() => judge(id, bad), { code: 'bad-argument' },
+    bad)
+  t.throws(() => judge({ name: 'how', type: 'enum', help: '', choices: ['soft', 'hard'] }, 'gently'),
+    { code: 'bad-argument', hint: 'one of soft, hard' })
 })
 
 t.test('messages carry no control characters and stay short', async t => {

@@ -11,7 +11,8 @@ import { FakeAdmin } from './fake-admin.js'
 import { startControl, temporaryFolder } from './socket.js'
 import type { ControlServer } from '../../src/control/server.js'
 
-const open = (path: string): Promise<ControlServer> => createControlServer({ path, admin: new FakeAdmin().admin, clock: systemClock, logger: silentLogger })
+const open = (path: string): Promise<ControlServer> =>
+  createControlServer({ path, admin: new FakeAdmin().admin, clock: systemClock, logger: silentLogger })
 
 t.test('mode 0600 whatever the umask', async t => {
   const before = process.umask(0)
@@ -31,7 +32,8 @@ t.test('a live server is not replaced', async t => {
 
 t.test('the socket of a killed server is replaced', async t => {
   const path = join(temporaryFolder(t), 'c.sock')
-  spawnSync(process.execPath, ['-e', `require('net').createServer().listen(process.argv[1], () => process.kill(process.pid, 'SIGKILL'))`, path])
+  spawnSync(process.execPath, ['-e',
+    `require('net').createServer().listen(process.argv[1], () => process.kill(process.pid, 'SIGKILL'))`, path])
   t.ok(existsSync(path), 'the file is left over')
   await t.rejects(connectControl(path), { code: 'unreachable', message: /no server answers/ })
   const server = await open(path)

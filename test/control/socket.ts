@@ -25,7 +25,13 @@ export async function startControl(t: Test): Promise<{ fake: FakeAdmin, server: 
   return { fake, server, path }
 }
 
-export interface Answer { id?: unknown, result?: unknown, error?: { code: number, message: string, data: { code: string, exit: number, hint: string | null } }, method?: string, params?: unknown }
+export interface Answer {
+  readonly id?: unknown
+  readonly result?: unknown
+  readonly error?: { code: number, message: string, data: { code: string, exit: number, hint: string | null } }
+  readonly method?: string
+  readonly params?: unknown
+}
 
 /** Lines in, parsed answers out; `next` waits for the next one, undefined at the end. */
 export class RawPeer {
