@@ -48,7 +48,7 @@ export class Outbox {
     this.#onDrained = onDrained
   }
 
-  /** Nothing is waiting to be written. */
+  /** Nothing is waiting to be written, so no drain will come. */
   get empty(): boolean { return this.#runs.length === 0 && this.at === this.#run && this.#socket.writableLength === 0 }
 
   /**
@@ -59,12 +59,19 @@ export class Outbox {
   reserve(bytes: number): boolean {
     if (this.slab !== undefined && this.slab.size - this.at >= bytes) return true
     if (this.slab !== undefined) this.#turnOver()
-    if (this.slab === undefined) {
-      if (this.#socket.writableLength > this.#backlogBytes) return false
-      this.slab = this.#allotment.take('large') ?? this.#allotment.takeOwn()
-      if (this.slab === undefined) return false
+    if (this.slab === undefined && !this.#openSlab()) return false
+    return this.slab!.size >= bytes
+  }
+
+  #openSlab(): boolean {
+    if (this.#socket.writableLength > this.#backlogBytes) return false
+    this.slab = this.#allotment.take('large') ?? this.#allotment.takeOwn()
+    if (this.slab === undefined && this.#runs.length > 0) {
+      // Regions that are ready hold slabs; sending them may free one, and nobody would tell us later.
+      this.#send()
+      this.slab = this.#allotment.takeOwn()
     }
-    return this.slab.size >= bytes
+    return this.slab !== undefined
   }
 
   /** Room for the reply of a request that was already executed; never refused, at most REPLY_ROOM_BYTES each. */
@@ -85,8 +92,13 @@ export class Outbox {
 
   /** The region's reply stands in [start, end) of `slab`; it may leave with the next flush. */
   sendRegion(slab: Slab, start: number, end: number): void {
-    if (this.#closed) slab.unpin()
-    else this.#runs.push({ slab, start, end })
+    if (this.#closed) {
+      slab.unpin()
+      return
+    }
+    // What is ready comes first: it may be the end of a reply that must not be interrupted.
+    this.#closeRun()
+    this.#runs.push({ slab, start, end })
   }
 
   /** The region's read failed: nothing of it is sent. */

@@ -70,7 +70,11 @@ export class ReadStream {
     if (this.failure !== undefined && this.#style === 'simple') return 'drop'
     if (!this.#begun) this.#putBodyHeader()
     while (this.#left > 0) {
-      if (!outbox.reserve(Math.min(this.#left, READ_PIECE_BYTES)) && outbox.slab === undefined) return 'wait'
+      if (!outbox.reserve(Math.min(this.#left, READ_PIECE_BYTES)) && outbox.slab === undefined) {
+        if (!outbox.empty) return 'wait'
+        // All memory is held by replies that wait for the end of this one: it must go on.
+        outbox.reserveReply()
+      }
       const count = Math.min(this.#left, READ_PIECE_BYTES, outbox.slab!.size - outbox.at)
       const { slab, at } = outbox as { slab: Slab, at: number }
       if (this.failure !== undefined) slab.buffer.fill(0, at, at + count)
