@@ -6,8 +6,10 @@
  * - `put` and `remove` are one durable record each: done = it survives a power cut, failed = nothing changed in memory
  *   (D6). Memory follows the disk, never the other way round. Changes run one after the other.
  *
- * Arithmetic: an entry takes at most ENTRY_MAX_BYTES of log; VOLUMES_MAX x ENTRY_MAX_BYTES = 4,096,000 bytes fit into the
- * 4,190,208 bytes that a snapshot in CATALOG_BYTES may take, so a rewrite always makes room for one more change.
+ * - All entries together fit into one snapshot (`put` judges it), so a rewrite always makes room for one more change.
+ *
+ * Arithmetic: a snapshot in CATALOG_BYTES may take 1,044,480 bytes, VOLUMES_MAX entries of 1044 bytes. One with a name of
+ * 20 letters, no backing and no description takes 304; the longest, at most ENTRY_MAX_BYTES.
  */
 import { z } from 'zod'
 import { isPowerOfTwo, recordSizeBytes, roundDown, SAFE_MAX } from '../../native-free/index.js'
@@ -18,8 +20,8 @@ import type { LogRecord, RecordLog } from './record-log.js'
 
 /** 'NBDC' */
 export const CATALOG_MAGIC = 0x4e424443
-/** Two halves of 8 MiB. */
-export const CATALOG_BYTES = 16 * 2 ** 20
+/** Two halves of 2 MiB. */
+export const CATALOG_BYTES = 4 * 2 ** 20
 export const VOLUMES_MAX = 1000
 /** Framing included. */
 const ENTRY_MAX_BYTES = 4096
@@ -96,12 +98,15 @@ export class Catalog {
   readonly #log: RecordLog
   /** By uuid. */
   readonly #entries: Map<string, CatalogEntry>
+  /** What a snapshot of all entries takes. */
+  #snapshotBytes = 0
   /** The last change; the next one starts when it is over. */
   #last: Promise<unknown> = Promise.resolve()
 
   constructor(log: RecordLog, entries: Map<string, CatalogEntry>) {
     this.#log = log
     this.#entries = entries
+    for (const entry of entries.values()) this.#snapshotBytes += sizeOf(entry)
   }
 
   /** All volumes, by name. */
@@ -133,10 +138,10 @@ export class Catalog {
   /** Takes the volume of that name out; durable when done. No such volume: done already. */
   async remove(name: string): Promise<void> {
     await this.#change(() => {
-      const uuid = this.get(name)?.uuid
-      if (uuid === undefined) return undefined
-      const record = { type: TYPE_REMOVE, payload: Buffer.from(JSON.stringify({ uuid })) }
-      return { record, apply: entries => { entries.delete(uuid) } }
+      const entry = this.get(name)
+      if (!entry) return undefined
+      const record = { type: TYPE_REMOVE, payload: Buffer.from(JSON.stringify({ uuid: entry.uuid })) }
+      return { record, grownBytes: -sizeOf(entry), apply: entries => { entries.delete(entry.uuid) } }
     })
   }
 
@@ -148,8 +153,8 @@ export class Catalog {
 
   #plan(entry: CatalogEntry): Change | undefined {
     const judged = judgeEntry(entry)
-    const record = { type: TYPE_PUT, payload: Buffer.from(JSON.stringify(judged)) }
-    if (recordSizeBytes(record.payload.length) > ENTRY_MAX_BYTES) {
+    const record = recordOf(judged)
+    if (sizeOf(judged) > ENTRY_MAX_BYTES) {
       throw new NbdeltaError('too-large', `'${judged.name}': description and backing path together are too long for the catalog`)
     }
     const before = this.#entries.get(judged.uuid)
@@ -158,7 +163,11 @@ export class Catalog {
     if (!before && this.#entries.size >= VOLUMES_MAX) {
       throw new NbdeltaError('no-space', `the store has ${VOLUMES_MAX} volumes, which is its limit`)
     }
-    return { record, apply: entries => { entries.set(judged.uuid, judged) } }
+    const grownBytes = sizeOf(judged) - (before ? sizeOf(before) : 0)
+    if (this.#snapshotBytes + grownBytes > this.#log.limitBytes) {
+      throw new NbdeltaError('no-space', 'the catalog is full', { hint: 'shorten or remove descriptions of volumes' })
+    }
+    return { record, grownBytes, apply: entries => { entries.set(judged.uuid, judged) } }
   }
 
   #change(plan: () => Change | undefined): Promise<void> {
@@ -171,22 +180,34 @@ export class Catalog {
   }
 
   /** One record, or when the log is full one snapshot that has the change in it: either way one thing becomes durable. */
-  async #commit({ record, apply }: Change): Promise<void> {
+  async #commit({ record, grownBytes, apply }: Change): Promise<void> {
     if (recordSizeBytes(record.payload.length) <= this.#log.freeBytes) {
       await this.#log.append(record.type, record.payload)
       await this.#log.sync()
     } else {
       const next = new Map(this.#entries)
       apply(next)
-      await this.#log.rewrite([...next.values()].map(entry => ({ type: TYPE_PUT, payload: Buffer.from(JSON.stringify(entry)) })))
+      await this.#log.rewrite([...next.values()].map(recordOf))
     }
     apply(this.#entries)
+    this.#snapshotBytes += grownBytes
   }
 }
 
 interface Change {
   readonly record: LogRecord
+  /** How much longer a snapshot becomes by it. */
+  readonly grownBytes: number
   readonly apply: (entries: Map<string, CatalogEntry>) => void
+}
+
+function recordOf(entry: CatalogEntry): LogRecord {
+  return { type: TYPE_PUT, payload: Buffer.from(JSON.stringify(entry)) }
+}
+
+/** Bytes it takes in the log. */
+function sizeOf(entry: CatalogEntry): number {
+  return recordSizeBytes(Buffer.byteLength(JSON.stringify(entry)))
 }
 
 function refuseConflicts(entries: Iterable<CatalogEntry>, wanted: CatalogEntry): void {

@@ -92,7 +92,14 @@ export class VolumeFolders {
     }
   }
 
-  async markDeleted(uuid: string): Promise<void> { await this.#rename(this.#path(uuid), this.#path(uuid, DELETED)) }
+  /** A volume whose folder is gone already can be deleted as well. */
+  async markDeleted(uuid: string): Promise<void> {
+    await this.#rename(this.#path(uuid), this.#path(uuid, DELETED)).catch((error: NbdeltaError) => {
+      if (error.code !== 'not-found') throw error
+    })
+  }
+
+  /** Gives the name back that `markDeleted` took. */
   async unmarkDeleted(uuid: string): Promise<void> { await this.#rename(this.#path(uuid, DELETED), this.#path(uuid)) }
 
   async removeDeleted(uuid: string): Promise<void> {

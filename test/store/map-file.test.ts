@@ -202,7 +202,7 @@ t.test('D4: every crash state of a save covers what is set before and after, and
   const random = seededRandom(SEED)
   const grains = PAGE_BITS * 12
   let states = 0
-  for (let script = 0; script < 12; script++) {
+  for (let script = 0; script < 60; script++) {
     const start = await fresh(grains)
     const bitmap = new GrainBitmap(grains)
     for (let i = 0; i < 8; i++) bitmap.set(random(grains - 100), grains - random(100))
@@ -232,4 +232,5 @@ t.test('D4: every crash state of a save covers what is set before and after, and
     }
   }
   t.comment(`${states} states`)
+  t.ok(states > 1000)
 })
