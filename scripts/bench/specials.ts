@@ -19,6 +19,8 @@ import type { Workbench } from './workbench.js'
 
 const MIB = 1024 * 1024
 const LARGEST_REQUEST_BYTES = 32 * MIB
+/** 16 TiB less the last MiB: ext4 holds no file of 16 TiB. */
+const HUGE_SIZE = '16777215MiB'
 const MEMORY_LIMIT_MIB = 200
 const STALL_LIMIT_MS = 50
 const OPEN_LIMIT_MS = 200
@@ -139,7 +141,7 @@ async function stall(bench: Workbench, { rounds, seconds }: SpecialOptions): Pro
 /** A store with one sparse volume of its own, and a running server on it. */
 async function withSparseVolume<T>(bench: Workbench, size: string,
   work: (place: Place, store: string) => Promise<T>): Promise<T> {
-  const place = await bench.placeOf(`nbdelta-${size}`, '')
+  const place = await bench.placeOf(`nbdelta-${size}`, 'none')
   const store = join(place.directory, 'store')
   const { server } = await serveStore(place, store)
   try {
@@ -158,7 +160,7 @@ await store.close()`
 
 async function open(bench: Workbench, { rounds }: SpecialOptions): Promise<Figure[]> {
   const library = new URL('../../src/index.js', import.meta.url).href
-  const { place, store } = await withSparseVolume(bench, '16TiB', async (place, store) => {
+  const { place, store } = await withSparseVolume(bench, HUGE_SIZE, async (place, store) => {
     const filled = await load(bench, place, { mode: 'randwrite', depth: 16, seconds: 1 })
     await filled.go()
     await filled.close()
