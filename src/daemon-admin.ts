@@ -14,6 +14,9 @@ import type { StoreExports } from './store-exports.js'
 
 /** A client that does not take its answers for that long is closed hard. */
 const SOFT_CLOSE_MS = 30_000
+/** One volume on a stuck disk must not keep the others from being listed. */
+const FACTS_MS = 1000
+const UNKNOWN = { allocatedBytes: null, mappedBytes: null, staleBytes: null }
 
 interface AdminParts {
   readonly store: Store
@@ -74,7 +77,7 @@ export class DaemonAdmin implements ServerAdmin {
 
   async showVolume(name: string): Promise<VolumeRow> {
     const volume = this.#get(name)
-    const { allocatedBytes, mappedBytes } = await volume.facts()
+    const { allocatedBytes, mappedBytes } = await within(FACTS_MS, volume.facts(), UNKNOWN)
     const { uuid, sizeBytes, grainBytes, backing, createdAt, description, problem } = volume
     return {
       name, uuid, sizeBytes, grainBytes, allocatedBytes, mappedBytes, clients: this.#clientsOf(name),
@@ -209,6 +212,12 @@ export class DaemonAdmin implements ServerAdmin {
     const changed = exports.setHidden(name, true)
     try { await work() } finally { if (changed) exports.setHidden(name, false) }
   }
+}
+
+async function within<T>(limitMs: number, work: Promise<T>, otherwise: T): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<T>(resolve => { timer = setTimeout(resolve, limitMs, otherwise) })
+  try { return await Promise.race([work, late]) } finally { clearTimeout(timer) }
 }
 
 function count(number: number, noun: string): string { return `${number} ${noun}${number === 1 ? '' : 's'}` }

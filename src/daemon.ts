@@ -147,6 +147,8 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
     else if (count === 2) signals.hurry()
     else { flush(); process.exit(EXIT.interrupted) }
   }
+  // A terminal that closes takes its server along, in good order; it may say so several times.
+  const onHangUp = (signal: NodeJS.Signals): void => { if (count === 0) onSignal(signal) }
   const onBug = (error: unknown): void => {
     logger.fatal({ err: error }, 'a bug in nbdelta: the server ends')
     flush()
@@ -156,12 +158,10 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
     first: new Promise(resolve => { begin = resolve }),
     hurry: () => {},
     forget: () => {
-      process.off('SIGINT', onSignal).off('SIGTERM', onSignal).off('uncaughtException', onBug)
+      process.off('SIGINT', onSignal).off('SIGTERM', onSignal).off('SIGHUP', onHangUp).off('uncaughtException', onBug)
     },
   }
-  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('uncaughtException', onBug)
-  // A terminal that closes takes its server along, in good order.
-  process.once('SIGHUP', () => { onSignal('SIGHUP') })
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('SIGHUP', onHangUp).on('uncaughtException', onBug)
   return signals
 }
 

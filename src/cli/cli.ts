@@ -74,13 +74,22 @@ function report(error: unknown, json: boolean, argv: readonly string[]): number 
   const known = error instanceof NbdeltaError ? error
     : new NbdeltaError('internal', `a bug in nbdelta: ${error instanceof Error ? error.message : String(error)}`,
       { cause: error, hint: 'run it again with NBDELTA_DEBUG=1 and report what it prints' })
-  const { code, message, hint, exitCode: exit } = known
+  const { code, message, exitCode: exit } = known
+  const hint = known.hint ?? HINTS[code]
   if (json) process.stderr.write(`${JSON.stringify({ error: { code, message, hint: hint ?? null, exit } })}\n`)
   else process.stderr.write(`nbdelta: ${shorten(message, 2000)}\n${hint ? `hint: ${shorten(hint, 2000)}\n` : ''}`)
   const debug = process.env.NBDELTA_DEBUG
     || argv.some((word, index) => word === '--log-level' && /^(debug|trace)$/.test(argv[index + 1] ?? ''))
   if (debug) process.stderr.write(`${known.stack}\n${known.cause instanceof Error ? `caused by: ${known.cause.stack}\n` : ''}`)
   return exit
+}
+
+/** What to do when the error itself does not say. */
+const HINTS: Readonly<Partial<Record<NbdeltaError['code'], string>>> = {
+  'no-space': 'make room on that disk and run it again; nothing was left half done',
+  'damaged': 'the log of the server tells more; keep a copy of the store before anything else',
+  'newer-format': 'use the version of nbdelta that wrote it, or a newer one',
+  'denied': 'run it as the user that owns the files, or with sudo',
 }
 
 const QUESTIONS = { volume: ['volume.list', 'name'], client: ['client.list', 'id'], job: ['job.list', 'id'] } as const

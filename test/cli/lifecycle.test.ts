@@ -1,5 +1,5 @@
 // The life of a server: what it prints, how it stops, what a kill leaves, who may have the store.
-import { existsSync, statSync } from 'node:fs'
+import { existsSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { has, nbdelta, serve, start, temporaryFolder } from './launcher.js'
@@ -97,6 +97,24 @@ t.test('a second signal does not wait for a stuck client; status shows the drain
   t.match(await ask('volume', 'create', 'late', '--size', '1MiB'), { code: 9, stderr: /stopping/ })
   child.kill('SIGTERM')
   t.match(await ended, { code: 130 })
+})
+
+t.test('a damaged volume is shown, refused and can be deleted; the others are served', async t => {
+  const store = join(temporaryFolder(t), 'store')
+  const first = await serve(t, store, ['--create-volume', 'bad=8MiB', '--create-volume', 'good=8MiB'])
+  const { uuid } = await first.json('volume', 'show', 'bad') as { uuid: string }
+  first.child.kill('SIGTERM')
+  await first.ended
+  writeFileSync(join(store, 'volumes', uuid, 'journal'), Buffer.alloc(65536, 'rubbish'))
+  const { ask, json } = await serve(t, store)
+  t.match(await json('volume', 'show', 'bad'), { problem: /journal/, allocatedBytes: null })
+  await t.rejects(NbdPeer.attach(join(store, 'nbd.sock'), 'bad'))
+  t.match(await ask('volume', 'export', 'bad', join(store, '..', 'x.raw')), { code: 8, stderr: /journal/ })
+  const peer = await NbdPeer.attach(join(store, 'nbd.sock'), 'good')
+  await peer.write(0, Buffer.alloc(512, 1))
+  peer.detach()
+  t.match(await ask('volume', 'delete', 'bad'), { code: 0 })
+  t.match(await json('volume', 'list'), [{ name: 'good', problem: null }])
 })
 
 t.test('--json says in one line that it is ready', async t => {

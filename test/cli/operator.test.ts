@@ -1,6 +1,7 @@
 // What an operator gets wrong: one clear line, a hint where there is something to do, the right exit code, nothing lost, no
 // stack trace.
-import { chmodSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { chmodSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
@@ -69,6 +70,20 @@ t.test('permissions',
   clean(t, await nbdelta(['serve', '--store', store], { through: ORDINARY }), 10, /store/, 'a store of somebody else')
   chmodSync(store, 0o700)
   t.equal(child.exitCode, null)
+})
+
+const small = temporaryFolder(t)
+const mounted = process.getuid?.() === 0 && spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=40m', 'none', small]).status === 0
+
+t.test('a full disk', { skip: mounted ? false : 'only root can mount a small file system' }, async t => {
+  t.teardown(() => { spawnSync('umount', ['-l', small]) })
+  const { ask, json } = await serve(t, join(small, 'store'), ['--create-volume', 'disk=1GiB'])
+  spawnSync('dd', ['if=/dev/zero', `of=${join(small, 'filler')}`, 'bs=4k'])
+  clean(t, await ask('volume', 'create', 'two', '--size', '1GiB'), 6, /ENOSPC.*\nhint: make room/, 'no room for another volume')
+  t.match(await json('volume', 'list'), [{ name: 'disk' }], 'nothing is left of it')
+  clean(t, await nbdelta(['serve', '--store', join(small, 'other')]), 6, /ENOSPC/, 'no room for another store')
+  rmSync(join(small, 'filler'))
+  t.match(await ask('volume', 'create', 'two', '--size', '1GiB'), { code: 0 }, 'room again')
 })
 
 t.test('a place where no file can be', async t => {
