@@ -5,6 +5,7 @@
  * lock; then store.id again, for now it stands still; then the catalog; then the sweep of volumes/.
  */
 import { randomUUID } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { mkdir, realpath, stat, statfs } from 'node:fs/promises'
 import { dirname, join, resolve, sep } from 'node:path'
 import { type Clock, systemClock } from '../device/clock.js'
@@ -65,6 +66,7 @@ export async function openStoreDirectory(options: StoreDirectoryOptions): Promis
   try {
     const fresh = (): StoreIdentity => ({ uuid: newUuid(), createdAt: clock.wallTime().toISOString() })
     const identity = await readIdentity(path) ?? await createStore(path, fresh())
+    refuseIncomplete(path)
     const disk = await openFileDisk({ path: join(path, FILES.catalog) })
     try {
       const { catalog, recovery } = await openCatalog(disk, uuidBytes(identity.uuid), join(path, FILES.catalog))
@@ -217,6 +219,13 @@ function explainFolder(error: unknown, path: string): NbdeltaError {
     case 'EROFS': return new NbdeltaError('denied', `${path} is on a read-only file system`, cause)
     case 'EACCES': case 'EPERM': return new NbdeltaError('denied', `no permission for ${path}`, cause)
     default: return asNbdeltaError(error, `open the store ${path}`)
+  }
+}
+
+/** Once store.id is there, nothing may be missing (store-creation.ts). */
+function refuseIncomplete(path: string): void {
+  for (const name of [FILES.catalog, FILES.volumes]) {
+    if (!existsSync(join(path, name))) throw new NbdeltaError('damaged', `${join(path, name)} is missing from the store`)
   }
 }
 
