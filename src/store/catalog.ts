@@ -9,7 +9,7 @@
  * - All entries together fit into one snapshot (`put` judges it), so a rewrite always makes room for one more change.
  *
  * Arithmetic: a snapshot in CATALOG_BYTES may take 1,044,480 bytes, VOLUMES_MAX entries of 1044 bytes. One with a name of
- * 20 letters, no backing and no description takes 304; the longest, at most ENTRY_MAX_BYTES.
+ * 20 letters, no backing and no description takes 256; the longest, at most ENTRY_MAX_BYTES.
  */
 import { z } from 'zod'
 import { isPowerOfTwo, recordSizeBytes, roundDown, SAFE_MAX } from '../../native-free/index.js'
@@ -220,7 +220,7 @@ function refuseConflicts(entries: Iterable<CatalogEntry>, wanted: CatalogEntry):
   }
 }
 
-export interface OpenedCatalog {
+interface OpenedCatalog {
   readonly catalog: Catalog
   /** What was repaired, in words. */
   readonly recovery: readonly string[]

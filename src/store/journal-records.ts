@@ -32,7 +32,7 @@ export interface JournalRange {
   readonly end: number
 }
 
-export interface JournalEntry {
+interface JournalEntry {
   readonly kind: JournalKind
   readonly ranges: readonly JournalRange[]
 }

@@ -31,7 +31,7 @@ export interface StoreLock {
   release(): Promise<void>
 }
 
-export interface LockOptions {
+interface LockOptions {
   /** The lock file; made when it is not there. */
   readonly path: string
   readonly clock?: Clock

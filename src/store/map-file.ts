@@ -43,7 +43,7 @@ const RUN_PAGES = 64
 /** Requests in flight at once. */
 const IN_FLIGHT_MAX = 32
 
-export interface MapIdentity {
+interface MapIdentity {
   /** 16 bytes: the volume's uuid. */
   readonly owner: Buffer
   /** For messages. */

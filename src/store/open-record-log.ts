@@ -18,7 +18,7 @@ import { RecordLog } from './record-log.js'
 import { chooseHalf, holdsLaterEpoch, readHalf, type Choice, type Half } from './record-log-recovery.js'
 
 /** What `openRecordLog` found. */
-export interface OpenedRecordLog {
+interface OpenedRecordLog {
   readonly log: RecordLog
   /** The last snapshot, then everything appended since, in order. Payloads are views into one buffer, half the log's size. */
   readonly records: readonly LogRecord[]

@@ -17,7 +17,7 @@ import {
 } from '../../native-free/index.js'
 
 /** Version of everything inside a record log. All records of one epoch have one version. */
-export const LOG_VERSION = 1
+const LOG_VERSION = 1
 const SLOT_BYTES = 4096
 export const MARK_AT = SLOT_BYTES
 export const RECORDS_AT = 2 * SLOT_BYTES
@@ -48,7 +48,7 @@ export interface LogRecord {
 export type HalfIndex = 0 | 1
 export const otherHalf = (half: HalfIndex): HalfIndex => half === 0 ? 1 : 0
 
-export interface HeaderPayload {
+interface HeaderPayload {
   readonly snapshotRecords: number
   /** What the log was formatted with: the place of half 1 follows from it. */
   readonly halfBytes: number

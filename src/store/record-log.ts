@@ -33,7 +33,7 @@ import {
 export type { LogIdentity, LogRecord } from './record-log-layout.js'
 
 /** Where an opened log goes on. */
-export interface LogPosition {
+interface LogPosition {
   readonly half: HalfIndex
   readonly epoch: number
   readonly end: number

@@ -46,7 +46,7 @@ export function uuidBytes(uuid: string): Buffer {
   return Buffer.from(uuid.replaceAll('-', ''), 'hex')
 }
 
-export interface CreationStep {
+interface CreationStep {
   readonly name: string
   run(): Promise<unknown>
 }

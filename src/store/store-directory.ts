@@ -19,7 +19,7 @@ import {
 } from './store-creation.js'
 import { VolumeFolders, type VolumeFiles, type VolumeLayout } from './volume-files.js'
 
-export interface StoreDirectoryOptions {
+interface StoreDirectoryOptions {
   readonly path: string
   /** Make a store there if there is none: in a new folder (its parent must exist) or an empty one. */
   readonly create?: boolean
@@ -30,7 +30,7 @@ export interface StoreDirectoryOptions {
   readonly flockTool?: string
 }
 
-export interface StoreUsage {
+interface StoreUsage {
   /** Of the file system that the store lies on; `availableBytes` is what this user may still take. */
   readonly fileSystemBytes: number
   readonly availableBytes: number

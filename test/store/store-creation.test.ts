@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { encodeRecord, recordSizeBytes } from '../../native-free/index.js'
-import { creationSteps, encodeIdentity, FILES, STORE_MAGIC } from '../../src/store/store-creation.js'
+import { creationSteps, encodeIdentity, FILES, STORE_MAGIC, STORE_VERSION } from '../../src/store/store-creation.js'
 import { openStoreDirectory } from '../../src/store/store-directory.js'
 
 const root = mkdtempSync(join(tmpdir(), 'nbdelta-store-'))
@@ -103,10 +103,10 @@ t.test('a newer format is refused, a damaged store.id is named, and neither is t
   const file = join(path, 'store.id')
   const good = readFileSync(file)
   const newer = Buffer.alloc(recordSizeBytes(2))
-  encodeRecord({ magic: STORE_MAGIC, version: 7, owner: Buffer.alloc(16), address: 0 },
+  encodeRecord({ magic: STORE_MAGIC, version: STORE_VERSION + 6, owner: Buffer.alloc(16), address: 0 },
     { type: 1, epoch: 0, sequence: 0, durableSequence: 0 }, Buffer.from('{}'), newer, 0)
   writeFileSync(file, newer)
-  const message = `${path} is a store of format 7; this version knows formats up to 1`
+  const message = `${path} is a store of format ${STORE_VERSION + 6}; this version knows formats up to ${STORE_VERSION}`
   await t.rejects(openStoreDirectory({ path, create: true }), { code: 'newer-format', message, hint: /use the version/ })
   t.ok(readFileSync(file).equals(newer))
   for (let offset = 0; offset < good.length; offset++) {

@@ -1,0 +1,48 @@
+// src/store/FORMAT.md stays true: its examples are what the code writes, its numbers what the code uses.
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import * as catalog from '../../src/store/catalog.js'
+import * as journal from '../../src/store/journal-records.js'
+import * as map from '../../src/store/map-file.js'
+import * as layout from '../../src/store/record-log-layout.js'
+import * as creation from '../../src/store/store-creation.js'
+import { IMAGES } from './images.js'
+
+const PAGE = readFileSync(fileURLToPath(new URL('../../../src/store/FORMAT.md', import.meta.url)), 'utf8')
+
+t.test('every example is a part of an image, byte for byte', async t => {
+  const examples = [...PAGE.matchAll(/```hex (\S+) (\d+)\n([^`]*)```/g)]
+  t.ok(examples.length >= 7)
+  const shown = new Set<string>()
+  for (const [, name, offset, text] of examples) {
+    shown.add(name)
+    const image = (await IMAGES[name]()).toBuffer()
+    text.trim().split('\n').forEach((line, i) => {
+      const [, at, hex] = /^([0-9a-f]{4}) {2}((?:[0-9a-f]{2} ?){1,16})(?: |$)/.exec(line)!
+      t.equal(parseInt(at, 16), 16 * i)
+      const start = Number(offset) + 16 * i
+      const bytes = Buffer.from(hex.replaceAll(' ', ''), 'hex')
+      t.equal(image.subarray(start, start + bytes.length).toString('hex'), bytes.toString('hex'), `${name} ${start}`)
+    })
+  }
+  t.strictSame([...shown].sort(), Object.keys(IMAGES).sort(), 'something of each file is shown')
+})
+
+t.test('every number in the table of sizes is the code\'s', async t => {
+  const constants: Record<string, unknown> = { ...catalog, ...journal, ...map, ...layout, ...creation }
+  const rows = [...PAGE.matchAll(/^\| [^|]+ \| (\d+) \| ([A-Z_]+) \|$/gm)]
+  t.ok(rows.length >= 8)
+  for (const [, value, name] of rows) t.equal(constants[name], Number(value), name)
+})
+
+t.test('every record type and rule is named', async t => {
+  for (const kind of Object.keys(journal.JOURNAL_TYPES)) t.match(PAGE, `| ${kind.toUpperCase()} |`)
+  for (const [kind, type] of Object.entries(journal.JOURNAL_TYPES)) t.match(PAGE, `| ${type} | ${kind.toUpperCase()} |`)
+  for (const type of [layout.TYPE_HEADER, layout.TYPE_RETIRED, layout.TYPE_MARK]) t.match(PAGE, `| 0x${type.toString(16)} |`)
+  for (const magic of [catalog.CATALOG_MAGIC, journal.JOURNAL_MAGIC, map.MAP_MAGIC, creation.STORE_MAGIC]) {
+    const letters = Buffer.alloc(4)
+    letters.writeUInt32BE(magic)
+    t.match(PAGE, `\`${letters.toString()}\``)
+  }
+})
