@@ -13,6 +13,8 @@ const NAME = 'drained'
 const WINDOWS = [{ offset: 0, length: 16 * MIB }, { offset: 640 * MIB, length: 16 * MIB }]
 const ROUNDS = 5
 
+t.setTimeout(300_000)
+
 t.test('S3: SIGTERM drains', async t => {
   const seed = seedOfRun()
   const random = seededRandom(seed)

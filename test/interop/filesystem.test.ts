@@ -4,6 +4,8 @@ import { cannotTry, tryFilesystem } from '../../scripts/interop/filesystems.js'
 import { InteropServer } from '../../scripts/interop/server.js'
 import { seedOfRun } from '../../scripts/interop/tools.js'
 
+t.setTimeout(300_000)
+
 t.test('ext4', { skip: await cannotTry('ext4') }, async t => {
   const server = await InteropServer.start({ name: 'disk', size: '512MiB' })
   t.teardown(() => server.close())

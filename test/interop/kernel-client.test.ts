@@ -2,6 +2,8 @@
 import t from 'tap'
 import { cannotRunGuest, runGuest } from '../../scripts/interop/kernel.js'
 
+t.setTimeout(300_000)
+
 t.test('the kernel client', { skip: cannotRunGuest() }, async t => {
   await runGuest({ phases: ['attach', 'filesystems'], filesystems: ['ext4'] }, {
     judged: (title, good) => { t.ok(good, title) },

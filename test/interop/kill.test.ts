@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { InteropServer } from '../../scripts/interop/server.js'
-import { seedOfRun, seededRandom } from '../../scripts/interop/tools.js'
+import { $, lacking, seedOfRun, seededRandom } from '../../scripts/interop/tools.js'
 import { Load, audit } from './load.js'
 import { StampedWindows } from './stamped-windows.js'
 import { WireClient } from './wire-client.js'
@@ -14,11 +14,14 @@ const KILLS = Number(process.env['KILLS'] ?? 50)
 const CONNECTIONS = 4
 const DEPTH = 8
 const NAME = 'victim'
+const STATE_ZERO = 2
 /** The beginning, across a border of a bookkeeping region (1 GiB), somewhere, and the end of a 4 GiB volume. */
 const WINDOWS = [
   { offset: 0, length: 4 * MIB }, { offset: GIB - 2 * MIB, length: 4 * MIB },
   { offset: 2.5 * GIB + 1234 * GRAIN, length: 4 * MIB }, { offset: 4 * GIB - 4 * MIB, length: 4 * MIB },
 ]
+
+t.setTimeout(300_000)
 
 t.test(`D1: ${KILLS} kills under load`, async t => {
   const seed = seedOfRun()
@@ -67,4 +70,10 @@ t.test(`D1: ${KILLS} kills under load`, async t => {
   t.equal((await server.terminate()).code, 0)
   await server.serve()
   t.equal(await audit(model, server.socketPath, NAME), '', 'and again after a clean stop')
+
+  t.test('C9: what block status calls zeros after all this holds no data', { skip: lacking('nbdinfo') }, async t => {
+    const extents = JSON.parse((await $`nbdinfo --map --json ${server.uri(NAME)}`).stdout) as { offset: number, length: number, type: number }[]
+    t.equal(extents.reduce((sum, extent) => sum + extent.length, 0), 4 * GIB)
+    t.strictSame(extents.filter(extent => (extent.type & STATE_ZERO) !== 0 && model.hasData(extent)), [])
+  })
 })

@@ -9,7 +9,7 @@ t.test('nbd-client -l', { skip: lacking('nbd-client') }, async t => {
 
   t.test('LIST: every volume over TCP', async t => {
     const { stdout } = await $`nbd-client -l 127.0.0.1 ${server.port}`
-    t.strictSame(stdout.trim().split('\n').slice(1).map(line => line.split(' ')[0]), ['first', 'second.volume-2'], stdout)
+    t.strictSame(stdout.trim().split('\n').slice(1).map(line => line.split(/[: ]/)[0]), ['first', 'second.volume-2'], stdout)
   })
   t.test('LIST: and over the unix socket', async t => {
     t.match((await $`nbd-client -l -unix ${server.socketPath}`).stdout, /first[\s\S]*second\.volume-2/)
