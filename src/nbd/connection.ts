@@ -88,7 +88,7 @@ export class Connection implements SessionHost, Reader {
     this.#inbox = new Inbox(allotment)
     this.#wire = openWire(accepted, this, direct)
     const { socket } = this.#wire
-    this.#outbox = new Outbox(socket, allotment, host.limits.backlogBytes, () => this.#drained())
+    this.#outbox = new Outbox(this.#wire, allotment, host.limits.backlogBytes, () => this.#drained())
     this.#negotiation = new Negotiation(host.provider)
     this.#handshake = new Handshake(this.#inbox, this.#negotiation, host.limits)
     socket.on('end', () => this.#lost('the client closed the connection', true))
@@ -183,10 +183,12 @@ export class Connection implements SessionHost, Reader {
   }
 
   #serve(session: Session): boolean {
-    const before = session.served
+    const { counters } = this
+    const requests = session.served
+    const bytes = counters.bytesRead + counters.bytesWritten
     const result = session.consume()
     this.#outbox.flush()
-    this.#host.spinner.served(session.served - before)
+    this.#host.spinner.served(session.served - requests, counters.bytesRead + counters.bytesWritten - bytes)
     if (result === 'over') this.#end(session)
     return result === 'dry'
   }

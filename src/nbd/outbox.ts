@@ -10,9 +10,9 @@
  * The kernel usually takes a write at once; then `writableLength` is 0 and the slab starts again from its front. If not,
  * the slab is pinned until the write's callback, and what waits counts against the backlog mark (Z7).
  */
-import type { Socket } from 'node:net'
 import type { Allotment } from './budget.js'
 import type { Slab } from './slab.js'
+import type { Wire } from './wire.js'
 
 /** Room every request may count on for a reply without data: any header, and an error text of 200 bytes. */
 export const REPLY_ROOM_BYTES = 512
@@ -27,7 +27,8 @@ interface Run {
 }
 
 export class Outbox {
-  readonly #socket: Socket
+  readonly #wire: Wire
+  readonly #socket: Wire['socket']
   readonly #allotment: Allotment
   readonly #backlogBytes: number
   readonly #runs: Run[] = []
@@ -41,8 +42,9 @@ export class Outbox {
   #closed = false
 
   /** `onDrained` is called whenever waiting bytes have left. */
-  constructor(socket: Socket, allotment: Allotment, backlogBytes: number, onDrained: () => void) {
-    this.#socket = socket
+  constructor(wire: Wire, allotment: Allotment, backlogBytes: number, onDrained: () => void) {
+    this.#wire = wire
+    this.#socket = wire.socket
     this.#allotment = allotment
     this.#backlogBytes = backlogBytes
     this.#onDrained = onDrained
@@ -140,7 +142,7 @@ export class Outbox {
   #send(): void {
     if (this.#closed) return
     if (this.#runs.length === 0) {
-      if (this.at > this.#run) this.#write(this.slab!, this.#run, this.at)
+      if (this.at > this.#run) this.#writeRun(this.slab!, this.#run, this.at)
       this.#run = this.at
       return
     }
@@ -151,6 +153,12 @@ export class Outbox {
     this.#socket.uncork()
     for (const { slab } of runs) slab.unpin()
     this.#forgetTaken()
+  }
+
+  /** One run, the usual case: straight to the kernel if nothing is queued; what it does not take is queued. */
+  #writeRun(slab: Slab, start: number, end: number): void {
+    const taken = this.#socket.writableLength === 0 ? this.#wire.writeNow(slab.buffer, start, end) : 0
+    if (start + taken < end) this.#write(slab, start + taken, end)
   }
 
   #write(slab: Slab, start: number, end: number): void {

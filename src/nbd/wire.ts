@@ -1,10 +1,14 @@
 /**
- * The socket as the connection wants it: bytes land in a buffer of ours, nothing is allocated per read.
+ * The socket as the connection wants it: bytes land in a buffer of ours, replies leave without a stream in between.
  *
- * Node offers that (`onread`) to sockets it connects, not to sockets it accepts. So the direct way takes the handle out of
- * the accepted socket and builds a new one around it. `_handle` is not public API: where it is not as expected, or where
- * the direct way is switched off, the public way copies each 'data' chunk into the same buffer (1.0-2x slower).
+ * Node offers the first (`onread`) to sockets it connects, not to sockets it accepts. So the direct way takes the handle
+ * out of the accepted socket and builds a new one around it. For the second it writes to the handle's descriptor while
+ * the stream has nothing queued: that is 2-3 us less for each batch, a quarter of a request at depth 1.
+ *
+ * `_handle` and its `fd` are not public API: where they are not as expected, or where the direct way is switched off, the
+ * public way copies each 'data' chunk into the same buffer and leaves writing to the stream (1.0-2x slower).
  */
+import { writeSync } from 'node:fs'
 import { Socket } from 'node:net'
 
 export interface Reader {
@@ -20,9 +24,14 @@ export interface Wire {
   readonly direct: boolean
   /** Reading goes on after `arrived` said no. */
   resume(): void
+  /**
+   * Gives the kernel as much of [start, end) as it takes at once; returns how much that was, 0 when this way is not open.
+   * Only while nothing is queued in `socket`.
+   */
+  writeNow(buffer: Buffer, start: number, end: number): number
 }
 
-interface Handle { useUserBuffer?: unknown, onread?: unknown }
+interface Handle { useUserBuffer?: unknown, fd?: unknown }
 
 /** Takes over a socket accepted with `pauseOnConnect`. Use the returned wire's socket from now on, never `accepted`. */
 export function openWire(accepted: Socket, reader: Reader, direct: boolean): Wire {
@@ -33,7 +42,7 @@ export function openWire(accepted: Socket, reader: Reader, direct: boolean): Wir
     const socket = wrapHandle(handle, reader)
     // The empty shell must go, or the listener would wait for it for ever.
     accepted.destroy()
-    return { socket, direct: true, resume: () => { socket.resume() } }
+    return { socket, direct: true, resume: () => { socket.resume() }, writeNow: directWriter(handle) }
   }
   return openPublicWire(accepted, reader)
 }
@@ -45,6 +54,20 @@ function wrapHandle(handle: Handle, reader: Reader): Socket {
     onread: { buffer: () => reader.space(), callback: (count: number) => reader.arrived(count) },
   }
   return new Socket(options as ConstructorParameters<typeof Socket>[0])
+}
+
+/** The descriptor is asked for anew each time: it is -1 from the moment the handle closes. */
+function directWriter(handle: Handle): Wire['writeNow'] {
+  return (buffer, start, end) => {
+    const { fd } = handle
+    if (typeof fd !== 'number' || fd < 0) return 0
+    try {
+      return writeSync(fd, buffer, start, end - start)
+    } catch {
+      // Full (EAGAIN) or broken: either way the stream finds out by itself and says so.
+      return 0
+    }
+  }
 }
 
 function openPublicWire(socket: Socket, reader: Reader): Wire {
@@ -72,5 +95,5 @@ function openPublicWire(socket: Socket, reader: Reader): Wire {
     }
   }
   socket.resume()
-  return { socket, direct: false, resume }
+  return { socket, direct: false, resume, writeNow: () => 0 }
 }
