@@ -13,7 +13,7 @@
  *   Keep allocated   OPEN as for a fill -> zeros into live -> flush if anything was stale -> UNSTALE -> done.
  *                    Without UNSTALE a scan after a crash would make holes of it; before the flush as in Resolve.
  */
-import type { Origin } from '../device/block-device.js'
+import type { Origin, ZeroMode } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Checkpointer } from './checkpoint.js'
 import { allSettled, flushNow, type VolumeCore } from './core.js'
@@ -56,7 +56,7 @@ export class Changes {
   }
 
   /** Throws `not-fast` before anything is touched. */
-  async zero(offset: number, length: number, mode: { readonly allocate: boolean, readonly fast: boolean }, origin: Origin | undefined): Promise<void> {
+  async zero(offset: number, length: number, mode: ZeroMode, origin: Origin | undefined): Promise<void> {
     const { map, grainBytes, sizeBytes } = this.#core
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
     const plan = planZero(map, shape, length, mode)

@@ -20,8 +20,8 @@ import type { LogRecord } from '../store/record-log-layout.js'
 import { flushNow, type VolumeCore } from './core.js'
 import { runsOf } from './journal.js'
 
-export const QUIET_MS = 5000
-export const OPEN_REGIONS_MAX = 256
+const QUIET_MS = 5000
+const OPEN_REGIONS_MAX = 256
 
 export class Checkpointer {
   readonly #core: VolumeCore
@@ -66,8 +66,9 @@ export class Checkpointer {
 
   /** Something happened that a checkpoint would tidy up: runs one soon if it must, else when all is quiet. */
   wanted(): void {
-    if (this.#stopped) return
-    const urgent = this.#core.map.open.size > OPEN_REGIONS_MAX + this.#core.map.unscanned.size || this.#core.journal.wantsCheckpoint
+    const { map, journal, flushes } = this.#core
+    if (this.#stopped || flushes.failure) return
+    const urgent = map.open.size > OPEN_REGIONS_MAX + map.unscanned.size || journal.wantsCheckpoint
     if (urgent && !this.#running) this.#inBackground()
     else this.#timer ??= this.#core.clock.setTimeout(() => this.#tick(), QUIET_MS)
   }
@@ -89,8 +90,11 @@ export class Checkpointer {
   }
 
   #inBackground(): void {
-    this.run().catch((error: unknown) => {
-      this.#core.logger.error({ err: error }, 'a checkpoint of the volume failed; what it would have saved is still in the journal')
+    const { map, logger } = this.#core
+    // Regions that were filled while it ran are still open, and nobody announces them again.
+    const done = (): void => { if (map.open.size > map.unscanned.size) this.wanted() }
+    this.run().then(done, (error: unknown) => {
+      logger.error({ err: error }, 'a checkpoint of the volume failed; what it would have saved is still in the journal')
     })
   }
 

@@ -5,7 +5,9 @@ import type { Readable, Writable } from 'node:stream'
 import { asNbdeltaError } from '../device/errors.js'
 
 /** Calls `take` with pieces of `pieceBytes` (the last one may be shorter), one after the other. Returns the bytes in all. */
-export async function readStream(source: Readable, pieceBytes: number, take: (piece: Buffer, offset: number) => Promise<void>): Promise<number> {
+export async function readStream(
+  source: Readable, pieceBytes: number, take: (piece: Buffer, offset: number) => Promise<void>,
+): Promise<number> {
   const piece = Buffer.alloc(pieceBytes)
   let offset = 0
   let filled = 0

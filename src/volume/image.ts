@@ -22,7 +22,7 @@ const DEPTH = 8
 /** Runs of zeros shorter than this are written: file systems do not make smaller holes. */
 const UNIT_BYTES = 4096
 
-export interface TransferOptions {
+interface TransferOptions {
   /** Called after each piece, and at the end with both equal. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
   /** Ends the transfer between two pieces; it then rejects with `cancelled`. */
@@ -34,7 +34,9 @@ export interface TransferOptions {
  * afterwards. Flushed when done; after a failure the volume holds a mixture.
  * Errors: too-large (more bytes than the volume has), not-found, cancelled, io and whatever either side reports.
  */
-export async function importImage(volume: BlockDevice, source: string | BlockDevice | Readable, options: TransferOptions = {}): Promise<void> {
+export async function importImage(
+  volume: BlockDevice, source: string | BlockDevice | Readable, options: TransferOptions = {},
+): Promise<void> {
   if (typeof source === 'string') {
     const file = await openFileDisk({ path: source, readOnly: true })
     try {
@@ -56,7 +58,9 @@ export async function exportImage(
 ): Promise<void> {
   if (typeof target !== 'string') return exportStream(volume, target, options)
   const there = await stat(target).catch(() => undefined)
-  if (there && !options.overwrite) throw new NbdeltaError('exists', `${target} is there already`, { hint: 'choose another name, or allow it to be overwritten' })
+  if (there && !options.overwrite) {
+    throw new NbdeltaError('exists', `${target} is there already`, { hint: 'choose another name, or allow it to be overwritten' })
+  }
   if (there?.isDirectory()) throw new NbdeltaError('bad-argument', `${target} is a directory; name a file`)
   if (there?.isBlockDevice()) return exportToBlockDevice(volume, target, options)
   await exportToFile(volume, target, options)
@@ -85,7 +89,9 @@ async function finishImport(volume: BlockDevice, endBytes: number): Promise<void
   await volume.flush()
 }
 
-async function exportToFile(volume: BlockDevice, path: string, options: TransferOptions & { readonly overwrite?: boolean }): Promise<void> {
+async function exportToFile(
+  volume: BlockDevice, path: string, options: TransferOptions & { readonly overwrite?: boolean },
+): Promise<void> {
   const partial = `${path}.part`
   const file = await openFileDisk({ path: partial, create: { sizeBytes: volume.sizeBytes } })
   try {
@@ -129,7 +135,9 @@ async function exportStream(volume: BlockDevice, target: Writable, { onProgress,
 }
 
 /** Copies [0, lengthBytes), several pieces at once. `fresh`: the target reads as zeros already. */
-async function copy(source: BlockDevice, target: BlockDevice, lengthBytes: number, fresh: boolean, { onProgress, signal }: TransferOptions): Promise<void> {
+async function copy(
+  source: BlockDevice, target: BlockDevice, lengthBytes: number, fresh: boolean, { onProgress, signal }: TransferOptions,
+): Promise<void> {
   let next = 0
   let doneBytes = 0
   let failure: unknown
@@ -153,8 +161,8 @@ async function copy(source: BlockDevice, target: BlockDevice, lengthBytes: numbe
       await new Promise<void>(resolve => { setImmediate(resolve) })
     }
   }
-  const workers = Array.from({ length: DEPTH }, () => worker().catch((error: unknown) => { failure ??= error ?? new Error('no reason') }))
-  await Promise.all(workers)
+  const failed = (error: unknown): void => { failure ??= error ?? new Error('no reason') }
+  await Promise.all(Array.from({ length: DEPTH }, () => worker().catch(failed)))
   if (failure !== undefined) throw failure
 }
 
@@ -171,9 +179,9 @@ async function putPiece(target: BlockDevice, offset: number, piece: Buffer, byte
 }
 
 function assertFits(bytes: number, target: BlockDevice): void {
-  if (bytes > target.sizeBytes) {
-    throw new NbdeltaError('too-large', `the image has at least ${bytes} bytes, its target only ${target.sizeBytes}`, { hint: 'resize the target first' })
-  }
+  if (bytes <= target.sizeBytes) return
+  const hint = 'resize the target first'
+  throw new NbdeltaError('too-large', `the image has at least ${bytes} bytes, its target only ${target.sizeBytes}`, { hint })
 }
 
 function assertActive(signal: AbortSignal | undefined): void {

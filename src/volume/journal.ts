@@ -40,8 +40,8 @@ export class VolumeJournal {
   }
 
   /**
-   * Appends one record of at most RANGES_PER_RECORD_MAX ranges; `apply` changes the map once the record is there. Rejects with `no-space` where even a
-   * checkpoint does not make room; then nothing has changed.
+   * Appends one record of at most RANGES_PER_RECORD_MAX ranges; `apply` changes the map once the record is there.
+   * Rejects with `no-space` where even a checkpoint does not make room; then nothing has changed.
    */
   append(kind: JournalKind, ranges: readonly Run[], apply: () => void): Pending {
     const [{ type, payload }, more] = encodeRanges(kind, ranges)

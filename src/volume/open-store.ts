@@ -17,7 +17,7 @@ import { type CreateVolumeInput, judgeCreateVolume, judgeOpenStore, type OpenSto
 import type { StoreVolume } from './store-volume.js'
 import { Volumes } from './volumes.js'
 
-export type StoreStatus = 'open' | 'closing' | 'closed'
+type StoreStatus = 'open' | 'closing' | 'closed'
 
 export interface Store {
   /** Absolute. */

@@ -27,7 +27,7 @@ import { VolumeMap } from './volume-map.js'
 /** Two halves of 2 MiB: a snapshot may take 1 MiB, and then as much is free again. */
 export const JOURNAL_BYTES = 4 * 2 ** 20
 
-export interface OpenVolumeOptions {
+interface OpenVolumeOptions {
   readonly uuid: string
   /** For messages. */
   readonly name?: string
@@ -44,7 +44,11 @@ export interface OpenVolumeOptions {
 
 /** Makes map and journal of a volume whose live is all zeros, or with `allData` holds whatever it holds. Durable when done. */
 export async function formatVolume(options: {
-  readonly uuid: string, readonly grains: number, readonly map: BlockDevice, readonly journal: BlockDevice, readonly allData: boolean,
+  readonly uuid: string
+  readonly grains: number
+  readonly map: BlockDevice
+  readonly journal: BlockDevice
+  readonly allData: boolean
 }): Promise<void> {
   const owner = uuidBytes(options.uuid)
   await formatMapFile(options.map, { owner, name: 'map' }, options.grains, options.allData)
@@ -79,7 +83,9 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   }, () => clock.now())
   let checkpointer: Checkpointer | undefined
   const core: VolumeCore = {
-    live, map, mapFile, mapDevice: options.map, journalDevice: options.journal, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
+    live, map, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
+    mapDevice: options.map,
+    journalDevice: options.journal,
     journal: new VolumeJournal(log, () => checkpointer!.join(), () => flushes.changed()),
   }
   checkpointer = new Checkpointer(core)
@@ -91,7 +97,8 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
 /** A crash in a shrink or growth leaves live too long. Too short it is only if somebody else cut it. */
 async function fitLive(live: LiveDevice, sizeBytes: number, adopted: boolean): Promise<string[]> {
   if (live.sizeBytes < sizeBytes) {
-    throw new NbdeltaError('damaged', `the volume has ${sizeBytes} bytes, but its disk only ${live.sizeBytes}: somebody else made it shorter`)
+    throw new NbdeltaError('damaged',
+      `the volume has ${sizeBytes} bytes, but its disk only ${live.sizeBytes}: somebody else made it shorter`)
   }
   if (live.sizeBytes === sizeBytes || live.kind === 'block' || adopted) return []
   const before = live.sizeBytes

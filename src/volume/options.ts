@@ -7,7 +7,7 @@ import { NbdeltaError } from '../device/errors.js'
 import type { Clock } from '../device/clock.js'
 import type { Logger } from '../device/logger.js'
 
-export const GRAIN_BYTES_DEFAULT = 4096
+const GRAIN_BYTES_DEFAULT = 4096
 
 /** Anything that has the methods; their behaviour is the caller's matter. */
 function having<T>(methods: readonly string[], what: string): z.ZodType<T> {

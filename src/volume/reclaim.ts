@@ -15,7 +15,7 @@ import { allSettled, bytesOf, flushNow, type VolumeCore } from './core.js'
 import type { Run } from './volume-map.js'
 
 /** Time for a client to go on trimming before the first batch. */
-export const RECLAIM_DELAY_MS = 20
+const RECLAIM_DELAY_MS = 20
 /** After a failure of the disk. */
 const RETRY_MS = 30_000
 const RUNS_AT_ONCE = 64
@@ -48,7 +48,11 @@ export class Reclaimer {
     if (this.#stopped || this.#impossible || this.#running || this.#timer) return
     this.#timer = this.#core.clock.setTimeout(() => {
       this.#timer = undefined
-      this.#running = this.#work().finally(() => { this.#running = undefined })
+      this.#running = this.#work().finally(() => {
+        this.#running = undefined
+        // Something may have become stale after the last look.
+        if (this.#core.map.stale.size > 0) this.wake()
+      })
     }, delayMs)
   }
 
@@ -82,7 +86,8 @@ export class Reclaimer {
       logger.warn({ err: error }, 'space of trimmed ranges could not be given back before closing')
     }
     if (map.stale.size > 0) {
-      logger.warn({ staleBytes: map.stale.total * grainBytes }, 'trimmed ranges still hold old bytes on the disk; through the volume they read as zeros')
+      logger.warn({ staleBytes: map.stale.total * grainBytes },
+        'trimmed ranges still hold old bytes on the disk; through the volume they read as zeros')
     }
   }
 
@@ -105,7 +110,8 @@ export class Reclaimer {
       if (outcome === 'failed') return this.#later(RETRY_MS)
       if (outcome === 'impossible') {
         this.#impossible = true
-        logger.info({ staleBytes: map.stale.total * this.#core.grainBytes }, 'the disk cannot give space back; trimmed ranges read as zeros and stay allocated')
+        logger.info({ staleBytes: map.stale.total * this.#core.grainBytes },
+          'the disk cannot give space back; trimmed ranges read as zeros and stay allocated')
         return
       }
       const tookMs = clock.now() - startedMs
@@ -160,7 +166,8 @@ export class Reclaimer {
     }
     if (live.punch) return (await live.punch(ranges)).punched
     try {
-      await allSettled(ranges.map(async range => { await live.zero(range.offset, range.length, { allocate: false, fast: true }) }))
+      const fast = { allocate: false, fast: true }
+      await allSettled(ranges.map(async ({ offset, length }) => { await live.zero(offset, length, fast) }))
       return true
     } catch (error) {
       if (error instanceof NbdeltaError && error.code === 'not-fast') return false

@@ -19,7 +19,8 @@ import type { Reclaimer } from './reclaim.js'
 interface Parts { readonly core: VolumeCore, readonly checkpointer: Checkpointer, readonly reclaimer: Reclaimer }
 
 /** @param commit makes the new size durable in the catalog */
-export async function resizeVolume({ core, checkpointer, reclaimer }: Parts, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
+export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
+  const { core, checkpointer, reclaimer } = parts
   await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
   try {
     if (sizeBytes === core.sizeBytes) return await commit()
@@ -36,6 +37,10 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
   const { live, map, journal, grainBytes } = core
   const fresh = { start: map.grains, end: divCeil(sizeBytes, grainBytes) }
   const foreign = live.kind === 'block'
+  if (foreign && live.sizeBytes < sizeBytes) {
+    const hint = 'make the block device larger first'
+    throw new NbdeltaError('bad-argument', `its block device has only ${live.sizeBytes} bytes`, { hint })
+  }
   if (foreign) await zeroTail(core, Math.min(sizeBytes, map.grains * grainBytes))
   else {
     if (live.sizeBytes > core.sizeBytes) await live.resize(core.sizeBytes)
@@ -55,8 +60,8 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
 
 /** The rest of the short last grain, up to `end`, belongs to the volume from now on. */
 async function zeroTail(core: VolumeCore, end: number): Promise<void> {
-  if (core.live.sizeBytes < end) throw new NbdeltaError('bad-argument', `the block device has only ${core.live.sizeBytes} bytes`)
-  if (end > core.sizeBytes) await core.live.write(core.sizeBytes, end - core.sizeBytes, Buffer.alloc(end - core.sizeBytes), 0)
+  const length = end - core.sizeBytes
+  if (length > 0) await core.live.write(core.sizeBytes, length, Buffer.alloc(length), 0)
 }
 
 async function shrink(core: VolumeCore, sizeBytes: number, commit: () => Promise<void>): Promise<void> {

@@ -24,7 +24,7 @@ export interface StoreVolume extends BlockDevice {
 }
 
 /** Null: not known, because the volume could not be opened. */
-export interface StoreVolumeFacts {
+interface StoreVolumeFacts {
   /** Taken on the medium. */
   readonly allocatedBytes: number | null
   /** May hold data. */

@@ -11,8 +11,8 @@
  *
  * Invariants
  * - No grain is both data and stale.
- * - A grain becomes data only inside `becomeData` (or presumed so at open), which also notes its page as dirty and its region as touched: a
- *   checkpoint that runs meanwhile must leave that region open, because it may have written the page before.
+ * - A grain becomes data only inside `becomeData` (or is presumed so at open), which also notes its page as dirty and its
+ *   region as touched: a checkpoint that runs meanwhile must leave that region open, for it may have written the page before.
  * - `stale` is exactly what replaying the journal gives; `data` on disk is corrected by that replay.
  * - unscanned is a subset of open.
  *
@@ -24,8 +24,8 @@ import { divCeil } from '../../native-free/integer.js'
 import { IntervalSet } from '../../native-free/interval-set.js'
 import { REGION_GRAINS } from '../store/journal-records.js'
 
-/** 16 bytes each in the journal's snapshot: 512 KiB of the 1 MiB it may take in a journal of 4 MiB. A smaller one holds fewer. */
-export const STALE_RUNS_MAX = 32768
+/** 16 bytes each in the journal's snapshot: 512 KiB of the 1 MiB it may take in a journal of 4 MiB; fewer in a smaller one. */
+const STALE_RUNS_MAX = 32768
 const RANGE_BYTES = 16
 /** Ranges kept allocated: an eighth of the above. With more of them, regions that wait for a scan go unscanned. */
 const KEPT_SHARE = 8
@@ -66,7 +66,7 @@ export class VolumeMap {
   /** Grows whenever a grain changes its state: two equal readings say that nothing did. */
   get changes(): number { return this.#changes }
 
-  /** [from, to) is now data, whatever it was. The caller has seen to it that its regions are open or a DATA record says so. */
+  /** [from, to) is now data, whatever it was. The caller has seen to it that its regions are open or a record says so. */
   becomeData(from: number, to: number): void {
     this.data.set(from, to)
     this.#noteDirty(from, to)
@@ -74,7 +74,7 @@ export class VolumeMap {
     if (this.#touched) for (let region = regionOf(from); region <= regionOf(to - 1); region++) this.#touched.add(region)
   }
 
-  /** Holes of [from, to) become data, stale grains stay stale. For the range of one request: it looks at each grain that is not data. */
+  /** Holes of [from, to) become data, stale grains stay stale. For one request's range: it looks at every grain not data. */
   fillHoles(from: number, to: number): void {
     for (let at = this.data.next(from, to, false); at < to;) {
       const end = this.data.runEnd(at, to)
@@ -200,6 +200,6 @@ export class VolumeMap {
   }
 }
 
-export function regionOf(grain: number): number {
+function regionOf(grain: number): number {
   return Math.floor(grain / REGION_GRAINS)
 }

@@ -19,7 +19,8 @@
 import { divCeil } from '../../native-free/integer.js'
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import {
-  assertRange, type BlockDevice, type BlockSizes, type Capabilities, type Extents, type Origin, type Pending, STATE_HOLE, STATE_ZERO, type ZeroMode,
+  assertRange, type BlockDevice, type BlockSizes, type Capabilities, type Extents, type Origin, type Pending,
+  STATE_HOLE, STATE_ZERO, type ZeroMode,
 } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { ExtentList } from '../device/extent-list.js'
@@ -50,7 +51,7 @@ export interface VolumeParts {
 }
 
 /** A plain snapshot for the operator. */
-export interface VolumeFacts {
+interface VolumeFacts {
   readonly sizeBytes: number
   readonly grainBytes: number
   /** Taken on the medium by live. */
@@ -94,7 +95,8 @@ export class Volume implements BlockDevice {
     this.grainBytes = core.grainBytes
     this.recovered = parts.recovered
     this.blockSizes = Object.freeze({ minimum: 1, preferred: Math.max(4096, core.grainBytes), maximum: REQUEST_MAX_BYTES })
-    this.capabilities = Object.freeze({ readOnly: false, trim: true, fastZero: true, rotational: core.live.capabilities.rotational })
+    const { rotational } = core.live.capabilities
+    this.capabilities = Object.freeze({ readOnly: false, trim: true, fastZero: true, rotational })
     if (core.map.stale.size > 0) parts.reclaimer.wake()
     parts.scan.start()
   }
@@ -154,8 +156,8 @@ export class Volume implements BlockDevice {
   }
 
   /**
-   * Changes the size; `commit` makes the new size durable in the catalog. Visible at once to whoever is attached.
-   * To shrink, the caller has seen to it that nobody writes. Rejects where live cannot have that size; then nothing changed.
+   * Changes the size; `commit` makes the new size durable in the catalog. Visible at once to whoever is attached. To shrink,
+   * the caller has seen to it that nobody writes. Rejects where live cannot have that size; then nothing changed.
    */
   async resize(sizeBytes: number, commit: () => Promise<void>): Promise<void> {
     this.#judgeOpen()
@@ -177,7 +179,8 @@ export class Volume implements BlockDevice {
 
   /**
    * Waits for what runs, gives trimmed space back (live at rest is a plain raw image), writes a checkpoint, so that the next
-   * open has nothing to recover, and closes the three devices. Content is not flushed. After a failed flush there is no checkpoint: the next open recovers as after a crash.
+   * open has nothing to recover, and closes the three devices. Content is not flushed. After a failed
+   * flush there is no checkpoint: the next open recovers as after a crash.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close(true)
@@ -212,7 +215,9 @@ export class Volume implements BlockDevice {
   }
 
   /** The gate: every change of content passes here, in order of arrival where ranges overlap. */
-  #change(kind: Kind, offset: number, length: number, from: Buffer | undefined, at: number, mode: ZeroMode | undefined, origin: Origin | undefined): Pending {
+  #change(
+    kind: Kind, offset: number, length: number, from: Buffer | undefined, at: number, mode: ZeroMode | undefined, origin?: Origin,
+  ): Pending {
     this.#judge(offset, length)
     if (kind === 'write' && this.#locks.idle && this.#allData(offset, length)) {
       const pending = this.#live.write(offset, length, from!, at, origin)
@@ -226,7 +231,8 @@ export class Volume implements BlockDevice {
       const { rule } = kind === 'zero' ? planZero(this.#core.map, shape, length, mode!) : planTrim(this.#core.map, shape)
       if (rule === 'nothing') return undefined
     }
-    return this.#inTurn(offset, length, origin, () => kind === 'zero' ? this.#changes.zero(offset, length, mode!, origin) : this.#changes.trim(offset, length))
+    return this.#inTurn(offset, length, origin, () =>
+      kind === 'zero' ? this.#changes.zero(offset, length, mode!, origin) : this.#changes.trim(offset, length))
   }
 
   /** Not all data, or something is in flight: still at once if no other request overlaps and nothing must be durable first. */
@@ -270,7 +276,7 @@ export class Volume implements BlockDevice {
     const end = divCeil(offset + length, this.grainBytes) * this.grainBytes
     await this.#locks.lock(start, end, origin)
     try {
-      if (offset + length > this.sizeBytes) throw new NbdeltaError('no-space', 'the volume was made smaller while the request waited')
+      if (offset + length > this.sizeBytes) throw new NbdeltaError('no-space', 'the volume was made smaller meanwhile')
       await work()
     } finally {
       this.#locks.unlock(start, end)

@@ -174,10 +174,12 @@ async function backingBytes(path: string, wanted: number | undefined): Promise<n
   const { sizeBytes } = disk
   await disk.close()
   if (wanted === undefined || wanted === sizeBytes) return sizeBytes
-  throw new NbdeltaError('bad-argument', `${path} has ${sizeBytes} bytes, not ${wanted}`, { hint: 'leave the size out: an adopted file has the size it has' })
+  const hint = 'leave the size out: an adopted file has the size it has'
+  throw new NbdeltaError('bad-argument', `${path} has ${sizeBytes} bytes, not ${wanted}`, { hint })
 }
 
 function judgeGrains(sizeBytes: number, grainBytes: number): void {
   if (divCeil(sizeBytes, grainBytes) <= GRAINS_MAX) return
-  throw new NbdeltaError('too-large', `${sizeBytes} bytes in grains of ${grainBytes} are more than ${GRAINS_MAX} grains`, { hint: 'choose a larger grain' })
+  const hint = 'choose a larger grain'
+  throw new NbdeltaError('too-large', `${sizeBytes} bytes are more than ${GRAINS_MAX} grains of ${grainBytes}`, { hint })
 }

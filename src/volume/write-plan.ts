@@ -21,7 +21,7 @@ export const SMALL_ZERO_BYTES = 64 * 1024
 /** A request that would mark more runs than this marks all between the first and the last as one: the record stays small. */
 export const MARK_RUNS_MAX = 1024
 
-export type WritePlan =
+type WritePlan =
   | { readonly rule: 'overwrite' | 'fill' }
   | { readonly rule: 'open-first' | 'resolve', readonly regions: readonly number[] }
 
@@ -37,7 +37,7 @@ const KEEP: ZeroPlan = Object.freeze({ rule: 'keep' })
 const NOT_FAST: ZeroPlan = Object.freeze({ rule: 'not-fast' })
 
 /** What part of a byte range is whole grains. */
-export interface Shape {
+interface Shape {
   /** Grains touched: [from, to). */
   readonly from: number
   readonly to: number

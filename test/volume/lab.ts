@@ -1,21 +1,24 @@
 /** A volume on memory disks, for the tests of this room: fresh, or opened again on what an earlier one left. */
 import { divCeil } from '../../native-free/integer.js'
 import type { Pending, ZeroMode } from '../../src/device/block-device.js'
-import { ManualClock, MemoryDisk, type Random, seededRandom } from '../../src/device/testing.js'
 import type { Logger } from '../../src/device/logger.js'
+import { ManualClock, MemoryDisk, type Random, seededRandom } from '../../src/device/testing.js'
+import { mapFileSizeBytes } from '../../src/store/map-file.js'
 import type { LiveDevice, MetadataDevice } from '../../src/volume/core.js'
 import { formatVolume, openVolume } from '../../src/volume/open-volume.js'
 import type { Volume } from '../../src/volume/volume.js'
-import { mapFileSizeBytes } from '../../src/store/map-file.js'
 
 export const UUID = '00000000-0000-4000-8000-000000000001'
 export const GRAIN = 4096
 /** The smallest journal there is has room for 128 stale runs: limits are met early. */
 export const SMALL_JOURNAL_BYTES = 32 * 1024
+export const SLOW: ZeroMode = { allocate: false, fast: false }
+export const FAST: ZeroMode = { allocate: false, fast: true }
+export const KEEP: ZeroMode = { allocate: true, fast: false }
 
 export interface Disks { live: LiveDevice, map: MetadataDevice, journal: MetadataDevice }
 
-export interface LabOptions {
+interface LabOptions {
   readonly sizeBytes: number
   readonly grainBytes?: number
   readonly journalBytes?: number
@@ -23,32 +26,44 @@ export interface LabOptions {
   readonly allData?: boolean
 }
 
-export async function freshDisks({ sizeBytes, grainBytes = GRAIN, journalBytes = 2 ** 20, live, allData = false }: LabOptions) {
-  const grains = divCeil(sizeBytes, grainBytes)
-  const disks = { live: live ?? new MemoryDisk(sizeBytes), map: new MemoryDisk(mapFileSizeBytes(grains)), journal: new MemoryDisk(journalBytes) }
-  await formatVolume({ uuid: UUID, grains, map: disks.map, journal: disks.journal, allData })
-  return disks
+interface OpenOptions {
+  readonly grainBytes?: number
+  readonly clock?: ManualClock
+  readonly logger?: Logger
 }
 
-export async function openOn(disks: Disks, sizeBytes: number, options: { grainBytes?: number, clock?: ManualClock, logger?: Logger } = {}): Promise<Volume> {
+export async function freshDisks(options: LabOptions) {
+  const { sizeBytes, grainBytes = GRAIN, journalBytes = 2 ** 20, live = new MemoryDisk(sizeBytes), allData = false } = options
+  const grains = divCeil(sizeBytes, grainBytes)
+  const map = new MemoryDisk(mapFileSizeBytes(grains))
+  const journal = new MemoryDisk(journalBytes)
+  await formatVolume({ uuid: UUID, grains, map, journal, allData })
+  return { live, map, journal }
+}
+
+export async function openOn(disks: Disks, sizeBytes: number, options: OpenOptions = {}): Promise<Volume> {
   const { grainBytes = GRAIN, clock = new ManualClock(), ...rest } = options
   return openVolume({ uuid: UUID, sizeBytes, grainBytes, ...disks, clock, ...rest })
 }
 
-export async function freshVolume(options: LabOptions & { clock?: ManualClock }): Promise<Volume> {
-  const { grainBytes = GRAIN, clock = new ManualClock() } = options
-  return openOn(await freshDisks(options), options.sizeBytes, { grainBytes, clock })
+export async function freshVolume(options: LabOptions & OpenOptions): Promise<Volume> {
+  return openOn(await freshDisks(options), options.sizeBytes, options)
 }
 
-export async function readAll(volume: { read: Volume['read'], sizeBytes: number }, offset = 0, length = volume.sizeBytes - offset): Promise<Buffer> {
+/** Disks as a killed process leaves them: everything written is there, nothing was closed. */
+export function killed({ live, map, journal }: { live: LiveDevice, map: MetadataDevice, journal: MetadataDevice }) {
+  return { live: (live as MemoryDisk).fork(), map: (map as MemoryDisk).fork(), journal: (journal as MemoryDisk).fork() }
+}
+
+export async function readAll(volume: Pick<Volume, 'read' | 'sizeBytes'>, offset = 0, length = volume.sizeBytes - offset): Promise<Buffer> {
   const into = Buffer.alloc(length, 0xee)
   await volume.read(offset, length, into, 0)
   return into
 }
 
-/** Length and state of each extent, as text: "data 4096, zero 8192". */
-export async function mapOf(volume: Volume): Promise<string> {
-  const { lengths, states } = await volume.extents(0, volume.sizeBytes, 1000)
+/** State and length of each extent, as text: "data 4096, zero 8192". */
+export function mapOf(volume: Volume): string {
+  const { lengths, states } = volume.extents(0, volume.sizeBytes, 1000)
   return lengths.map((length, i) => `${states[i] === 0 ? 'data' : 'zero'} ${length}`).join(', ')
 }
 
@@ -60,9 +75,18 @@ export class LateDisk extends MemoryDisk {
     this.#random = seededRandom(seed)
   }
 
-  override read(offset: number, length: number, into: Buffer, at: number): Pending { return this.#some(() => super.read(offset, length, into, at)) }
-  override write(offset: number, length: number, from: Buffer, at: number): Pending { return this.#some(() => super.write(offset, length, from, at)) }
-  override zero(offset: number, length: number, mode: ZeroMode): Pending { return this.#some(() => super.zero(offset, length, mode)) }
+  override read(offset: number, length: number, into: Buffer, at: number): Pending {
+    return this.#some(() => super.read(offset, length, into, at))
+  }
+
+  override write(offset: number, length: number, from: Buffer, at: number): Pending {
+    return this.#some(() => super.write(offset, length, from, at))
+  }
+
+  override zero(offset: number, length: number, mode: ZeroMode): Pending {
+    return this.#some(() => super.zero(offset, length, mode))
+  }
+
   override flush(): Pending { return this.#some(() => super.flush()) }
 
   #some(run: () => Pending): Pending {
@@ -73,5 +97,42 @@ export class LateDisk extends MemoryDisk {
   async #later(turns: number, run: () => Pending): Promise<void> {
     for (let i = 0; i < turns; i++) await new Promise(resolve => { setImmediate(resolve) })
     await run()
+  }
+}
+
+/** A memory disk that counts, and holds back, fails or forgets what a test says. */
+export class ProgrammedDisk extends MemoryDisk {
+  readonly calls = { read: 0, write: 0, zero: 0, flush: 0 }
+  /** Set: the next flushes fail with it. */
+  flushError: Error | undefined
+  /** Set: writes wait until `release`. */
+  held = false
+  #waiting: (() => void)[] = []
+
+  release(): void {
+    this.held = false
+    for (const go of this.#waiting.splice(0)) go()
+  }
+
+  override read(offset: number, length: number, into: Buffer, at: number): Pending {
+    this.calls.read++
+    return super.read(offset, length, into, at)
+  }
+
+  override write(offset: number, length: number, from: Buffer, at: number): Pending {
+    this.calls.write++
+    if (!this.held) return super.write(offset, length, from, at)
+    return new Promise<void>(resolve => { this.#waiting.push(resolve) }).then(() => super.write(offset, length, from, at))
+  }
+
+  override zero(offset: number, length: number, mode: ZeroMode): Pending {
+    this.calls.zero++
+    return super.zero(offset, length, mode)
+  }
+
+  override flush(): Pending {
+    this.calls.flush++
+    if (this.flushError) throw this.flushError
+    return super.flush()
   }
 }
