@@ -27,9 +27,13 @@ export interface ClientRequest {
   readonly offset: bigint
   readonly length: bigint
   readonly payload: Buffer
+  /** Header and payload as they were sent. */
+  readonly bytes: Buffer
 }
 export interface ClientStream {
   readonly flags: number
+  /** Where the handshake ends. */
+  readonly handshakeBytes: number
   readonly options: readonly ClientOption[]
   readonly mode: Mode
   readonly requests: readonly ClientRequest[]
@@ -54,6 +58,7 @@ export function parseClient(bytes: Buffer): ClientStream {
     if (number === OPT.STRUCTURED_REPLY && mode === 'simple') mode = 'structured'
     done = number === OPT.GO || number === OPT.EXPORT_NAME || number === OPT.ABORT
   }
+  const handshakeBytes = at
   while (at < bytes.length) {
     const extended = mode === 'extended'
     ensure(bytes.readUInt32BE(at) === (extended ? EXT_REQUEST : REQUEST), `no request at byte ${at}`)
@@ -62,18 +67,20 @@ export function parseClient(bytes: Buffer): ClientStream {
     const length = extended ? bytes.readBigUInt64BE(at + 24) : BigInt(bytes.readUInt32BE(at + 24))
     const start = at + (extended ? 32 : 28)
     const payload = type === CMD.WRITE || (extended && flags & FLAG.PAYLOAD_LEN) ? bytes.subarray(start, start + Number(length)) : Buffer.alloc(0)
-    requests.push({ type, flags, length, payload, cookie: bytes.readBigUInt64BE(at + 8), offset: bytes.readBigUInt64BE(at + 16) })
-    at = start + payload.length
+    const end = start + payload.length
+    const [cookie, offset] = [bytes.readBigUInt64BE(at + 8), bytes.readBigUInt64BE(at + 16)]
+    requests.push({ type, flags, length, payload, cookie, offset, bytes: bytes.subarray(at, end) })
+    at = end
   }
-  return { flags: bytes.readUInt32BE(0), options, mode, requests }
+  return { flags: bytes.readUInt32BE(0), options, mode, requests, handshakeBytes }
 }
 
-/** Sends a recorded stream in one go and demands every reply. The lines tell what came of it. */
+/** Sends a recorded handshake in one go, its requests as early as their cookies allow, and demands every reply. */
 export async function replay(peer: Peer, bytes: Buffer): Promise<string[]> {
   const stream = parseClient(bytes)
   await peer.hello()
   peer.clientFlags = stream.flags
-  peer.send(bytes)
+  peer.send(bytes.subarray(0, stream.handshakeBytes))
   const lines = [`flags ${stream.flags}`]
   let facts: ExportFacts | undefined
   let contexts: Context[] = []
@@ -110,16 +117,24 @@ async function expectOption(peer: Peer, number: number, data: Buffer): Promise<O
 }
 
 async function replayRequests(session: Session, stream: ClientStream): Promise<string[]> {
-  const sent = stream.requests.filter(request => request.type !== CMD.DISC).map(request => ({ request, reply: session.expect(request).reply }))
-  const lines: string[] = []
-  for (const { request: { type, flags, offset, length }, reply } of sent) {
-    const { error } = await reply
-    const what = `${nameOf(CMD, type)}${flags ? ` flags ${flags}` : ''} ${offset} ${length}`
-    lines.push(`${what}: ${error === 0 ? 'ok' : `errno ${error}`}`)
+  const inFlight = new Map<bigint, Promise<unknown>>()
+  const lines: Promise<string>[] = []
+  for (const request of stream.requests) {
+    const { type, flags, offset, length, cookie, bytes } = request
+    if (type === CMD.DISC) {
+      session.stream.socket.write(bytes)
+      continue
+    }
+    // qemu uses a cookie again as soon as its reply is there.
+    await inFlight.get(cookie)
+    const { reply } = session.expect(request)
+    session.stream.socket.write(bytes)
+    inFlight.set(cookie, reply)
+    lines.push(reply.then(({ error }) =>
+      `${nameOf(CMD, type)}${flags ? ` flags ${flags}` : ''} ${offset} ${length}: ${error === 0 ? 'ok' : `errno ${error}`}`))
   }
-  if (stream.requests.some(request => request.type === CMD.DISC)) {
-    await session.closed()
-    lines.push('DISC: closed')
-  }
-  return lines
+  const told = await Promise.all(lines)
+  if (!stream.requests.some(request => request.type === CMD.DISC)) return told
+  await session.closed()
+  return [...told, 'DISC: closed']
 }

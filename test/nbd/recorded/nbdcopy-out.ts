@@ -1,0 +1,40 @@
+// Recorded from nbdcopy 1.14.2: URI to a file (see support/recorder.ts), and what must come of it.
+import type { Recording } from './recording.js'
+
+export const recording: Recording = {
+  client: 'nbdcopy 1.14.2: URI to a file',
+  connections: [
+    {
+      hex: [
+        '0000000349484156454f5054000000080000000049484156454f50540000000a0000001f000000046469736b000000010000000f62617365',
+        '3a616c6c6f636174696f6e49484156454f5054000000070000000c000000046469736b000100032560951300000007000000000000000100',
+        '0000000000000000100000256095130000000000000000000000020000000000000000000400002560951300000000000000000000000300',
+        '000000000800000004000025609513000000020000000000000004000000000000000000000000',
+      ],
+      outcome: [
+        'flags 3',
+        'STRUCTURED_REPLY: ACK',
+        'SET_META_CONTEXT: ACK base:allocation',
+        'GO disk: ACK 1048576 structured',
+        'BLOCK_STATUS 0 1048576: ok',
+        'READ 0 262144: ok',
+        'READ 524288 262144: ok',
+        'DISC: closed',
+      ],
+    },
+    {
+      hex: [
+        '0000000349484156454f5054000000080000000049484156454f50540000000a0000001f000000046469736b000000010000000f62617365',
+        '3a616c6c6f636174696f6e49484156454f5054000000070000000c000000046469736b000100032560951300000002000000000000000100',
+        '0000000000000000000000',
+      ],
+      outcome: [
+        'flags 3',
+        'STRUCTURED_REPLY: ACK',
+        'SET_META_CONTEXT: ACK base:allocation',
+        'GO disk: ACK 1048576 structured',
+        'DISC: closed',
+      ],
+    },
+  ],
+}
