@@ -25,7 +25,7 @@ import { type ByteRange, findFallocate, HolePunch } from './hole-punch.js'
 import { IoTrust, SLOW_CALL_MS, SLOW_CALL_MS_PER_BYTE, type TrustState, type Usage } from './io-trust.js'
 import { createFile, explain, type FileKind, type OpenedFile, openFile } from './open-file.js'
 import { TouchedRegions, TRUSTED_POINTS } from './touched-regions.js'
-import { isTransient, type TripKind, TripQueue } from './trip-queue.js'
+import { isTransient, type TripKind, TripQueue, type TripReport } from './trip-queue.js'
 
 /** 256 KiB take 60-100 us from the cache; more than 1 MiB at once would be a stall of its own. */
 const INLINE_MAX_BYTES = 2 ** 20
@@ -65,6 +65,8 @@ export interface FileDiskStatus {
   /** Calls that ran inline, and of these those that seem to have waited for the medium. */
   readonly inlineCalls: number
   readonly inlineWaits: number
+  /** The longest of these: for so long the whole process stood still. */
+  readonly longestWaitMs: number
   readonly trips: number
   readonly tripsInFlight: number
 }
@@ -100,6 +102,7 @@ export class FileDisk implements BlockDevice {
   #sizeBytes: number
   #inlineCalls = 0
   #inlineWaits = 0
+  #longestWaitMs = 0
   #tripCount = 0
   #closing: Promise<void> | undefined
 
@@ -118,7 +121,9 @@ export class FileDisk implements BlockDevice {
     this.#writes = new IoTrust('write', usage)
     this.#inlineMaxBytes = options.inline === false || opened.remote ? 0 : INLINE_MAX_BYTES
     this.#regions = new TouchedRegions(opened.sizeBytes)
-    this.#trips = new TripQueue(this.#fd, this.path, this.#clock, (...trip) => this.#tripDone(...trip))
+    this.#trips = new TripQueue(this.#fd, this.path, this.#clock, {
+      mark: () => usage().fsRead, ended: report => this.#tripDone(report),
+    })
     this.#holes = new HolePunch(this.#fd, this.#readOnly ? undefined : fallocate, this.#clock)
     this.#flushes = new GroupFlush(() => this.#datasync(), () => this.#clock.now())
   }
@@ -241,7 +246,7 @@ export class FileDisk implements BlockDevice {
     const nowMs = this.#clock.now()
     return {
       reads: this.#reads.state(nowMs), writes: this.#writes.state(nowMs), inlineCalls: this.#inlineCalls,
-      inlineWaits: this.#inlineWaits, trips: this.#tripCount, tripsInFlight: this.#trips.size,
+      inlineWaits: this.#inlineWaits, longestWaitMs: this.#longestWaitMs, trips: this.#tripCount, tripsInFlight: this.#trips.size,
     }
   }
 
@@ -284,6 +289,7 @@ export class FileDisk implements BlockDevice {
     const verdict = trust.slowCall(tookMs, nowMs)
     if (verdict === 'excused') return
     this.#inlineWaits++
+    this.#longestWaitMs = Math.max(this.#longestWaitMs, tookMs)
     if (verdict === 'waited') this.#regions.forget(offset, length)
     else if (trust === this.#reads) this.#regions.forgetAll()
   }
@@ -295,15 +301,19 @@ export class FileDisk implements BlockDevice {
     return asNbdeltaError(error, `${kind} ${length} bytes at ${offset} of ${this.path}`)
   }
 
-  #tripDone(kind: TripKind, offset: number, length: number, tookMs: number, failed: boolean): void {
+  #tripDone({ kind, offset, length, tookMs, mark, failed }: TripReport): void {
     const trust = kind === 'read' ? this.#reads : this.#writes
     const nowMs = this.#clock.now()
     this.#tripCount++
     if (kind === 'write') this.#flushes.changed()
     if (failed) return trust.distrust(nowMs)
-    trust.tripDone(tookMs, nowMs)
-    const likely = kind === 'read' && tookMs <= LIKELY_HIT_TRIP_MS && !this.#regions.has(offset, length)
-    this.#regions.touch(offset, length, !likely ? 0 : tookMs <= HIT_TRIP_MS ? TRUSTED_POINTS : 1)
+    // Nothing fetched by this whole process meanwhile, and fetches are counted at all: it came from the cache.
+    const { fsRead } = process.resourceUsage()
+    const hit = kind === 'read' && fsRead > 0 && fsRead === mark
+    trust.tripDone(tookMs, nowMs, !hit)
+    const evidence = kind === 'read' && !this.#regions.has(offset, length)
+    const points = hit || tookMs <= HIT_TRIP_MS ? TRUSTED_POINTS : tookMs <= LIKELY_HIT_TRIP_MS ? 1 : 0
+    this.#regions.touch(offset, length, evidence ? points : 0)
   }
 
   // ---- what takes several steps ----

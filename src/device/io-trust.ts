@@ -7,6 +7,8 @@
  *     probation --(8 fast trips through the pool in a row, begun after the ban)--> inline
  *     inline    --(one call waited >= 5 ms)------------> probation, banned for a back-off
  *     inline    --(waits add up to > 5 % of the time)--> resting for a back-off, then inline again
+ *     any       --(a read trip fetched for > 25 ms)----> probation, banned for 40 times as long, at most 10 s: some cached
+ *                                                        page will be evicted, and then an inline call would take that long
  *
  * A slow call need not have waited for the disk: on a busy machine the scheduler may have taken the processor away. The
  * kernel's counts tell (`Usage`), compared with the last `sample`. A slow call is excused if since then this process
@@ -25,6 +27,9 @@ export const FAST_TRIP_MS = 3
 /** An inline call may take this much, and 1 ms more for each 512 KiB, before anyone thinks about it: hits take 2-100 us. */
 export const SLOW_CALL_MS = 0.1
 export const SLOW_CALL_MS_PER_BYTE = 1 / (512 * 1024)
+/** A medium that makes a trip this long could break the promise of 50 ms if a call met it inline. */
+const SLOW_MEDIUM_MS = 25
+const SLOW_MEDIUM_BAN = 40
 /** A single wait of this length ends the trust at once. */
 const HANG_MS = 5
 /** Three to ten others' time slices; any more is a stall, whoever caused it. */
@@ -79,10 +84,16 @@ export class IoTrust {
   /** To be called now and then (every few hundred inline calls): excuses are sought between the last time and a slow call. */
   sample(): void { this.#seen = this.#usage() }
 
-  /** A trip through the pool has ended. */
-  tripDone(tookMs: number, nowMs: number): void {
+  /**
+   * A trip through the pool has ended. `fetched`: the kernel may have read from a block device for it; a trip that did
+   * not was slow for lack of a processor only.
+   */
+  tripDone(tookMs: number, nowMs: number, fetched: boolean): void {
+    if (fetched && this.#kind === 'read' && tookMs > SLOW_MEDIUM_MS) {
+      this.#probation(Math.max(this.#bannedUntilMs, nowMs + Math.min(tookMs * SLOW_MEDIUM_BAN, BACKOFF_MAX_MS)))
+    }
     if (this.#state !== 'probation' || nowMs - tookMs < this.#bannedUntilMs) return
-    this.#fastTrips = tookMs <= FAST_TRIP_MS ? this.#fastTrips + 1 : 0
+    this.#fastTrips = tookMs <= FAST_TRIP_MS || !fetched ? this.#fastTrips + 1 : 0
     if (this.#fastTrips < PROBATION_TRIPS) return
     this.#state = 'inline'
     this.#inlineFromMs = nowMs
@@ -92,10 +103,7 @@ export class IoTrust {
   /** A trip failed, or something else makes the disk suspicious: back to probation. */
   distrust(nowMs: number): void {
     this.#backOff(nowMs)
-    this.#state = 'probation'
-    this.#inlineFromMs = Infinity
-    this.#bannedUntilMs = nowMs + this.#backoffMs
-    this.#fastTrips = 0
+    this.#probation(nowMs + this.#backoffMs)
   }
 
   /** An inline call took longer than SLOW_CALL_MS (and its length's share). */
@@ -115,6 +123,13 @@ export class IoTrust {
     this.#inlineFromMs = nowMs + this.#backoffMs
     this.#bucketMs = 0
     return 'resting'
+  }
+
+  #probation(bannedUntilMs: number): void {
+    this.#state = 'probation'
+    this.#inlineFromMs = Infinity
+    this.#bannedUntilMs = bannedUntilMs
+    this.#fastTrips = 0
   }
 
   #excuses(before: Usage, after: Usage, tookMs: number): boolean {

@@ -15,8 +15,21 @@ const RETRIES_MAX = 1000
 
 export type TripKind = 'read' | 'write'
 
-/** Told of each trip's end: how long it ran (waiting in our queue not counted). */
-export type TripObserver = (kind: TripKind, offset: number, length: number, tookMs: number, failed: boolean) => void
+/** What an ended trip tells: how long it ran (waiting in our queue not counted), and the mark taken when it began. */
+export interface TripReport {
+  readonly kind: TripKind
+  readonly offset: number
+  readonly length: number
+  readonly tookMs: number
+  readonly mark: number
+  readonly failed: boolean
+}
+
+export interface TripObserver {
+  /** Called as a trip begins; the number comes back in its report. */
+  mark(): number
+  ended(report: TripReport): void
+}
 
 interface Trip {
   readonly kind: TripKind
@@ -29,6 +42,7 @@ interface Trip {
   done: number
   retries: number
   startedMs: number
+  mark: number
 }
 
 /** A call that may simply be made again. */
@@ -41,7 +55,7 @@ export class TripQueue {
   readonly #fd: number
   readonly #path: string
   readonly #clock: Clock
-  readonly #observe: TripObserver
+  readonly #observer: TripObserver
   readonly #waiting: Trip[] = []
   #waitingFrom = 0
   /** In order of start, so the first is the oldest. */
@@ -49,11 +63,11 @@ export class TripQueue {
   #oldestMs = Infinity
   #idleWaiters: (() => void)[] = []
 
-  constructor(fd: number, path: string, clock: Clock, observe: TripObserver) {
+  constructor(fd: number, path: string, clock: Clock, observer: TripObserver) {
     this.#fd = fd
     this.#path = path
     this.#clock = clock
-    this.#observe = observe
+    this.#observer = observer
   }
 
   /** When the oldest running trip began; Infinity if none runs. */
@@ -63,7 +77,7 @@ export class TripQueue {
   /** The buffer belongs to the trip until the promise settles. Rejects with a NbdeltaError. */
   run(kind: TripKind, offset: number, length: number, buffer: Buffer, at: number): Promise<void> {
     return new Promise((resolve, reject) => {
-      const trip: Trip = { kind, offset, length, buffer, at, resolve, reject, done: 0, retries: 0, startedMs: 0 }
+      const trip: Trip = { kind, offset, length, buffer, at, resolve, reject, done: 0, retries: 0, startedMs: 0, mark: 0 }
       if (this.#running.size < TRIPS_MAX) this.#start(trip)
       else this.#waiting.push(trip)
     })
@@ -76,6 +90,7 @@ export class TripQueue {
 
   #start(trip: Trip): void {
     trip.startedMs = this.#clock.now()
+    trip.mark = this.#observer.mark()
     if (this.#running.size === 0) this.#oldestMs = trip.startedMs
     this.#running.add(trip)
     this.#call(trip)
@@ -111,7 +126,8 @@ export class TripQueue {
     if (this.#waitingFrom < this.#waiting.length) this.#startNext()
     const [oldest] = this.#running
     this.#oldestMs = oldest ? oldest.startedMs : Infinity
-    this.#observe(trip.kind, trip.offset, trip.length, this.#clock.now() - trip.startedMs, error !== undefined)
+    const { kind, offset, length, mark } = trip
+    this.#observer.ended({ kind, offset, length, mark, tookMs: this.#clock.now() - trip.startedMs, failed: error !== undefined })
     if (error) trip.reject(error)
     else trip.resolve()
     if (this.#running.size > 0) return

@@ -17,7 +17,7 @@ function lab(kind: 'read' | 'write' = 'read'): Lab {
   const trust = new IoTrust(kind, () => ({ ...usage }))
   return {
     trust, usage, now: 1000,
-    trips(count, tookMs) { for (let i = 0; i < count; i++) { this.now += tookMs; trust.tripDone(tookMs, this.now) } },
+    trips(count, tookMs) { for (let i = 0; i < count; i++) { this.now += tookMs; trust.tripDone(tookMs, this.now, true) } },
     slow(tookMs, waited = true) {
       this.now += tookMs
       if (waited) { usage.voluntaryContextSwitches++; usage.fsRead += 8 }
@@ -31,7 +31,7 @@ t.test('a disk earns trust by fast trips in a row', async t => {
   t.notOk(disk.trust.allows(disk.now))
   disk.trips(PROBATION_TRIPS - 1, 1)
   t.notOk(disk.trust.allows(disk.now))
-  disk.trips(1, 50)
+  disk.trips(1, 20)
   disk.trips(PROBATION_TRIPS - 1, 1)
   t.notOk(disk.trust.allows(disk.now), 'one slow trip starts the count anew')
   disk.trips(1, 1)
@@ -122,6 +122,24 @@ t.test('back-offs double up to ten seconds and heal after a good time', async t 
   disk.now += 200_000
   ban()
   t.ok(bans.at(-1)! <= 2, `after a good time ${bans.at(-1)}`)
+})
+
+t.test('a medium slower than 25 ms is kept from inline reads while anyone sees it slow, and for a time after', async t => {
+  const disk = lab()
+  disk.trips(PROBATION_TRIPS, 0.1)
+  disk.trips(1, 100)
+  t.notOk(disk.trust.allows(disk.now), 'cached pages are read through the pool, too')
+  disk.trips(1000, 1)
+  t.notOk(disk.trust.allows(disk.now), 'for 4 s')
+  disk.now += 3000
+  disk.trips(PROBATION_TRIPS, 1)
+  t.ok(disk.trust.allows(disk.now))
+  disk.trust.tripDone(100, disk.now, false)
+  t.ok(disk.trust.allows(disk.now), 'a slow trip that fetched nothing says nothing about the medium')
+  const writes = lab('write')
+  writes.trips(PROBATION_TRIPS, 0.1)
+  writes.trips(1, 100)
+  t.ok(writes.trust.allows(writes.now), 'writes are judged by themselves')
 })
 
 t.test('a failed trip is no reason to trust', async t => {
