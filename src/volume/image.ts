@@ -9,6 +9,7 @@
  *
  * An export to a file is written under a name of its own, flushed, and gets its name last: never half an image.
  */
+import { randomUUID } from 'node:crypto'
 import { link, rename, stat, unlink } from 'node:fs/promises'
 import type { Readable, Writable } from 'node:stream'
 import { isZero } from '../../native-free/zero-scan.js'
@@ -92,7 +93,8 @@ async function finishImport(volume: BlockDevice, endBytes: number): Promise<void
 async function exportToFile(
   volume: BlockDevice, path: string, options: TransferOptions & { readonly overwrite?: boolean },
 ): Promise<void> {
-  const partial = `${path}.part`
+  // What a killed process leaves behind never stands in the way of the next export.
+  const partial = `${path}.${randomUUID()}.part`
   const file = await openFileDisk({ path: partial, create: { sizeBytes: volume.sizeBytes } })
   try {
     try {

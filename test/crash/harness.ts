@@ -11,9 +11,11 @@
  * A value is looked up by 512-byte sector; a sector that is none of its versions may still be a mixture of them, byte by
  * byte, where writes of less than a sector were lost or not.
  */
-import { crashStates, DiskArray, ManualClock, type MemoryDisk, type Random, seededRandom } from '../../src/device/testing.js'
+import {
+  crashStates, type CrashState, DiskArray, ManualClock, type MemoryDisk, type Random, seededRandom,
+} from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
-import { freshDisks, GRAIN, openOn, SMALL_JOURNAL_BYTES, type Disks } from '../volume/lab.js'
+import { freshDisks, GRAIN, killed, openOn, readAll, SMALL_JOURNAL_BYTES, type Disks } from '../volume/lab.js'
 
 const SECTOR = 512
 
@@ -34,9 +36,10 @@ class History {
   readonly versions: Version[][]
   readonly #now: Buffer
 
-  constructor(readonly start: number, readonly length: number) {
-    this.#now = Buffer.alloc(length)
-    this.versions = Array.from({ length: length / SECTOR }, () => [{ op: -1, content: Buffer.alloc(SECTOR) }])
+  constructor(readonly start: number, readonly length: number, before: Buffer = Buffer.alloc(length)) {
+    this.#now = before
+    this.versions = Array.from({ length: length / SECTOR }, (_, sector) =>
+      [{ op: -1, content: Buffer.from(before.subarray(sector * SECTOR, (sector + 1) * SECTOR)) }])
   }
 
   /** Operation `op` turns [offset, offset + length) into `data`, or zeros. */
@@ -68,7 +71,7 @@ export interface LabOptions {
 export class CrashLab {
   readonly random: Random
   readonly clock = new ManualClock()
-  readonly history: History
+  history: History
   readonly window: readonly [start: number, length: number]
   array!: Array3
   volume!: Volume
@@ -87,8 +90,21 @@ export class CrashLab {
 
   static async open(options: LabOptions): Promise<CrashLab> {
     const lab = new CrashLab(options)
-    const disks = await freshDisks({ sizeBytes: options.sizeBytes, journalBytes: options.journalBytes ?? SMALL_JOURNAL_BYTES })
-    lab.array = new DiskArray<Name, Note>(disks as unknown as Record<Name, MemoryDisk>, { lateFlush: lab.random(2) === 0 })
+    const { sizeBytes, journalBytes = SMALL_JOURNAL_BYTES } = options
+    const { live, map, journal } = killed(await freshDisks({ sizeBytes, journalBytes }))
+    lab.array = new DiskArray<Name, Note>({ live, map, journal }, { lateFlush: lab.random(2) === 0 })
+    await lab.#openVolume()
+    return lab
+  }
+
+  /** Goes on where a crash left the disks: what is read there now is what must hold from now on. */
+  static async resume(options: LabOptions, disks: Readonly<Record<Name, MemoryDisk>>): Promise<CrashLab> {
+    const lab = new CrashLab(options)
+    const before = Buffer.alloc(lab.window[1])
+    const copies = { live: disks.live.fork(), map: disks.map.fork(), journal: disks.journal.fork() }
+    await (await openOn(copies, options.sizeBytes)).read(lab.window[0], before.length, before, 0)
+    lab.history = new History(...lab.window, before)
+    lab.array = new DiskArray<Name, Note>(disks, { lateFlush: lab.random(2) === 0 })
     await lab.#openVolume()
     return lab
   }
@@ -96,7 +112,7 @@ export class CrashLab {
   async #openVolume(): Promise<void> {
     const disks = this.#plant({ live: this.array.disk('live'), map: this.array.disk('map'), journal: this.array.disk('journal') })
     // The array's disks outlive the volume: a clean close and a new open are part of a history.
-    for (const disk of Object.values(disks) as { close: () => Promise<void> }[]) disk.close = async () => undefined
+    for (const disk of Object.values(disks)) disk.close = async () => undefined
     this.volume = await openOn(disks, this.sizeBytes, { clock: this.clock })
   }
 
@@ -124,7 +140,8 @@ export class CrashLab {
   async trim(offset: number, length: number): Promise<void> {
     const first = Math.ceil(offset / GRAIN) * GRAIN
     const end = offset + length === this.sizeBytes ? this.sizeBytes : Math.floor((offset + length) / GRAIN) * GRAIN
-    await this.#operate(op => { if (first < end) this.history.change(op, first, end - first, undefined) }, () => this.volume.trim(offset, length))
+    const model = (op: number): void => { if (first < end) this.history.change(op, first, end - first, undefined) }
+    await this.#operate(model, () => this.volume.trim(offset, length))
   }
 
   async flush(): Promise<void> {
@@ -154,7 +171,8 @@ export class CrashLab {
     const [start, length] = this.window
     const unit = [GRAIN, SECTOR, SECTOR, 1][this.random(4)]
     const offset = start + this.random(Math.floor(length / unit)) * unit
-    const bytes = Math.min(1 + this.random(Math.floor(maxGrains * GRAIN / unit)), Math.floor((Math.min(start + length, this.sizeBytes) - offset) / unit)) * unit
+    const room = Math.floor((Math.min(start + length, this.sizeBytes) - offset) / unit)
+    const bytes = Math.min(1 + this.random(Math.floor(maxGrains * GRAIN / unit)), room) * unit
     return bytes > 0 ? [offset, bytes] : this.place(maxGrains)
   }
 
@@ -169,25 +187,38 @@ export class CrashLab {
   }
 }
 
-export interface Verdict { states: number, bad: string[], scanned: number, reopened: number }
+export interface Verdict { states: number, bad: string[], settled: number, reopened: number }
+/** Bad states after which a judgement is over. */
 const BAD_MAX = 5
+/** Of so many states one is closed and opened again at the end. */
+const REOPEN_EVERY = 8
+
+interface JudgeOptions {
+  /** Take a sample of about so many states. */
+  readonly statesMax: number
+  /** Of so many states one is left to reclaim, scan and checkpoint first; 0 = none. */
+  readonly settleEvery: number
+}
+type State = CrashState<Name, Note>
 
 /** Opens and judges the crash states of what the lab has recorded. Stops after BAD_MAX bad ones. */
-export async function judge(lab: CrashLab, options: { statesMax?: number, reopenEvery?: number, scanEvery?: number } = {}): Promise<Verdict> {
-  const { reopenEvery = 8, scanEvery = 4 } = options
-  const verdict: Verdict = { states: 0, bad: [], scanned: 0, reopened: 0 }
-  const random = seededRandom(lab.options.seed ^ 0xabcd)
-  for (const state of crashStates(lab.array, { seed: lab.options.seed, ...(options.statesMax === undefined ? {} : { statesMax: options.statesMax }) })) {
+export async function judge(lab: CrashLab, { statesMax, settleEvery }: JudgeOptions): Promise<Verdict> {
+  const { seed, sizeBytes: initialBytes } = lab.options
+  const verdict: Verdict = { states: 0, bad: [], settled: 0, reopened: 0 }
+  const random = seededRandom(seed ^ 0xabcd)
+  for (const state of crashStates(lab.array, { seed, statesMax })) {
     verdict.states++
+    const settle = settleEvery > 0 && verdict.states % settleEvery === 0
+    const reopen = verdict.states % REOPEN_EVERY === 0
     try {
-      for (const sizeBytes of sizesOf(state.notes, lab.options.sizeBytes)) {
-        const disks = { live: state.disks.live.fork(), map: state.disks.map.fork(), journal: state.disks.journal.fork() }
-        await judgeState(lab, disks, sizeBytes, state, random, scanEvery > 0 && verdict.states % scanEvery === 0, verdict.states % reopenEvery === 0)
+      for (const sizeBytes of sizesOf(state.notes, initialBytes)) {
+        await judgeState(lab, state, sizeBytes, random, settle, reopen)
       }
-      if (scanEvery > 0 && verdict.states % scanEvery === 0) verdict.scanned++
-      if (verdict.states % reopenEvery === 0) verdict.reopened++
+      if (settle) verdict.settled++
+      if (reopen) verdict.reopened++
     } catch (error) {
-      verdict.bad.push(`seed ${lab.options.seed}, after event ${state.position}, ${state.story}: ${error instanceof Error ? error.stack : String(error)}`)
+      const why = error instanceof Error ? error.stack : String(error)
+      verdict.bad.push(`seed ${seed}, after event ${state.position}, ${state.story}: ${why}`)
       if (verdict.bad.length >= BAD_MAX) break
     }
   }
@@ -206,31 +237,27 @@ function sizesOf(notes: readonly Note[], initial: number): Set<number> {
 }
 
 async function judgeState(
-  lab: CrashLab, disks: { live: MemoryDisk, map: MemoryDisk, journal: MemoryDisk }, sizeBytes: number,
-  state: { readonly kind: 'kill' | 'power', readonly notes: readonly Note[] }, random: Random, settle: boolean, reopen: boolean,
+  lab: CrashLab, state: State, sizeBytes: number, random: Random, settle: boolean, reopen: boolean,
 ): Promise<void> {
   const clock = new ManualClock()
-  const after = { live: disks.live.fork(), map: disks.map, journal: disks.journal }
+  const disks = killed(state.disks)
   let volume = await openOn(disks, sizeBytes, { clock })
-  const [start] = lab.window
+  const start = lab.window[0]
   const length = Math.min(lab.window[1], sizeBytes - start)
-  const found = Buffer.alloc(length)
-  await volume.read(start, length, found, 0)
+  const found = await readAll(volume, start, length)
   judgeContent(lab.history, found, state)
-  void after
-  const again = Buffer.alloc(length)
   const same = async (what: string): Promise<void> => {
-    await volume.read(start, length, again, 0)
+    const again = await readAll(volume, start, length)
     if (!found.equals(again)) throw new Error(`${what} changed byte ${start + firstDifference(found, again)}`)
   }
   if (settle) {
-    // Reclaim, a second of rest before the scan, a chunk, a checkpoint when all is quiet.
+    // Reclaim at once, the scan after a second, a checkpoint when all has been quiet.
     for (let i = 0; i < 4; i++) await clock.advance(4000)
     await same('the background work')
   }
-  // One sector of every grain that reads as zeros somewhere, and of some others.
   for (let at = 0; at < length; at += GRAIN) {
-    const place = at + random(Math.max(1, Math.floor(Math.min(GRAIN, length - at) / SECTOR))) * SECTOR
+    const sectors = Math.max(1, Math.floor(Math.min(GRAIN, length - at) / SECTOR))
+    const place = at + random(sectors) * SECTOR
     const bytes = Math.min(SECTOR, length - place)
     found.fill(0xa5, place, place + bytes)
     await volume.write(start + place, bytes, found, place)
@@ -239,19 +266,21 @@ async function judgeState(
   if (!reopen) return
   await volume.flush()
   await volume.close()
-  const copies = { live: disks.live, map: disks.map, journal: disks.journal }
-  volume = await openOn({ live: copies.live.fork(), map: copies.map.fork(), journal: copies.journal.fork() }, sizeBytes, { clock })
+  volume = await openOn(killed(disks), sizeBytes, { clock })
   await same('closing and opening')
-  if (volume.recovered.notes.length > 0) throw new Error(`an open after a clean close recovered something: ${volume.recovered.notes.join('; ')}`)
+  const { notes } = volume.recovered
+  if (notes.length > 0) throw new Error(`an open after a clean close recovered something: ${notes.join('; ')}`)
 }
 
-function judgeContent(history: History, found: Buffer, state: { readonly kind: 'kill' | 'power', readonly notes: readonly Note[] }): void {
+function judgeContent(history: History, found: Buffer, { kind, notes }: State): void {
   let flushed = 0
   let issued = -1
   const running = new Set<number>()
-  for (const note of state.notes) {
-    if (note.kind === 'issued') { issued = Math.max(issued, note.op); running.add(note.op) }
-    else if (note.kind === 'done') running.delete(note.op)
+  for (const note of notes) {
+    if (note.kind === 'issued') {
+      issued = Math.max(issued, note.op)
+      running.add(note.op)
+    } else if (note.kind === 'done') running.delete(note.op)
     else if (note.kind === 'flushed') flushed = Math.max(flushed, note.op)
   }
   for (let sector = 0; sector * SECTOR < found.length; sector++) {
@@ -261,17 +290,15 @@ function judgeContent(history: History, found: Buffer, state: { readonly kind: '
       const { op, content } = versions[i]
       if (op > issued) continue
       candidates.push(content)
-      if (state.kind === 'power' ? op < flushed : !running.has(op)) break
+      if (kind === 'power' ? op < flushed : !running.has(op)) break
     }
     const is = found.subarray(sector * SECTOR, (sector + 1) * SECTOR)
     if (candidates.some(content => is.compare(content, 0, is.length) === 0)) continue
-    for (let i = 0; i < is.length; i++) {
-      if (!candidates.some(content => content[i] === is[i])) {
-        const ops = versions.map(version => version.op).join(',')
-        throw new Error(`byte ${history.start + sector * SECTOR + i} is ${is[i]}, none of ${candidates.map(content => content[i]).join(', ')} ` +
-          `(flushed below ${flushed}, issued ${issued}, running ${[...running].join()}, versions by ${ops})`)
-      }
-    }
+    const at = is.findIndex((byte, i) => !candidates.some(content => content[i] === byte))
+    if (at < 0) continue
+    const wanted = candidates.map(content => content[at]).join(', ')
+    throw new Error(`byte ${history.start + sector * SECTOR + at} is ${is[at]}, not one of ${wanted} ` +
+      `(flushed below ${flushed}, issued ${issued}, running ${[...running].join()}, versions by ${versions.map(({ op }) => op).join()})`)
   }
 }
 

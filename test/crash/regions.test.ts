@@ -5,4 +5,5 @@ import { runWorkload } from './run.js'
 import { zeroesStep } from './steps.js'
 
 const border = REGION_GRAINS * 4096
-runWorkload(t, 'regions', { states: 6_000, sizeBytes: border + 8 * 4096, window: [border - 4 * 4096, 8 * 4096], steps: 12, scanEvery: 0 }, zeroesStep)
+const window = [border - 4 * 4096, 8 * 4096] as const
+runWorkload(t, 'D4 regions', { states: 6_000, sizeBytes: border + 8 * 4096, window, steps: 12, settleEvery: 0 }, zeroesStep)

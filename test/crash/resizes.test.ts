@@ -1,6 +1,6 @@
-// D6: growing and shrinking between writes and trims: the volume has the one size or the other, and what was cut never comes back.
+// D6: growing and shrinking between writes and trims: the volume has one size or the other, what was cut never comes back.
 import t from 'tap'
 import { runWorkload } from './run.js'
 import { resizesStep } from './steps.js'
 
-runWorkload(t, 'resizes', { states: 15_000, sizeBytes: 8 * 4096, window: [0, 12 * 4096], steps: 14 }, resizesStep)
+runWorkload(t, 'D6 resizes', { states: 15_000, sizeBytes: 8 * 4096, window: [0, 12 * 4096], steps: 14 }, resizesStep)

@@ -1,5 +1,5 @@
 /** Runs one kind of workload under many seeds until so many crash states have been judged. */
-import { CrashLab, judge, type LabOptions, type Plant } from './harness.js'
+import { CrashLab, judge, type LabOptions, type Plant, type Verdict } from './harness.js'
 
 export interface WorkloadOptions {
   /** Crash states to judge, at least. */
@@ -8,9 +8,8 @@ export interface WorkloadOptions {
   readonly statesPerRun?: number
   readonly sizeBytes: number
   readonly window?: LabOptions['window']
-  readonly journalBytes?: number
   readonly steps: number
-  readonly scanEvery?: number
+  readonly settleEvery?: number
   readonly plant?: Plant
 }
 
@@ -23,32 +22,33 @@ interface Assert {
 
 export const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 
-export async function explore(step: (lab: CrashLab) => Promise<void>, seed: number, options: WorkloadOptions) {
-  const { steps, statesPerRun = 2500, sizeBytes, scanEvery } = options
-  const lab = await CrashLab.open({
-    seed, sizeBytes,
-    ...(options.window ? { window: options.window } : {}),
-    ...(options.journalBytes ? { journalBytes: options.journalBytes } : {}),
-    ...(options.plant ? { plant: options.plant } : {}),
-  })
+export async function explore(step: Step, seed: number, options: WorkloadOptions): Promise<Verdict> {
+  const { steps, statesPerRun = 1000, settleEvery = 4, sizeBytes, window, plant } = options
+  const lab = await CrashLab.open({ seed, sizeBytes, ...(window ? { window } : {}), ...(plant ? { plant } : {}) })
   for (let i = 0; i < steps; i++) await step(lab)
-  return judge(lab, { statesMax: statesPerRun, ...(scanEvery === undefined ? {} : { scanEvery }) })
+  return judge(lab, { statesMax: statesPerRun, settleEvery })
 }
 
-export function runWorkload(t: Assert, name: string, options: WorkloadOptions, step: (lab: CrashLab) => Promise<void>): void {
-  t.test(`D1 D2 ${name}: at least ${options.states} crash states`, async t => {
-    t.comment(`seed ${SEED}`)
-    const sum = { states: 0, scanned: 0, reopened: 0 }
-    const bad: string[] = []
-    for (let run = 0; sum.states < options.states && bad.length === 0; run++) {
-      const verdict = await explore(step, SEED + run * 7919, options)
-      sum.states += verdict.states
-      sum.scanned += verdict.scanned
-      sum.reopened += verdict.reopened
-      bad.push(...verdict.bad)
-    }
-    t.comment(`${sum.states} states, ${sum.scanned} also after the background work, ${sum.reopened} also closed and opened`)
-    t.strictSame(bad, [], 'no bad state')
-    t.ok(sum.states >= options.states || bad.length > 0, 'enough of them')
-  })
+export type Step = (lab: CrashLab) => Promise<void>
+
+/** One test: `step` again and again, with a seed of its own for each run. */
+export function runWorkload(t: Assert, name: string, options: WorkloadOptions, step: Step): void {
+  t.test(`${name}: at least ${options.states} crash states`, t =>
+    countStates(t, options.states, seed => explore(step, seed, options)))
+}
+
+/** Runs `judgeOne` under seed after seed until there are `states` of them, or a bad one. */
+export async function countStates(t: Assert, states: number, judgeOne: (seed: number) => Promise<Verdict>): Promise<void> {
+  t.comment(`seed ${SEED}`)
+  const sum: Verdict = { states: 0, bad: [], settled: 0, reopened: 0 }
+  for (let run = 0; sum.states < states && sum.bad.length === 0; run++) {
+    const verdict = await judgeOne(SEED + run * 7919)
+    sum.states += verdict.states
+    sum.settled += verdict.settled
+    sum.reopened += verdict.reopened
+    sum.bad.push(...verdict.bad)
+  }
+  t.comment(`${sum.states} states, ${sum.settled} also after the background work, ${sum.reopened} also closed and opened`)
+  t.strictSame(sum.bad, [], 'no bad state')
+  t.ok(sum.states >= states || sum.bad.length > 0, 'enough of them')
 }

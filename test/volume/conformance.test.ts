@@ -1,4 +1,4 @@
-// A volume is a BlockDevice: the suite every one of them passes, with small and large grains, over live disks that complete at once and later.
+// A volume is a BlockDevice: the suite every one of them passes, over live disks that complete at once and later.
 import t from 'tap'
 import { blockDeviceConformance } from '../../src/device/testing.js'
 import { freshVolume, LateDisk } from './lab.js'

@@ -1,4 +1,4 @@
-// S7: a small journal under many trims and fills: it is checkpointed when it fills up, requests wait instead of failing, nothing is lost.
+// S7: a small journal under many trims and fills: when it fills up requests wait for a checkpoint, none fails, nothing is lost.
 import t from 'tap'
 import { seededRandom } from '../../src/device/testing.js'
 import { FAST, freshDisks, GRAIN, killed, LateDisk, openOn, readAll, SMALL_JOURNAL_BYTES } from './lab.js'

@@ -55,7 +55,9 @@ export function killed({ live, map, journal }: { live: LiveDevice, map: Metadata
   return { live: (live as MemoryDisk).fork(), map: (map as MemoryDisk).fork(), journal: (journal as MemoryDisk).fork() }
 }
 
-export async function readAll(volume: Pick<Volume, 'read' | 'sizeBytes'>, offset = 0, length = volume.sizeBytes - offset): Promise<Buffer> {
+type Readable = Pick<Volume, 'read' | 'sizeBytes'>
+
+export async function readAll(volume: Readable, offset = 0, length = volume.sizeBytes - offset): Promise<Buffer> {
   const into = Buffer.alloc(length, 0xee)
   await volume.read(offset, length, into, 0)
   return into

@@ -1,4 +1,4 @@
-// Random requests against a plain array: parts of grains, trims, zeroes, growth, shrinking, time passing, clean and unclean opens.
+// Random requests against a plain array: parts of grains, trims, zeroes, resizes, time passing, clean and unclean opens.
 import t from 'tap'
 import { ManualClock, MemoryDisk, seededRandom, type Random } from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
@@ -8,8 +8,10 @@ const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 const STEPS = 600
 
 class Twin {
-  readonly clock = new ManualClock()
-  constructor(public volume: Volume, public disks: Disks, public model: Buffer, readonly grainBytes: number, readonly random: Random) {}
+  constructor(
+    public volume: Volume, public disks: Disks, public model: Buffer, readonly grainBytes: number, readonly random: Random,
+    readonly clock: ManualClock,
+  ) {}
 
   place(): [offset: number, length: number] {
     const unit = [1, 512, this.grainBytes][this.random(3)]
@@ -90,7 +92,8 @@ class Twin {
   }
 }
 
-for (const [name, grainBytes, late] of [['small grains', GRAIN, false], ['large grains', 16384, false], ['late disk', GRAIN, true]] as const) {
+const KINDS = [['small grains', GRAIN, false], ['large grains', 16384, false], ['late disk', GRAIN, true]] as const
+for (const [name, grainBytes, late] of KINDS) {
   t.test(name, async t => {
     t.comment(`seed ${SEED}`)
     for (let run = 0; run < 6; run++) {
@@ -99,7 +102,8 @@ for (const [name, grainBytes, late] of [['small grains', GRAIN, false], ['large 
       const live = late ? new LateDisk(sizeBytes, SEED) : new MemoryDisk(sizeBytes)
       const disks = await freshDisks({ sizeBytes, grainBytes, journalBytes: SMALL_JOURNAL_BYTES, live })
       const clock = new ManualClock()
-      const twin = new Twin(await openOn(disks, sizeBytes, { grainBytes, clock }), disks, Buffer.alloc(sizeBytes), grainBytes, random)
+      const volume = await openOn(disks, sizeBytes, { grainBytes, clock })
+      const twin = new Twin(volume, disks, Buffer.alloc(sizeBytes), grainBytes, random, clock)
       const story: string[] = []
       for (let step = 0; step < STEPS; step++) {
         story.push(await twin.step())

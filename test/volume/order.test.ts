@@ -1,4 +1,4 @@
-// PROTOCOL D1 and D5: overlapping write-class requests take effect in order of arrival; what waits for a dead client is dropped, what runs ends first.
+// PROTOCOL D1, D5: overlapping changes take effect in order of arrival; what waits for a dead client is dropped, what runs ends.
 import t from 'tap'
 import { GRAIN, ProgrammedDisk, freshVolume, readAll, SLOW } from './lab.js'
 

@@ -1,4 +1,4 @@
-// Space that was trimmed comes back in the background, and live at rest is a plain raw image; where it cannot come back nothing is wrong.
+// Space that was trimmed comes back in the background, and live at rest is a plain raw image; where it cannot, nothing is wrong.
 import t from 'tap'
 import { ManualClock, MemoryDisk } from '../../src/device/testing.js'
 import type { Pending, ZeroMode } from '../../src/device/block-device.js'

@@ -1,4 +1,4 @@
-// D4, D5: what an open finds after a kill, a damaged map, a damaged journal: too much data in the map, never too little, and it says so.
+// D4, D5: what an open finds after a kill or damage: too much data in the map, never too little, and it says so.
 import t from 'tap'
 import { ManualClock, MemoryDisk } from '../../src/device/testing.js'
 import { silentLogger, type LogFacts } from '../../src/device/logger.js'

@@ -43,13 +43,15 @@ t.test('zero', async t => {
   ]
   for (const [grains, offset, length, mode, rule] of cases) {
     const map = mapOf(grains)
-    t.equal(planZero(map, shape(map, offset, length), length, mode).rule, rule, `${grains.slice(0, 4)} ${offset} ${length} ${JSON.stringify(mode)}`)
+    const what = `${grains.slice(0, 4)} ${offset} ${length} ${JSON.stringify(mode)}`
+    t.equal(planZero(map, shape(map, offset, length), length, mode).rule, rule, what)
   }
 })
 
 t.test('trim', async t => {
   const map = mapOf('ddsd.d')
-  t.strictSame(planTrim(map, shape(map, 1, 6 * GRAIN - 1)), { rule: 'mark', runs: [{ start: 1, end: 2 }, { start: 3, end: 4 }, { start: 5, end: 6 }] })
+  const runs = [{ start: 1, end: 2 }, { start: 3, end: 4 }, { start: 5, end: 6 }]
+  t.strictSame(planTrim(map, shape(map, 1, 6 * GRAIN - 1)), { rule: 'mark', runs })
   t.equal(planTrim(map, shape(map, 1, GRAIN)).rule, 'nothing', 'no whole grain')
   t.equal(planTrim(map, shape(map, 4 * GRAIN, GRAIN)).rule, 'nothing', 'a hole')
 })
