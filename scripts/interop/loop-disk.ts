@@ -23,6 +23,17 @@ export async function withoutLoopDisks(): Promise<string | false> {
   return loop.exitCode !== 0 && `no loop device to be had: ${loop.stderr.trim()}`
 }
 
+/** Whatever is attached when the program is told to stop is detached first: a forgotten mount outlives everybody. */
+const attached = new Set<LoopDisk>()
+let armed = false
+function detachOnSignals(): void {
+  armed = true
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, async () => {
+    for (const disk of attached) await disk.detach()
+    process.exit(130)
+  })
+}
+
 export class LoopDisk {
   readonly device: string
   readonly mountPoint: string
@@ -51,7 +62,10 @@ export class LoopDisk {
         return existsSync(join(fuseDir, 'disk'))
       })
       const device = (await $`losetup --show --direct-io=on -f ${join(fuseDir, 'disk')}`).stdout.trim()
-      return new LoopDisk(device, mountPoint, fuseDir, fuse)
+      const disk = new LoopDisk(device, mountPoint, fuseDir, fuse)
+      if (!armed) detachOnSignals()
+      attached.add(disk)
+      return disk
     } catch (error) {
       await $({ nothrow: true })`fusermount3 -u ${fuseDir}`
       fuse.kill()
@@ -64,6 +78,7 @@ export class LoopDisk {
 
   /** Unmounts if need be and takes everything down again. Never throws. */
   async detach(): Promise<void> {
+    attached.delete(this)
     const quiet = $({ nothrow: true })
     if ((await quiet`mountpoint -q ${this.mountPoint}`).exitCode === 0) await quiet`umount ${this.mountPoint} || umount -l ${this.mountPoint}`
     await quiet`losetup -d ${this.device}`

@@ -63,9 +63,11 @@ export class Load {
       const range = { offset, length: end - offset }
       model.hold(window)
       while (!model.claim(range, true)) await sleep(1)
-      await this.#account(range, () => random() < 0.5
-        ? this.#empty(range, 'zero', client.zero(range.offset, range.length))
-        : this.#empty(range, 'trim', client.trim(range.offset, range.length)))
+      await this.#account(range, async () => {
+        if (this.#stopped) return // told to stop while it waited for the window
+        if (random() < 0.5) await this.#empty(range, 'zero', client.zero(range.offset, range.length))
+        else await this.#empty(range, 'trim', client.trim(range.offset, range.length))
+      })
       model.hold(undefined)
     }
   }
