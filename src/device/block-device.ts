@@ -91,6 +91,7 @@ export interface BlockDevice {
 /** The gate's post-condition, asserted by every device on arrival: the caller has judged this range. */
 export function assertRange(device: { readonly sizeBytes: number }, offset: number, length: number): void {
   if (!(offset >= 0 && length >= 1 && offset + length <= device.sizeBytes && Number.isSafeInteger(offset + length))) {
-    throw new RangeError(`range [${offset}, ${offset} + ${length}) outside a device of ${device.sizeBytes} bytes: the caller did not judge it`)
+    const range = `[${offset}, ${offset} + ${length})`
+    throw new RangeError(`range ${range} outside a device of ${device.sizeBytes} bytes: the caller did not judge it`)
   }
 }

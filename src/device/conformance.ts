@@ -141,14 +141,16 @@ async function keepsToTheRange(lab: Lab): Promise<void> {
   await lab.same(0, lab.align(64 * KIB), 'only the range was written, from the right place, and the buffer is ours again')
   const into = Buffer.alloc(length + 20, 0xee)
   await device.read(unit * 5, length, into, 10)
-  must(into.subarray(0, 10).every(byte => byte === 0xee) && into.subarray(10 + length).every(byte => byte === 0xee), 'a read fills its part only')
+  const outside = Buffer.concat([into.subarray(0, 10), into.subarray(10 + length)])
+  must(outside.every(byte => byte === 0xee), 'a read fills its part only')
 }
 
 async function anyAlignment(lab: Lab): Promise<void> {
   let serial = 0
   const places = [0, 1, 511, 512, 513, 4095, 4096, 4097, MIB - 513, MIB - 1, MIB]
+  const lengths = [1, 511, 512, 513, 4095, 4096, 4097, 12289, 65537]
   for (const place of new Set(places.map(bytes => lab.align(bytes)))) {
-    for (const length of new Set([1, 511, 512, 513, 4095, 4096, 4097, 12289, 65537].map(bytes => lab.align(bytes)).filter(Boolean))) {
+    for (const length of new Set(lengths.map(bytes => lab.align(bytes)).filter(Boolean))) {
       await lab.write(place, pattern(++serial, length))
       const from = Math.max(0, place - lab.align(1024))
       await lab.same(from, place - from + length + lab.align(8192), `write [${place}, +${length})`)
@@ -178,7 +180,8 @@ async function assertsTheRange({ device, size, unit }: Lab): Promise<void> {
     ]
     for (const attempt of tries) {
       const error = await outcome(attempt)
-      must(error instanceof Error && !(error instanceof NbdeltaError), `[${offset}, +${length}) breaks the contract and must throw, got ${error}`)
+      const crashes = error instanceof Error && !(error instanceof NbdeltaError)
+      must(crashes, `[${offset}, +${length}) breaks the contract and must throw, got ${error}`)
     }
   }
 }
@@ -232,7 +235,7 @@ async function zeroesFastOrNotAtAll(lab: Lab): Promise<void> {
     const error = await outcome(() => device.zero(offset, bytes, { allocate, fast: true }))
     if (error === undefined) lab.model.fill(0, offset, offset + bytes)
     else must(error instanceof NbdeltaError && error.code === 'not-fast', `fast zero: ${error}`)
-    if (place === 0) must(error === undefined || !device.capabilities.fastZero, 'a device that promises fast zeros can do 1 MiB of them')
+    if (place === 0) must(error === undefined || !device.capabilities.fastZero, 'who promises fast zeros can do 1 MiB of them')
     await lab.same(0, lab.align(1.5 * MIB), 'fast zero: done or untouched')
   }
 }

@@ -52,7 +52,9 @@ export interface CrashState<Name extends string = string, Note = unknown> {
 }
 
 /** All states, in the order of the history. Deterministic in `seed`. */
-export function* crashStates<Name extends string, Note>(array: DiskArray<Name, Note>, options: CrashOptions): Generator<CrashState<Name, Note>> {
+export function* crashStates<Name extends string, Note>(
+  array: DiskArray<Name, Note>, options: CrashOptions,
+): Generator<CrashState<Name, Note>> {
   const { statesMax, seed } = options
   const share = statesMax === undefined ? 1 : Math.min(1, statesMax / countStates(array, options))
   const sample = seededRandom(seed ^ 0x5eed)
@@ -144,7 +146,8 @@ class Medium {
     const lanes = this.#lanes[0].aged.length > 0 ? this.#lanes.length : 1
     for (let lane = 0; lane < lanes; lane++) {
       for (let mask = 0; mask <= full; mask++) if (lane > 0 || mask < full) yield { kind: 'power', lane, mask, torn: false }
-      for (let i = 0; full > 0 && i < this.#tornCount; i++) yield { kind: 'power', lane, mask: 1 + this.#random(full), torn: true }
+      if (full === 0) continue
+      for (let i = 0; i < this.#tornCount; i++) yield { kind: 'power', lane, mask: 1 + this.#random(full), torn: true }
     }
   }
 
@@ -160,7 +163,8 @@ class Medium {
     if (plan.kind === 'kill') return 'killed; all writes reached the kernel'
     const fates = this.#window.map((change, i) =>
       `${change.kind}#${change.serial}@${change.disk} ${plan.mask & 2 ** i ? plan.torn ? 'torn' : 'there' : 'lost'}`)
-    return `power cut; older uncovered writes ${this.#lanes[plan.lane].kind} (${this.#lanes[plan.lane].aged.length}); ${fates.join(', ')}`
+    const { kind, aged } = this.#lanes[plan.lane]
+    return `power cut; older uncovered writes ${kind} (${aged.length}); ${fates.join(', ')}`
   }
 
   #cover(disk: number, covers: number): void {
@@ -203,7 +207,8 @@ function* cutShort<Name extends string, Note>(
   const [everything] = medium.plans()
   const images = medium.build(everything)
   apply({ ...event, data: event.data.subarray(0, cut) }, 'whole', images[event.disk])
-  yield { kind: 'kill', disks: named(array, images), notes, position: event.serial, story: `killed ${cut} bytes into write#${event.serial}` }
+  const story = `killed ${cut} bytes into write#${event.serial}`
+  yield { kind: 'kill', disks: named(array, images), notes, position: event.serial, story }
 }
 
 function spanOf(change: DiskChange): { offset: number, length: number } {

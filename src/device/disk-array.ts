@@ -9,17 +9,23 @@
 import type { BlockDevice, Extents, Pending, ZeroMode } from './block-device.js'
 import { MemoryDisk } from './memory-disk.js'
 
-/** One entry of the history. `serial` is its place; `disk` an index into the array's names. */
+/** Where an entry stands in the history, and which disk it is about: an index into the array's names. */
+interface Placed { readonly serial: number, readonly disk: number }
+
+/** What changed a disk, and may be lost until a flush covers it. */
+export type DiskChange =
+  | Placed & { readonly kind: 'write', readonly offset: number, readonly data: Buffer }
+  | Placed & { readonly kind: 'zero', readonly offset: number, readonly length: number, readonly mode: ZeroMode }
+  | Placed & { readonly kind: 'trim', readonly offset: number, readonly length: number }
+  | Placed & { readonly kind: 'resize', readonly sizeBytes: number }
+
+/** One entry of the history. */
 export type DiskEvent =
-  | { readonly kind: 'write', readonly serial: number, readonly disk: number, readonly offset: number, readonly data: Buffer }
-  | { readonly kind: 'zero', readonly serial: number, readonly disk: number, readonly offset: number, readonly length: number, readonly mode: ZeroMode }
-  | { readonly kind: 'trim', readonly serial: number, readonly disk: number, readonly offset: number, readonly length: number }
-  | { readonly kind: 'resize', readonly serial: number, readonly disk: number, readonly sizeBytes: number }
-  /** Done: what `disk` was told before `covers` is durable. */
-  | { readonly kind: 'flush', readonly serial: number, readonly disk: number, readonly covers: number }
+  | DiskChange
+  /** Done: what the disk was told before `covers` is durable. */
+  | Placed & { readonly kind: 'flush', readonly covers: number }
   | { readonly kind: 'note', readonly serial: number, readonly value: unknown }
 
-type Change = Exclude<DiskEvent, { kind: 'note' | 'flush' }>
 type Unplaced<T> = T extends unknown ? Omit<T, 'serial'> : never
 
 export class DiskArray<Name extends string = string, Note = unknown> {
@@ -118,5 +124,3 @@ export class RecordingDisk implements BlockDevice {
     this.#history.push({ ...event, serial: this.#history.length } as DiskEvent)
   }
 }
-
-export type { Change as DiskChange }

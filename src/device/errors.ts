@@ -5,7 +5,8 @@
  * A broken invariant is not in this table: it is a plain Error, and it crashes (STYLE habit 18).
  */
 export const EXIT = {
-  ok: 0, failure: 1, usage: 2, notFound: 3, conflict: 4, busy: 5, noSpace: 6, io: 7, damaged: 8, unreachable: 9, denied: 10, interrupted: 130,
+  ok: 0, failure: 1, usage: 2, notFound: 3, conflict: 4, busy: 5, noSpace: 6, io: 7, damaged: 8, unreachable: 9, denied: 10,
+  interrupted: 130,
 } as const
 
 interface Row {
@@ -14,7 +15,9 @@ interface Row {
   readonly exit: number
   readonly level: 'debug' | 'info' | 'warn' | 'error'
 }
-const row = (meaning: string, errno: Row['errno'], exit: number, level: Row['level']): Row => Object.freeze({ meaning, errno, exit, level })
+function row(meaning: string, errno: Row['errno'], exit: number, level: Row['level']): Row {
+  return Object.freeze({ meaning, errno, exit, level })
+}
 
 export const ERRORS = Object.freeze({
   'bad-argument': row('a name, size, path or option is not acceptable', 'EINVAL', EXIT.usage, 'info'),

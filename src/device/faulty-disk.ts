@@ -2,7 +2,7 @@
  * FaultyDisk: any BlockDevice with seeded faults in front of it: errors, torn writes, lies about writes and flushes,
  * and delays by the clock that is passed in. A filter, shipped, never an `if (test)` inside a real device.
  *
- * Faults are asked in order; the first that matches acts. The device below is not called by a request that fails
+ * Faults are asked in order; the first that matches acts, the others only count the request. The device below is not called by a request that fails
  * (except for the torn part of a write), so its content is the true content, whatever was reported.
  */
 import type { BlockDevice, Extents, Origin, Pending, ZeroMode } from './block-device.js'
@@ -36,6 +36,14 @@ export interface Fault {
   readonly range?: readonly [start: number, end: number]
 }
 
+export interface FaultyDiskOptions {
+  readonly faults?: readonly Fault[]
+  /** Of odds and torn writes; default 1. */
+  readonly seed?: number
+  /** Of delays. */
+  readonly clock?: Clock
+}
+
 interface Armed { readonly fault: Fault, matches: number }
 
 export class FaultyDisk implements BlockDevice {
@@ -49,7 +57,7 @@ export class FaultyDisk implements BlockDevice {
   /** Faults that acted so far. */
   hits = 0
 
-  constructor(inner: BlockDevice, options: { readonly faults?: readonly Fault[], readonly seed?: number, readonly clock?: Clock } = {}) {
+  constructor(inner: BlockDevice, options: FaultyDiskOptions = {}) {
     this.#inner = inner
     this.#random = seededRandom(options.seed ?? 1)
     this.#clock = options.clock ?? systemClock
@@ -117,17 +125,19 @@ export class FaultyDisk implements BlockDevice {
   }
 
   #effect(operation: FaultyOperation, offset: number, length: number): Effect | undefined {
+    let acting: Effect | undefined
     for (const armed of this.#armed) {
       const { on, range, nth, odds, effect } = armed.fault
       if (typeof on === 'string' ? on !== operation : !on.includes(operation)) continue
       if (range && (offset >= range[1] || offset + length <= range[0])) continue
       armed.matches++
+      if (acting) continue
       if (nth !== undefined && armed.matches !== nth) continue
       if (odds !== undefined && this.#random(1e6) >= odds * 1e6) continue
       this.hits++
-      return effect
+      acting = effect
     }
-    return undefined
+    return acting
   }
 
   #act(operation: FaultyOperation, effect: Effect | undefined, run: () => Pending): Pending {

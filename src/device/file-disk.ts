@@ -17,7 +17,8 @@
  */
 import { fdatasync, readSync, writeSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
-import { type BlockDevice, type BlockSizes, type Capabilities, type Extents, type Pending, type ZeroMode, assertRange } from './block-device.js'
+import type { BlockDevice, BlockSizes, Capabilities, Extents, Pending, ZeroMode } from './block-device.js'
+import { assertRange } from './block-device.js'
 import { type Clock, systemClock } from './clock.js'
 import { asNbdeltaError, NbdeltaError } from './errors.js'
 import { GroupFlush } from './group-flush.js'
@@ -221,7 +222,7 @@ export class FileDisk implements BlockDevice {
   /** Regular files only. Growth reads as zeros; what is cut is gone. Durable after the next flush. */
   async resize(sizeBytes: number): Promise<void> {
     this.#checkOpen()
-    if (this.kind === 'block') throw new NbdeltaError('bad-argument', `${this.path} is a block device; its size cannot be set from here`)
+    if (this.kind === 'block') throw new NbdeltaError('bad-argument', `${this.path} is a block device and cannot be resized`)
     if (this.#readOnly) throw new NbdeltaError('read-only', `${this.path} is open read-only`)
     const before = this.#sizeBytes
     this.#sizeBytes = Math.min(before, sizeBytes)
@@ -331,7 +332,9 @@ export class FileDisk implements BlockDevice {
     const done = await this.#holes.run(allocate ? 'allocate' : 'punch', start, end - start)
     this.#flushes.changed()
     if (done) return
-    for (let at = start; at < end; at += PIECE_BYTES) await this.#trips.run('write', at, Math.min(PIECE_BYTES, end - at), ZEROS, 0)
+    for (let at = start; at < end; at += PIECE_BYTES) {
+      await this.#trips.run('write', at, Math.min(PIECE_BYTES, end - at), ZEROS, 0)
+    }
   }
 
   async #prefetch(offset: number, length: number): Promise<void> {

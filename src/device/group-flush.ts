@@ -74,7 +74,8 @@ export class GroupFlush {
       (error: unknown) => {
         const reason = error instanceof Error ? error.message : String(error)
         this.#failure ??= new NbdeltaError('flush-failed',
-          `a flush failed (${reason}); what was written since the last good one is in doubt until this disk is opened again`, { cause: error })
+          `a flush failed (${reason}); what was written since the last good one is in doubt until this disk is opened again`,
+          { cause: error })
         this.#ended()
         throw this.#failure
       })

@@ -23,7 +23,7 @@
 /** Trips in a row that must be fast before a disk is trusted. */
 export const PROBATION_TRIPS = 8
 /** A trip slower than this does not count as fast: it leaves room for a busy pool, not for a seek plus a queue. */
-export const FAST_TRIP_MS = 3
+const FAST_TRIP_MS = 3
 /** An inline call may take this much, and 1 ms more for each 512 KiB, before anyone thinks about it: hits take 2-100 us. */
 export const SLOW_CALL_MS = 0.1
 export const SLOW_CALL_MS_PER_BYTE = 1 / (512 * 1024)

@@ -14,7 +14,7 @@ import { assertRange, STATE_HOLE, STATE_ZERO } from './block-device.js'
 import { NbdeltaError } from './errors.js'
 import { ExtentList } from './extent-list.js'
 
-export const MEMORY_PAGE_BYTES = 4096
+const MEMORY_PAGE_BYTES = 4096
 /** Stands for a page that was zeroed and must stay allocated. Shared, never written. */
 const ZEROS = Buffer.alloc(MEMORY_PAGE_BYTES)
 
@@ -202,7 +202,8 @@ export class MemoryDisk implements BlockDevice {
 
   #clearPart(start: number, end: number, page: Buffer | undefined): void {
     const index = Math.floor(start / MEMORY_PAGE_BYTES)
-    if (this.#page(index) || page) this.#writable(index, false).fill(0, start % MEMORY_PAGE_BYTES, end - index * MEMORY_PAGE_BYTES)
+    if (!this.#page(index) && !page) return
+    this.#writable(index, false).fill(0, start % MEMORY_PAGE_BYTES, end - index * MEMORY_PAGE_BYTES)
   }
 
   #dropPages(first: number, last: number): void {

@@ -20,19 +20,23 @@ export interface OpenedFile {
 
 /** Magic numbers of statfs(2): NFS, SMB, CIFS, SMB2, FUSE, Ceph, 9p, AFS, Coda, GFS2, OCFS2, Lustre. */
 const REMOTE_FILE_SYSTEMS = new Set([
-  0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x65735546, 0x00c36400, 0x01021997, 0x5346414f, 0x73757245, 0x01161970, 0x7461636f, 0x0bd00bd0,
+  0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x65735546, 0x00c36400, 0x01021997, 0x5346414f, 0x73757245, 0x01161970, 0x7461636f,
+  0x0bd00bd0,
 ])
 
 /** Of a file with `sizeBytes` that is not there yet; its name is durable when this returns. */
 export async function createFile(path: string, sizeBytes: number): Promise<OpenedFile> {
-  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 1) throw new NbdeltaError('bad-argument', `${sizeBytes} bytes is no size for a disk`)
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 1) {
+    throw new NbdeltaError('bad-argument', `${sizeBytes} bytes is no size for a disk`)
+  }
   const handle = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600)
     .catch((error: unknown) => { throw explain(error, path, 'create') })
   try {
     await handle.truncate(sizeBytes)
     await handle.sync()
     await syncFolder(dirname(path))
-    return { handle, kind: 'file', sizeBytes, rotational: await isRotational((await handle.stat()).dev), remote: await isRemote(path) }
+    const rotational = await isRotational((await handle.stat()).dev)
+    return { handle, kind: 'file', sizeBytes, rotational, remote: await isRemote(path) }
   } catch (error) {
     await handle.close()
     await unlink(path).catch(() => undefined)
@@ -86,12 +90,14 @@ function refuseOther(stats: Kinds, path: string): void {
 export function explain(error: unknown, path: string, verb: 'open' | 'create' | 'resize'): NbdeltaError {
   const cause = { cause: error }
   switch ((error as NodeJS.ErrnoException | null)?.code) {
-    case 'ENOENT': return new NbdeltaError('not-found', verb === 'create' ? `the directory of ${path} is not there` : `there is no ${path}`, cause)
+    case 'ENOENT':
+      return new NbdeltaError('not-found', `there is no ${verb === 'create' ? `directory for ${path}` : path}`, cause)
     case 'EEXIST': return new NbdeltaError('exists', `${path} is there already`, cause)
     case 'EACCES': case 'EPERM': return new NbdeltaError('denied', `no permission to ${verb} ${path}`, cause)
     case 'EROFS': return new NbdeltaError('denied', `${path} is on a read-only file system`, cause)
     case 'ENOSPC': case 'EDQUOT': return new NbdeltaError('no-space', `no space left to ${verb} ${path}`, cause)
-    case 'EFBIG': return new NbdeltaError('too-large', `the file system cannot hold a file of that size: ${path} (ext4 ends 4 KiB below 16 TiB)`, cause)
+    case 'EFBIG':
+      return new NbdeltaError('too-large', `the file system cannot hold so large a file: ${path} (ext4: 16 TiB - 4 KiB)`, cause)
     case 'EBUSY': return new NbdeltaError('busy', `${path} is in use: mounted, or opened by another program`, cause)
     case 'ENXIO': case 'ENOMEDIUM': return new NbdeltaError('io', `there is no device behind ${path}`, cause)
     default: return asNbdeltaError(error, `${verb} ${path}`)

@@ -10,7 +10,7 @@ import { type Clock, systemClock } from './clock.js'
 
 export type ProbedOperation = 'read' | 'write' | 'zero' | 'trim' | 'flush'
 /** 2^26 us = 67 s; what takes longer falls into the last bucket, too. */
-export const LATENCY_BUCKETS = 28
+const LATENCY_BUCKETS = 28
 
 export interface ProbeCounts {
   requests: number
@@ -126,5 +126,6 @@ export class ProbeDisk implements BlockDevice {
 }
 
 function counts(): ProbeCounts {
-  return { requests: 0, bytes: 0, errors: 0, inFlight: 0, totalMs: 0, slowestMs: 0, buckets: new Array<number>(LATENCY_BUCKETS).fill(0) }
+  const buckets = new Array<number>(LATENCY_BUCKETS).fill(0)
+  return { requests: 0, bytes: 0, errors: 0, inFlight: 0, totalMs: 0, slowestMs: 0, buckets }
 }

@@ -9,7 +9,7 @@ import { read as fsRead, write as fsWrite } from 'node:fs'
 import type { Clock } from './clock.js'
 import { asNbdeltaError, NbdeltaError } from './errors.js'
 
-export const TRIPS_MAX = 32
+const TRIPS_MAX = 32
 /** EINTR and EAGAIN are asked again this often, a millisecond apart. */
 const RETRIES_MAX = 1000
 
@@ -99,7 +99,10 @@ export class TripQueue {
   #call(trip: Trip): void {
     const at = trip.at + trip.done
     const length = trip.length - trip.done
-    const answer = (error: Error | null, count: number): void => { if (error) this.#failed(trip, error); else this.#moved(trip, count) }
+    const answer = (error: Error | null, count: number): void => {
+      if (error) this.#failed(trip, error)
+      else this.#moved(trip, count)
+    }
     if (trip.kind === 'read') fsRead(this.#fd, trip.buffer, at, length, trip.offset + trip.done, answer)
     else fsWrite(this.#fd, trip.buffer, at, length, trip.offset + trip.done, answer)
   }
@@ -108,7 +111,9 @@ export class TripQueue {
     trip.done += count
     if (trip.done === trip.length) return this.#end(trip, undefined)
     if (count > 0) return this.#call(trip)
-    if (trip.kind === 'write') return this.#end(trip, new NbdeltaError('io', `write to ${this.#path}: the system takes no more bytes`))
+    if (trip.kind === 'write') {
+      return this.#end(trip, new NbdeltaError('io', `write to ${this.#path}: the system takes no more bytes`))
+    }
     trip.buffer.fill(0, trip.at + trip.done, trip.at + trip.length)
     this.#end(trip, undefined)
   }

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { openFileDisk } from '../../src/device/file-disk.js'
 import {
-  blockDeviceConformance, DiskArray, FaultyDisk, MemoryDisk, ProbeDisk, type Supports,
+  blockDeviceConformance, DiskArray, type Fault, FaultyDisk, MemoryDisk, ProbeDisk, type Supports,
 } from '../../src/device/testing.js'
 
 const seed = Number(process.env.SEED ?? 1)
@@ -12,16 +12,22 @@ const file = (directory: string, inline: boolean) => {
   return (sizeBytes: number) => openFileDisk({ path: join(directory, `disk-${serial++}`), create: { sizeBytes }, inline })
 }
 
-t.test('memory', t => blockDeviceConformance(t, 'memory', async size => new MemoryDisk(size), { seed, knowsZeros: true, ordersOverlaps: true }))
-t.test('memory, odd size and late flush', t => blockDeviceConformance(t, 'memory', async size => new MemoryDisk(size, { lateFlush: true }),
-  { seed: seed + 1, sizeBytes: 3 * 2 ** 20 + 1234, knowsZeros: true }))
-t.test('recording', t => blockDeviceConformance(t, 'recording', async size => new DiskArray({ a: size }).disk('a'), { seed, knowsZeros: true }))
+const memory = async (size: number): Promise<MemoryDisk> => new MemoryDisk(size)
+const delays: readonly Fault[] = [
+  { on: ['read', 'write', 'zero', 'trim', 'flush'], odds: 0.3, effect: { kind: 'delay', delayMs: 0 } },
+]
+const zeros: Supports = { seed, knowsZeros: true }
+
+t.test('memory', t => blockDeviceConformance(t, 'memory', memory, { ...zeros, ordersOverlaps: true }))
+t.test('memory, odd size and late flush', t => blockDeviceConformance(t, 'odd',
+  async size => new MemoryDisk(size, { lateFlush: true }), { ...zeros, seed: seed + 1, sizeBytes: 3 * 2 ** 20 + 1234 }))
+t.test('recording', t => blockDeviceConformance(t, 'recording', async size => new DiskArray({ a: size }).disk('a'), zeros))
 t.test('file, inline', t => blockDeviceConformance(t, 'file', file(t.testdir(), true), { seed }))
-t.test('file, through the pool', t => blockDeviceConformance(t, 'file', file(t.testdir(), false), { seed: seed + 1, requests: 500 }))
-t.test('faulty without faults', t => blockDeviceConformance(t, 'faulty', async size => new FaultyDisk(new MemoryDisk(size)), { seed, knowsZeros: true }))
-t.test('faulty with delays', t => blockDeviceConformance(t, 'late', async size => new FaultyDisk(new MemoryDisk(size),
-  { seed, faults: [{ on: ['read', 'write', 'zero', 'trim', 'flush'], odds: 0.3, effect: { kind: 'delay', delayMs: 0 } }] }), { seed, requests: 400 }))
-t.test('probe', t => blockDeviceConformance(t, 'probe', async size => new ProbeDisk(new MemoryDisk(size)), { seed, knowsZeros: true }))
+t.test('file, pooled', t => blockDeviceConformance(t, 'pooled', file(t.testdir(), false), { seed: seed + 1, requests: 500 }))
+t.test('faulty without faults', t => blockDeviceConformance(t, 'faulty', async size => new FaultyDisk(await memory(size)), zeros))
+t.test('faulty with delays', t => blockDeviceConformance(t, 'late',
+  async size => new FaultyDisk(await memory(size), { seed, faults: delays }), { seed, requests: 400 }))
+t.test('probe', t => blockDeviceConformance(t, 'probe', async size => new ProbeDisk(await memory(size)), zeros))
 
 /** Wraps a memory disk and breaks one promise. */
 class Broken extends MemoryDisk {
@@ -47,15 +53,16 @@ class Broken extends MemoryDisk {
   }
 }
 
-for (const fault of ['short write', 'wrong place', 'zero keeps the edge', 'trim takes more', 'lies about zeros', 'open for ever']) {
+const faults = ['short write', 'wrong place', 'zero keeps the edge', 'trim takes more', 'lies about zeros', 'open for ever']
+for (const fault of faults) {
   t.test(`the suite catches: ${fault}`, async t => {
     let problems = 0
-    await blockDeviceConformance({ equal: (found, wanted) => { if (found !== wanted) problems++ } }, fault, async size => new Broken(size, fault))
+    const counter = { equal: (found: unknown, wanted: unknown): void => { if (found !== wanted) problems++ } }
+    await blockDeviceConformance(counter, fault, async size => new Broken(size, fault))
     t.ok(problems > 0, `${problems} checks failed`)
   })
 }
 
 t.test('the suite passes on the unbroken twin', async t => {
-  const supports: Supports = { knowsZeros: true }
-  await blockDeviceConformance(t, 'twin', async size => new Broken(size, 'none'), supports)
+  await blockDeviceConformance(t, 'twin', async size => new Broken(size, 'none'), zeros)
 })

@@ -78,7 +78,8 @@ t.test('a late flush covers only what came before it began', async t => {
   const flushed = disk.flush()
   disk.write(512, 512, block(2), 0)
   await flushed
-  const last = [...crashStates(array, { seed })].filter(({ kind, position }) => kind === 'power' && position === array.history.length)
+  const end = array.history.length
+  const last = [...crashStates(array, { seed })].filter(({ kind, position }) => kind === 'power' && position === end)
   t.ok(last.every(({ disks }) => byteAt(disks.a, 0) === 1))
   t.ok(last.some(({ disks }) => byteAt(disks.a, 512) === 0))
 })
@@ -111,7 +112,8 @@ function toy(safe: boolean): { array: DiskArray<'data' | 'mark'>, bad: () => num
     for (const { disks, notes } of crashStates(array, { seed })) {
       const committed = byteAt(disks.mark, 0)
       let good = committed >= notes.length
-      for (let value = 1; value <= committed; value++) good &&= disks.data.toBuffer().subarray(value * 1024, (value + 1) * 1024).equals(block(value, 1024))
+      const data = disks.data.toBuffer()
+      for (let value = 1; value <= committed; value++) good &&= data.subarray(value * 1024).indexOf(block(value, 1024)) === 0
       if (!good) count++
     }
     return count

@@ -15,7 +15,8 @@ function tool(folder: string): string {
 }
 /** A stand-in that notes each call behind its parent's number, and then does what `body` says. */
 const script = (body: string): string => `#!/bin/sh\necho "$PPID $*" >> "$0.log"\n${body}\n`
-const calls = (path: string): string[] => existsSync(`${path}.log`) ? readFileSync(`${path}.log`, 'latin1').trim().split('\n') : []
+const calls = (path: string): string[] =>
+  existsSync(`${path}.log`) ? readFileSync(`${path}.log`, 'latin1').trim().split('\n') : []
 const parents = (path: string): Set<string> => new Set(calls(path).map(line => line.split(' ')[0]))
 
 t.test('the real tool is found along PATH', async t => {
@@ -30,7 +31,9 @@ t.test('one child serves many ranges, in pieces, and goes when asked', async t =
   const path = tool(folder)
   const fd = openSync(join(folder, 'image'), 'r+')
   const punch = new HolePunch(fd, path, systemClock)
-  const first = await Promise.all([punch.run('punch', 0, 4096), punch.run('allocate', 8192, 4096), punch.run('punch', 0, 600 * 2 ** 20)])
+  const first = await Promise.all([
+    punch.run('punch', 0, 4096), punch.run('allocate', 8192, 4096), punch.run('punch', 0, 600 * 2 ** 20),
+  ])
   t.strictSame(first, [true, true, true])
   t.equal(await punch.run('punch', 4096, 10), true)
   t.strictSame(calls(path).map(line => line.replace(/^\d+ /, '')), [
@@ -46,7 +49,8 @@ t.test('one child serves many ranges, in pieces, and goes when asked', async t =
 })
 
 t.test('a child that dies without a word is replaced once', async t => {
-  const folder = t.testdir({ image: 'x', fallocate: script('if [ ! -e "$0.once" ]; then touch "$0.once"; kill -9 $PPID; sleep 0.05; fi') })
+  const dies = script('if [ ! -e "$0.once" ]; then touch "$0.once"; kill -9 $PPID; sleep 0.05; fi')
+  const folder = t.testdir({ image: 'x', fallocate: dies })
   const path = tool(folder)
   const fd = openSync(join(folder, 'image'), 'r+')
   const punch = new HolePunch(fd, path, systemClock)
@@ -58,7 +62,8 @@ t.test('a child that dies without a word is replaced once', async t => {
 })
 
 t.test('an error of one range is not the end of all', async t => {
-  const folder = t.testdir({ image: 'x', fallocate: script('if [ "$3" = 4096 ]; then echo "fallocate failed: Input/output error" >&2; exit 1; fi') })
+  const fails = script('if [ "$3" = 4096 ]; then echo "fallocate failed: Input/output error" >&2; exit 1; fi')
+  const folder = t.testdir({ image: 'x', fallocate: fails })
   const path = tool(folder)
   const fd = openSync(join(folder, 'image'), 'r+')
   const punch = new HolePunch(fd, path, systemClock)
@@ -74,7 +79,8 @@ t.test('D1: when the server is killed, ranges that were queued are never punched
   const path = tool(folder)
   const module = new URL('../../src/device/hole-punch.js', import.meta.url).pathname
   const clock = new URL('../../src/device/clock.js', import.meta.url).pathname
-  const program = `import { openSync } from 'node:fs'; import { HolePunch } from '${module}'; import { systemClock } from '${clock}';
+  const program = `import { openSync } from 'node:fs'; import { HolePunch } from '${module}'
+    import { systemClock } from '${clock}'
     const punch = new HolePunch(openSync('${join(folder, 'image')}', 'r+'), '${path}', systemClock);
     for (let i = 0; i < 50; i++) punch.run('punch', i * 8192, 4096)`
   const server = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: 'inherit' })

@@ -99,7 +99,8 @@ t.test('a slow medium does not hold up the event loop', { skip: obstacle() }, as
   }
   await phase('cached pages', () => load(disk, 'read', 4, cached, 500))
   await phase('cached and cold pages', () => load(disk, 'read', 8, PAGES, 1500))
-  await phase('cached pages while cold ones are out', () => Promise.all([load(disk, 'read', 8, PAGES, 1500), load(disk, 'read', 8, cached, 1500)]))
+  await phase('cached pages while cold ones are out', () =>
+    Promise.all([load(disk, 'read', 8, PAGES, 1500), load(disk, 'read', 8, cached, 1500)]))
   // Few pages: the kernel writes them back one after the other, and the flush waits for all.
   await phase('writes', () => load(disk, 'write', 8, 16, 1000))
   await phase('writes and flush', () => Promise.all([load(disk, 'write', 8, 16, 1000), sleep(100).then(() => disk.flush())]))
