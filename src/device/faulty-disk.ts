@@ -2,7 +2,8 @@
  * FaultyDisk: any BlockDevice with seeded faults in front of it: errors, torn writes, lies about writes and flushes,
  * and delays by the clock that is passed in. A filter, shipped, never an `if (test)` inside a real device.
  *
- * Faults are asked in order; the first that matches acts, the others only count the request. The device below is not called by a request that fails
+ * Faults are asked in order; the first that matches acts, the others only count the request.
+ * The device below is not called by a request that fails
  * (except for the torn part of a write), so its content is the true content, whatever was reported.
  */
 import type { BlockDevice, Extents, Origin, Pending, ZeroMode } from './block-device.js'
