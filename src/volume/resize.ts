@@ -1,9 +1,9 @@
 /**
  * Resize of an open volume: live, journal, catalog and memory, in an order that a crash can cut anywhere.
  *
- *   Grow     journal: the new grains are holes (behind a block device's old end: stale) -> live has the new size, all
+ *   Grow     checkpoint -> live has the new size (of a block device: the new grains are stale, by a journal record), all
  *            durable -> catalog -> memory. Catalog first, and a crash leaves a volume larger than its live. Without the
- *            journal record, ranges that were stale before an earlier shrink would come back and hide new data.
+ *            checkpoint, ranges that were stale before an earlier shrink would come back and hide new data.
  *   Shrink   catalog -> memory -> live is cut. Live first, and a crash leaves the old size with its end gone. A crash in
  *            between leaves live too long: it is cut at the next open, or before the next growth.
  *
@@ -24,7 +24,7 @@ export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () =
   await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
   try {
     if (sizeBytes === core.sizeBytes) return await commit()
-    // Makes room in the journal, so that nothing below needs a checkpoint, which it keeps out.
+    // It also makes room in the journal, so that nothing below needs another one, which it keeps out.
     await checkpointer.run()
     await checkpointer.exclude(() => sizeBytes > core.sizeBytes ? grow(core, sizeBytes, commit) : shrink(core, sizeBytes, commit))
     if (core.map.stale.size > 0) reclaimer.wake()
@@ -47,7 +47,8 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
     await live.resize(sizeBytes)
   }
   // A growth within the last grain adds none.
-  if (fresh.start < fresh.end) await journal.append(foreign ? 'zero' : 'clear', [fresh], () => undefined)
+  const stale = foreign && fresh.start < fresh.end
+  if (stale) await journal.append('zero', [fresh], () => undefined)
   await flushNow(core)
   if (core.mapDevice.sizeBytes < mapFileSizeBytes(fresh.end)) await core.mapDevice.resize(mapFileSizeBytes(fresh.end))
   await core.mapFile.resize(fresh.end)
@@ -55,7 +56,7 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
   await commit()
   core.sizeBytes = sizeBytes
   map.resize(fresh.end)
-  if (foreign && fresh.start < fresh.end) map.becomeStale(fresh.start, fresh.end)
+  if (stale) map.becomeStale(fresh.start, fresh.end)
 }
 
 /** The rest of the short last grain, up to `end`, belongs to the volume from now on. */

@@ -45,6 +45,34 @@ export async function resizesStep(lab: CrashLab): Promise<void> {
   else await lab.flush()
 }
 
+/** Stale grains, and what writes to them: the old bytes must never show, whatever of it reached the medium. */
+export async function staleStep(lab: CrashLab): Promise<void> {
+  const grains = Math.floor(lab.sizeBytes / GRAIN)
+  const grain = lab.random(grains) * GRAIN
+  const roll = lab.random(12)
+  if (roll < 3) await lab.zero(...wholeGrains(lab), { fast: true })
+  else if (roll < 6) await lab.zero(grain + lab.random(4) * 512, 512, { allocate: true })
+  else if (roll < 8) await lab.write(grain + lab.random(8) * 512, 512)
+  else if (roll < 10) await lab.write(0, lab.sizeBytes)
+  else await lab.flush()
+}
+
+/** A client that goes on while reclaim, checkpoint and scan are at work: they meet between any two steps of each other. */
+export async function racesStep(lab: CrashLab): Promise<void> {
+  const client = async (): Promise<void> => {
+    for (let i = 0; i < 6; i++) {
+      for (let turns = lab.random(25); turns > 0; turns--) await undefined
+      if (lab.random(3) === 0) await new Promise(resolve => { setImmediate(resolve) })
+      const roll = lab.random(10)
+      if (roll < 6) await lab.write(...lab.place(4))
+      else if (roll < 9) await lab.zero(...wholeGrains(lab), { fast: true })
+      else await lab.flush()
+    }
+  }
+  const background = async (): Promise<void> => { for (const ms of [30, 5500, 5500]) await lab.wait(ms) }
+  await Promise.all([client(), background()])
+}
+
 function wholeGrains(lab: CrashLab): [offset: number, length: number] {
   const [start, length] = lab.window
   const grains = Math.floor(Math.min(length, lab.sizeBytes - start) / GRAIN)
