@@ -40,7 +40,8 @@ export async function fuzz({ seed, inputs, from = 0, progress }: FuzzOptions): P
   process.on('uncaughtException', crash)
   process.on('unhandledRejection', crash)
   const result = (failure?: { error: unknown, indices: number[] }): FuzzResult => ({
-    inputs: next - from, seconds: (performance.now() - started) / 1000, connections: lanes.reduce((sum, lane) => sum + lane.connections, 0),
+    inputs: next - from, seconds: (performance.now() - started) / 1000,
+    connections: lanes.reduce((sum, lane) => sum + lane.connections, 0),
     grownBytes: baseline ? process.memoryUsage().rss - baseline : 0, ...failure && { failure },
   })
   const slice = async (lane: Lane, end: number): Promise<void> => {
@@ -62,7 +63,7 @@ export async function fuzz({ seed, inputs, from = 0, progress }: FuzzOptions): P
       progress?.(next - from, (next - from) / ((performance.now() - started) / 1000))
     }
     const grown = result().grownBytes
-    if (grown > GROWTH_BYTES) throw new Error(`memory has grown by ${(grown / MIB).toFixed(0)} MiB since the first tenth of the run`)
+    if (grown > GROWTH_BYTES) throw new Error(`memory has grown by ${(grown / MIB).toFixed(0)} MiB since the first tenth`)
     return result()
   } catch (error) {
     return result({ error: unexpected ?? error, indices: [...running] })

@@ -19,7 +19,8 @@ const turn = (): Promise<void> => new Promise(resolve => { setImmediate(resolve)
 /** Settles as `work` does, or rejects after the bound. */
 async function bounded<T>(work: Promise<T>, what: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => { timer = setTimeout(() => reject(new Error(`hang: ${what} within ${BOUND_MS} ms`)), BOUND_MS) })
+  const late = new Promise<never>((_, reject) => { timer = setTimeout(() =>
+    reject(new Error(`hang: ${what} within ${BOUND_MS} ms`)), BOUND_MS) })
   try {
     return await Promise.race([work, late])
   } finally {

@@ -7,7 +7,8 @@
  */
 import { seededRandom, type Random } from '../../src/device/random.js'
 import { MODES, type Mode } from '../nbd/support/wire.js'
-import { encode, FUZZ_BYTES, FUZZ_EXPORTS, handshake, options, request, requests, type Frame, type RequestFrame } from './corpus.js'
+import { encode, FUZZ_BYTES, FUZZ_EXPORTS, handshake, options, request, requests, type Frame,
+  type RequestFrame } from './corpus.js'
 
 export interface Input {
   readonly kind: 'session' | 'burst'
@@ -19,8 +20,10 @@ export interface Input {
 }
 
 const INTERESTING: readonly bigint[] = [
-  ...[0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 27, 28, 31, 32, 33, 63, 64, 100, 127, 128, 255, 256, 511, 512, 513, 4095, 4096, 4097, 8191, 8192, 8193, 65_535, 65_536],
-  FUZZ_BYTES - 1, FUZZ_BYTES, FUZZ_BYTES + 1, 2 ** 20, 2 ** 25, 2 ** 25 + 1, 2 ** 26, 2 ** 26 + 1, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 512, 2 ** 32 - 1, 2 ** 32,
+  ...[0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 27, 28, 31, 32, 33, 63, 64, 100, 127, 128, 255, 256, 511, 512, 513, 4095, 4096, 4097,
+    8191, 8192, 8193, 65_535, 65_536],
+  FUZZ_BYTES - 1, FUZZ_BYTES, FUZZ_BYTES + 1, 2 ** 20, 2 ** 25, 2 ** 25 + 1, 2 ** 26, 2 ** 26 + 1, 2 ** 31 - 1, 2 ** 31,
+  2 ** 32 - 512, 2 ** 32 - 1, 2 ** 32,
   2 ** 53 - 1, 2 ** 53,
 ].map(BigInt).concat([2n ** 63n - 1n, 2n ** 63n, 2n ** 64n - 512n, 2n ** 64n - 1n])
 
@@ -59,7 +62,8 @@ function mutateFrame(frame: Frame, dice: Dice): void {
   if (frame.kind === 'option') {
     switch (dice.below(8)) {
       case 0: frame.magic = dice.number(frame.magic); break
-      case 1: frame.number = dice.chance(2) ? dice.below(14) : Number(BigInt.asUintN(32, dice.number(BigInt(frame.number)))); break
+      case 1: frame.number = dice.chance(2) ? dice.below(14) : Number(BigInt.asUintN(32,
+        dice.number(BigInt(frame.number)))); break
       case 2: case 3: frame.length = Number(BigInt.asUintN(32, dice.number(BigInt(frame.length)))); break
       // The data changes and the length goes with it: this reaches the option's own parser.
       default:
@@ -104,7 +108,8 @@ export function mutateBytes(bytes: Buffer, dice: Dice): Buffer {
   const run = Math.min(bytes.length - at, 1 + dice.below(dice.chance(4) ? 300 : 8))
   switch (dice.below(7)) {
     case 0: return Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + run)])
-    case 1: return Buffer.concat([bytes.subarray(0, at), dice.bytes(1 + dice.below(dice.chance(8) ? 5000 : 16)), bytes.subarray(at)])
+    case 1: return Buffer.concat([bytes.subarray(0, at), dice.bytes(1 + dice.below(dice.chance(8) ? 5000 : 16)),
+      bytes.subarray(at)])
     case 2: return Buffer.concat([bytes.subarray(0, at + run), bytes.subarray(at)])
     case 3: return Buffer.from(bytes.subarray(0, at))
     default: {
@@ -129,10 +134,12 @@ export function makeInput(seed: number, index: number): Input {
   const frames: Frame[] = kind === 'session' ? handshake(mode, name) : []
   if (kind === 'session' && dice.chance(2)) frames.splice(1 + dice.below(frames.length - 1), 0, copy(dice.pick(OPTIONS)))
   const count = 1 + dice.below(kind === 'session' ? 6 : 4)
-  for (let i = 0; i < count; i++) frames.push(dice.chance(6) ? request(mode, dice.below(10), dice.below(FUZZ_BYTES), dice.below(70_000)) : copy(dice.pick(REQUESTS[mode])))
+  for (let i = 0; i < count; i++) frames.push(dice.chance(6) ? request(mode, dice.below(10), dice.below(FUZZ_BYTES),
+    dice.below(70_000)) : copy(dice.pick(REQUESTS[mode])))
   for (let turns = 1 + dice.below(3); turns > 0; turns--) mutateFrames(frames, dice)
   let bytes = Buffer.concat(frames.map(encode))
   if (dice.chance(4)) bytes = Buffer.from(mutateBytes(bytes, dice))
-  const cuts = dice.chance(4) ? Array.from({ length: 1 + dice.below(3) }, () => dice.below(bytes.length + 1)).sort((a, b) => a - b) : []
+  const cuts = dice.chance(4) ? Array.from({ length: 1 + dice.below(3) },
+    () => dice.below(bytes.length + 1)).sort((a, b) => a - b) : []
   return { kind, mode, name, bytes, cuts }
 }

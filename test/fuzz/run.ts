@@ -12,7 +12,8 @@ import { makeInput } from './mutate.js'
 
 const { values } = parseArgs({
   options: {
-    inputs: { type: 'string', default: '1000000' }, seed: { type: 'string' }, from: { type: 'string', default: '0' }, out: { type: 'string', default: '.cache/fuzz' },
+    inputs: { type: 'string', default: '1000000' }, seed: { type: 'string' }, from: { type: 'string', default: '0' },
+    out: { type: 'string', default: '.cache/fuzz' },
   },
 })
 const seed = values.seed === undefined ? Date.now() % 1_000_000 : Number(values.seed)
@@ -40,8 +41,8 @@ const result = await fuzz({
   },
 })
 const rate = result.inputs / result.seconds
-console.log(`${result.inputs} inputs in ${result.seconds.toFixed(1)} s (${rate.toFixed(0)} a second) over ${result.connections} connections, ` +
-  `memory ${result.grownBytes >= 0 ? '+' : ''}${(result.grownBytes / 2 ** 20).toFixed(0)} MiB since the first tenth`)
+console.log(`${result.inputs} inputs in ${result.seconds.toFixed(1)} s (${rate.toFixed(0)} a second), ${result.connections} connections`)
+console.log(`memory ${result.grownBytes >= 0 ? '+' : ''}${(result.grownBytes / 2 ** 20).toFixed(0)} MiB since the first tenth`)
 if (result.failure) {
   console.error(result.failure.error)
   save(result)

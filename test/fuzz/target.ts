@@ -75,7 +75,8 @@ export class Target {
   async #settled(): Promise<void> {
     const until = Date.now() + SETTLE_MS
     while (this.server.clients().length > 0 || this.server.stats().bufferBytes > 0) {
-      ensure(Date.now() < until, `left behind: ${this.server.clients().length} clients, ${this.server.stats().bufferBytes} bytes of buffers`)
+      ensure(Date.now() < until,
+        `left behind: ${this.server.clients().length} clients, ${this.server.stats().bufferBytes} bytes of buffers`)
       await new Promise(resolve => { setTimeout(resolve, 5) })
     }
   }

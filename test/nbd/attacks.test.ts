@@ -42,7 +42,8 @@ t.test('CVE-2017-15119: oversized options cost no memory', async t => {
 })
 
 t.test('CVE-2017-9524: half-open handshakes, cut at every byte', async t => {
-  const stream = Buffer.concat([u32(3), option(OPT.STRUCTURED_REPLY), option(OPT.GO, infoData('disk', [3])), command('structured', { type: CMD.READ, length: 512 })])
+  const stream = Buffer.concat([u32(3), option(OPT.STRUCTURED_REPLY), option(OPT.GO, infoData('disk', [3])),
+    command('structured', { type: CMD.READ, length: 512 })])
   for (let cut = 0; cut <= stream.length; cut++) {
     const peer = await Peer.connect(cut % 2 ? fixture.address : fixture.tcp)
     peer.send(stream.subarray(0, cut))
@@ -58,7 +59,8 @@ t.test('CVE-2017-9524: half-open handshakes, cut at every byte', async t => {
 
 t.test('CVE-2019-14850: GO, INFO and commands in odd orders', async t => {
   const steps: Buffer[] = [
-    option(OPT.GO, infoData('nope')), option(OPT.INFO, infoData('disk')), option(OPT.SET_META_CONTEXT), option(OPT.STARTTLS), option(OPT.STRUCTURED_REPLY),
+    option(OPT.GO, infoData('nope')), option(OPT.INFO, infoData('disk')), option(OPT.SET_META_CONTEXT), option(OPT.STARTTLS),
+    option(OPT.STRUCTURED_REPLY),
     option(OPT.EXTENDED_HEADERS), option(OPT.LIST), option(OPT.STRUCTURED_REPLY), option(OPT.GO), option(0), option(0xffff_ffff),
   ]
   for (let turn = 0; turn < steps.length; turn++) {
@@ -136,7 +138,8 @@ t.test('CVE-2025-47711, CVE-2025-47712: block status of maximum length, unaligne
     for (const offset of [0, 1, 511, 2 ** 32 - 1, 2 ** 40 + 3, HUGE_BYTES - 2 ** 32]) {
       for (const length of [1, 513, 0xffff_ffff, 0xffff_fffe, 0xffff_0001].filter(bytes => bytes <= HUGE_BYTES - offset)) {
         for (const flags of [0, FLAG.REQ_ONE]) {
-          t.equal((await session.call({ type: CMD.BLOCK_STATUS, offset, length, flags })).error, 0, `${mode} [${offset}, +${length})`)
+          t.equal((await session.call({ type: CMD.BLOCK_STATUS, offset, length, flags })).error, 0,
+            `${mode} [${offset}, +${length})`)
         }
       }
     }

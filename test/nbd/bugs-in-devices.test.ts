@@ -11,7 +11,8 @@ import { CMD, FLAG, INFO, infoData, MIB, MODES, OPT, option, pattern, REP, type 
 /** Fails as only a bug does: no NbdeltaError, sometimes no Error at all. */
 const BUGS: readonly (readonly [string, () => never | Promise<never>])[] = [
   ['throws a TypeError', () => { throw new TypeError('a bug in a device') }],
-  ['rejects with a RangeError, later', () => new Promise((_, reject) => { setTimeout(() => reject(new RangeError('late bug')), 3) })],
+  ['rejects with a RangeError, later', () => new Promise((_, reject) => { setTimeout(() => reject(new RangeError('late bug')),
+    3) })],
   ['rejects with undefined', () => Promise.reject(undefined)],
   ['throws a string', () => { throw 'not even an error' }],
 ]
@@ -19,9 +20,12 @@ const inner = MemoryDisk.from(pattern(0, MIB))
 const buggy = (bug: () => never | Promise<never>): BlockDevice =>
   alteredDisk(inner, { read: bug, write: bug, zero: bug, trim: bug, flush: bug, prefetch: bug, extents: bug as () => never })
 const requests: readonly Command[] = [
-  { type: CMD.READ, offset: 0, length: 4096 }, { type: CMD.READ, offset: 0, length: MIB }, { type: CMD.WRITE, offset: 0, payload: Buffer.alloc(4096) },
-  { type: CMD.WRITE, offset: 0, payload: Buffer.alloc(500_000) }, { type: CMD.WRITE, flags: FLAG.FUA, offset: 0, payload: Buffer.alloc(10) },
-  { type: CMD.TRIM, offset: 0, length: 4096 }, { type: CMD.WRITE_ZEROES, flags: FLAG.FUA, offset: 0, length: 4096 }, { type: CMD.FLUSH },
+  { type: CMD.READ, offset: 0, length: 4096 }, { type: CMD.READ, offset: 0, length: MIB },
+  { type: CMD.WRITE, offset: 0, payload: Buffer.alloc(4096) },
+  { type: CMD.WRITE, offset: 0, payload: Buffer.alloc(500_000) }, { type: CMD.WRITE, flags: FLAG.FUA, offset: 0,
+    payload: Buffer.alloc(10) },
+  { type: CMD.TRIM, offset: 0, length: 4096 }, { type: CMD.WRITE_ZEROES, flags: FLAG.FUA, offset: 0, length: 4096 },
+  { type: CMD.FLUSH },
   { type: CMD.CACHE, offset: 0, length: 4096 }, { type: CMD.BLOCK_STATUS, offset: 0, length: 4096 },
 ]
 const fixture = await startServer(t, {
@@ -39,7 +43,8 @@ for (const mode of MODES) {
         const session = await fixture.attach({ mode, name })
         const { reply } = session.send(request)
         const outcome = await reply.then(({ error }) => error, () => 'closed')
-        t.ok(outcome === 'closed' || outcome !== 0 || name === 'mapless' || request.type === CMD.CACHE, `command ${request.type}: ${outcome}`)
+        t.ok(outcome === 'closed' || outcome !== 0 || name === 'mapless' || request.type === CMD.CACHE,
+          `command ${request.type}: ${outcome}`)
         session.destroy()
         await good.alive()
       }
@@ -55,7 +60,8 @@ t.test('S6: nothing of the broken connections is left', async t => {
 
 t.test('S6: a provider that throws', async t => {
   const bug = (): never => { throw new TypeError('a bug in a provider') }
-  const info = { name: 'x', description: '', sizeBytes: MIB, readOnly: false, blockSizes: inner.blockSizes, capabilities: inner.capabilities }
+  const info = { name: 'x', description: '', sizeBytes: MIB, readOnly: false, blockSizes: inner.blockSizes,
+    capabilities: inner.capabilities }
   const providers: readonly (readonly [string, ExportProvider])[] = [
     ['in list', { list: bug, describe: () => info, open: bug }],
     ['in describe', { list: () => [], describe: bug, open: bug }],
@@ -69,7 +75,8 @@ t.test('S6: a provider that throws', async t => {
       const peer = await own.peer()
       const data = number === OPT.LIST ? undefined : number === OPT.EXPORT_NAME ? Buffer.from('x') : infoData('x', [INFO.NAME])
       peer.send(option(number, data))
-      const answer = await peer.stream.take(1).then(() => 'answered', (error: unknown) => error instanceof ServerClosed ? 'closed' : 'left waiting')
+      const answer = await peer.stream.take(1).then(() => 'answered', (error: unknown) =>
+        error instanceof ServerClosed ? 'closed' : 'left waiting')
       t.not(answer, 'left waiting', `${where}: option ${number}`)
       peer.destroy()
     }

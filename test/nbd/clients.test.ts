@@ -9,7 +9,8 @@ const fixture = await startServer(t)
 t.test('libnbd 1.24, nbdinfo: extended headers first, INFO for all, ABORT without waiting', async t => {
   const peer = await fixture.peer(3)
   t.equal(await peer.verdict(OPT.EXTENDED_HEADERS), REP.ACK)
-  t.strictSame((await peer.meta(OPT.SET_META_CONTEXT, 'map', ['base:allocation'])).contexts.map(context => context.name), ['base:allocation'])
+  t.strictSame((await peer.meta(OPT.SET_META_CONTEXT, 'map', ['base:allocation'])).contexts.map(context => context.name),
+    ['base:allocation'])
   const infos = [INFO.BLOCK_SIZE, INFO.NAME, INFO.DESCRIPTION]
   const told = await peer.info(OPT.INFO, 'map', infos)
   t.equal(told.facts!.name, 'map')
@@ -24,7 +25,8 @@ t.test('libnbd 1.24: a server without extended headers is asked for structured r
   const peer = await fixture.peer(3)
   t.equal(await peer.verdict(OPT.EXTENDED_HEADERS), REP.ACK)
   const contexts = (await peer.meta(OPT.SET_META_CONTEXT, 'map', ['base:allocation'])).contexts
-  const session = new Session(peer, 'extended', (await peer.info(OPT.GO, 'map', [INFO.BLOCK_SIZE, INFO.NAME, INFO.DESCRIPTION])).facts!, contexts)
+  const session = new Session(peer, 'extended', (await peer.info(OPT.GO, 'map',
+    [INFO.BLOCK_SIZE, INFO.NAME, INFO.DESCRIPTION])).facts!, contexts)
   t.ok(session.facts.flags & TX.BLOCK_STATUS_PAYLOAD)
   t.equal((await session.call({ type: CMD.BLOCK_STATUS, offset: 0, length: MIB })).status.size, 1)
   t.equal((await session.write(0, pattern(0, 512), FLAG.PAYLOAD_LEN)).error, 0)
@@ -60,7 +62,8 @@ t.test('qemu 11: probes, opens twice, WRITE under extended headers without PAYLO
       t.equal((await session.call({ type: CMD.WRITE, offset, payload: pattern(offset, bytes, opening) })).error, 0)
       t.ok((await session.read(offset, bytes)).data.equals(pattern(offset, bytes, opening)))
     }
-    t.equal((await session.call({ type: CMD.WRITE_ZEROES, flags: FLAG.NO_HOLE | FLAG.FAST_ZERO, offset: 0, length: session.size })).error, 0)
+    t.equal((await session.call({ type: CMD.WRITE_ZEROES, flags: FLAG.NO_HOLE | FLAG.FAST_ZERO, offset: 0,
+      length: session.size })).error, 0)
     t.equal((await session.call({ type: CMD.BLOCK_STATUS, flags: FLAG.REQ_ONE, offset: 0, length: session.size })).error, 0)
     await session.disconnect()
   }
@@ -78,7 +81,8 @@ t.test('nbd-client and kernel: GO with no info requests, simple replies, FUA any
   await Promise.all(sockets.flatMap((session, i) => Array.from({ length: 128 }, async (_, tag) => {
     const offset = (i * 128 + tag) * 128 * KIB
     const payload = pattern(offset, 128 * KIB)
-    t.equal((await session.call({ type: CMD.WRITE, flags: tag % 2 ? FLAG.FUA : 0, offset, payload, cookie: cookie(i, tag) })).error, 0)
+    t.equal((await session.call({ type: CMD.WRITE, flags: tag % 2 ? FLAG.FUA : 0, offset, payload,
+      cookie: cookie(i, tag) })).error, 0)
   })))
   const [first, second] = sockets
   t.ok((await second.read(128 * KIB, 128 * KIB)).data.equals(pattern(128 * KIB, 128 * KIB)))
@@ -119,16 +123,20 @@ t.test('nbd-tester-client: flags 1, 124 zeroes, FLUSH and FUA, 1 MiB + 14 at off
   t.ok((await session.read(1, MIB + 14)).data.equals(pattern(1, MIB + 14)))
   const payload = pattern(7, 49_865_728)
   t.equal((await session.write(12_345, payload)).error, 0)
-  t.ok((await session.read(12_345, 49_865_728)).data.equals(payload), 'a client that never asked for block sizes may read as much')
+  t.ok((await session.read(12_345, 49_865_728)).data.equals(payload),
+    'a client that never asked for block sizes may read as much')
   await session.disconnect()
 })
 
 t.test('an integrity tester that sends everything in one packet', async t => {
   const peer = await fixture.peer(3)
-  const requests = Array.from({ length: 20 }, (_, i) => ({ type: CMD.WRITE, offset: i * 512, payload: pattern(i * 512, 512, 4), cookie: BigInt(i) }))
+  const requests = Array.from({ length: 20 }, (_, i) => ({ type: CMD.WRITE, offset: i * 512, payload: pattern(i * 512, 512, 4),
+    cookie: BigInt(i) }))
   peer.send(Buffer.concat([
-    option(OPT.STRUCTURED_REPLY), option(OPT.SET_META_CONTEXT, metaData('disk', ['base:allocation'])), option(OPT.GO, infoData('disk', [INFO.BLOCK_SIZE])),
-    ...requests.map(request => command('structured', request)), command('structured', { type: CMD.READ, offset: 0, length: 20 * 512, cookie: 99n }),
+    option(OPT.STRUCTURED_REPLY), option(OPT.SET_META_CONTEXT, metaData('disk', ['base:allocation'])),
+    option(OPT.GO, infoData('disk', [INFO.BLOCK_SIZE])),
+    ...requests.map(request => command('structured', request)), command('structured',
+      { type: CMD.READ, offset: 0, length: 20 * 512, cookie: 99n }),
     command('structured', { type: CMD.DISC }),
   ]))
   await peer.replies(OPT.STRUCTURED_REPLY)

@@ -28,7 +28,8 @@ for (const mode of MODES) {
     const fixture = await startServer(t)
     for (const name of ['disk', 'gate']) {
       const session = await fixture.attach({ mode, name })
-      const writes = Array.from({ length: 40 }, (_, i) => session.send({ type: CMD.WRITE, offset: i * 100_000, payload: pattern(i, 100_000) }).reply)
+      const writes = Array.from({ length: 40 }, (_, i) => session.send({ type: CMD.WRITE, offset: i * 100_000,
+        payload: pattern(i, 100_000) }).reply)
       const replies = [...writes, ...inFlight(session, 200), ...inFlight(session, 4, 2 * MIB)]
       await session.disconnect()
       for (const reply of replies) t.equal((await reply).error, 0)
@@ -72,7 +73,8 @@ for (const mode of MODES) {
     const closing = fixture.server.close({ deadlineMs: 8000 })
     const again = fixture.server.close({ deadlineMs: 8000 })
     await delay(20)
-    const late = [session.send({ type: CMD.READ, offset: 0, length: 512 }), session.send({ type: CMD.WRITE, offset: 0, payload: pattern(0, 512) })]
+    const late = [session.send({ type: CMD.READ, offset: 0, length: 512 }),
+      session.send({ type: CMD.WRITE, offset: 0, payload: pattern(0, 512) })]
     for (const { reply } of late) t.equal((await reply).error, ERR.ESHUTDOWN)
     await t.rejects(fixture.peer(), 'no new connection')
     fixture.gate.openAll()
@@ -152,8 +154,10 @@ t.test('S6: rubbish of every kind leaves the server and good clients alone', asy
   const fixture = await startServer(t)
   const good = await fixture.attach({ mode: 'extended' })
   const rubbish = [
-    Buffer.from('GET / HTTP/1.1\r\nHost: x\r\n\r\n'), Buffer.alloc(100_000, 0xff), Buffer.alloc(100_000), Buffer.from([0x16, 3, 1, 2, 0, 1, 0]),
-    option(OPT.GO, infoData('disk')), Buffer.concat([Buffer.from([0, 0, 0, 3]), option(OPT.GO, infoData('disk')), Buffer.alloc(1000, 0x25)]),
+    Buffer.from('GET / HTTP/1.1\r\nHost: x\r\n\r\n'), Buffer.alloc(100_000, 0xff), Buffer.alloc(100_000),
+    Buffer.from([0x16, 3, 1, 2, 0, 1, 0]),
+    option(OPT.GO, infoData('disk')), Buffer.concat([Buffer.from([0, 0, 0, 3]), option(OPT.GO, infoData('disk')),
+      Buffer.alloc(1000, 0x25)]),
   ]
   for (const bytes of rubbish) {
     const socket = connect(fixture.address)

@@ -24,7 +24,8 @@ let flushes = 0
 let broken = true
 const fixture = await startServer(t, {
   exports: {
-    ...Object.fromEntries(CODES.flatMap(([code]) => [[`${code}-now`, failing(code, false)], [`${code}-late`, failing(code, true)]])),
+    ...Object.fromEntries(CODES.flatMap(([code]) => [[`${code}-now`, failing(code, false)],
+      [`${code}-late`, failing(code, true)]])),
     fsyncgate: alteredDisk(inner, {
       flush() {
         flushes++
@@ -37,17 +38,21 @@ const fixture = await startServer(t, {
 const payload = Buffer.alloc(512)
 
 const PAST_END: readonly (readonly [string, number, number])[] = [
-  ['READ', CMD.READ, ERR.EINVAL], ['WRITE', CMD.WRITE, ERR.ENOSPC], ['TRIM', CMD.TRIM, ERR.EINVAL], ['CACHE', CMD.CACHE, ERR.EINVAL],
+  ['READ', CMD.READ, ERR.EINVAL], ['WRITE', CMD.WRITE, ERR.ENOSPC], ['TRIM', CMD.TRIM, ERR.EINVAL],
+  ['CACHE', CMD.CACHE, ERR.EINVAL],
   ['WRITE_ZEROES', CMD.WRITE_ZEROES, ERR.ENOSPC], ['BLOCK_STATUS', CMD.BLOCK_STATUS, ERR.EINVAL],
 ]
 for (const mode of MODES) {
   t.test(`section 9, X2: ${mode}: past the end`, async t => {
     const session = await attach(fixture.address, { mode })
     const ranges: (readonly [number | bigint, number | bigint])[] = [
-      [DISK_BYTES - 511, 512], [DISK_BYTES, 512], [DISK_BYTES + 1, 512], [2 ** 31, 512], [2 ** 32, 512], [2n ** 53n - 512n, 512], [2n ** 53n, 512],
-      [2n ** 63n - 512n, 512], [2n ** 63n, 512], [2n ** 64n - 512n, 512], [2n ** 64n - 1n, 512], [0, DISK_BYTES + 1], [1, DISK_BYTES], [0, 0xffff_ffff],
+      [DISK_BYTES - 511, 512], [DISK_BYTES, 512], [DISK_BYTES + 1, 512], [2 ** 31, 512], [2 ** 32, 512], [2n ** 53n - 512n, 512],
+      [2n ** 53n, 512],
+      [2n ** 63n - 512n, 512], [2n ** 63n, 512], [2n ** 64n - 512n, 512], [2n ** 64n - 1n, 512], [0, DISK_BYTES + 1],
+      [1, DISK_BYTES], [0, 0xffff_ffff],
       [2n ** 64n - 0xffff_ffffn, 0xffff_ffff],
-      ...mode === 'extended' ? [[512, 2n ** 64n - 512n], [1, 2n ** 64n - 1n], [2n ** 63n, 2n ** 63n], [0, 2n ** 53n + 1n]] as const : [],
+      ...mode === 'extended' ? [[512, 2n ** 64n - 512n], [1, 2n ** 64n - 1n], [2n ** 63n, 2n ** 63n],
+        [0, 2n ** 53n + 1n]] as const : [],
     ]
     for (const [what, type, errno] of PAST_END) {
       const wanted = type === CMD.BLOCK_STATUS && mode === 'simple' ? ERR.EINVAL : errno
@@ -63,7 +68,8 @@ for (const mode of MODES) {
   t.test(`section 9: ${mode}: read-only`, async t => {
     const session = await attach(fixture.address, { mode, name: 'ro' })
     for (const request of [
-      { type: CMD.WRITE, offset: 0, payload }, { type: CMD.WRITE, offset: RO_BYTES, payload, flags: FLAG.FUA }, { type: CMD.TRIM, offset: 0, length: 512 },
+      { type: CMD.WRITE, offset: 0, payload }, { type: CMD.WRITE, offset: RO_BYTES, payload, flags: FLAG.FUA },
+      { type: CMD.TRIM, offset: 0, length: 512 },
       { type: CMD.WRITE_ZEROES, offset: 0, length: 512 }, { type: CMD.WRITE_ZEROES, offset: 0, length: 512, flags: FLAG.NO_HOLE },
     ]) t.equal((await session.call(request)).error, ERR.EPERM)
   })
@@ -74,7 +80,8 @@ for (const mode of MODES) {
       for (const type of [CMD.READ, CMD.TRIM, CMD.WRITE_ZEROES, CMD.CACHE, ...mode === 'simple' ? [] : [CMD.BLOCK_STATUS]]) {
         t.equal((await session.call({ type, offset, length })).error, ERR.EINVAL, `command ${type} [${offset}, +${length})`)
       }
-      t.equal((await session.call({ type: CMD.WRITE, offset, payload: Buffer.alloc(length) })).error, ERR.EINVAL, `WRITE [${offset}, +${length})`)
+      t.equal((await session.call({ type: CMD.WRITE, offset, payload: Buffer.alloc(length) })).error, ERR.EINVAL,
+        `WRITE [${offset}, +${length})`)
     }
     t.equal((await session.read(512, 1024)).error, 0)
   })
@@ -92,7 +99,8 @@ for (const mode of MODES) {
       for (const when of ['now', 'late']) {
         const session = await attach(fixture.address, { mode, name: `${code}-${when}` })
         t.equal((await session.write(0, payload)).error, errno, `WRITE ${code} ${when}`)
-        for (const type of [CMD.TRIM, CMD.WRITE_ZEROES]) t.equal((await session.call({ type, offset: 0, length: 4096 })).error, errno, `command ${type} ${code} ${when}`)
+        for (const type of [CMD.TRIM, CMD.WRITE_ZEROES]) t.equal((await session.call({ type, offset: 0, length: 4096 })).error,
+          errno, `command ${type} ${code} ${when}`)
         t.equal((await session.flush()).error, errno, `FLUSH ${code} ${when}`)
         await session.alive()
       }
@@ -101,7 +109,8 @@ for (const mode of MODES) {
 
   t.test(`X3: ${mode}: the order of checks`, async t => {
     const readOnly = await attach(fixture.address, { mode, name: 'ro' })
-    t.equal((await readOnly.call({ type: CMD.WRITE, flags: FLAG.DF, offset: 0, payload })).error, ERR.EINVAL, 'flags before read-only')
+    t.equal((await readOnly.call({ type: CMD.WRITE, flags: FLAG.DF, offset: 0, payload })).error, ERR.EINVAL,
+      'flags before read-only')
     t.equal((await readOnly.call({ type: 99, offset: 0, length: 512 })).error, ERR.EINVAL, 'command before read-only')
     t.equal((await readOnly.call({ type: CMD.WRITE, offset: 2 ** 40, payload })).error, ERR.EPERM, 'read-only before range')
     t.equal((await readOnly.call({ type: CMD.WRITE, offset: 0, length: 0 })).error, ERR.EPERM, 'read-only before zero length')

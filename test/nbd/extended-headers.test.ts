@@ -56,7 +56,8 @@ t.test('E3: a WRITE\'s payload is taken with PAYLOAD_LEN and without', async t =
 })
 
 for (const [what, type, flags] of [
-  ['READ', CMD.READ, 0], ['FLUSH', CMD.FLUSH, 0], ['TRIM', CMD.TRIM, FLAG.FUA], ['CACHE', CMD.CACHE, 0], ['WRITE_ZEROES', CMD.WRITE_ZEROES, 0],
+  ['READ', CMD.READ, 0], ['FLUSH', CMD.FLUSH, 0], ['TRIM', CMD.TRIM, FLAG.FUA], ['CACHE', CMD.CACHE, 0],
+  ['WRITE_ZEROES', CMD.WRITE_ZEROES, 0],
   ['command 8', 8, 0], ['command 65535', 65535, 0],
 ] as const) {
   t.test(`E4: ${what} with a payload is swallowed and EINVAL`, async t => {
@@ -98,10 +99,14 @@ t.test('E5: BLOCK_STATUS with a list of contexts', async t => {
   t.equal(await ask(statusPayload(MIB, [id]), [id]), 0)
   t.equal(await ask(statusPayload(4096, [id]), [id], 65536), 0)
   for (const [what, payload] of [
-    ['an unknown id', statusPayload(MIB, [id + 1])], ['a duplicate id', statusPayload(MIB, [id, id])], ['known and unknown', statusPayload(MIB, [id, id + 9])],
-    ['no id', statusPayload(MIB, [])], ['a length that is not 8 + 4n', Buffer.concat([statusPayload(MIB, [id]), Buffer.alloc(2)])],
-    ['effect past the end', statusPayload(MIB + 1, [id])], ['effect of nothing', statusPayload(0, [id])], ['effect 2^63', statusPayload(2n ** 63n, [id])],
-    ['effect 2^64-1', statusPayload(2n ** 64n - 1n, [id])], ['many ids', statusPayload(MIB, Array.from({ length: 50_000 }, (_, i) => i + 2))],
+    ['an unknown id', statusPayload(MIB, [id + 1])], ['a duplicate id', statusPayload(MIB, [id, id])],
+    ['known and unknown', statusPayload(MIB, [id, id + 9])],
+    ['no id', statusPayload(MIB, [])], ['a length that is not 8 + 4n',
+      Buffer.concat([statusPayload(MIB, [id]), Buffer.alloc(2)])],
+    ['effect past the end', statusPayload(MIB + 1, [id])], ['effect of nothing', statusPayload(0, [id])],
+    ['effect 2^63', statusPayload(2n ** 63n, [id])],
+    ['effect 2^64-1', statusPayload(2n ** 64n - 1n, [id])], ['many ids',
+      statusPayload(MIB, Array.from({ length: 50_000 }, (_, i) => i + 2))],
   ] as const) {
     t.equal(await ask(payload, [], 0, 4096n), ERR.EINVAL, what)
     await session.alive()
@@ -116,7 +121,8 @@ t.test('E5: BLOCK_STATUS with a list of contexts', async t => {
 t.test('E5: not advertised (no contexts): swallowed and EINVAL', async t => {
   const session = await extended('map', [])
   t.notOk(session.facts.flags & TX.BLOCK_STATUS_PAYLOAD)
-  t.equal((await session.call({ type: CMD.BLOCK_STATUS, flags: FLAG.PAYLOAD_LEN, payload: statusPayload(MIB, [1]) })).error, ERR.EINVAL)
+  t.equal((await session.call({ type: CMD.BLOCK_STATUS, flags: FLAG.PAYLOAD_LEN, payload: statusPayload(MIB, [1]) })).error,
+    ERR.EINVAL)
   await session.alive()
 })
 
@@ -128,7 +134,8 @@ t.test('E6: status over the whole of 4 PiB in one request, 64-bit lengths', asyn
   t.equal(extent.state, 3n)
 })
 
-for (const [what, type, flags] of [['TRIM', CMD.TRIM, 0], ['WRITE_ZEROES', CMD.WRITE_ZEROES, 0], ['CACHE', CMD.CACHE, 0], ['fast WRITE_ZEROES', CMD.WRITE_ZEROES, FLAG.FAST_ZERO]] as const) {
+for (const [what, type, flags] of [['TRIM', CMD.TRIM, 0], ['WRITE_ZEROES', CMD.WRITE_ZEROES, 0], ['CACHE', CMD.CACHE, 0],
+  ['fast WRITE_ZEROES', CMD.WRITE_ZEROES, FLAG.FAST_ZERO]] as const) {
   t.test(`E7 W1: ${what} over 4 PiB in one request costs nothing`, async t => {
     const session = await extended('huge')
     await session.write(HUGE_BYTES - 4096, pattern(0, 4096))
@@ -163,9 +170,11 @@ t.test('E8: no reply payload is longer than what READ may ask', async t => {
 t.test('E1: offsets and cookies with all 64 bits', async t => {
   const session = await extended('disk')
   for (const cookie of [0n, 1n, 2n ** 63n, 2n ** 64n - 1n, 0x0123_4567_89ab_cdefn]) {
-    t.equal((await session.call({ type: CMD.READ, offset: DISK_BYTES - 10, length: 10, cookie })).error, 0, `cookie ${cookie.toString(16)}`)
+    t.equal((await session.call({ type: CMD.READ, offset: DISK_BYTES - 10, length: 10, cookie })).error, 0,
+      `cookie ${cookie.toString(16)}`)
   }
   for (const offset of [2n ** 53n, 2n ** 63n, 2n ** 64n - 1n, 2n ** 64n - 512n]) {
-    t.equal((await session.call({ type: CMD.READ, offset, length: 512 })).error, ERR.EINVAL, `offset ${offset}: echoed and refused`)
+    t.equal((await session.call({ type: CMD.READ, offset, length: 512 })).error, ERR.EINVAL,
+      `offset ${offset}: echoed and refused`)
   }
 })

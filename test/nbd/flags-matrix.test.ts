@@ -107,7 +107,8 @@ for (const mode of MODES) {
   t.test(`DISC: ${mode}: any flags and fields end the session without a reply`, async t => {
     for (const flags of [0, ...BITS.filter(bit => !(mode === 'extended' && bit === FLAG.PAYLOAD_LEN)), 0xffdf]) {
       const session = await attach(fixture.address, { mode })
-      session.stream.socket.write(command(mode, { type: CMD.DISC, flags, offset: 2n ** 63n, length: flags, cookie: 2n ** 64n - 1n }))
+      session.stream.socket.write(command(mode, { type: CMD.DISC, flags, offset: 2n ** 63n, length: flags,
+        cookie: 2n ** 64n - 1n }))
       await session.closed()
     }
     t.pass()

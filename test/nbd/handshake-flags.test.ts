@@ -46,7 +46,8 @@ for (const flags of [0, 1, 2, 3]) {
 
 for (const flags of [0, 2]) {
   for (const [name, number, data] of [
-    ['LIST', OPT.LIST, undefined], ['ABORT', OPT.ABORT, undefined], ['GO', OPT.GO, infoData('disk')], ['STRUCTURED', OPT.STRUCTURED_REPLY, undefined],
+    ['LIST', OPT.LIST, undefined], ['ABORT', OPT.ABORT, undefined], ['GO', OPT.GO, infoData('disk')],
+    ['STRUCTURED', OPT.STRUCTURED_REPLY, undefined],
     ['an unknown one', 99, undefined],
   ] as const) {
     t.test(`H4: flags ${flags} without FIXED_NEWSTYLE: option ${name} is dropped`, async () => {

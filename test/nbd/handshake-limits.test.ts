@@ -79,7 +79,8 @@ t.test('O3: long options', async t => {
   const peer = await fixture.peer()
   for (const [what, number, bytes] of [
     ['GO of 64 KiB + 1', OPT.GO, 64 * KIB + 1], ['INFO of 1 MiB', OPT.INFO, MIB], ['GO of 32 MiB', OPT.GO, 32 * MIB],
-    ['LIST_META_CONTEXT of 1 MiB + 1', OPT.LIST_META_CONTEXT, MIB + 1], ['SET_META_CONTEXT of 5 MiB', OPT.SET_META_CONTEXT, 5 * MIB],
+    ['LIST_META_CONTEXT of 1 MiB + 1', OPT.LIST_META_CONTEXT, MIB + 1],
+    ['SET_META_CONTEXT of 5 MiB', OPT.SET_META_CONTEXT, 5 * MIB],
   ] as const) {
     t.equal(await peer.verdict(number, Buffer.alloc(bytes)), REP.ERR_TOO_BIG, what)
     await peer.expectInStep()

@@ -19,7 +19,8 @@ t.test('C1: an unknown export is ERR_UNKNOWN', async t => {
 t.test('C2: what is not understood is ignored', async t => {
   const peer = await fixture.peer()
   await peer.verdict(OPT.STRUCTURED_REPLY)
-  const queries = ['x-other:thing', 'base:nothing', 'base', 'nocolon', '', ':', 'base:allocation:x', 'Base:allocation', 'qemu:allocation-depth:x']
+  const queries = ['x-other:thing', 'base:nothing', 'base', 'nocolon', '', ':', 'base:allocation:x', 'Base:allocation',
+    'qemu:allocation-depth:x']
   for (const number of [LIST, SET] as const) {
     t.strictSame(await peer.meta(number, 'disk', queries), { final: REP.ACK, contexts: [] }, `option ${number}`)
     t.strictSame(names(await peer.meta(number, 'disk', [...queries, BASE])), [BASE])

@@ -95,12 +95,14 @@ t.test('EXTENDED_HEADERS: alone, after STRUCTURED_REPLY, and STRUCTURED_REPLY af
 
 t.test('STRUCTURED_REPLY: not asked for means simple replies only (G4)', async t => {
   const session = await attach(fixture.address, { mode: 'simple' })
-  for (const type of [0, 3, 4, 5, 6, 7, 8, 99]) t.ok((await session.call({ type, offset: 0, length: type === 3 ? 0 : 512 })).simple, `command ${type}`)
+  for (const type of [0, 3, 4, 5, 6, 7, 8, 99]) t.ok((await session.call({ type, offset: 0,
+    length: type === 3 ? 0 : 512 })).simple, `command ${type}`)
 })
 
 t.test('SET_META_CONTEXT and GO of one export with the options in any order before GO', async t => {
   const peer = await fixture.peer()
-  t.equal(await peer.verdict(OPT.SET_META_CONTEXT, metaData('disk', ['base:allocation'])), REP.ERR_INVALID, 'C4: without structured replies')
+  t.equal(await peer.verdict(OPT.SET_META_CONTEXT, metaData('disk', ['base:allocation'])), REP.ERR_INVALID,
+    'C4: without structured replies')
   await peer.option(OPT.INFO, infoData('disk'))
   await peer.verdict(OPT.EXTENDED_HEADERS)
   const { contexts } = await peer.meta(OPT.SET_META_CONTEXT, 'disk', ['base:allocation'])

@@ -10,7 +10,8 @@ t.test('O1: every option echoes its number and ends in exactly one final reply',
   const peer = await fixture.peer()
   for (const [number, data] of [
     [OPT.LIST, undefined], [OPT.PEEK_EXPORT, undefined], [OPT.STARTTLS, undefined], [OPT.INFO, infoData('disk', [0, 1, 2, 3])],
-    [OPT.STRUCTURED_REPLY, undefined], [OPT.LIST_META_CONTEXT, metaData('disk')], [OPT.SET_META_CONTEXT, metaData('disk', ['base:allocation'])],
+    [OPT.STRUCTURED_REPLY, undefined], [OPT.LIST_META_CONTEXT, metaData('disk')],
+    [OPT.SET_META_CONTEXT, metaData('disk', ['base:allocation'])],
     [OPT.EXTENDED_HEADERS, undefined], [0, undefined], [12, undefined], [0xffff_ffff, undefined],
   ] as const) {
     const replies = await peer.option(number, data)
@@ -62,7 +63,8 @@ const META_SHAPES: readonly (readonly [string, Buffer])[] = [
   ['second query cut', Buffer.concat([counted('disk'), u32(2), counted('base:'), u16(0)])],
   ['a byte too many', Buffer.concat([metaData('disk', ['base:']), Buffer.alloc(1)])],
 ]
-for (const [numbers, shapes] of [[[OPT.INFO, OPT.GO], INFO_SHAPES], [[OPT.LIST_META_CONTEXT, OPT.SET_META_CONTEXT], META_SHAPES]] as const) {
+for (const [numbers, shapes] of [[[OPT.INFO, OPT.GO], INFO_SHAPES], [[OPT.LIST_META_CONTEXT, OPT.SET_META_CONTEXT],
+  META_SHAPES]] as const) {
   for (const number of numbers) {
     for (const [what, data] of shapes) {
       t.test(`O6 C1: option ${number} with ${what} is ERR_INVALID and the next option parses`, async t => {
@@ -119,7 +121,8 @@ t.test('O10: while the server shuts down every option but ABORT is ERR_SHUTDOWN'
   await peer.list()
   const closing = own.server.close({ deadlineMs: 5000 })
   for (const [number, data] of [
-    [OPT.LIST, undefined], [OPT.INFO, infoData('disk')], [OPT.GO, infoData('disk')], [OPT.STRUCTURED_REPLY, undefined], [99, undefined],
+    [OPT.LIST, undefined], [OPT.INFO, infoData('disk')], [OPT.GO, infoData('disk')], [OPT.STRUCTURED_REPLY, undefined],
+    [99, undefined],
   ] as const) t.equal(await peer.verdict(number, data), REP.ERR_SHUTDOWN, `option ${number}`)
   t.equal(await peer.verdict(OPT.ABORT), REP.ACK)
   own.gate.openAll()
@@ -130,7 +133,8 @@ t.test('O10: while the server shuts down every option but ABORT is ERR_SHUTDOWN'
 t.test('O11: pipelined options are answered in order, and requests may follow GO in the same packet (I8)', async t => {
   const peer = await fixture.peer()
   peer.send(Buffer.concat([
-    option(OPT.STRUCTURED_REPLY), option(OPT.LIST), option(77), option(OPT.SET_META_CONTEXT, metaData('disk', ['base:allocation'])),
+    option(OPT.STRUCTURED_REPLY), option(OPT.LIST), option(77), option(OPT.SET_META_CONTEXT,
+      metaData('disk', ['base:allocation'])),
     option(OPT.GO, infoData('disk', [INFO.BLOCK_SIZE])),
   ]))
   t.equal((await peer.replies(OPT.STRUCTURED_REPLY)).at(-1)!.type, REP.ACK)

@@ -7,7 +7,8 @@ import { attach, Session } from './support/session.js'
 import { CMD, ERR, INFO, OPT, REP, TX, type Mode } from './support/wire.js'
 
 const fixture = await startServer(t)
-const flat = (infos: readonly { type: number, data: Buffer }[]): string[] => infos.map(info => `${info.type}:${info.data.toString('hex')}`).sort()
+const flat = (infos: readonly { type: number, data: Buffer }[]): string[] =>
+  infos.map(info => `${info.type}:${info.data.toString('hex')}`).sort()
 
 t.test('I1: success is an EXPORT info with the true size, then ACK', async t => {
   const peer = await fixture.peer()
@@ -112,7 +113,8 @@ t.test('I10 I11: transmission flags', async t => {
   t.notOk(await flagsOf('structured', 'disk', ['base:allocation']) & TX.BLOCK_STATUS_PAYLOAD, 'never without extended headers')
   for (const mode of ['simple', 'structured', 'extended'] as const) {
     const writable = await flagsOf(mode, 'disk', [])
-    const wanted = TX.HAS_FLAGS | TX.SEND_FLUSH | TX.SEND_FUA | TX.SEND_TRIM | TX.SEND_WRITE_ZEROES | TX.CAN_MULTI_CONN | TX.SEND_CACHE
+    const wanted = TX.HAS_FLAGS | TX.SEND_FLUSH | TX.SEND_FUA | TX.SEND_TRIM | TX.SEND_WRITE_ZEROES
+      | TX.CAN_MULTI_CONN | TX.SEND_CACHE
     t.equal(writable & wanted, wanted, `${mode}: writable has all commands`)
     t.notOk(writable & (TX.READ_ONLY | TX.SEND_RESIZE))
     const readOnly = await flagsOf(mode, 'ro', [])
@@ -125,7 +127,8 @@ t.test('I11: READ_ONLY means that every write fails', async t => {
   for (const mode of ['simple', 'structured', 'extended'] as const) {
     const session = await attach(fixture.address, { mode, name: 'ro' })
     t.equal((await session.write(0, Buffer.alloc(512))).error, ERR.EPERM)
-    for (const type of [CMD.TRIM, CMD.WRITE_ZEROES]) t.equal((await session.call({ type, offset: 0, length: 512 })).error, ERR.EPERM)
+    for (const type of [CMD.TRIM, CMD.WRITE_ZEROES]) t.equal((await session.call({ type, offset: 0, length: 512 })).error,
+      ERR.EPERM)
     t.equal((await session.call({ type: CMD.FLUSH })).error, 0)
     t.equal((await session.call({ type: CMD.CACHE, offset: 0, length: 512 })).error, 0)
   }

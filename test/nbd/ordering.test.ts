@@ -47,11 +47,13 @@ for (const mode of MODES) {
     t.equal((await reply).error, 0)
   })
 
-  t.test(`D2 D6: ${mode}: FUA: WRITE, WRITE_ZEROES and TRIM are answered after a flush that began behind their effect`, async t => {
+  t.test(`D2 D6: ${mode}: FUA: WRITE, WRITE_ZEROES and TRIM are answered after a flush that began behind their effect`,
+    async t => {
     const session = await fixture.attach({ mode, name: 'gate' })
     const requests = [
       ['write', { type: CMD.WRITE, flags: FLAG.FUA, offset: 4096, payload: pattern(0, 4096) }],
-      ['zero', { type: CMD.WRITE_ZEROES, flags: FLAG.FUA, offset: 8192, length: 4096 }], ['trim', { type: CMD.TRIM, flags: FLAG.FUA, offset: 12_288, length: 4096 }],
+      ['zero', { type: CMD.WRITE_ZEROES, flags: FLAG.FUA, offset: 8192, length: 4096 }],
+      ['trim', { type: CMD.TRIM, flags: FLAG.FUA, offset: 12_288, length: 4096 }],
     ] as const
     for (const [what, request] of requests) {
       gate.log.length = 0
@@ -96,7 +98,8 @@ for (const mode of MODES) {
     t.strictSame(gate.log.map(line => line.split(' ')[0]), ['write', 'flush'])
   })
 
-  t.test(`D5 S2: ${mode}: a dead connection's queued write never runs, its running one ends before a newer one begins`, async t => {
+  t.test(`D5 S2: ${mode}: a dead connection's queued write never runs, its running one ends before a newer one begins`,
+    async t => {
     for (const how of ['destroy', 'reset', 'half-close'] as const) {
       const dying = await fixture.attach({ mode, name: 'serial', tcp: how === 'reset' })
       const heir = await fixture.attach({ mode, name: 'serial' })

@@ -25,7 +25,9 @@ const late = MemoryDisk.from(pattern(0, 4 * MIB, 5))
 const fixture = await startServer(t, {
   exports: {
     thrown: brokenDisk('thrown'), late: brokenDisk('late'),
-    slow: alteredDisk(late, { read: (offset, length, into, at) => new Promise(resolve => { setImmediate(() => { void late.read(offset, length, into, at); resolve() }) }) }),
+    slow: alteredDisk(late,
+      { read: (offset, length, into, at) => new Promise(resolve => { setImmediate(() => { void late.read(offset, length, into,
+      at); resolve() }) }) }),
   },
 })
 
@@ -34,7 +36,8 @@ for (const mode of MODES) {
     t.test(`R1 R2: ${mode}: a read that fails (${name}) is EIO, the session lives, neighbours are fine`, async t => {
       const session = await attach(fixture.address, { mode, name })
       const before = session.send({ type: CMD.READ, offset: 0, length: 64 * KIB })
-      const failing = [[64 * KIB, 4 * KIB], [0, 128 * KIB], [66 * KIB, 1], [65 * KIB, 256 * KIB], ...mode === 'simple' ? [] : [[0, MIB], [65 * KIB, 500 * KIB]]]
+      const failing = [[64 * KIB, 4 * KIB], [0, 128 * KIB], [66 * KIB, 1], [65 * KIB, 256 * KIB],
+        ...mode === 'simple' ? [] : [[0, MIB], [65 * KIB, 500 * KIB]]]
         .map(([offset, length]) => session.send({ type: CMD.READ, offset, length }))
       const after = session.send({ type: CMD.READ, offset: 68 * KIB, length: 100 * KIB })
       t.ok((await before.reply).data.equals(pattern(0, 64 * KIB, 4)))
@@ -62,8 +65,10 @@ for (const mode of MODES) {
       const session = await attach(fixture.address, { mode, name })
       if (name === 'disk') t.equal((await session.write(0, pattern(0, 4 * MIB, 5))).error, 0)
       const content = pattern(0, 4 * MIB, 5)
-      const shapes = [[0, 1], [1, 1], [4095, 2], [511, 4098], [0, 65_536], [65_535, 65_538], [3, 300_001], [1, MIB + 14], [0, 4 * MIB], [4 * MIB - 1, 1]]
-      for (const [{ reply }, offset, length] of shapes.map(([offset, length]) => [session.send({ type: CMD.READ, offset, length }), offset, length] as const)) {
+      const shapes = [[0, 1], [1, 1], [4095, 2], [511, 4098], [0, 65_536], [65_535, 65_538], [3, 300_001], [1, MIB + 14],
+        [0, 4 * MIB], [4 * MIB - 1, 1]]
+      for (const [{ reply }, offset, length] of shapes.map(([offset, length]) =>
+        [session.send({ type: CMD.READ, offset, length }), offset, length] as const)) {
         t.ok((await reply).data.equals(content.subarray(offset, offset + length)), `${name}: ${length} at ${offset}`)
       }
     }
@@ -122,19 +127,23 @@ for (const mode of ['structured', 'extended'] as const) {
 
   t.test(`R2: ${mode}: a hole in the middle of an unaligned read`, async t => {
     const session = await attach(fixture.address, { mode, name: 'map' })
-    for (const [offset, length] of [[60 * KIB + 7, 200 * KIB + 3], [64 * KIB - 1, 2], [64 * KIB - 1, 64 * KIB + 2], [128 * KIB, PAGE + 1], [500 * KIB, 1]]) {
-      t.ok((await session.read(offset, length)).data.equals(mappedContent().subarray(offset, offset + length)), `${length} at ${offset}`)
+    for (const [offset, length] of [[60 * KIB + 7, 200 * KIB + 3], [64 * KIB - 1, 2], [64 * KIB - 1, 64 * KIB + 2],
+      [128 * KIB, PAGE + 1], [500 * KIB, 1]]) {
+      t.ok((await session.read(offset, length)).data.equals(mappedContent().subarray(offset, offset + length)),
+        `${length} at ${offset}`)
     }
   })
 
   t.test(`R3: ${mode}: DF gives one content chunk up to 64 KiB at least, longer may be EOVERFLOW`, async t => {
     const session = await attach(fixture.address, { mode, name: 'map' })
     const content = mappedContent()
-    for (const [offset, length] of [[0, 65_536], [32 * KIB, 65_536], [100 * KIB + 1, 65_536], [64 * KIB, 64 * KIB], [128 * KIB, 64 * KIB], [70 * KIB, 1], [0, 512]]) {
+    for (const [offset, length] of [[0, 65_536], [32 * KIB, 65_536], [100 * KIB + 1, 65_536], [64 * KIB, 64 * KIB],
+      [128 * KIB, 64 * KIB], [70 * KIB, 1], [0, 512]]) {
       const { error, data, chunks } = await session.read(offset, length, FLAG.DF)
       t.equal(error, 0)
       t.ok(data.equals(content.subarray(offset, offset + length)))
-      t.equal(chunks.filter(chunk => chunk.type === CHUNK.OFFSET_DATA || chunk.type === CHUNK.OFFSET_HOLE).length, 1, `${length} at ${offset}`)
+      t.equal(chunks.filter(chunk => chunk.type === CHUNK.OFFSET_DATA || chunk.type === CHUNK.OFFSET_HOLE).length, 1,
+        `${length} at ${offset}`)
     }
     for (const length of [65_537, 256 * KIB, MIB]) {
       const { error, data } = await session.read(0, length, FLAG.DF)

@@ -15,7 +15,8 @@ import { recording as qemuImgInfo } from './recorded/qemu-img-info.js'
 import { recording as qemuImgMap } from './recorded/qemu-img-map.js'
 import { recording as qemuIo } from './recorded/qemu-io.js'
 
-const all = [nbdinfo, nbdinfoList, nbdinfoMap, nbdcopyOut, nbdcopyIn, qemuImgInfo, qemuImgMap, qemuImgConvert, qemuIo, fio, nbdClientList]
+const all = [nbdinfo, nbdinfoList, nbdinfoMap, nbdcopyOut, nbdcopyIn, qemuImgInfo, qemuImgMap, qemuImgConvert, qemuIo, fio,
+  nbdClientList]
 
 for (const { client, connections } of all) {
   t.test(`section 13: ${client}`, async t => {

@@ -42,7 +42,8 @@ for (const mode of MODES) {
     const session = await attach(fixture.address, { mode, name: 'gate' })
     await session.write(0, pattern(0, 4 * MIB, 9))
     fixture.gate.shut('read')
-    const sent = Array.from({ length: 32 }, (_, i) => ({ at: i * 65_536 + i, sent: session.send({ type: CMD.READ, offset: i * 65_536 + i, length: 50_000 }) }))
+    const sent = Array.from({ length: 32 }, (_, i) => ({ at: i * 65_536 + i,
+      sent: session.send({ type: CMD.READ, offset: i * 65_536 + i, length: 50_000 }) }))
     await fixture.gate.holding(8)
     fixture.gate.held.reverse()
     while (session.waiting > 0) {
@@ -59,9 +60,12 @@ for (const mode of MODES) {
     for (let round = 0; round < 30; round++) {
       const session = await attach(fixture.address, { mode, name: 'latefirst' })
       const at = [0, 4096, 8192, 100].map(offset => ({ offset, length: 1000 }))
-      const all = [...at, { offset: 7, length: 700_000 }, { offset: 0, length: 131_073 }, { offset: 9, length: 491_008 }, { offset: 3, length: 5 }]
-      const sent = all.map(({ offset, length }) => ({ offset, length, reply: session.send({ type: CMD.READ, offset, length }).reply }))
-      for (const { offset, length, reply } of sent) t.ok((await reply).data.equals(pattern(offset, length, 6)), `${length} at ${offset}`)
+      const all = [...at, { offset: 7, length: 700_000 }, { offset: 0, length: 131_073 }, { offset: 9, length: 491_008 },
+        { offset: 3, length: 5 }]
+      const sent = all.map(({ offset, length }) => ({ offset, length, reply: session.send({ type: CMD.READ, offset,
+        length }).reply }))
+      for (const { offset, length, reply } of sent) t.ok((await reply).data.equals(pattern(offset, length, 6)),
+        `${length} at ${offset}`)
       session.destroy()
     }
   })
@@ -72,7 +76,8 @@ for (const mode of ['structured', 'extended'] as const) {
     const session = await attach(fixture.address, { mode })
     for (const request of [
       { type: CMD.READ, flags: 0x8000, offset: 0, length: 512 }, { type: CMD.READ, flags: 2, offset: 0, length: 512 },
-      { type: CMD.READ, offset: 2 ** 50, length: 512 }, { type: CMD.READ, offset: 0, length: 0 }, { type: CMD.READ, offset: 0, length: 0xffff_ffff },
+      { type: CMD.READ, offset: 2 ** 50, length: 512 }, { type: CMD.READ, offset: 0, length: 0 },
+      { type: CMD.READ, offset: 0, length: 0xffff_ffff },
     ]) t.notOk((await session.call(request)).simple)
   })
 
@@ -80,7 +85,8 @@ for (const mode of ['structured', 'extended'] as const) {
     const session = await attach(fixture.address, { mode })
     for (const request of [
       { type: CMD.READ, offset: 2 ** 50, length: 512 }, { type: CMD.WRITE, offset: 2 ** 50, payload: Buffer.alloc(512) },
-      { type: CMD.TRIM, offset: 2 ** 50, length: 512 }, { type: 99 }, { type: CMD.FLUSH, flags: 0x40 }, { type: CMD.BLOCK_STATUS, offset: 0, length: 0 },
+      { type: CMD.TRIM, offset: 2 ** 50, length: 512 }, { type: 99 }, { type: CMD.FLUSH, flags: 0x40 },
+      { type: CMD.BLOCK_STATUS, offset: 0, length: 0 },
     ]) {
       const reply = await session.call(request)
       t.not(reply.error, ERR.OK)
@@ -92,7 +98,8 @@ for (const mode of ['structured', 'extended'] as const) {
 t.test('G4: nothing but simple replies when nothing was negotiated', async t => {
   const session = await attach(fixture.address, { mode: 'simple', name: 'map' })
   for (const request of [
-    { type: CMD.READ, offset: 0, length: MIB }, { type: CMD.READ, offset: 5 * MIB, length: 512 }, { type: CMD.READ, flags: 4, offset: 0, length: 512 },
+    { type: CMD.READ, offset: 0, length: MIB }, { type: CMD.READ, offset: 5 * MIB, length: 512 },
+    { type: CMD.READ, flags: 4, offset: 0, length: 512 },
     { type: CMD.BLOCK_STATUS, offset: 0, length: 512 }, { type: CMD.FLUSH }, { type: 1234 },
   ]) t.ok((await session.call(request)).simple)
 })

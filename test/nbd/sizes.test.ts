@@ -12,7 +12,8 @@ const inner = new MemoryDisk(MIB)
 const fixture = await startServer(t, {
   exports: {
     growing,
-    ...Object.fromEntries([1, 512, 4096, 65_536].map(minimum => [`min${minimum}`, new MemoryDisk(MIB, { blockSizes: { minimum, preferred: 65_536 } })])),
+    ...Object.fromEntries([1, 512, 4096, 65_536].map(minimum => [`min${minimum}`,
+      new MemoryDisk(MIB, { blockSizes: { minimum, preferred: 65_536 } })])),
     narrow: alteredDisk(inner, { blockSizes: { minimum: 1, preferred: 4096, maximum: MIB } }),
   },
 })
@@ -105,7 +106,8 @@ for (const mode of MODES) {
     const session = await own.attach({ mode, name: 'gate' })
     own.gate.shut('write', 'read')
     const sent = Array.from({ length: 300 }, (_, i) =>
-      session.send(i % 2 ? { type: CMD.READ, offset: i * 4096, length: 4096 } : { type: CMD.WRITE, offset: i * 4096, payload: pattern(i, 4096) }))
+      session.send(i % 2 ? { type: CMD.READ, offset: i * 4096, length: 4096 } : { type: CMD.WRITE, offset: i * 4096,
+        payload: pattern(i, 4096) }))
     await own.gate.holding(1)
     await delay(100)
     t.ok(own.gate.held.length <= 64, `${own.gate.held.length} at the device`)

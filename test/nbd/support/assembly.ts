@@ -82,7 +82,8 @@ export class Assembly {
     const end = offset + BigInt(length)
     const asked = this.#asked
     ensure(offset >= asked.offset && end <= asked.offset + asked.length, `R2: chunk [${offset}, ${end}) outside the request`)
-    for (const other of this.#covered) ensure(end <= other.start || offset >= other.end, `R2: chunk [${offset}, ${end}) overlaps another`)
+    for (const other of this.#covered) ensure(end <= other.start || offset >= other.end,
+      `R2: chunk [${offset}, ${end}) overlaps another`)
     this.#covered.push({ start: offset, end })
     if (asked.flags & FLAG.DF) {
       ensure(this.#covered.length === 1, 'R3: more than one content chunk under DF')
@@ -125,7 +126,8 @@ export class Assembly {
     extents.forEach((extent, i) => {
       ensure(extent.length > 0n, 'B1: an empty extent')
       ensure(extent.state >> 32n === 0n, 'E6: the upper half of a 32-bit state is not zero')
-      if (i > 0) ensure(extents[i - 1].state !== extent.state || extents[i - 1].length > 0xfff00000n, 'B2: equal neighbours not merged')
+      if (i > 0) ensure(extents[i - 1].state !== extent.state || extents[i - 1].length > 0xfff00000n,
+        'B2: equal neighbours not merged')
       if (i > 0) ensure(sum < length, 'B1: extents go on past the asked range')
       sum += extent.length
     })

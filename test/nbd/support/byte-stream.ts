@@ -62,7 +62,8 @@ export class ByteStream {
     if (done()) return
     if (this.#wake) throw new Error('two readers of one byte stream')
     await new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(() => { this.#wake = undefined; reject(new Timeout(`after ${patienceMs} ms: ${what()}`)) }, patienceMs)
+      const timer = setTimeout(() => { this.#wake = undefined; reject(new Timeout(`after ${patienceMs} ms: ${what()}`)) },
+        patienceMs)
       this.#wake = () => {
         if (!done()) return
         this.#wake = undefined

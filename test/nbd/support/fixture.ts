@@ -80,7 +80,8 @@ export async function startServer(t: Teardown, options: FixtureOptions = {}): Pr
     block: new MemoryDisk(MIB, { blockSizes: { minimum: 512 } }), huge: new MemoryDisk(HUGE_BYTES), ...options.exports,
   }
   const server = await createServer({
-    exports: options.provider ?? exports, listen: [{ path }, { host: '127.0.0.1', port: 0 }], ...options.limits && { limits: options.limits },
+    exports: options.provider ?? exports, listen: [{ path }, { host: '127.0.0.1', port: 0 }],
+      ...options.limits && { limits: options.limits },
   })
   const peers: Peer[] = []
   t.teardown(async () => {

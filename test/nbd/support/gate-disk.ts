@@ -4,7 +4,8 @@
  *
  * It is a plain disk: it serialises nothing (DESIGN: whoever sits on top of shared state does).
  */
-import { assertRange, type BlockDevice, type Extents, type Origin, type Pending, type ZeroMode } from '../../../src/device/block-device.js'
+import { assertRange, type BlockDevice, type Extents, type Origin, type Pending,
+  type ZeroMode } from '../../../src/device/block-device.js'
 
 export type GateOperation = 'read' | 'write' | 'zero' | 'trim' | 'flush'
 

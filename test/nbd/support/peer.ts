@@ -124,7 +124,8 @@ export class Peer {
       ensure(type === REP.SERVER, `LIST answered with reply type ${type}`)
       const nameBytes = data.readUInt32BE(0)
       ensure(nameBytes <= data.length - 4, 'LIST: the name runs past its reply')
-      return { name: ensureText(data.subarray(4, 4 + nameBytes), 'LIST name'), description: ensureText(data.subarray(4 + nameBytes), 'LIST description') }
+      return { name: ensureText(data.subarray(4, 4 + nameBytes), 'LIST name'),
+        description: ensureText(data.subarray(4 + nameBytes), 'LIST description') }
     })
   }
 
@@ -158,7 +159,8 @@ export class Peer {
   }
 
   /** LIST_META_CONTEXT or SET_META_CONTEXT. */
-  async meta(number: 9 | 10, name: string | Buffer, queries: readonly (string | Buffer)[] = []): Promise<{ final: number, contexts: Context[] }> {
+  async meta(number: 9 | 10, name: string | Buffer, queries: readonly (string | Buffer)[] = []): Promise<{ final: number,
+    contexts: Context[] }> {
     const replies = await this.option(number, metaData(name, queries))
     return { final: replies.at(-1)!.type, contexts: this.contextsOf(number, replies) }
   }
@@ -201,7 +203,8 @@ function factsOf(infos: readonly { type: number, data: Buffer }[], number: numbe
     size: main.readBigUInt64BE(0), flags: main.readUInt16BE(8),
     ...name && { name: ensureText(name, 'NAME info') },
     ...description && { description: ensureText(description, 'DESCRIPTION info') },
-    ...sizes && { blockSizes: { minimum: sizes.readUInt32BE(0), preferred: sizes.readUInt32BE(4), maximum: sizes.readUInt32BE(8) } },
+    ...sizes && { blockSizes: { minimum: sizes.readUInt32BE(0), preferred: sizes.readUInt32BE(4),
+      maximum: sizes.readUInt32BE(8) } },
   })
 }
 

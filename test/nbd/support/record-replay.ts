@@ -66,7 +66,8 @@ export function parseClient(bytes: Buffer): ClientStream {
     const type = bytes.readUInt16BE(at + 6)
     const length = extended ? bytes.readBigUInt64BE(at + 24) : BigInt(bytes.readUInt32BE(at + 24))
     const start = at + (extended ? 32 : 28)
-    const payload = type === CMD.WRITE || (extended && flags & FLAG.PAYLOAD_LEN) ? bytes.subarray(start, start + Number(length)) : Buffer.alloc(0)
+    const payload = type === CMD.WRITE || (extended && flags & FLAG.PAYLOAD_LEN) ? bytes.subarray(start,
+      start + Number(length)) : Buffer.alloc(0)
     const end = start + payload.length
     const [cookie, offset] = [bytes.readBigUInt64BE(at + 8), bytes.readBigUInt64BE(at + 16)]
     requests.push({ type, flags, length, payload, cookie, offset, bytes: bytes.subarray(at, end) })

@@ -17,7 +17,8 @@ export function serialDisk(inner: BlockDevice): BlockDevice {
     }
   }
   return alteredDisk(inner, {
-    write: (offset, length, from, at, origin) => serial(offset, length, origin, () => inner.write(offset, length, from, at, origin)),
+    write: (offset, length, from, at, origin) => serial(offset, length, origin,
+      () => inner.write(offset, length, from, at, origin)),
     zero: (offset, length, mode, origin) => serial(offset, length, origin, () => inner.zero(offset, length, mode, origin)),
     trim: (offset, length, origin) => serial(offset, length, origin, () => inner.trim(offset, length, origin)),
   })

@@ -1,7 +1,8 @@
 /**
  * A server in a process of its own, so that its memory is its own. Child side when run directly:
  *
- *   export `void`: 64 GiB; reads give a byte pattern, all of it "data"; writes are dropped after `delayMs`, as a slow disk takes them.
+ *   export `void`: 64 GiB; reads give a byte pattern, all of it "data"; writes are dropped after `delayMs`, as a slow disk takes
+ * them.
  *   message 'usage' -> { rss, peak } bytes; 'stop' -> drains and exits 0.
  */
 import { fork, type ChildProcess } from 'node:child_process'
@@ -27,7 +28,8 @@ export interface ServerProcess {
 
 const own = fileURLToPath(import.meta.url)
 
-export async function startServerProcess(t: { teardown(callback: () => unknown): unknown }, delayMs: number): Promise<ServerProcess> {
+export async function startServerProcess(t: { teardown(callback: () => unknown): unknown },
+  delayMs: number): Promise<ServerProcess> {
   const folder = mkdtempSync(join(tmpdir(), 'nbdelta-process-'))
   const path = join(folder, 'socket')
   const child: ChildProcess = fork(own, [path, String(delayMs)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })

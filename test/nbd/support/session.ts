@@ -127,7 +127,8 @@ export class Session {
     const type = header.readUInt16BE(2)
     ensure((flags & ~1) === 0, `reply flags 0x${flags.toString(16)}`)
     const [cookie, waiting] = this.#find(header.readBigUInt64BE(4))
-    if (this.mode === 'extended') ensure(header.readBigUInt64BE(12) === waiting.asked.offset, 'E2: the offset is not the request\'s')
+    if (this.mode === 'extended') ensure(header.readBigUInt64BE(12) === waiting.asked.offset,
+      'E2: the offset is not the request\'s')
     const length = this.mode === 'extended' ? Number(header.readBigUInt64BE(20)) : header.readUInt32BE(12)
     ensure(length <= 64 * 2 ** 20 + 16, `Z5: a chunk of ${length} bytes`)
     const payload = await this.stream.take(length)
