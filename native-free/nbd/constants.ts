@@ -58,7 +58,8 @@ export const COMMAND = Object.freeze({
   read: 0, write: 1, disconnect: 2, flush: 3, trim: 4, cache: 5, writeZeroes: 6, blockStatus: 7,
 })
 /** Indexed by command number. */
-export const COMMAND_NAMES = Object.freeze(['read', 'write', 'disconnect', 'flush', 'trim', 'cache', 'writeZeroes', 'blockStatus'] as const)
+export const COMMAND_NAMES = Object.freeze(
+  ['read', 'write', 'disconnect', 'flush', 'trim', 'cache', 'writeZeroes', 'blockStatus'] as const)
 
 export const COMMAND_FLAG = Object.freeze({
   fua: 1 << 0, noHole: 1 << 1, df: 1 << 2, reqOne: 1 << 3, fastZero: 1 << 4, payloadLen: 1 << 5,

@@ -5,7 +5,7 @@
  * to the client is the negotiation's business. They never look past the buffer they are given.
  */
 import {
-  HANDSHAKE_FLAG, IHAVEOPT, INFO, MAX_STRING_BYTES, NBDMAGIC, OPTION_REPLY_MAGIC, REPLY, SIZE,
+  HANDSHAKE_FLAG, IHAVEOPT, INFO, MAX_STRING_BYTES, NBDMAGIC, OPTION_REPLY_MAGIC, SIZE,
 } from './constants.js'
 
 const U32 = 4
@@ -51,7 +51,7 @@ export function encodeOptionReply(option: number, type: number, data: Buffer | s
   return out
 }
 
-export interface InfoRequest {
+interface InfoRequest {
   readonly name: Buffer
   readonly infos: readonly number[]
 }
@@ -78,7 +78,7 @@ export function encodeInfoRequest(name: string, infos: readonly number[]): Buffe
   return out
 }
 
-export interface MetaRequest {
+interface MetaRequest {
   readonly name: Buffer
   readonly queries: readonly Buffer[]
 }
@@ -163,8 +163,4 @@ export function encodeExportNameReply(sizeBytes: number, flags: number, padded: 
   out.writeBigUInt64BE(BigInt(sizeBytes), 0)
   out.writeUInt16BE(flags, 8)
   return out
-}
-
-export function isErrorReply(type: number): boolean {
-  return type >= REPLY.errUnsup
 }

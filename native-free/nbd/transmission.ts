@@ -75,7 +75,7 @@ export function putSimpleReply(view: DataView, at: number, errno: number, echo: 
 }
 
 /** Writes a structured chunk header (20 bytes) for a payload of `length` bytes. */
-export function putStructuredChunk(view: DataView, at: number, flags: number, type: number, echo: Echo, length: number): void {
+function putStructuredChunk(view: DataView, at: number, flags: number, type: number, echo: Echo, length: number): void {
   view.setUint32(at, STRUCTURED_REPLY_MAGIC)
   view.setUint16(at + 4, flags)
   view.setUint16(at + 6, type)
@@ -124,7 +124,7 @@ export function putU64(view: DataView, at: number, value: number): void {
 }
 
 /** Bytes of the payload of an error chunk without its text: errno32, text length16. */
-export const ERROR_CHUNK_FIXED_BYTES = 6
+const ERROR_CHUNK_FIXED_BYTES = 6
 
 /** Writes a whole ERROR chunk with DONE; returns its end. `text` is at most 2^16 - 1 bytes, already UTF-8. */
 export function putErrorChunk(

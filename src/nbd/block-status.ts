@@ -13,7 +13,9 @@ import type { Outbox } from './outbox.js'
 const LONGEST_COMPACT_EXTENT = 2 ** 32 - 2 ** 16
 
 /** The contexts a filter payload names (E5); undefined when an id is unknown or named twice. */
-export function filterContexts(contexts: readonly SelectedContext[], filter: StatusFilter): readonly SelectedContext[] | undefined {
+export function filterContexts(
+  contexts: readonly SelectedContext[], filter: StatusFilter,
+): readonly SelectedContext[] | undefined {
   const asked = new Set(filter.ids)
   const found = contexts.filter(({ id }) => asked.has(id))
   return found.length === filter.ids.length && asked.size === filter.ids.length ? found : undefined

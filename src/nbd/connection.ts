@@ -153,9 +153,11 @@ export class Connection implements SessionHost, Reader {
   }
 
   report(type: number, offset: number, length: number, refusal: Refusal): void {
-    const facts = { client: this.id, export: this.exportName, command: COMMAND_NAMES[type] ?? type, offset, length, rule: refusal.rule, errno: refusal.errnoName }
-    const log = refusal.errnoName === 'EIO' || refusal.errnoName === 'ENOSPC' ? 'warn' : 'info'
-    if (this.#mayLog()) this.#host.logger[log](facts, `request refused: ${refusal.text}`)
+    if (!this.#mayLog()) return
+    const { rule, errnoName: errno } = refusal
+    const facts = { client: this.id, export: this.exportName, command: COMMAND_NAMES[type] ?? type, offset, length, rule, errno }
+    const level = errno === 'EIO' || errno === 'ENOSPC' ? 'warn' : 'info'
+    this.#host.logger[level](facts, `request refused: ${refusal.text}`)
   }
 
   #mayLog(): boolean {
@@ -278,7 +280,8 @@ export class Connection implements SessionHost, Reader {
     this.#session.refusing = this.#host.draining
     this.#wire.socket.write(Buffer.concat(opened(this.#negotiation, opening, info)))
     this.#phase = 'transmission'
-    this.#host.logger.info({ client: this.id, address: this.address, export: info.name, style: this.#negotiation.style }, 'client attached')
+    const facts = { client: this.id, address: this.address, export: info.name, style: this.#negotiation.style }
+    this.#host.logger.info(facts, 'client attached')
   }
 
   /** The session will parse nothing more. DISC: everything in flight is answered first (S1). */

@@ -2,9 +2,9 @@
 import { COMMAND_NAMES } from '../../native-free/nbd/constants.js'
 import type { ErrnoName } from '../../native-free/nbd/constants.js'
 
-export type OperationName = (typeof COMMAND_NAMES)[number]
+type OperationName = (typeof COMMAND_NAMES)[number]
 
-export interface TrafficStatus {
+interface TrafficStatus {
   /** Requests answered (or refused), by command. */
   readonly ops: Readonly<Record<OperationName, number>>
   readonly bytesRead: number

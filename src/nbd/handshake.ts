@@ -14,7 +14,7 @@ import type { ServerLimits } from './limits.js'
 import type { Answer, Negotiation } from './negotiation.js'
 
 /** 'dry': needs more bytes. A reason: hard drop, for the log. Else the answer to one option. */
-export type HandshakeStep = 'dry' | { readonly dropped: string } | (Answer & { readonly option: number })
+type HandshakeStep = 'dry' | { readonly dropped: string } | (Answer & { readonly option: number })
 
 const OPTION_NAMES: ReadonlyMap<number, string> = new Map(Object.entries(OPTION).map(([name, option]) => [option, name]))
 export function optionName(option: number): string { return OPTION_NAMES.get(option) ?? `option ${option}` }
@@ -61,7 +61,8 @@ export class Handshake {
     if (header.length > this.#limits.optionDropBytes) return `an option of ${header.length} bytes`
     if (++this.#options > this.#limits.options) return `more than ${this.#limits.options} options`
     if (!this.#negotiation.permits(header.option)) return `${optionName(header.option)} without fixed newstyle`
-    if (header.option === OPTION.exportName && header.length > this.#capBytes(header.option)) return 'an export name that is too long'
+    const endless = header.option === OPTION.exportName && header.length > this.#capBytes(header.option)
+    if (endless) return 'an export name that is too long'
     inbox.pos += SIZE.optionHeader
     this.#header = header
     return undefined

@@ -90,7 +90,8 @@ export class Inbox {
     if (left === 0) this.pos = this.end = 0
     if (this.#full && this.#grow()) return
     if (left === 0) {
-      if (slab.kind === 'huge' || (slab.kind === 'large' && this.#quietReads >= QUIET_READS)) this.#moveTo(this.#allotment.takeOwn())
+      const tooLarge = slab.kind === 'huge' || (slab.kind === 'large' && this.#quietReads >= QUIET_READS)
+      if (tooLarge) this.#moveTo(this.#allotment.takeOwn())
       return
     }
     if (this.pos > 0 && (left <= MOVE_BYTES || this.end === slab.size)) {
@@ -105,8 +106,8 @@ export class Inbox {
   /** One step up: bytes have really come for it, a length announced by a client alone never takes memory. */
   #grow(): boolean {
     if (this.slab.kind === 'small') return this.#moveTo(this.#allotment.take('large'))
-    if (this.slab.kind === 'large' && this.#needBytes > this.slab.size - TAIL_BYTES) return this.#moveTo(this.#allotment.take('huge'))
-    return false
+    const wanted = this.slab.kind === 'large' && this.#needBytes > this.slab.size - TAIL_BYTES
+    return wanted && this.#moveTo(this.#allotment.take('huge'))
   }
 
   #leavePinned(): void {

@@ -68,7 +68,9 @@ export const DEFAULT_LIMITS: ServerLimits = Object.freeze({
 export function resolveLimits(given: Partial<ServerLimits> = {}): ServerLimits {
   for (const [name, value] of Object.entries(given)) {
     if (!(name in DEFAULT_LIMITS)) throw new NbdeltaError('bad-argument', `there is no limit called ${name}`)
-    if (!Number.isSafeInteger(value) || value < 1) throw new NbdeltaError('bad-argument', `limit ${name} must be a positive integer, not ${value}`)
+    if (!Number.isSafeInteger(value) || value < 1) {
+      throw new NbdeltaError('bad-argument', `limit ${name} must be a positive integer, not ${value}`)
+    }
   }
   const limits = { ...DEFAULT_LIMITS, ...given }
   if (limits.memoryBytes < ALLOTMENT_BYTES) {

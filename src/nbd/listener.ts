@@ -2,7 +2,7 @@
  * Listeners: one net.Server per address. A unix socket is created with its mode (0600 by default: there the file is the
  * access control, T1); a socket file that a killed server left behind is replaced, one that answers is not.
  */
-import { chmodSync, unlinkSync } from 'node:fs'
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import type { AddressInfo, Server, Socket } from 'node:net'
@@ -20,12 +20,15 @@ export interface Listener {
 
 /** Rejects with `busy` when the address is taken, `denied` or `io` otherwise. */
 export async function openListener(address: ListenAddress, accept: (socket: Socket) => void): Promise<Listener> {
-  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_MS })
+  const server = createServer({
+    pauseOnConnect: true, allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_MS,
+  })
   server.on('connection', accept)
   try {
     await bind(server, address)
   } catch (error) {
-    if (!('path' in address) || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || await answers(address.path)) {
+    const taken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
+    if (!taken || !('path' in address) || !isSocket(address.path) || await answers(address.path)) {
       throw asNbdeltaError(error, `listen on ${describe(address)}`)
     }
     unlinkSync(address.path)
@@ -59,6 +62,11 @@ function bind(server: Server, address: ListenAddress): Promise<void> {
   }).then(() => {
     if ('path' in address && !address.path.startsWith('\0')) chmodSync(address.path, address.mode ?? DEFAULT_MODE)
   })
+}
+
+/** A plain file at this place is somebody's data, and never replaced. */
+function isSocket(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true
 }
 
 /** Whether somebody listens on this socket file. */

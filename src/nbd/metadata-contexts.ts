@@ -28,7 +28,8 @@ const WILDCARDS: ReadonlySet<string> = new Set(['base:', 'qemu:', 'qemu:dirty-bi
 /** LIST: no query at all selects everything; each context at most once, in the server's order (C3). */
 export function listContexts(available: readonly MetadataContext[], queries: readonly string[]): MetadataContext[] {
   if (queries.length === 0) return [...available]
-  return available.filter(({ name }) => queries.some((query) => query === name || (WILDCARDS.has(query) && name.startsWith(query))))
+  const matches = (query: string, name: string): boolean => query === name || (WILDCARDS.has(query) && name.startsWith(query))
+  return available.filter(({ name }) => queries.some((query) => matches(query, name)))
 }
 
 /** SET: exact names only; no query selects nothing; doubled queries select once (C4). */

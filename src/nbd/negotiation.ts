@@ -26,7 +26,7 @@ export interface Opening {
   readonly infos: readonly number[]
 }
 
-export type Next = 'options' | 'open' | 'end' | 'drop'
+type Next = 'options' | 'open' | 'end' | 'drop'
 
 export interface Answer {
   readonly replies: readonly Buffer[]
@@ -100,9 +100,9 @@ interface Row {
 
 const OPTIONS: ReadonlyMap<number, Row> = new Map<number, Row>([
   [OPTION.exportName, { data: true, answer: answerExportName }],
-  [OPTION.abort, { data: true, answer: (_, _data, option) => ({ replies: [encodeOptionReply(option, REPLY.ack)], next: 'end' }) }],
+  [OPTION.abort, { data: true, answer: (_, _data, option) => ({ ...accept(option), next: 'end' }) }],
   [OPTION.list, { data: false, answer: answerList }],
-  [OPTION.startTls, { data: false, answer: (_, _data, option) => refuse(option, REPLY.errPolicy, 'this server does not offer TLS') }],
+  [OPTION.startTls, { data: false, answer: (_, _data, option) => refuse(option, REPLY.errPolicy, 'TLS is not offered here') }],
   [OPTION.info, { data: true, answer: answerInfo }],
   [OPTION.go, { data: true, answer: answerInfo }],
   [OPTION.structuredReply, { data: false, answer: answerStructured }],
@@ -124,18 +124,22 @@ function drop(reason: string): Answer {
 
 /** H5: undefined when the name is not acceptable; the answer says which error that is. */
 function readName(bytes: Buffer): { name: string } | { type: number, text: string } {
-  if (bytes.length > MAX_STRING_BYTES) return { type: REPLY.errInvalid, text: `an export name may be ${MAX_STRING_BYTES} bytes long` }
-  if (bytes.includes(0)) return { type: REPLY.errInvalid, text: 'an export name may not contain a zero byte' }
+  const invalid = (text: string) => ({ type: REPLY.errInvalid, text })
+  if (bytes.length > MAX_STRING_BYTES) return invalid(`an export name may be ${MAX_STRING_BYTES} bytes long`)
+  if (bytes.includes(0)) return invalid('an export name may not contain a zero byte')
   if (!isUtf8(bytes)) return { type: REPLY.errUnknown, text: 'there is no export of that name (it is not valid UTF-8)' }
   return { name: bytes.toString('utf8') }
 }
 
 /** The export of that name, or the error reply to give instead. */
-function findExport(negotiation: Negotiation, bytes: Buffer): { info: ExportInfo, name: string } | { type: number, text: string } {
+function findExport(
+  negotiation: Negotiation, bytes: Buffer,
+): { info: ExportInfo, name: string } | { type: number, text: string } {
   const read = readName(bytes)
   if ('type' in read) return read
   const info = negotiation.provider.describe(read.name)
-  return info === undefined ? { type: REPLY.errUnknown, text: `there is no export ${quoteClientText(bytes)}` } : { info, name: read.name }
+  if (info !== undefined) return { info, name: read.name }
+  return { type: REPLY.errUnknown, text: `there is no export ${quoteClientText(bytes)}` }
 }
 
 function answerExportName(negotiation: Negotiation, data: Buffer): Answer {
@@ -181,10 +185,10 @@ function answerMeta(negotiation: Negotiation, data: Buffer, option: number): Ans
   const found = findExport(negotiation, request.name)
   if ('type' in found) return refuse(option, found.type, found.text)
   const queries = request.queries.map((query) => query.toString('utf8'))
-  const entries = set
-    ? negotiation.select(found.info.name, selectContexts(CONTEXTS, queries)).map(({ id, context }) => ({ id, name: context.name }))
-    : listContexts(CONTEXTS, queries).map(({ name }) => ({ id: 0, name }))
-  return accept(option, entries.map(({ id, name }) => encodeOptionReply(option, REPLY.metaContext, encodeMetaContext(id, name))))
+  const reply = (id: number, name: string) => encodeOptionReply(option, REPLY.metaContext, encodeMetaContext(id, name))
+  if (!set) return accept(option, listContexts(CONTEXTS, queries).map(({ name }) => reply(0, name)))
+  const selected = negotiation.select(found.info.name, selectContexts(CONTEXTS, queries))
+  return accept(option, selected.map(({ id, context }) => reply(id, context.name)))
 }
 
 /** The reply to an export that was opened: INFO replies and the ACK, or EXPORT_NAME's block. */

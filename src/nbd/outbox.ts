@@ -14,7 +14,7 @@ import type { Allotment } from './budget.js'
 import type { Slab } from './slab.js'
 import type { Wire } from './wire.js'
 
-/** Room every request may count on for a reply without data: any header, and an error text of 200 bytes. */
+/** Room every request may count on for a reply without data (every header, and an error text of 200 bytes). */
 export const REPLY_ROOM_BYTES = 512
 
 /** A pinned slab is kept for the next batch while a quarter of it is free. */

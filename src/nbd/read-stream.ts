@@ -16,16 +16,16 @@ import type { Outbox } from './outbox.js'
 import type { Slab } from './slab.js'
 
 /** Data is read and sent in pieces of this size, so that they are still in the processor's cache when they leave. */
-export const READ_PIECE_BYTES = 128 * 1024
+const READ_PIECE_BYTES = 128 * 1024
 /** A hole shorter than this is sent as zeros: fewer chunks cost a client less. A reply that ends in a hole tells it anyway. */
-export const HOLE_BYTES = 16 * 1024
+const HOLE_BYTES = 16 * 1024
 const OFFSET_BYTES = 8
 const HOLE_PAYLOAD_BYTES = 12
 /** Chunk lengths are multiples of this where the request is (R2). */
 const SECTOR_BYTES = 512
 
 /** 'done': over, replied. 'wait': call pump again after a completion or a drain. 'drop': the reply cannot be finished. */
-export type PumpResult = 'done' | 'wait' | 'drop'
+type PumpResult = 'done' | 'wait' | 'drop'
 
 export class ReadStream {
   /** No other reply may go out before this one is done. */

@@ -93,9 +93,12 @@ function judgeFlags(request: Request, facts: SessionFacts): Refusal | undefined 
 }
 
 /** Zero length (R5: nothing to do is a success, wherever), alignment, range, in this order (X3). */
-export function judgeRange(type: number, offset: number, length: number, facts: SessionFacts, sizeBytes: number): Refusal | undefined {
+export function judgeRange(
+  type: number, offset: number, length: number, facts: SessionFacts, sizeBytes: number,
+): Refusal | undefined {
   if (length === 0) return type === COMMAND.blockStatus ? REFUSALS.empty : undefined
-  if (facts.minimumBytes > 1 && (offset % facts.minimumBytes !== 0 || length % facts.minimumBytes !== 0)) return REFUSALS.alignment
+  const unit = facts.minimumBytes
+  if (unit > 1 && (offset % unit !== 0 || length % unit !== 0)) return REFUSALS.alignment
   if (offset > sizeBytes || length > sizeBytes - offset) {
     return type === COMMAND.write || type === COMMAND.writeZeroes ? REFUSALS.pastWrite : REFUSALS.past
   }

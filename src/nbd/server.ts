@@ -26,7 +26,7 @@ import type { ExportProvider } from './export.js'
 import type { ServerLimits } from './limits.js'
 import type { BoundAddress, ListenAddress, Listener } from './listener.js'
 
-export type ServerState = 'serving' | 'draining' | 'closed'
+type ServerState = 'serving' | 'draining' | 'closed'
 
 export interface ServerOptions {
   readonly exports: ExportProvider | Record<string, BlockDevice>
@@ -145,7 +145,9 @@ class Server implements NbdServer, ConnectionHost {
     }
     for (const { name } of this.provider.list()) into(name)
     for (const [name, counters] of this.#past) into(name).add(counters)
-    for (const { exportName, counters } of this.#connections.values()) if (exportName !== undefined) into(exportName).add(counters)
+    for (const { exportName, counters } of this.#connections.values()) {
+      if (exportName !== undefined) into(exportName).add(counters)
+    }
     return {
       clients, accepted: this.#accepted, refused: this.#refused,
       bufferBytes: this.#budget.usedBytes, bufferPeakBytes: this.#budget.peakBytes,
@@ -179,10 +181,12 @@ class Server implements NbdServer, ConnectionHost {
   }
 
   #accept(socket: Socket): void {
-    const allotment = this.#state === 'serving' && this.#connections.size < this.limits.connections ? this.#budget.admit() : undefined
+    const open = this.#state === 'serving' && this.#connections.size < this.limits.connections
+    const allotment = open ? this.#budget.admit() : undefined
     if (allotment === undefined) {
       this.#refused++
-      this.logger.warn({ connections: this.#connections.size, bufferBytes: this.#budget.usedBytes }, 'connection refused: the server is full or stopping')
+      const facts = { connections: this.#connections.size, bufferBytes: this.#budget.usedBytes }
+      this.logger.warn(facts, 'connection refused: the server is full or stopping')
       socket.destroy()
       return
     }
@@ -204,7 +208,8 @@ class Server implements NbdServer, ConnectionHost {
     await this.#drain([...this.#connections.values()], end)
     for (const connection of this.#connections.values()) connection.destroy('the server is closing')
     while (this.#connections.size > 0 && performance.now() < end) await sleep(DRAIN_STEP_MS)
-    if (this.#connections.size > 0) this.logger.warn({ connections: this.#connections.size }, 'closed with requests still running')
+    const left = this.#connections.size
+    if (left > 0) this.logger.warn({ connections: left }, 'closed with requests still running')
     await Promise.all(listening)
     this.#state = 'closed'
   }
@@ -224,7 +229,8 @@ class Server implements NbdServer, ConnectionHost {
   }
 
   async #flush(connections: readonly Connection[], endMs: number): Promise<void> {
-    const devices = new Set(connections.flatMap(({ handle }) => handle === undefined || handle.info.readOnly ? [] : [handle.device]))
+    const writable = ({ handle }: Connection) => handle === undefined || handle.info.readOnly ? [] : [handle.device]
+    const devices = new Set(connections.flatMap(writable))
     const flushes = [...devices].map(async (device) => {
       try {
         await device.flush()

@@ -32,16 +32,16 @@ import type { SessionHost } from './settlement.js'
 import type { Slab } from './slab.js'
 
 /** Up to this much a READ is read whole before its header is sent. nbdcopy and qemu-img ask for 256 KiB. */
-export const WHOLE_READ_BYTES = 256 * 1024
+const WHOLE_READ_BYTES = 256 * 1024
 /** One turn: about 2 ms of small requests, or 1 ms of copying. */
 const QUOTA_REQUESTS = 1024
 const QUOTA_BYTES = 8 * 1024 * 1024
 
 /** What consume() left off for. 'dry': needs more bytes. 'stalled': call again after `wake`. 'over': see `ending`. */
-export type Consumed = 'dry' | 'stalled' | 'over'
+type Consumed = 'dry' | 'stalled' | 'over'
 type Step = Consumed | 'next'
 
-export interface SessionOptions {
+interface SessionOptions {
   readonly host: SessionHost
   readonly inbox: Inbox
   readonly outbox: Outbox
@@ -107,7 +107,8 @@ export class Session {
 
   /** Nothing is under way: no job, and no request half received. */
   get idle(): boolean {
-    return this.jobs.count === 0 && this.#skipBytes === 0 && this.#taking === undefined && this.#inbox.available < this.#headerBytes
+    const received = this.#skipBytes > 0 || this.#taking !== undefined || this.#inbox.available >= this.#headerBytes
+    return this.jobs.count === 0 && !received
   }
 
   /** Serves what the inbox holds. */
@@ -138,8 +139,8 @@ export class Session {
     const inbox = this.#inbox
     const request = this.#request
     const { view } = inbox.slab
-    const known = this.#extended ? decodeExtendedRequest(view, inbox.pos, request) : decodeRequest(view, inbox.pos, request)
-    if (!known) return this.#end('drop', 'a request does not begin with the magic number')
+    const decode = this.#extended ? decodeExtendedRequest : decodeRequest
+    if (!decode(view, inbox.pos, request)) return this.#end('drop', 'a request does not begin with the magic number')
     const { type } = request
     if (type === COMMAND.disconnect) return this.#end('disconnect', 'the client is done')
     const refused = judge(request, this.#facts, this.#device.sizeBytes, this.refusing)

@@ -12,7 +12,9 @@ import type { Allotment } from './budget.js'
 export const TAIL_BYTES = 2048
 
 export type SlabKind = 'small' | 'large' | 'huge'
-const SLAB_BYTES: Readonly<Record<SlabKind, number>> = Object.freeze({ small: SMALL_SLAB_BYTES, large: LARGE_SLAB_BYTES, huge: HUGE_SLAB_BYTES })
+const SLAB_BYTES: Readonly<Record<SlabKind, number>> = Object.freeze({
+  small: SMALL_SLAB_BYTES, large: LARGE_SLAB_BYTES, huge: HUGE_SLAB_BYTES,
+})
 
 export class Slab {
   readonly buffer: Buffer

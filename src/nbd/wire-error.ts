@@ -4,7 +4,7 @@ import { ERRNO } from '../../native-free/nbd/constants.js'
 import type { Refusal } from './request-verdict.js'
 
 /** Longest error text sent, bytes; with any header it stays within REPLY_ROOM_BYTES. */
-export const ERROR_TEXT_BYTES = 200
+const ERROR_TEXT_BYTES = 200
 
 /** Text for the wire: cut at a character's edge, never longer than `limit` bytes. */
 export function wireText(text: string, limit = ERROR_TEXT_BYTES): Buffer {

@@ -3,6 +3,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { BlockDevice, Pending } from '../../src/device/block-device.js'
 import { MemoryDisk } from '../../src/device/memory-disk.js'
@@ -16,8 +17,10 @@ const REGIONS = 24
 const REGION_BYTES = 768 * KIB
 const SIZES = [1, 512, 4 * KIB, 8 * KIB, 8 * KIB + 1, 50_000, 256 * KIB, 256 * KIB + 512, 700 * KIB]
 
+type Random = (below: number) => number
+
 /** A small generator, so that a failure can be run again from its printed seed. */
-function generator(seed: number): (below: number) => number {
+function generator(seed: number): Random {
   let state = seed >>> 0 || 1
   return (below) => {
     state ^= state << 13
@@ -29,7 +32,7 @@ function generator(seed: number): (below: number) => number {
   }
 }
 
-function lateDisk(inner: MemoryDisk, random: (below: number) => number): BlockDevice {
+function lateDisk(inner: MemoryDisk, random: Random): BlockDevice {
   const later = (work: () => void): Pending => {
     if (random(3) === 0) {
       work()
@@ -52,14 +55,17 @@ function lateDisk(inner: MemoryDisk, random: (below: number) => number): BlockDe
   })
 }
 
-async function region(session: Session, random: (below: number) => number, model: Buffer, base: number, steps: number, fail: (what: string) => void): Promise<void> {
+async function region(
+  session: Session, random: Random, model: Buffer, base: number, steps: number, fail: (what: string) => void,
+): Promise<void> {
   for (let step = 0; step < steps; step++) {
     const length = SIZES[random(SIZES.length)]!
     const offset = base + random(REGION_BYTES - length + 1)
     const what = random(8)
     if (what < 4) {
       const { error, data } = await session.read(offset, length, random(6) === 0 && session.mode !== 'simple' ? FLAG.DF : 0)
-      if (error !== 0 || !data.equals(model.subarray(offset, offset + length))) fail(`read of ${length} at ${offset}: errno ${error}, or other bytes`)
+      const right = error === 0 && data.equals(model.subarray(offset, offset + length))
+      if (!right) fail(`read of ${length} at ${offset}: errno ${error}, or other bytes`)
     } else if (what < 7) {
       const payload = Buffer.alloc(length, random(255) + 1)
       payload.copy(model, offset)
@@ -74,11 +80,20 @@ async function region(session: Session, random: (below: number) => number, model
   }
 }
 
-const WAYS: readonly { readonly name: string, readonly directReceive: boolean, readonly steps: number, readonly limits: Partial<ServerLimits> }[] = [
+interface Way {
+  readonly name: string
+  readonly directReceive: boolean
+  readonly steps: number
+  readonly limits: Partial<ServerLimits>
+}
+const WAYS: readonly Way[] = [
   { name: 'direct', directReceive: true, steps: 240, limits: {} },
   { name: 'public', directReceive: false, steps: 240, limits: {} },
   { name: 'direct, no shared memory', directReceive: true, steps: 48, limits: { memoryBytes: 48 * KIB } },
-  { name: 'public, little memory, 3 in flight', directReceive: false, steps: 96, limits: { connectionBytes: 300 * KIB, inFlight: 3, backlogBytes: 1000 } },
+  {
+    name: 'public, little memory, 3 in flight', directReceive: false, steps: 96,
+    limits: { connectionBytes: 300 * KIB, inFlight: 3, backlogBytes: 1000 },
+  },
 ]
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
@@ -91,7 +106,8 @@ for (const way of WAYS) {
       const random = generator(seed + way.name.length * 31 + mode.length)
       const disk = new MemoryDisk(REGIONS * REGION_BYTES)
       const address = { path: join(folder, 'socket') }
-      const server = await createServer({ exports: { disk: lateDisk(disk, random) }, listen: address, limits: way.limits, directReceive: way.directReceive })
+      const exports = { disk: lateDisk(disk, random) }
+      const server = await createServer({ exports, listen: address, limits: way.limits, directReceive: way.directReceive })
       t.teardown(async () => {
         await server.close({ deadlineMs: 1000 })
         rmSync(folder, { recursive: true })
@@ -100,10 +116,12 @@ for (const way of WAYS) {
       const model = Buffer.alloc(disk.sizeBytes)
       const wrong: string[] = []
       const steps = way.steps / REGIONS
-      await Promise.all(Array.from({ length: REGIONS }, (_, i) => region(session, random, model, i * REGION_BYTES, steps, (what) => wrong.push(what))))
+      const fail = (what: string): void => { wrong.push(what) }
+      const bases = Array.from({ length: REGIONS }, (_, i) => i * REGION_BYTES)
+      await Promise.all(bases.map((base) => region(session, random, model, base, steps, fail)))
       t.strictSame(wrong, [], `seed ${seed}`)
       await session.disconnect()
-      for (let i = 0; i < 100 && server.clients().length > 0; i++) await new Promise((resolve) => { setTimeout(resolve, 5) })
+      for (let i = 0; i < 100 && server.clients().length > 0; i++) await sleep(5)
       t.equal(server.stats().bufferBytes, 0, 'every buffer was given back')
     })
   }
