@@ -65,7 +65,7 @@ t.test('C4 C5: a SET replaces, even when it fails, and holds for its export only
   t.strictSame(ask(negotiation, OPTION.setMetaContext, base('a')), [REPLY.metaContext, REPLY.ack])
   t.equal(negotiation.contextsOf('a').length, 1)
   t.equal(negotiation.contextsOf('b').length, 0)
-  const [{ id }] = negotiation.contextsOf('a') as [{ id: number }]
+  const { id } = negotiation.contextsOf('a')[0]!
   ask(negotiation, OPTION.setMetaContext, base('a'))
   t.not(negotiation.contextsOf('a')[0]!.id, id)
   t.strictSame(ask(negotiation, OPTION.setMetaContext, base('nowhere')), [REPLY.errUnknown])
