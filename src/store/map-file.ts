@@ -16,6 +16,8 @@
  * announced in the journal beforehand, and the announcement is dropped only after `flush`. One exception: where a page
  * was all set and is now mixed, its slot may hold a valid page of an older past. Were the directory there first, that
  * page would come back with too few bits, and no record says so. So its slot is made durable before the directory.
+ * A bit that turns from set to clear while a save runs is the caller's care: `save` lets it make durable what cleared it
+ * between looking at a page and writing it.
  *
  * Arithmetic: 16 TiB in grains of 4 KiB = 131,072 pages = 128 groups; the file is 576 MiB long, all holes but 64 KiB.
  */
@@ -42,6 +44,9 @@ const GROUP_BYTES = DIRECTORY_BYTES + GROUP_PAGES * SLOT_BYTES
 const RUN_PAGES = 64
 /** Requests in flight at once. */
 const IN_FLIGHT_MAX = 32
+
+type Settle = () => Pending
+const nothing: Settle = () => undefined
 
 interface MapIdentity {
   /** 16 bytes: the volume's uuid. */
@@ -100,8 +105,9 @@ export class MapFile {
   /**
    * Writes the given pages of `from` (ascending, no doubles) and their directories; `flush` makes them durable. A page is
    * read from `from` when its turn comes, so bits changed while this runs may or may not be in it: save such a page again.
+   * @param settle called after a page was read and before anything of it is written: what cleared its bits is durable then
    */
-  async save(from: GrainBitmap, pages: Iterable<number>): Promise<void> {
+  async save(from: GrainBitmap, pages: Iterable<number>, settle: Settle = nothing): Promise<void> {
     const groups = new Set<number>()
     const queue = new RequestQueue()
     let run: number[] = []
@@ -115,18 +121,20 @@ export class MapFile {
       if (kind !== PAGE_MIXED) continue
       if (run.length > 0 && (page !== run.at(-1)! + 1 || page % GROUP_PAGES === 0 || run.length === RUN_PAGES)) {
         const full = run
-        await queue.add(() => this.#savePages(from, full))
+        await queue.add(() => this.#savePages(from, full, settle))
+        // A run takes some ms to encode, and where writes complete at once nothing else would let others have their turn.
+        await new Promise<void>(resolve => { setImmediate(resolve) })
         run = []
       }
       run.push(page)
     }
     const rest = run
-    if (rest.length > 0) await queue.add(() => this.#savePages(from, rest))
+    if (rest.length > 0) await queue.add(() => this.#savePages(from, rest, settle))
     if (slotsFirst) {
       await queue.drain()
       await this.#device.flush()
     }
-    for (const group of groups) await queue.add(() => this.#saveDirectory(group))
+    for (const group of groups) await queue.add(() => this.#saveDirectory(group, settle))
     await queue.drain()
     this.#unsure = false
   }
@@ -189,15 +197,16 @@ export class MapFile {
     }
   }
 
-  #savePages(from: GrainBitmap, pages: readonly number[]): Pending {
+  async #savePages(from: GrainBitmap, pages: readonly number[], settle: Settle): Promise<void> {
     const slots = Buffer.alloc(pages.length * SLOT_BYTES)
     for (const [index, page] of pages.entries()) {
       this.#encode(addressOf(page), TYPE_PAGE, from.pageBytes(page), slots, index * SLOT_BYTES)
     }
-    return this.#device.write(addressOf(pages[0]), slots.length, slots, 0)
+    await settle()
+    await this.#device.write(addressOf(pages[0]), slots.length, slots, 0)
   }
 
-  #saveDirectory(group: number): Pending {
+  async #saveDirectory(group: number, settle: Settle = nothing): Promise<void> {
     const first = group * GROUP_PAGES
     const kinds = Buffer.alloc(KINDS_BYTES)
     for (let within = 0; within < GROUP_PAGES && first + within < this.#kinds.length; within++) {
@@ -205,7 +214,8 @@ export class MapFile {
     }
     const sector = Buffer.alloc(DIRECTORY_BYTES)
     this.#encode(directoryAddress(group), TYPE_DIRECTORY, kinds, sector, 0)
-    return this.#device.write(directoryAddress(group), DIRECTORY_BYTES, sector, 0)
+    await settle()
+    await this.#device.write(directoryAddress(group), DIRECTORY_BYTES, sector, 0)
   }
 
   /** Runs of pages of one kind, mixed ones at most RUN_PAGES long and within one group. */

@@ -6,7 +6,9 @@
  *      zeros are, a power cut would bring the older bytes back underneath a hole, and the next write to a part of that
  *      grain would show them. (No scan clears anything between here and 3: it steps aside while `running`.)
  *   2. write the dirty map pages, flush the map. Were the journal cut first, OPEN records would be gone while the page
- *      that shows the filled grains is not there yet: data would read as a hole.
+ *      that shows the filled grains is not there yet: data would read as a hole. A trim may come meanwhile: between
+ *      looking at a page and writing it the journal is flushed. Otherwise a power cut could keep the cleared bit and lose
+ *      the ZERO record: old bytes beneath a hole, shown by the next write to a part of that grain.
  *   3. rewrite the journal as a snapshot: stale ranges, regions that stay open, ranges kept allocated. Grains that
  *      became data between 2 and 3 may be missing in the pages, so their regions stay open (`touched`).
  * Cut short anywhere, the old journal still stands over newer pages. Replaying it over them only ever turns a hole into
@@ -103,7 +105,7 @@ export class Checkpointer {
     const pages = map.beginCheckpoint()
     try {
       await flushNow(this.#core)
-      await mapFile.save(map.data, pages)
+      await mapFile.save(map.data, pages, () => journal.sync())
       await mapFile.flush()
     } catch (error) {
       map.dirtyAgain(pages)
