@@ -14,8 +14,8 @@ import { $ as zx } from 'zx'
 export const ROOT = fileURLToPath(new URL('../../../', import.meta.url))
 /** Downloads that may be thrown away at any time (git-ignored). */
 export const CACHE = join(ROOT, '.cache')
-/** Debian's own Python, because that is where the libnbd binding is installed. */
-export const PYTHON = '/usr/bin/python3'
+/** Debian's own Python, because that is where the libnbd binding is installed; NBDELTA_PYTHON names another. */
+export const PYTHON = process.env['NBDELTA_PYTHON'] ?? '/usr/bin/python3'
 /** sbin too: mkfs, losetup and nbd-client live there and an ordinary user's PATH has it not. */
 const PATH = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin']
 const TOOL_MS = 120_000

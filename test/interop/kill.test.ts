@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { InteropServer } from '../../scripts/interop/server.js'
-import { $, lacking, seedOfRun, seededRandom } from '../../scripts/interop/tools.js'
+import { $, lacking, seedOfRun, seededRandom, until } from '../../scripts/interop/tools.js'
 import { Load, audit } from './load.js'
 import { StampedWindows } from './stamped-windows.js'
 import { WireClient } from './wire-client.js'
@@ -37,6 +37,7 @@ t.test(`D1: ${KILLS} kills under load`, async t => {
     const load = new Load({ model, clients, depth: DEPTH, grainBytes: GRAIN, random })
     const running = load.run()
     await sleep(100 + random() * 500)
+    await until('the load to begin', 30_000, () => load.acknowledged >= CONNECTIONS * DEPTH || load.failure !== '')
     if (kill % 10 === 0) { // a pause, so that kills also hit what the server does when it has time: reclaim, checkpoint
       load.stop()
       await running
@@ -47,10 +48,7 @@ t.test(`D1: ${KILLS} kills under load`, async t => {
     for (const client of clients) client.destroy()
     total.acknowledged += load.acknowledged
     total.unanswered += load.counts.unanswered
-    if (load.failure || load.acknowledged === 0) {
-      t.fail(`kill ${kill}, seed ${seed}: ${load.failure || 'nothing was acknowledged'}`)
-      break
-    }
+    if (load.failure) return t.fail(`kill ${kill}, seed ${seed}: ${load.failure}`)
     if (random() < 0.3) { // recovery itself may be killed
       server.spawn()
       await sleep(random() * 400)
@@ -59,10 +57,7 @@ t.test(`D1: ${KILLS} kills under load`, async t => {
     }
     await server.serve()
     const wrong = await audit(model, server.socketPath, NAME)
-    if (wrong) {
-      t.fail(`kill ${kill}, seed ${seed}: ${wrong}`)
-      break
-    }
+    if (wrong) return t.fail(`kill ${kill}, seed ${seed}: ${wrong}`)
     if (kill % 10 === 0) t.pass(`${kill} kills: nothing acknowledged is lost`)
   }
   t.comment(JSON.stringify(total))

@@ -4,6 +4,8 @@ import { InteropServer } from '../../scripts/interop/server.js'
 import { $, PYTHON, lacking } from '../../scripts/interop/tools.js'
 
 const MIB = 2 ** 20
+/** The first release of nbdinfo that asks for extended headers. */
+const EXTENDED_SINCE = [1, 18]
 const skip = lacking('nbdinfo', 'nbdsh')
 
 interface Described {
@@ -36,6 +38,12 @@ t.test('nbdinfo', { skip }, async t => {
       'block_size_minimum': 1, 'block_size_preferred': 4096, 'block_size_maximum': 32 * MIB,
     })
     t.ok(exports[0]!.contexts?.includes('base:allocation'))
+  })
+
+  t.test('E1: a client that knows extended headers gets them', async t => {
+    const version = /(\d+)\.(\d+)/.exec((await $`nbdinfo --version`).stdout)!.slice(1).map(Number)
+    const knows = version[0]! > EXTENDED_SINCE[0]! || version[1]! >= EXTENDED_SINCE[1]!
+    t.match((await $`nbdinfo ${server.uri('two')}`).stdout, knows ? /using extended/ : /using structured/, `nbdinfo ${version.join('.')}`)
   })
 
   t.test('LIST: --list shows every volume', async t => {

@@ -16,10 +16,15 @@ def check(title, good, detail=""):
     print(f"{'ok' if good else 'not ok'} - {title}{'' if good else ': ' + str(detail)}", flush=True)
 
 
-def opened(structured=True, strict=nbd.STRICT_MASK, context=True):
+EXTENDED = hasattr(nbd.NBD, "set_request_extended_headers")
+
+
+def opened(style="structured", strict=nbd.STRICT_MASK, context=True):
     h = nbd.NBD()
     h.set_strict_mode(strict)
-    h.set_request_structured_replies(structured)
+    h.set_request_structured_replies(style != "simple")
+    if EXTENDED:
+        h.set_request_extended_headers(style == "extended")
     if context:
         h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
     h.connect_uri(URI)
@@ -103,6 +108,20 @@ def block_status(h):
     check("B1: status never passes the end", sum(length for length, _ in last) == 4096, last)
     h.zero(65536, 18 * MIB, nbd.CMD_FLAG_NO_HOLE)
     check("C9: what was zeroed with NO_HOLE is no hole", not status_of(h, 65536, 18 * MIB)[0][1] & nbd.STATE_HOLE)
+
+
+def whole_volume(h):
+    """E7: effects longer than 32 bits in one request."""
+    size, found = h.get_size(), []
+    h.pwrite(b"e" * 4096, size - 4096)
+    h.zero(size, 0)
+    check(f"E7: {size} bytes zeroed by one request", h.pread(4096, size - 4096) == bytes(4096))
+    h.pwrite(b"e" * 4096, size - 8192)
+    h.block_status_64(size, 0, lambda context, at, entries, error: found.extend(entries) and 0)
+    check("E6: one status reply tells of the whole volume", found == [(size - 8192, 3), (4096, 0), (4096, 3)], found)
+    h.trim(size, 0)
+    h.cache(size, 0)
+    check("E7: and trimmed, and cached, by one request each", h.pread(4096, size - 8192) == bytes(4096))
 
 
 def random_against_model(h, rounds):
@@ -191,7 +210,7 @@ def options():
 
 
 def in_flight_at_disconnect():
-    h = opened(structured=False, context=False)
+    h = opened("simple", context=False)
     done = []
     buffers = [nbd.Buffer.from_bytearray(bytearray(b"f" * 65536)) for _ in range(64)]
     for i, buffer in enumerate(buffers):
@@ -208,20 +227,24 @@ def in_flight_at_disconnect():
     h.shutdown()
 
 
-for structured in (True, False):
-    h = opened(structured, context=structured)
-    check(f"structured replies {'on' if structured else 'off'}", h.get_structured_replies_negotiated() == structured)
-    every_command(h, "structured" if structured else "simple", structured)
-    if structured:
+for style in ("extended", "structured", "simple") if EXTENDED else ("structured", "simple"):
+    h = opened(style, context=style != "simple")
+    check(f"{style} replies negotiated", h.get_structured_replies_negotiated() == (style != "simple")
+          and (not EXTENDED or h.get_extended_headers_negotiated() == (style == "extended")))
+    every_command(h, style, style != "simple")
+    if style != "simple":
         chunks_cover(h)
         block_status(h)
+    if style == "extended":
+        whole_volume(h)
     random_against_model(h, 400)
     h.shutdown()
 options()
-h = opened(strict=0)
-careless(h)
-h.shutdown()
-h = opened(structured=False, strict=0, context=False)
+for style in ("extended", "structured") if EXTENDED else ("structured",):
+    h = opened(style, strict=0)
+    careless(h)
+    h.shutdown()
+h = opened("simple", strict=0, context=False)
 refused("R3: DF without structured replies is EINVAL", errno.EINVAL, lambda: h.pread(512, 0, nbd.CMD_FLAG_DF))
 refused("B4: status without a context is EINVAL", errno.EINVAL, lambda: status_of(h, 4096, 0))
 h.shutdown()

@@ -5,7 +5,7 @@ import { InteropServer } from '../../scripts/interop/server.js'
 import { $, PYTHON, ROOT, lacking, seedOfRun } from '../../scripts/interop/tools.js'
 
 t.test('nbdsh: libnbd in strict mode', { skip: lacking('nbdsh') }, async t => {
-  const server = await InteropServer.start({ name: 'strict', size: '64MiB' })
+  const server = await InteropServer.start({ name: 'strict', size: '8GiB' })
   t.teardown(() => server.close())
   const seed = seedOfRun()
   for (const [transport, uri] of [['unix', server.uri('strict')], ['tcp', server.tcpUri('strict')]] as const) {
