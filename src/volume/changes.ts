@@ -45,6 +45,10 @@ export class Changes {
     const { map, live, grainBytes, sizeBytes } = this.#core
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
     let plan = planWrite(map, shape.from, shape.to)
+    if (plan.rule === 'resolve') {
+      await this.#reclaimer.relieve()
+      plan = planWrite(map, shape.from, shape.to)
+    }
     while ('regions' in plan && plan.regions.length > 0) {
       await this.#openRegions(plan.regions)
       plan = planWrite(map, shape.from, shape.to)
@@ -107,6 +111,7 @@ export class Changes {
   async #keep(offset: number, end: number, origin: Origin | undefined): Promise<void> {
     const { map, live, journal, grainBytes, sizeBytes } = this.#core
     const { from, to } = shapeOf(offset, end - offset, grainBytes, sizeBytes)
+    await this.#reclaimer.relieve()
     for (let closed = map.closedHoleRegions(from, to); closed.length > 0; closed = map.closedHoleRegions(from, to)) {
       await this.#openRegions(closed)
     }

@@ -9,6 +9,9 @@
  * A range is locked from 1 to 3, so a write to it waits for its batch. Ranges that somebody holds are left for later.
  * Batches adapt: long ones are cut, so that no writer waits for much more than BATCH_MS.
  * Where live cannot give space back the ranges stay stale: they read as zeros all the same.
+ *
+ * Writes into stale runs cut them to pieces, faster than the background work ends them, or for ever where it cannot. The
+ * journal's snapshot has room for so many only: `relieve` then ends some short ones at once, by writing zeros if need be.
  */
 import { NbdeltaError } from '../device/errors.js'
 import { allSettled, bytesOf, flushNow, type VolumeCore } from './core.js'
@@ -34,6 +37,7 @@ export class Reclaimer {
   #running: Promise<void> | undefined
   #stopped = false
   #impossible = false
+  #relieving: Promise<void> | undefined
   #pieceBytes = 1024 * 2 ** 20
 
   constructor(core: VolumeCore) {
@@ -54,6 +58,18 @@ export class Reclaimer {
         if (this.#core.map.stale.size > 0) this.wake()
       })
     }, delayMs)
+  }
+
+  /**
+   * To be called before a stale run is cut in two: while there are as many as the journal has room for, ends some that are
+   * not locked. Rejects when the disk fails; then nothing has changed.
+   */
+  async relieve(): Promise<void> {
+    const { map } = this.#core
+    while (this.#relieving) await this.#relieving.catch(() => undefined)
+    if (map.stale.size < map.staleRunsMax) return
+    this.#relieving = this.#endShortRuns().finally(() => { this.#relieving = undefined })
+    await this.#relieving
   }
 
   /** Ends after the batch that runs. */
@@ -148,6 +164,28 @@ export class Reclaimer {
       if (room <= 0 || batch.length === RUNS_AT_ONCE) break
     }
     return batch
+  }
+
+  /** No longer than the average: with 32,768 runs at most 1 MiB for each 32 GiB that are stale. */
+  async #endShortRuns(): Promise<void> {
+    const { map, live, locks, journal } = this.#core
+    const meanGrains = map.stale.total / map.stale.size
+    const batch: Run[] = []
+    for (const run of map.stale) {
+      if (run.end - run.start > meanGrains || !locks.tryLock(...this.#lockOf(run))) continue
+      if (batch.push(run) === RUNS_AT_ONCE) break
+    }
+    if (batch.length === 0) return
+    try {
+      for (const run of batch) {
+        const { offset, length } = bytesOf(this.#core, run)
+        await live.zero(offset, length, { allocate: false, fast: false })
+      }
+      await flushNow(this.#core)
+      await journal.append('clear', batch, () => { for (const run of batch) map.becomeHole(run.start, run.end) })
+    } finally {
+      this.#unlock(batch)
+    }
   }
 
   async #giveBack(batch: readonly Run[]): Promise<Outcome> {
