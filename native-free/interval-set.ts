@@ -74,6 +74,14 @@ export class IntervalSet implements Iterable<Interval> {
     for (let i = 0; i < this.#starts.length; i++) yield { start: this.#starts[i], end: this.#ends[i] }
   }
 
+  /** The ranges that overlap [start, end), whole, in order. The set must not be edited meanwhile. */
+  * overlapping(start: number, end: number): Generator<Interval> {
+    judge(start, end)
+    for (let i = this.#firstEndingAt(start + 1); i < this.size && this.#starts[i] < end; i++) {
+      yield { start: this.#starts[i], end: this.#ends[i] }
+    }
+  }
+
   /** Index of the first range with end >= value. */
   #firstEndingAt(value: number): number {
     let low = 0

@@ -74,18 +74,14 @@ export class VolumeMap {
     if (this.#touched) for (let region = regionOf(from); region <= regionOf(to - 1); region++) this.#touched.add(region)
   }
 
-  /** Holes of [from, to) become data, stale grains stay stale. For one request's range: it looks at every grain not data. */
+  /** Holes of [from, to) become data, stale grains stay stale. */
   fillHoles(from: number, to: number): void {
-    for (let at = this.data.next(from, to, false); at < to;) {
-      const end = this.data.runEnd(at, to)
-      for (let start = at; start < end;) {
-        let stop = start
-        while (stop < end && !this.stale.has(stop)) stop++
-        if (stop > start) this.becomeData(start, stop)
-        start = stop + 1
-      }
-      at = this.data.next(end, to, false)
+    let at = from
+    for (const run of [...this.stale.overlapping(from, to)]) {
+      if (at < run.start) this.becomeData(at, run.start)
+      at = run.end
     }
+    if (at < to) this.becomeData(at, to)
   }
 
   /** The content of [from, to) no longer counts: it reads as zeros from now on, although live still holds bytes. */

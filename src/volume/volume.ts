@@ -35,8 +35,8 @@ import type { Recovered } from './recovery.js'
 import { resizeVolume } from './resize.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
 
-/** Runs looked at in one answer of `extents`: some ms; a client asks again for the rest. */
-const EXTENTS_MAX = 65536
+/** Runs looked at in one answer of `extents`: 0.4 us each, 7 ms in all; a client asks again for the rest. */
+const EXTENTS_MAX = 16384
 /** Payload of one request. */
 const REQUEST_MAX_BYTES = 32 * 2 ** 20
 const ZERO_STATE = STATE_HOLE | STATE_ZERO
