@@ -25,6 +25,18 @@ export const PAGE_SET = 1
 export const PAGE_MIXED = 2
 export type PageKind = typeof PAGE_CLEAR | typeof PAGE_SET | typeof PAGE_MIXED
 
+const HOST_IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
+
+/** The memory of a page's words, in the host's byte order. */
+function bytesOf(words: Int32Array): Buffer {
+  return Buffer.from(words.buffer, words.byteOffset, words.byteLength)
+}
+
+/** Between the host's byte order and the one of `pageBytes`, in place; the same step both ways. */
+function toLittleEndian(bytes: Buffer): void {
+  if (!HOST_IS_LITTLE_ENDIAN) bytes.swap32()
+}
+
 export class GrainBitmap {
   #length: number
   #words: (Int32Array | undefined)[]
@@ -203,7 +215,7 @@ export class GrainBitmap {
     this.#judgePage(page)
     const bytes = Buffer.alloc(PAGE_BYTES)
     const words = this.#words[page]
-    if (words !== undefined) for (let i = 0; i < PAGE_WORDS; i++) bytes.writeInt32LE(words[i], i * 4)
+    if (words !== undefined) toLittleEndian(bytes.fill(bytesOf(words)))
     else if (this.#population[page] !== 0) {
       const bits = this.#pageBits(page)
       bytes.fill(0xff, 0, bits >>> 3)
@@ -217,7 +229,7 @@ export class GrainBitmap {
     this.#judgePage(page)
     if (bytes.length !== PAGE_BYTES) throw new RangeError(`a bitmap page of ${bytes.length} bytes`)
     const words = this.#mixed(page)
-    for (let i = 0; i < PAGE_WORDS; i++) words[i] = bytes.readInt32LE(i * 4)
+    toLittleEndian(bytesOf(words).fill(bytes))
     const bits = this.#pageBits(page)
     if (bits < PAGE_BITS) clearBits(words, bits, PAGE_BITS)
     this.#changed(page, popcount(words))
