@@ -357,7 +357,8 @@ static void report(double seconds) {
 static void parse(int count, char **values) {
   static const struct option names[] = {
     { "socket", 1, 0, 's' }, { "port", 1, 0, 'p' }, { "export", 1, 0, 'e' }, { "mode", 1, 0, 'm' }, { "bs", 1, 0, 'b' },
-    { "depth", 1, 0, 'd' }, { "conns", 1, 0, 'c' }, { "seconds", 1, 0, 't' }, { "warm", 1, 0, 'w' }, { "think-us", 1, 0, 'k' }, { 0, 0, 0, 0 },
+    { "depth", 1, 0, 'd' }, { "conns", 1, 0, 'c' }, { "seconds", 1, 0, 't' }, { "warm", 1, 0, 'w' },
+    { "think-us", 1, 0, 'k' }, { 0, 0, 0, 0 },
   };
   for (int c; (c = getopt_long(count, values, "", names, NULL)) != -1;) switch (c) {
     case 's': opt.socket = optarg; break;

@@ -160,23 +160,24 @@ await store.close()`
 
 async function open(bench: Workbench, { rounds }: SpecialOptions): Promise<Figure[]> {
   const library = new URL('../../src/index.js', import.meta.url).href
-  const { place, store } = await withSparseVolume(bench, HUGE_SIZE, async (place, store) => {
-    const filled = await load(bench, place, { mode: 'randwrite', depth: 16, seconds: 1 })
-    await filled.go()
-    await filled.close()
-    return { place, store }
-  })
-  const opened: number[] = []
-  const served: number[] = []
-  for (let round = 0; round < rounds; round++) {
-    opened.push(Number((await $`${process.execPath} --input-type=module -e ${OPEN_SCRIPT} ${library} ${store}`.quiet()).stdout))
-    const { server, startMs } = await serveStore(place, store)
-    served.push(startMs)
-    await server.stop()
+  const { place, store } = await withSparseVolume(bench, HUGE_SIZE, async (place, store) => ({ place, store }))
+  const opened = async (): Promise<number> => {
+    const times: number[] = []
+    for (let round = 0; round < rounds; round++) {
+      times.push(Number((await $`${process.execPath} --input-type=module -e ${OPEN_SCRIPT} ${library} ${store}`.quiet()).stdout))
+    }
+    return median(times)
   }
+  const empty = await opened()
+  const { server, startMs } = await serveStore(place, store)
+  const scattered = await load(bench, place, { mode: 'randwrite', depth: 16, seconds: 1 })
+  const { operations } = await scattered.go()
+  await scattered.close()
+  await server.stop()
   return [
-    { what: 'opening a store with a 16 TiB sparse volume (openStore)', value: median(opened), unit: 'ms', limit: OPEN_LIMIT_MS },
-    { what: 'the same from the start of the process to the first greeting', value: median(served), unit: 'ms' },
+    { what: 'opening a store with an empty 16 TiB volume (openStore)', value: empty, unit: 'ms', limit: OPEN_LIMIT_MS },
+    { what: 'the same from the start of the process to the first greeting', value: startMs, unit: 'ms' },
+    { what: `openStore, ${operations} blocks written all over it`, value: await opened(), unit: 'ms', limit: OPEN_LIMIT_MS },
   ]
 }
 
