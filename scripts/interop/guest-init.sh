@@ -164,7 +164,7 @@ phase_resize() {
   step "resize: detach again" detach
 }
 
-for module in virtio_pci virtio_net nbd; do modprobe $module || bad "module $module"; done
+for module in virtio_pci virtio_net nbd ext4; do modprobe $module || bad "module $module"; done
 ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
 tell "note Linux $(uname -r), $(nbd-client -V 2>&1 | tr '\n' ' '), up after $(cut -d' ' -f1 /proc/uptime) s"
 for phase in $PHASES; do

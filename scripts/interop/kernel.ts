@@ -66,7 +66,7 @@ export async function runGuest(run: GuestRun, listener: Listener): Promise<void>
     await $`gcc -O2 -Wall -o ${tool} ${join(ROOT, 'scripts/interop/nbdnl.c')}`
     const initramfs = await packGuest(server.dir, {
       kernel,
-      modules: ['virtio_pci', 'virtio_net', 'nbd', ...run.filesystems.filter(name => name !== 'ext4')],
+      modules: [...new Set(['virtio_pci', 'virtio_net', 'nbd', 'ext4', ...run.filesystems])],
       programs: ['nbd-client', tool, 'blkdiscard', ...[...new Set(['ext4', ...run.filesystems])].flatMap(name => FS_PROGRAMS[name]!)],
       settings: {
         HOST: HOST_SEEN_BY_GUEST, PORT: server.port, NAME: VOLUME, CONNECTIONS, BLOCK, FILESYSTEMS: run.filesystems.join(' '),
