@@ -60,6 +60,7 @@ export class BatchWriter {
   commit(sizeBytes: number, sequence: number): Pending {
     this.#filledBytes += sizeBytes
     this.#batchSequence = sequence
+    if (this.#failure !== undefined) throw this.#failure
     if (this.#flight === undefined) return this.#launch()
     this.#waiting ??= waiting()
     return this.#waiting.promise

@@ -103,6 +103,7 @@ export class ExcessScan {
   }
 
   #rest(ms: number): Promise<void> {
+    if (this.#stopped) return Promise.resolve()
     return new Promise(resolve => {
       const timer = this.#core.clock.setTimeout(resolve, ms)
       this.#wake = () => {

@@ -202,7 +202,12 @@ export class Reclaimer {
       for (const { offset, length } of ranges) await live.zero(offset, length, { allocate: false, fast: false })
       return true
     }
-    if (live.punch) return (await live.punch(ranges)).punched
+    if (live.punch) {
+      if ((await live.punch(ranges)).punched) return true
+      // A full disk, no process to be had: that passes. While closing there is no later.
+      if (live.capabilities.trim && !this.#stopped) throw new NbdeltaError('io', 'the disk did not give space back this time')
+      return false
+    }
     try {
       const fast = { allocate: false, fast: true }
       await allSettled(ranges.map(async ({ offset, length }) => { await live.zero(offset, length, fast) }))

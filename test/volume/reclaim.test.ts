@@ -15,6 +15,16 @@ class StubbornDisk extends MemoryDisk {
   }
 }
 
+/** As a full disk, which now and then cannot even free: the first attempt fails. */
+class FullDisk extends MemoryDisk {
+  attempts = 0
+  async punch(ranges: readonly { offset: number, length: number }[]): Promise<{ punched: boolean }> {
+    if (this.attempts++ === 0) return { punched: false }
+    for (const { offset, length } of ranges) super.zero(offset, length, { allocate: false, fast: false })
+    return { punched: true }
+  }
+}
+
 async function filled(live: MemoryDisk, journalBytes = 2 ** 20) {
   const clock = new ManualClock()
   const disks = await freshDisks({ sizeBytes: SIZE, live, journalBytes })
@@ -58,6 +68,24 @@ t.test('where it cannot come back, ranges stay stale and read as zeros; a close 
   await volume.close()
   const { live: image } = killed(disks)
   t.ok(image.toBuffer().subarray(0, SIZE / 2).every(byte => byte === 0), 'the raw image has zeros')
+})
+
+t.test('a disk that could not give space back once is asked again', async t => {
+  const { clock, volume } = await filled(new FullDisk(SIZE))
+  await volume.trim(0, SIZE / 2)
+  await clock.advance(1000)
+  t.equal((await volume.facts()).staleBytes, SIZE / 2)
+  await clock.advance(31_000)
+  t.match(await volume.facts(), { staleBytes: 0, allocatedBytes: SIZE / 2 })
+})
+
+t.test('a close does not wait for a second attempt: it writes zeros', async t => {
+  const { disks, volume } = await filled(new FullDisk(SIZE))
+  await volume.trim(0, SIZE / 2)
+  await volume.close()
+  const { live: image } = killed(disks)
+  t.ok(image.toBuffer().subarray(0, SIZE / 2).every(byte => byte === 0))
+  t.ok(image.toBuffer().subarray(SIZE / 2).every(byte => byte === 5))
 })
 
 t.test('S7: more stale ranges than the journal can list: zeros are written instead, nothing is refused', async t => {

@@ -59,6 +59,23 @@ t.test('a scan is cancelled by a close, and goes on at the next open', async t =
   t.equal((await readAll(again))[3 * GRAIN], 7)
 })
 
+t.test('a close while a scan reads does not wait for the rest that the scan would take', async t => {
+  const { disks } = await used()
+  const left = killed(disks)
+  const clock = new ManualClock()
+  const volume = await openOn(left, SIZE, { clock })
+  const read = left.live.read.bind(left.live)
+  let go: (() => void) | undefined
+  left.live.read = (...request) => new Promise<void>(resolve => { go = resolve }).then(() => read(...request))
+  await clock.advance(1000)
+  t.ok(go, 'the scan reads')
+  clock.skip(50)
+  const closed = volume.close()
+  go!()
+  await closed
+  t.equal(clock.pending, 0, 'nothing waits for time to pass')
+})
+
 t.test('D4: a damaged map is never silently empty: all data, reported, repaired', async t => {
   const { disks, volume } = await used()
   await volume.close()
