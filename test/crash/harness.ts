@@ -56,7 +56,7 @@ class History {
 }
 
 /** Wraps a disk of the array for the volume under test: how faults are planted without touching the product. */
-export type Plant = (disks: { [name in Name]: ReturnType<Array3['disk']> }) => Disks
+export type Plant = (disks: { [name in Name]: ReturnType<Array3['disk']> }, random: Random) => Disks
 
 export interface LabOptions {
   readonly seed: number
@@ -110,7 +110,8 @@ export class CrashLab {
   }
 
   async #openVolume(): Promise<void> {
-    const disks = this.#plant({ live: this.array.disk('live'), map: this.array.disk('map'), journal: this.array.disk('journal') })
+    const { array, random } = this
+    const disks = this.#plant({ live: array.disk('live'), map: array.disk('map'), journal: array.disk('journal') }, random)
     // The array's disks outlive the volume: a clean close and a new open are part of a history.
     for (const disk of Object.values(disks)) disk.close = async () => undefined
     this.volume = await openOn(disks, this.sizeBytes, { clock: this.clock })

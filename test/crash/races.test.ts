@@ -1,6 +1,6 @@
 // D1, D2, D4: a client that writes and zeroes while checkpoint, reclaim and scan run: whatever they meet in, nothing is lost.
 import t from 'tap'
-import { runWorkload } from './run.js'
+import { RACES, runWorkload } from './run.js'
 import { racesStep } from './steps.js'
 
-runWorkload(t, 'D1 D2 D4 races', { states: 15_000, sizeBytes: 8 * 4096, steps: 3 }, racesStep)
+runWorkload(t, 'D1 D2 D4 races', { ...RACES, states: 15_000 }, racesStep)

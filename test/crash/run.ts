@@ -1,4 +1,5 @@
 /** Runs one kind of workload under many seeds until so many crash states have been judged. */
+import { slow } from './liars.js'
 import { CrashLab, judge, type LabOptions, type Plant, type Verdict } from './harness.js'
 
 export interface WorkloadOptions {
@@ -19,6 +20,13 @@ interface Assert {
   ok(value: unknown, message: string): unknown
   test(name: string, run: (t: Assert) => Promise<void>): unknown
 }
+
+/** Small, so that requests meet the background work often; live is quick and what surrounds it slow. */
+export const RACES = {
+  sizeBytes: 8 * 4096,
+  steps: 3,
+  plant: (disks, random) => ({ live: disks.live, map: slow(disks.map, random), journal: slow(disks.journal, random) }),
+} as const satisfies Omit<WorkloadOptions, 'states'>
 
 export const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 
