@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop interop-fs interop-kernel fuzz bench coverage clean
+.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,10 +25,13 @@ interop: deps build ## real clients: libnbd, qemu, fio, nbd-client, kill -9 unde
 	@$(NODE) scripts/test.mjs interop
 
 interop-fs: deps build ## ext4, xfs and btrfs over nbdfuse and a loop device
-	@$(NODE) scripts/interop/filesystems.mjs
+	@$(NODE) dist/scripts/interop/filesystems.js
 
-interop-kernel: deps build ## the Linux kernel's client in a QEMU guest
-	@$(NODE) scripts/deps.mjs kernel && $(NODE) scripts/interop/kernel.mjs
+interop-kernel: deps build ## the Linux kernel's client in a QEMU guest (KERNEL='--suite trixie' for a newer one)
+	@$(NODE) dist/scripts/interop/kernel.js $(KERNEL)
+
+interop-new: deps build ## the real-client tests with a newer Debian's libnbd and qemu (extended headers)
+	@$(NODE) dist/scripts/interop/newer-clients.js
 
 fuzz: build      ## 1,000,000 mutated inputs against the NBD parser (SEED=n INPUTS=n)
 	@$(NODE) dist/test/fuzz/run.js --inputs $(or $(INPUTS),1000000) $(if $(SEED),--seed $(SEED))
@@ -44,7 +47,7 @@ clean:           ## remove what was built (never ./data)
 
 .PHONY: deps
 deps:
-	@$(NODE) scripts/deps.mjs tests
+	@$(NODE) scripts/deps.mjs tests kernel
 
 node_modules: package.json package-lock.json
 	@npm ci --no-audit --no-fund --loglevel=error && touch node_modules
