@@ -89,7 +89,7 @@ export function planTrim(map: VolumeMap, shape: Shape): ZeroPlan {
 }
 
 /** Runs of data in [from, to); one for all of them when there are more than MARK_RUNS_MAX. */
-export function dataRuns(map: VolumeMap, from: number, to: number): Run[] {
+function dataRuns(map: VolumeMap, from: number, to: number): Run[] {
   const runs: Run[] = []
   const limit = Math.min(MARK_RUNS_MAX, map.staleRunsMax)
   for (let start = map.data.next(from, to, true); start < to;) {
