@@ -69,6 +69,11 @@ async function shrink(core: VolumeCore, sizeBytes: number, commit: () => Promise
   await commit()
   core.sizeBytes = sizeBytes
   core.map.resize(divCeil(sizeBytes, core.grainBytes))
-  await core.mapFile.resize(core.map.grains)
-  if (core.live.kind !== 'block') await core.live.resize(sizeBytes)
+  try {
+    await core.mapFile.resize(core.map.grains)
+    if (core.live.kind !== 'block') await core.live.resize(sizeBytes)
+  } catch (error) {
+    // The volume has its new size whatever happens here; the next growth or open cuts live again.
+    core.logger.warn({ err: error }, 'the volume is smaller now, but the space of its old end has not come back yet')
+  }
 }
