@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import { delay } from './support/byte-stream.js'
 import { startServer } from './support/fixture.js'
 import type { Session } from './support/session.js'
-import { CMD, command, ERR, infoData, MIB, MODES, OPT, option, pattern, REP } from './support/wire.js'
+import { CMD, command, ERR, FLAG, infoData, MIB, MODES, OPT, option, pattern, REP } from './support/wire.js'
 
 function inFlight(session: Session, count: number, bytes = 4096): Promise<{ error: number }>[] {
   return Array.from({ length: count }, (_, i) => session.send({ type: CMD.READ, offset: i * bytes, length: bytes }).reply)
@@ -19,6 +19,25 @@ for (const mode of MODES) {
     const ended = session.disconnect()
     await fixture.gate.holding(64)
     await delay(20)
+    fixture.gate.openAll()
+    for (const reply of replies) t.equal((await reply).error, 0)
+    await ended
+  })
+
+  t.test(`S1: ${mode}: DISC is read while a few reads, writes and flushes are in flight: all are answered`, async t => {
+    const fixture = await startServer(t)
+    const session = await fixture.attach({ mode, name: 'gate' })
+    fixture.gate.shut()
+    const replies = [
+      ...inFlight(session, 5),
+      ...[512, 9000].map((bytes, i) => session.send({ type: CMD.WRITE, offset: 2 * MIB + i * MIB,
+        payload: pattern(0, bytes) }).reply),
+      session.send({ type: CMD.FLUSH }).reply, session.send({ type: CMD.WRITE_ZEROES, flags: FLAG.FUA, offset: 5 * MIB,
+        length: 4096 }).reply,
+    ]
+    const ended = session.disconnect()
+    await fixture.gate.holding(9)
+    await delay(30)
     fixture.gate.openAll()
     for (const reply of replies) t.equal((await reply).error, 0)
     await ended
@@ -60,6 +79,25 @@ for (const mode of MODES) {
     }
     await delay(50)
     t.equal(fixture.server.clients().length, 1, 'the dead are gone from the list')
+  })
+
+  t.test(`S2: ${mode}: a client that dies in the middle of a long WRITE leaves nothing behind`, async t => {
+    const fixture = await startServer(t)
+    for (const name of ['disk', 'gate']) {
+      if (name === 'gate') fixture.gate.shut('write')
+      for (const how of ['cut', 'half-close'] as const) {
+        const dying = await fixture.attach({ mode, name })
+        dying.stream.socket.write(command(mode, { type: CMD.WRITE, offset: 0, length: 2 * MIB, payload: Buffer.alloc(300_000) }))
+        await delay(30)
+        if (how === 'cut') dying.destroy()
+        else dying.stream.socket.end()
+      }
+    }
+    await delay(30)
+    fixture.gate.openAll()
+    for (let i = 0; i < 100 && fixture.server.clients().length > 0; i++) await delay(20)
+    t.equal(fixture.server.clients().length, 0)
+    t.equal(fixture.server.stats().bufferBytes, 0, 'all memory is given back')
   })
 
   t.test(`S3: ${mode}: close() answers all in flight, refuses new requests with ESHUTDOWN, flushes, then closes`, async t => {

@@ -91,6 +91,14 @@ for (const mode of MODES) {
     t.ok((await session.read(0, 4096)).data.equals(pattern(0, 4096, 1)))
   })
 
+  t.test(`FLUSH: ${mode}: offset and length are ignored`, async t => {
+    const session = await attach(fixture.address, { mode })
+    for (const [offset, length] of [[1, 0], [0, 1], [2 ** 50, 0xffff_ffff], [512, 512]]) {
+      t.equal((await session.call({ type: CMD.FLUSH, offset, length })).error, 0, `${offset}, ${length}`)
+    }
+    await session.alive()
+  })
+
   t.test(`F3: ${mode}: FAST_ZERO that is not fast is ENOTSUP with the content untouched; without the flag never`, async t => {
     const session = await attach(fixture.address, { mode, name: 'sluggish' })
     await session.write(0, pattern(0, 65_536, 2))

@@ -93,6 +93,17 @@ t.test('O3: long options', async t => {
   t.equal(replies.length, 2, 'a META option below 1 MiB is read')
 })
 
+t.test('O3: a long option when memory is short is refused, not waited for', async t => {
+  const fixture = await startServer(t, { limits: { memoryBytes: MIB } })
+  const peer = await fixture.peer()
+  await peer.verdict(OPT.STRUCTURED_REPLY)
+  for (const bytes of [200_000, 900_000]) {
+    const type = await peer.verdict(OPT.LIST_META_CONTEXT, metaData('disk', ['q'.repeat(bytes)]))
+    t.ok(type === REP.ERR_TOO_BIG || type === REP.ACK, `${bytes} bytes: 0x${type.toString(16)}`)
+    await peer.expectInStep()
+  }
+})
+
 t.test('O3: an option above 32 MiB is dropped on its header', async t => {
   const fixture = await startServer(t)
   for (const length of [32 * MIB + 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]) {
@@ -110,7 +121,7 @@ t.test('O12: options per handshake are capped', async t => {
   const peer = await fixture.peer()
   for (let i = 0; i < 20; i++) t.equal(await peer.verdict(1000 + i), REP.ERR_UNSUP)
   peer.send(option(OPT.LIST))
-  await peer.stream.drain()
+  await peer.expectDropped(3000)
   const good = await fixture.peer()
   for (let i = 0; i < 19; i++) await good.verdict(77)
   t.ok((await good.info(OPT.GO, 'disk')).facts, 'the twentieth may be GO')

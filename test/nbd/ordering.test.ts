@@ -71,14 +71,16 @@ for (const mode of MODES) {
 
   t.test(`D2: ${mode}: FUA on a write that is late waits for the write, then flushes`, async t => {
     const session = await fixture.attach({ mode, name: 'gate' })
-    gate.log.length = 0
-    gate.shut('write')
-    const { reply } = session.send({ type: CMD.WRITE, flags: FLAG.FUA, offset: 0, payload: pattern(0, 100_000) })
-    await gate.holding(1)
-    gate.openAll()
-    t.equal((await reply).error, 0)
-    t.match(gate.log.at(-1), /^flush/)
-    t.ok(gate.log.slice(0, -1).every(line => line.startsWith('write ')))
+    for (const bytes of [512, 8192, 100_000]) {
+      gate.log.length = 0
+      gate.shut('write')
+      const { reply } = session.send({ type: CMD.WRITE, flags: FLAG.FUA, offset: 0, payload: pattern(0, bytes) })
+      await gate.holding(1)
+      gate.openAll()
+      t.equal((await reply).error, 0)
+      t.match(gate.log.at(-1), /^flush/)
+      t.ok(gate.log.slice(0, -1).every(line => line.startsWith('write ')), `${bytes} bytes`)
+    }
   })
 
   t.test(`D2: ${mode}: a plain write is not flushed`, async t => {

@@ -134,6 +134,20 @@ for (const mode of ['structured', 'extended'] as const) {
     }
   })
 
+  t.test(`R2 R3: ${mode}: a DF read that fails midway is filled up with zeros and voided`, async t => {
+    for (const name of ['thrown', 'late']) {
+      const session = await attach(fixture.address, { mode, name })
+      // So that old content lies in the server's buffers.
+      await session.read(512 * KIB, 512 * KIB)
+      const { error, data } = await session.read(0, 512 * KIB, FLAG.DF)
+      t.equal(error, ERR.EIO)
+      const first = pattern(0, 512 * KIB, 4)
+      const alien = data.findIndex((byte, at) => byte !== 0 && byte !== first[at])
+      t.equal(alien, -1, `nothing of anybody else's (byte ${alien})`)
+      await session.alive()
+    }
+  })
+
   t.test(`R3: ${mode}: DF gives one content chunk up to 64 KiB at least, longer may be EOVERFLOW`, async t => {
     const session = await attach(fixture.address, { mode, name: 'map' })
     const content = mappedContent()
