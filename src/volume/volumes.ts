@@ -67,12 +67,10 @@ export class Volumes {
         uuid: randomUUID(), name, sizeBytes, grainBytes, backing, createdAt: this.#clock.wallTime().toISOString(), description,
       })
       judgeGrains(entry.sizeBytes, grainBytes)
-      const files = await this.#directory.createVolumeFiles(entry, {
-        journalBytes: JOURNAL_BYTES,
-        format: ({ map, journal }) =>
-          formatVolume({ uuid: entry.uuid, grains: divCeil(sizeBytes, grainBytes), map, journal, allData: backing !== null }),
+      const volume = await this.#make(entry).catch(async (error: unknown) => {
+        await this.#unmake(entry)
+        throw error
       })
-      const volume = await this.#openOn(files, entry)
       this.#byName.set(name, volume)
       this.#logger.info({ volume: name, uuid: entry.uuid, sizeBytes, grainBytes, backing }, 'volume created')
       return volume
@@ -124,6 +122,25 @@ export class Volumes {
       }
     }))
     for (const result of results) if (result.status === 'rejected') throw result.reason
+  }
+
+  async #make(entry: CatalogEntry): Promise<OpenStoreVolume> {
+    const { uuid, sizeBytes, grainBytes, backing } = entry
+    const files = await this.#directory.createVolumeFiles(entry, {
+      journalBytes: JOURNAL_BYTES,
+      format: ({ map, journal }) =>
+        formatVolume({ uuid, grains: divCeil(sizeBytes, grainBytes), map, journal, allData: backing !== null }),
+    })
+    return this.#openOn(files, entry)
+  }
+
+  /** What failed only after the catalog had it. If it cannot be taken out again it stays, and can be listed and deleted. */
+  async #unmake(entry: CatalogEntry): Promise<void> {
+    if (this.#directory.catalog.get(entry.name)?.uuid !== entry.uuid) return
+    await this.#directory.removeVolumeFiles(entry.name).catch((error: unknown) => {
+      this.#logger.error({ err: error, volume: entry.name }, 'a volume whose creation failed could not be removed')
+    })
+    if (this.#directory.catalog.get(entry.name)) this.#byName.set(entry.name, await this.#open(entry))
   }
 
   async #open(entry: CatalogEntry): Promise<Kept> {
