@@ -41,7 +41,8 @@ const result = await fuzz({
   },
 })
 const rate = result.inputs / result.seconds
-console.log(`${result.inputs} inputs in ${result.seconds.toFixed(1)} s (${rate.toFixed(0)} a second), ${result.connections} connections`)
+console.log(`${result.inputs} inputs in ${result.seconds.toFixed(1)} s (${rate.toFixed(0)} a second)`)
+console.log(`${result.connections} connections`)
 console.log(`memory ${result.grownBytes >= 0 ? '+' : ''}${(result.grownBytes / 2 ** 20).toFixed(0)} MiB since the first tenth`)
 if (result.failure) {
   console.error(result.failure.error)
