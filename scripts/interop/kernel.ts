@@ -50,10 +50,11 @@ export interface Listener {
   note(line: string): void
 }
 
-/** `false`, or why no guest can be run here. */
-export function cannotRunGuest(): string | false {
+/** `false`, or why no guest can be run here. Downloads the kernel if it is not there yet. */
+export async function cannotRunGuest(suite?: string): Promise<string | false> {
   if (process.arch !== 'x64') return `the guest is an x86-64 machine, this is ${process.arch}`
-  return lacking('qemu-system-x86_64', 'busybox', 'nbd-client', 'cpio', 'modprobe', 'depmod', 'gcc', 'apt-get', 'xz', 'zstd', 'mkfs.ext4')
+  const absent = lacking('qemu-system-x86_64', 'busybox', 'nbd-client', 'cpio', 'modprobe', 'depmod', 'gcc', 'apt-get', 'xz', 'zstd', 'mkfs.ext4')
+  return absent || guestKernel(suite).then(() => false, error => `no guest kernel to be had: ${String(error).trim().slice(-300)}`)
 }
 
 /** Boots the guest, serves its requests, passes on its verdicts; ends when the guest ends. */
@@ -121,7 +122,7 @@ async function obey(server: InteropServer, request: string): Promise<void> {
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { suite: { type: 'string' }, phases: { type: 'string' }, filesystems: { type: 'string' } } })
   const report = new Report()
-  const why = cannotRunGuest()
+  const why = await cannotRunGuest(values.suite)
   if (why) report.skip('the kernel client in a guest', why)
   else await runGuest({
     phases: values.phases?.split(',') ?? PHASES, filesystems: values.filesystems?.split(',') ?? Object.keys(FS_PROGRAMS), suite: values.suite,

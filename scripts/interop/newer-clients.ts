@@ -26,6 +26,7 @@ async function clientsOf(suite: string): Promise<string> {
     await apt`apt-get ${options} -qq -y --download-only install ${PACKAGES}`
     const archives = join(CACHE, `apt-${suite}`, 'cache/archives')
     for (const name of await readdir(archives)) if (name.endsWith('.deb')) await apt`dpkg-deb -x ${join(archives, name)} ${fresh}`
+    await rm(archives, { recursive: true })
     await rename(fresh, tree)
   }
   const libraries = join(tree, 'usr/lib', (await readdir(join(tree, 'usr/lib'))).find(name => name.endsWith('-linux-gnu'))!)

@@ -34,7 +34,7 @@ export function which(tool: string): string | undefined {
 /** `false`, or why a test that needs these programs must be skipped: tap takes it as it is. */
 export function lacking(...tools: readonly string[]): string | false {
   const absent = tools.filter(tool => which(tool) === undefined)
-  return absent.length > 0 && `not installed: ${absent.join(', ')} (root: node scripts/deps.mjs tests)`
+  return absent.length > 0 && `not installed: ${absent.join(', ')} (as root: node scripts/deps.mjs tests kernel)`
 }
 
 /**

@@ -4,7 +4,7 @@ import { cannotRunGuest, runGuest } from '../../scripts/interop/kernel.js'
 
 t.setTimeout(300_000)
 
-t.test('the kernel client', { skip: cannotRunGuest() }, async t => {
+t.test('the kernel client', { skip: await cannotRunGuest() }, async t => {
   await runGuest({ phases: ['attach', 'filesystems'], filesystems: ['ext4'] }, {
     judged: (title, good) => { t.ok(good, title) },
     note: line => { t.comment(line.trim()) },
