@@ -73,19 +73,29 @@ export class RangeLock {
     return count
   }
 
-  /** Takes one entry out and lets run whom it was the last to block; a dropped one is taken out in its turn. */
+  /**
+   * Takes one entry out and lets run whom it was the last to block. One of these whose client is gone is taken out as well,
+   * in the same pass: everybody waits for earlier ones only. No recursion: a chain of dropped ones may be thousands long.
+   */
   #remove(at: number): void {
-    const gone = this.#entries.splice(at, 1)[0]
-    for (let i = at; i < this.#entries.length; i++) {
-      const entry = this.#entries[i]
-      if (entry.start >= gone.end || gone.start >= entry.end || (entry.shared && gone.shared)) continue
-      if (--entry.blockers > 0) continue
-      if (entry.origin?.gone) {
-        this.#remove(i--)
-        entry.refuse!(new NbdeltaError('gone', 'the client that asked is gone; its queued request was dropped'))
-      } else {
-        entry.grant!()
+    const removed = this.#entries.splice(at, 1)
+    const entries = this.#entries
+    let kept = at
+    for (let i = at; i < entries.length; i++) {
+      const entry = entries[i]
+      let unblocked = false
+      for (const gone of removed) {
+        if (entry.start >= gone.end || gone.start >= entry.end || (entry.shared && gone.shared)) continue
+        unblocked = --entry.blockers === 0
       }
+      if (unblocked && entry.origin?.gone) {
+        removed.push(entry)
+        entry.refuse!(new NbdeltaError('gone', 'the client that asked is gone; its queued request was dropped'))
+        continue
+      }
+      if (unblocked) entry.grant!()
+      entries[kept++] = entry
     }
+    entries.length = kept
   }
 }

@@ -98,3 +98,18 @@ t.test('seeded: never two overlapping holders, order of arrival kept', async t =
   await Promise.all(all)
   t.ok(lock.idle)
 })
+
+t.test('D5: a staircase of many dropped requests, each blocking only the next, unwinds without a deep stack', async t => {
+  const lock = new RangeLock()
+  const origin = { gone: false }
+  const steps = 12_000
+  lock.lock(0, 2)
+  const waiting = Array.from({ length: steps }, (_, i) => lock.lock(i + 1, i + 3, origin)!.catch((error: unknown) => error))
+  const last = lock.lock(steps + 1, steps + 5)!
+  origin.gone = true
+  lock.unlock(0, 2)
+  t.ok((await Promise.all(waiting)).every(error => (error as { code?: string }).code === 'gone'))
+  await last
+  lock.unlock(steps + 1, steps + 5)
+  t.ok(lock.idle)
+})
