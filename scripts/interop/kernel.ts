@@ -54,7 +54,7 @@ export interface Listener {
 export async function cannotRunGuest(suite?: string): Promise<string | false> {
   if (process.arch !== 'x64') return `the guest is an x86-64 machine, this is ${process.arch}`
   const absent = lacking('qemu-system-x86_64', 'busybox', 'nbd-client', 'cpio', 'modprobe', 'depmod', 'gcc', 'apt-get', 'xz', 'zstd', 'mkfs.ext4')
-  return absent || guestKernel(suite).then(() => false, error => `no guest kernel to be had: ${String(error).trim().slice(-300)}`)
+  return absent || guestKernel(suite).then(() => false, error => `no guest kernel to be had: ${/^\s*E: .*/m.exec(String(error))?.[0].trim() ?? error}`)
 }
 
 /** Boots the guest, serves its requests, passes on its verdicts; ends when the guest ends. */
