@@ -15,7 +15,7 @@
  * - A file knows nothing of its zeros: `extents` and `zeroRun` say data. The map above knows better.
  * - `zero` of more than 64 KiB frees the space where the file system can (hole-punch.ts), else writes zeros in pieces.
  */
-import { fdatasync, readSync, writeSync } from 'node:fs'
+import { existsSync, fdatasync, readSync, writeSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import type { BlockDevice, BlockSizes, Capabilities, Extents, Pending, ZeroMode } from './block-device.js'
 import { assertRange } from './block-device.js'
@@ -83,6 +83,18 @@ export async function openFileDisk(options: FileDiskOptions): Promise<FileDisk> 
   return new FileDisk(opened, options, await findFallocate())
 }
 
+/** Where the kernel accounts I/O to processes it also shows it here; elsewhere the count stays 0, which proves nothing. */
+const FETCHES_COUNTED = existsSync('/proc/self/io')
+
+function usageNow(): Usage {
+  const usage = process.resourceUsage()
+  return FETCHES_COUNTED ? usage : { ...usage, fsRead: undefined }
+}
+
+function fetchedNow(): number | undefined {
+  return FETCHES_COUNTED ? process.resourceUsage().fsRead : undefined
+}
+
 export class FileDisk implements BlockDevice {
   readonly path: string
   readonly kind: FileKind
@@ -117,13 +129,12 @@ export class FileDisk implements BlockDevice {
     this.#rotational = opened.rotational
     this.#readOnly = options.readOnly ?? false
     this.#clock = options.clock ?? systemClock
-    const usage = (): Usage => process.resourceUsage()
-    this.#reads = new IoTrust('read', usage)
-    this.#writes = new IoTrust('write', usage)
+    this.#reads = new IoTrust('read', usageNow)
+    this.#writes = new IoTrust('write', usageNow)
     this.#inlineMaxBytes = options.inline === false || opened.remote ? 0 : INLINE_MAX_BYTES
     this.#regions = new TouchedRegions(opened.sizeBytes)
     this.#trips = new TripQueue(this.#fd, this.path, this.#clock, {
-      mark: () => usage().fsRead, ended: report => this.#tripDone(report),
+      mark: fetchedNow, ended: report => this.#tripDone(report),
     })
     this.#holes = new HolePunch(this.#fd, this.#readOnly ? undefined : fallocate, this.#clock)
     this.#flushes = new GroupFlush(() => this.#datasync(), () => this.#clock.now())
@@ -266,8 +277,17 @@ export class FileDisk implements BlockDevice {
 
   #mayReadInline(offset: number, length: number, nowMs: number): boolean {
     return length <= this.#inlineMaxBytes && this.#reads.allows(nowMs)
-      && nowMs - this.#trips.oldestMs <= OVERDUE_MS && nowMs - this.#flushes.startedMs <= FLUSH_HANGS_MS
-      && this.#regions.has(offset, length)
+      && (nowMs - this.#trips.oldestMs <= OVERDUE_MS || this.#nothingFetched())
+      && nowMs - this.#flushes.startedMs <= FLUSH_HANGS_MS && this.#regions.has(offset, length)
+  }
+
+  /**
+   * An overdue trip has not made this process fetch anything: it waits for a processor, not for a medium. Without this
+   * a burst of trips on a busy machine keeps everything out of the inline path, which makes more trips, and so on.
+   */
+  #nothingFetched(): boolean {
+    const mark = this.#trips.oldestMark
+    return mark !== undefined && fetchedNow() === mark
   }
 
   #mayWriteInline(offset: number, length: number, nowMs: number): boolean {
@@ -309,11 +329,12 @@ export class FileDisk implements BlockDevice {
     if (kind === 'write') this.#flushes.changed()
     if (failed) return trust.distrust(nowMs)
     // Nothing fetched by this whole process meanwhile, and fetches are counted at all: it came from the cache.
-    const { fsRead } = process.resourceUsage()
-    const hit = kind === 'read' && fsRead > 0 && fsRead === mark
+    const hit = kind === 'read' && mark !== undefined && fetchedNow() === mark
     trust.tripDone(tookMs, nowMs, !hit)
+    if (hit) return this.#regions.vouch(offset, length)
+    if (kind === 'read' && tookMs > HIT_TRIP_MS) this.#regions.doubt()
     const evidence = kind === 'read' && !this.#regions.has(offset, length)
-    const points = hit || tookMs <= HIT_TRIP_MS ? TRUSTED_POINTS : tookMs <= LIKELY_HIT_TRIP_MS ? 1 : 0
+    const points = tookMs <= HIT_TRIP_MS ? TRUSTED_POINTS : tookMs <= LIKELY_HIT_TRIP_MS ? 1 : 0
     this.#regions.touch(offset, length, evidence ? points : 0)
   }
 

@@ -51,8 +51,8 @@ export type TrustState = 'probation' | 'inline' | 'resting'
 export interface Usage {
   readonly voluntaryContextSwitches: number
   readonly involuntaryContextSwitches: number
-  /** Blocks fetched by reads; 0 for ever where the kernel does not count them. */
-  readonly fsRead: number
+  /** Blocks fetched by reads; undefined where the kernel does not count them. */
+  readonly fsRead: number | undefined
 }
 
 export class IoTrust {
@@ -134,7 +134,7 @@ export class IoTrust {
 
   #excuses(before: Usage, after: Usage, tookMs: number): boolean {
     if (after.voluntaryContextSwitches === before.voluntaryContextSwitches) return true
-    if (this.#kind === 'read' && after.fsRead > 0 && after.fsRead === before.fsRead) return true
+    if (this.#kind === 'read' && after.fsRead !== undefined && after.fsRead === before.fsRead) return true
     return after.involuntaryContextSwitches !== before.involuntaryContextSwitches && tookMs <= EXCUSED_MS
   }
 

@@ -6,6 +6,10 @@
  *   probably its neighbours, too. Enough points make the whole region trusted; so a warm file is inline after a few trips
  *   per region instead of one per page, and a slow disk never earns a point.
  *
+ * - windows: a trip that is known to have come from the cache vouches for its neighbourhood, and for twice as much each
+ *   time the last one was such a hit, too: a warm disk is inline after some ten trips, whatever its size. The first
+ *   sign of eviction makes the next window one region again.
+ *
  * A wrong belief costs one inline wait, which io-trust.ts judges; it may then forget a range or everything.
  *
  * A region is 1 MiB (more above 4 TiB: at most 4 Mi regions, one byte each, which the system hands out lazily). Page bits
@@ -19,6 +23,8 @@ const EPOCHS = 63
 const PAGE_BYTES = 4096
 /** Words of 32 bits in all page maps together: 4 MiB. */
 const BIT_WORDS_MAX = 2 ** 20
+/** What one hit vouches for at most (one region where that is more). */
+const WINDOW_MAX_BYTES = 64 * 2 ** 20
 
 export class TouchedRegions {
   readonly regionBytes: number
@@ -26,6 +32,7 @@ export class TouchedRegions {
   readonly #pages = new Map<number, Uint32Array>()
   #scores: Uint8Array
   #epoch = 1
+  #windowRegions = 1
 
   constructor(sizeBytes: number) {
     let regionBytes = REGION_BYTES
@@ -64,8 +71,22 @@ export class TouchedRegions {
     }
   }
 
+  /** A trip to this range came from the cache: its window is believed to be there, and the next window is larger. */
+  vouch(offset: number, length: number): void {
+    const window = this.#windowRegions
+    const first = Math.floor(offset / this.regionBytes / window) * window
+    const last = (Math.floor((offset + length - 1) / this.regionBytes / window) + 1) * window
+    this.#scores.fill(this.#epoch * 4 + TRUSTED_POINTS, first, last)
+    for (let region = first; region < last && this.#pages.size > 0; region++) this.#pages.delete(region)
+    if (window * 2 * this.regionBytes <= WINDOW_MAX_BYTES) this.#windowRegions = window * 2
+  }
+
+  /** Something had to be fetched: the next window is small. */
+  doubt(): void { this.#windowRegions = 1 }
+
   /** Forgets the regions that the range meets. */
   forget(offset: number, length: number): void {
+    this.doubt()
     const last = Math.floor((offset + length - 1) / this.regionBytes)
     for (let region = Math.floor(offset / this.regionBytes); region <= last; region++) {
       this.#scores[region] = 0
@@ -74,6 +95,7 @@ export class TouchedRegions {
   }
 
   forgetAll(): void {
+    this.doubt()
     this.#pages.clear()
     this.#epoch = this.#epoch % EPOCHS + 1
     if (this.#epoch === 1) this.#scores.fill(0)

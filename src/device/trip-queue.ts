@@ -21,13 +21,13 @@ export interface TripReport {
   readonly offset: number
   readonly length: number
   readonly tookMs: number
-  readonly mark: number
+  readonly mark: number | undefined
   readonly failed: boolean
 }
 
 export interface TripObserver {
   /** Called as a trip begins; the number comes back in its report. */
-  mark(): number
+  mark(): number | undefined
   ended(report: TripReport): void
 }
 
@@ -42,7 +42,7 @@ interface Trip {
   done: number
   retries: number
   startedMs: number
-  mark: number
+  mark: number | undefined
 }
 
 /** A call that may simply be made again. */
@@ -60,7 +60,7 @@ export class TripQueue {
   #waitingFrom = 0
   /** In order of start, so the first is the oldest. */
   readonly #running = new Set<Trip>()
-  #oldestMs = Infinity
+  #oldest: Trip | undefined
   #idleWaiters: (() => void)[] = []
 
   constructor(fd: number, path: string, clock: Clock, observer: TripObserver) {
@@ -71,13 +71,15 @@ export class TripQueue {
   }
 
   /** When the oldest running trip began; Infinity if none runs. */
-  get oldestMs(): number { return this.#oldestMs }
+  get oldestMs(): number { return this.#oldest === undefined ? Infinity : this.#oldest.startedMs }
+  /** The mark that trip was given. */
+  get oldestMark(): number | undefined { return this.#oldest?.mark }
   get size(): number { return this.#running.size + this.#waiting.length - this.#waitingFrom }
 
   /** The buffer belongs to the trip until the promise settles. Rejects with a NbdeltaError. */
   run(kind: TripKind, offset: number, length: number, buffer: Buffer, at: number): Promise<void> {
     return new Promise((resolve, reject) => {
-      const trip: Trip = { kind, offset, length, buffer, at, resolve, reject, done: 0, retries: 0, startedMs: 0, mark: 0 }
+      const trip: Trip = { kind, offset, length, buffer, at, resolve, reject, done: 0, retries: 0, startedMs: 0, mark: undefined }
       if (this.#running.size < TRIPS_MAX) this.#start(trip)
       else this.#waiting.push(trip)
     })
@@ -91,7 +93,7 @@ export class TripQueue {
   #start(trip: Trip): void {
     trip.startedMs = this.#clock.now()
     trip.mark = this.#observer.mark()
-    if (this.#running.size === 0) this.#oldestMs = trip.startedMs
+    this.#oldest ??= trip
     this.#running.add(trip)
     this.#call(trip)
   }
@@ -129,8 +131,7 @@ export class TripQueue {
   #end(trip: Trip, error: NbdeltaError | undefined): void {
     this.#running.delete(trip)
     if (this.#waitingFrom < this.#waiting.length) this.#startNext()
-    const [oldest] = this.#running
-    this.#oldestMs = oldest ? oldest.startedMs : Infinity
+    this.#oldest = this.#running.values().next().value
     const { kind, offset, length, mark } = trip
     this.#observer.ended({ kind, offset, length, mark, tookMs: this.#clock.now() - trip.startedMs, failed: error !== undefined })
     if (error) trip.reject(error)

@@ -6,21 +6,21 @@ interface Lab {
   trust: IoTrust
   now: number
   /** What the kernel has counted. A slow call sleeps once and fetches 8 blocks, unless the test says otherwise. */
-  usage: { voluntaryContextSwitches: number, involuntaryContextSwitches: number, fsRead: number }
+  usage: { voluntaryContextSwitches: number, involuntaryContextSwitches: number, fsRead: number | undefined }
   trips(count: number, tookMs: number): void
   slow(tookMs: number, waited?: boolean): string
 }
 
 /** A trust with a hand-moved clock and hand-counted usage. */
 function lab(kind: 'read' | 'write' = 'read'): Lab {
-  const usage = { voluntaryContextSwitches: 5, involuntaryContextSwitches: 5, fsRead: 100 }
+  const usage: Lab['usage'] = { voluntaryContextSwitches: 5, involuntaryContextSwitches: 5, fsRead: 100 }
   const trust = new IoTrust(kind, () => ({ ...usage }))
   return {
     trust, usage, now: 1000,
     trips(count, tookMs) { for (let i = 0; i < count; i++) { this.now += tookMs; trust.tripDone(tookMs, this.now, true) } },
     slow(tookMs, waited = true) {
       this.now += tookMs
-      if (waited) { usage.voluntaryContextSwitches++; usage.fsRead += 8 }
+      if (waited) { usage.voluntaryContextSwitches++; usage.fsRead! += 8 }
       return trust.slowCall(tookMs, this.now)
     },
   }
@@ -79,11 +79,17 @@ t.test('who never slept, or fetched nothing, has not waited for the disk', async
   disk.usage.voluntaryContextSwitches++
   t.equal(disk.slow(200, false), 'excused', 'slept, but no block was read')
   const uncounted = lab()
-  uncounted.usage.fsRead = 0
+  uncounted.usage.fsRead = undefined
   uncounted.trust.sample()
   uncounted.trips(PROBATION_TRIPS, 0.1)
   uncounted.usage.voluntaryContextSwitches++
   t.equal(uncounted.slow(20, false), 'probation', 'a kernel that does not count blocks proves nothing')
+  const fresh = lab()
+  fresh.usage.fsRead = 0
+  fresh.trust.sample()
+  fresh.trips(PROBATION_TRIPS, 0.1)
+  fresh.usage.voluntaryContextSwitches++
+  t.equal(fresh.slow(20, false), 'excused', 'a process that has fetched nothing so far has fetched nothing now')
   const writes = lab('write')
   writes.trips(PROBATION_TRIPS, 0.1)
   writes.usage.voluntaryContextSwitches++

@@ -47,6 +47,23 @@ t.test('forgetting everything is complete, also after all epochs are used up', a
   }
 })
 
+t.test('hits in a row vouch for ever larger windows, the first doubt makes them small again', async t => {
+  const regions = new TouchedRegions(1024 * MIB)
+  for (let round = 0; round < 6; round++) regions.vouch(512 * MIB, 4096)
+  t.notOk(regions.has(512 * MIB, 64 * MIB), 'the sixth window was of 32 regions')
+  regions.vouch(530 * MIB, 4096)
+  t.ok(regions.has(512 * MIB, 64 * MIB))
+  t.notOk(regions.has(576 * MIB, 1))
+  for (let round = 0; round < 6; round++) regions.vouch(0, 4096)
+  t.notOk(regions.has(64 * MIB, 1), 'never more than 64 MiB at once')
+  regions.doubt()
+  regions.vouch(700 * MIB, 4096)
+  t.ok(regions.has(700 * MIB, MIB))
+  t.notOk(regions.has(701 * MIB, 1))
+  regions.vouch(1024 * MIB - 1, 1)
+  t.ok(regions.has(1023 * MIB, MIB), 'the end of the disk')
+})
+
 t.test('large disks have larger regions, and resize keeps what is left', async t => {
   const startMs = performance.now()
   const huge = new TouchedRegions(2 ** 50)
