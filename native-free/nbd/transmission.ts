@@ -7,7 +7,7 @@
  * above that becomes BEYOND, which lies outside every export, so that no check can wrap (PROTOCOL X2).
  */
 import {
-  CHUNK, CHUNK_FLAG_DONE, EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, SIZE,
+  CHUNK, CHUNK_FLAG_DONE, COMMAND, EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, SIZE,
   STRUCTURED_REPLY_MAGIC,
 } from './constants.js'
 
@@ -56,6 +56,13 @@ function decodeFront(view: DataView, at: number, into: Request): void {
   into.offsetHigh = view.getInt32(at + 16)
   into.offsetLow = view.getInt32(at + 20)
   into.offset = join(view.getUint32(at + 16), view.getUint32(at + 20))
+}
+
+/** Whether `bytes` end in what looks like a DISC request; what stands before it may be anything. */
+export function endsInDisconnect(bytes: Buffer, extended: boolean): boolean {
+  const at = bytes.length - (extended ? SIZE.extendedRequest : SIZE.request)
+  if (at < 0 || bytes.readUInt32BE(at) !== (extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC)) return false
+  return bytes.readUInt16BE(at + 6) === COMMAND.disconnect
 }
 
 /** What a reply repeats of its request. */

@@ -12,6 +12,7 @@
 import { performance } from 'node:perf_hooks'
 import { COMMAND_NAMES, INFO } from '../../native-free/nbd/constants.js'
 import { encodeHello } from '../../native-free/nbd/handshake.js'
+import { endsInDisconnect } from '../../native-free/nbd/transmission.js'
 import { asNbdeltaError } from '../device/errors.js'
 import { Counters } from './counters.js'
 import { Handshake, optionName } from './handshake.js'
@@ -51,6 +52,7 @@ const LINGER_MS = 10_000
 /** At most so many refusals are logged per connection and period; the rest is counted. */
 const LOG_LINES = 20
 const LOG_PERIOD_MS = 10_000
+const CLIENT_CLOSED = 'the client closed the connection'
 
 export class Connection implements SessionHost, Reader {
   readonly id: number
@@ -73,6 +75,8 @@ export class Connection implements SessionHost, Reader {
   /** Parsing waits for a completion or a drain. */
   #stalled = false
   #paused = false
+  /** EOF came behind a DISC that is not parsed yet. */
+  #farewell = false
   #ticking = false
   #opening = false
   #socketClosed = false
@@ -91,7 +95,7 @@ export class Connection implements SessionHost, Reader {
     this.#outbox = new Outbox(this.#wire, allotment, host.limits.backlogBytes, () => this.#drained())
     this.#negotiation = new Negotiation(host.provider)
     this.#handshake = new Handshake(this.#inbox, this.#negotiation, host.limits)
-    socket.on('end', () => this.#lost('the client closed the connection', true))
+    socket.on('end', () => this.#onEnd())
     socket.on('error', (error) => this.#lost(error.message, false))
     socket.on('close', () => this.#onSocketClose())
     this.#deadline = setTimeout(() => this.#late(), host.limits.handshakeMs)
@@ -192,6 +196,7 @@ export class Connection implements SessionHost, Reader {
     this.#outbox.flush()
     this.#host.spinner.served(session.served - requests, counters.bytesRead + counters.bytesWritten - bytes)
     if (result === 'over') this.#end(session)
+    else if (result === 'dry' && this.#farewell && this.#wire.rest === undefined) this.#lost(CLIENT_CLOSED, true)
     return result === 'dry'
   }
 
@@ -321,6 +326,17 @@ export class Connection implements SessionHost, Reader {
     if (this.#phase !== 'closing') this.#host.logger.info({ client: this.id, export: this.exportName, reason }, 'client lost')
     this.#leave(reason)
     if (!eof) this.#wire.socket.destroy()
+  }
+
+  /**
+   * libnbd sends FIN right behind DISC and waits for its last replies. A DISC that parsing has not reached yet counts, too
+   * (S1); where it turns out to have been none, the client is lost once everything is parsed.
+   */
+  #onEnd(): void {
+    const unparsed = this.#wire.rest ?? this.#inbox.unparsed
+    const waits = this.#phase === 'opening' || (this.#phase === 'transmission' && this.#stalled)
+    if (waits && endsInDisconnect(unparsed, this.#negotiation.style === 'extended')) this.#farewell = true
+    else this.#lost(CLIENT_CLOSED, true)
   }
 
   #onSocketClose(): void {

@@ -49,6 +49,7 @@ export class Inbox {
   }
 
   get available(): number { return this.end - this.pos }
+  get unparsed(): Buffer { return this.slab.buffer.subarray(this.pos, this.end) }
 
   /** `count` bytes have landed in `view`. */
   landed(count: number): void {

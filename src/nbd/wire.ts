@@ -22,6 +22,8 @@ export interface Wire {
   readonly socket: Socket
   /** Bytes land in the reader's buffer without a copy. */
   readonly direct: boolean
+  /** What has been received and did not fit the reader's buffer before `arrived` said no. */
+  readonly rest: Buffer | undefined
   /** Reading goes on after `arrived` said no. */
   resume(): void
   /**
@@ -42,7 +44,7 @@ export function openWire(accepted: Socket, reader: Reader, direct: boolean): Wir
     const socket = wrapHandle(handle, reader)
     // The empty shell must go, or the listener would wait for it for ever.
     accepted.destroy()
-    return { socket, direct: true, resume: () => { socket.resume() }, writeNow: directWriter(handle) }
+    return { socket, direct: true, rest: undefined, resume: () => { socket.resume() }, writeNow: directWriter(handle) }
   }
   return openPublicWire(accepted, reader)
 }
@@ -73,27 +75,21 @@ function directWriter(handle: Handle): Wire['writeNow'] {
 function openPublicWire(socket: Socket, reader: Reader): Wire {
   let rest: Buffer | undefined
   const take = (chunk: Buffer): void => {
-    let at = 0
-    while (at < chunk.length) {
+    for (let at = 0; at < chunk.length;) {
       const count = chunk.copy(reader.space(), 0, at)
       at += count
+      rest = at < chunk.length ? chunk.subarray(at) : undefined
       if (!reader.arrived(count)) {
         socket.pause()
-        rest = at < chunk.length ? chunk.subarray(at) : undefined
         return
       }
     }
-    rest = undefined
   }
   socket.on('data', take)
   const resume = (): void => {
     socket.resume()
-    if (rest !== undefined) {
-      const chunk = rest
-      rest = undefined
-      take(chunk)
-    }
+    if (rest !== undefined) take(rest)
   }
   socket.resume()
-  return { socket, direct: false, resume, writeNow: () => 0 }
+  return { socket, direct: false, get rest() { return rest }, resume, writeNow: () => 0 }
 }

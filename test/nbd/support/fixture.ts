@@ -50,6 +50,7 @@ export interface FixtureOptions {
   readonly exports?: Record<string, BlockDevice>
   /** Instead of all exports above. */
   readonly provider?: ExportProvider
+  readonly directReceive?: boolean
 }
 
 function readOnlyDisk(): MemoryDisk {
@@ -81,7 +82,7 @@ export async function startServer(t: Teardown, options: FixtureOptions = {}): Pr
   }
   const server = await createServer({
     exports: options.provider ?? exports, listen: [{ path }, { host: '127.0.0.1', port: 0 }],
-      ...options.limits && { limits: options.limits },
+      ...options.limits && { limits: options.limits }, directReceive: options.directReceive ?? true,
   })
   const peers: Peer[] = []
   t.teardown(async () => {
