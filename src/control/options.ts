@@ -31,8 +31,8 @@ export interface Parameter {
   readonly complete?: 'volume' | 'job' | 'client' | 'file' | 'directory'
 }
 
-/** PROTOCOL H5 recommends that export names keep to 256 bytes; a volume's name is its export's name. */
-const NAME_BYTES_MAX = 256
+/** What the catalog allows a volume's name (src/store/catalog.ts), within the 256 bytes of PROTOCOL H5 for an export's. */
+const NAME_BYTES_MAX = 128
 /** PATH_MAX of Linux, the closing NUL not counted. */
 const PATH_BYTES_MAX = 4095
 /** sun_path of Linux holds 108 bytes with its closing NUL. */

@@ -1,4 +1,5 @@
 // The argument parser: what is typed, what it means, and what is said when it means nothing.
+import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { parseArguments } from '../../src/cli/program.js'
 import { commandName } from '../../src/control/commands.js'
@@ -34,6 +35,13 @@ for (const [line, name, args, globals] of understood) {
   t.test(line, async t => { t.match(parse(line), { name, args, ...globals && { globals } }) })
 }
 
+const README = readFileSync(new URL('../../../README.md', import.meta.url), 'utf8')
+const shown = [...README.matchAll(/^ {4}nbdelta (.*)$/gm)].map(([, line]) => line!)
+t.test("README's commands are understood as they stand there", async t => {
+  t.ok(shown.length >= 6)
+  for (const line of shown) t.doesNotThrow(() => parse(line), line)
+})
+
 const refused: readonly [string, RegExp, RegExp][] = [
   ['frobnicate', /unknown command 'frobnicate'/, /nbdelta --help/],
   ['volme list', /unknown command 'volme'.*volume/, /--help/],
@@ -48,7 +56,7 @@ const refused: readonly [string, RegExp, RegExp][] = [
   ['volume create d --size 0', /--size 0 is too small/, /at least 512/],
   ['volume create d --size 1G --grain 5000', /--grain 5000 is not a power of two/, /^$/],
   ['volume create d --size 1G --grain 2M', /--grain 2MiB is too large/, /at most 1MiB/],
-  [`volume create ${'x'.repeat(300)} --size 1G`, /NAME: a name of 300 bytes is longer than 256/, /^$/],
+  [`volume create ${'x'.repeat(300)} --size 1G`, /NAME: a name of 300 bytes is longer than 128/, /^$/],
   ['volume resize d', /--size is missing/, /volume resize --help/],
   ['client kick seven', /ID: 'seven' is not a whole number/, /^$/],
   ['export kick d --how gently', /--how 'gently' is unknown/, /soft, hard/],
