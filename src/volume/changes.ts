@@ -15,6 +15,7 @@
  */
 import type { Origin, ZeroMode } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
+import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import type { Checkpointer } from './checkpoint.js'
 import { allSettled, flushNow, type VolumeCore } from './core.js'
 import { runsOf } from './journal.js'
@@ -25,7 +26,7 @@ import { planTrim, planWrite, planZero, shapeOf, type ZeroPlan } from './write-p
 const ZEROS = Buffer.alloc(2 ** 20)
 /** A zeroing that must stay allocated looks after so many bytes whether its client is still there. */
 const KEEP_PIECE_BYTES = 256 * 2 ** 20
-/** Zeros written over fragmented data give way to others after so many bytes. */
+/** Zeros written over fragmented data give way to others, and look after their client, after so many bytes. */
 const YIELD_BYTES = 16 * 2 ** 20
 
 export class Changes {
@@ -68,11 +69,11 @@ export class Changes {
     switch (plan.rule) {
       case 'nothing': return
       case 'not-fast': throw new NbdeltaError('not-fast', 'this range cannot be zeroed faster than by writing zeros')
-      case 'write-zeros': return this.#zerosOverData(offset, end)
+      case 'write-zeros': return this.#zerosOverData(offset, end, origin)
       case 'keep': return this.#keep(offset, end, origin)
       case 'mark':
-        await this.#zerosOverData(offset, Math.min(end, shape.wholeFrom * grainBytes))
-        await this.#zerosOverData(Math.max(offset, shape.wholeTo * grainBytes), end)
+        await this.#zerosOverData(offset, Math.min(end, shape.wholeFrom * grainBytes), origin)
+        await this.#zerosOverData(Math.max(offset, shape.wholeTo * grainBytes), end, origin)
         await this.#mark(plan)
     }
   }
@@ -121,7 +122,7 @@ export class Changes {
     const stop = map.stale.has(to - 1) ? Math.min(to * grainBytes, sizeBytes) : end
     const wasStale = map.stale.size > 0 && map.stale.overlaps(from, to)
     for (let at = start; at < stop; at += KEEP_PIECE_BYTES) {
-      if (origin?.gone) throw new NbdeltaError('gone', 'the client that asked is gone; the rest was not zeroed')
+      refuseGone(origin)
       await live.zero(at, Math.min(KEEP_PIECE_BYTES, stop - at), { allocate: true, fast: false })
     }
     if (wasStale) await flushNow(this.#core)
@@ -133,7 +134,7 @@ export class Changes {
   }
 
   /** Writes zeros wherever [offset, end) is data; elsewhere it reads as zeros already. */
-  async #zerosOverData(offset: number, end: number): Promise<void> {
+  async #zerosOverData(offset: number, end: number, origin: Origin | undefined): Promise<void> {
     const { map, live, grainBytes } = this.#core
     let sinceYield = 0
     for (let at = offset; at < end;) {
@@ -151,6 +152,7 @@ export class Changes {
       if (sinceYield < YIELD_BYTES) continue
       sinceYield = 0
       await new Promise<void>(resolve => { setImmediate(resolve) })
+      refuseGone(origin)
     }
   }
 
@@ -167,13 +169,23 @@ export class Changes {
 
   async #openFresh(regions: readonly number[]): Promise<void> {
     const { map, journal } = this.#core
+    const runs = runsOf(regions)
     try {
       // A snapshot taken between append and sync must repeat what it replaces: `opening` tells it.
-      await journal.append('open', runsOf(regions), () => { for (const region of regions) map.opening.add(region) })
+      for (let at = 0; at < runs.length; at += RANGES_PER_RECORD_MAX) {
+        const part = runs.slice(at, at + RANGES_PER_RECORD_MAX)
+        await journal.append('open', part, () => {
+          for (const { start, end } of part) for (let region = start; region < end; region++) map.opening.add(region)
+        })
+      }
       await journal.sync()
       for (const region of regions) map.open.add(region)
     } finally {
       for (const region of regions) map.opening.delete(region)
     }
   }
+}
+
+function refuseGone(origin: Origin | undefined): void {
+  if (origin?.gone) throw new NbdeltaError('gone', 'the client that asked is gone; the rest was not zeroed')
 }

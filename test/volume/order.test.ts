@@ -1,6 +1,6 @@
 // PROTOCOL D1, D5: overlapping changes take effect in order of arrival; what waits for a dead client is dropped, what runs ends.
 import t from 'tap'
-import { GRAIN, ProgrammedDisk, freshVolume, readAll, SLOW } from './lab.js'
+import { GRAIN, ProgrammedDisk, freshVolume, readAll, SLOW, SMALL_JOURNAL_BYTES } from './lab.js'
 
 const page = (byte: number): Buffer => Buffer.alloc(GRAIN, byte)
 
@@ -51,4 +51,18 @@ t.test('a failing request lets the next one go on', async t => {
   live.release()
   await volume.write(0, 10, page(4), 0)
   t.equal((await readAll(volume, 0, 1))[0], 4)
+})
+
+t.test('F1: zeros written over data stop when their client is gone', async t => {
+  const sizeBytes = 64 * 2 ** 20
+  const live = new ProgrammedDisk(sizeBytes)
+  const volume = await freshVolume({ sizeBytes, live, journalBytes: SMALL_JOURNAL_BYTES, allData: true })
+  // As many stale runs as the journal can note: what is zeroed from now on is zeroed by writing.
+  for (let grain = 0; grain < 512; grain += 2) await volume.trim(grain * GRAIN, GRAIN)
+  const before = live.calls.write
+  const origin = { gone: false }
+  const zeroing = volume.zero(0, sizeBytes, SLOW, origin)
+  origin.gone = true
+  await t.rejects(Promise.resolve(zeroing), { code: 'gone' })
+  t.ok(live.calls.write - before < 600, `${live.calls.write - before} writes`)
 })
