@@ -13,7 +13,7 @@ import { GroupFlush } from '../device/group-flush.js'
 import { type Logger, silentLogger } from '../device/logger.js'
 import { RangeLock } from '../device/range-lock.js'
 import { JOURNAL_MAGIC } from '../store/journal-records.js'
-import { formatMapFile, MapFile } from '../store/map-file.js'
+import { formatMapFile, MapFile, mapFileSizeBytes } from '../store/map-file.js'
 import { formatRecordLog, openRecordLog } from '../store/open-record-log.js'
 import { Checkpointer } from './checkpoint.js'
 import { allSettled, type LiveDevice, type MetadataDevice, type VolumeCore } from './core.js'
@@ -70,8 +70,11 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   const journalName = `journal of volume ${name}`
   const { log, records, recovery } = await openRecordLog(options.journal, { magic: JOURNAL_MAGIC, owner, name: journalName })
   const map = new VolumeMap(divCeil(sizeBytes, grainBytes), log.limitBytes)
+  const missingBytes = mapFileSizeBytes(map.grains) - options.map.sizeBytes
   const mapFile = new MapFile(options.map, { owner, name: `map of volume ${name}` }, map.grains)
   const faults = await mapFile.load(map.data)
+  // What was cut off reads as damaged, which is all data; the next checkpoint needs its place again.
+  if (missingBytes > 0) await options.map.resize(mapFileSizeBytes(map.grains))
   const found = replay(map, records, journalName)
   const notes = [...recovery, ...faults, ...await fitLive(live, sizeBytes, options.adopted ?? false)]
   const recovered: Recovered = { ...found, notes }

@@ -120,3 +120,21 @@ t.test('live of another volume is not this room\'s to see, its map and journal a
   foreign.write(0, bytes.length, bytes, 0)
   await t.rejects(openOn({ ...killed(disks), journal: foreign }, SIZE), { code: 'damaged' })
 })
+
+t.test('D5: a map file that was cut reads as all data, gets its length back and is right after the next checkpoint', async t => {
+  const { disks, volume } = await used()
+  await volume.close()
+  for (const bytes of [0, 512]) {
+    const left = killed(disks)
+    const wholeBytes = left.map.sizeBytes
+    await left.map.resize(bytes)
+    const errors: string[] = []
+    const cut = await openOn(left, SIZE, { logger: { ...silentLogger, error: (_, text) => { errors.push(text) } } })
+    t.ok(cut.recovered.notes.length > 0)
+    t.equal((await readAll(cut))[3 * GRAIN], 7)
+    const { map } = left
+    t.equal(map.sizeBytes, wholeBytes)
+    await cut.close()
+    t.strictSame(errors, [], 'the checkpoint at the close has its place')
+  }
+})
