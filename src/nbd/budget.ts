@@ -6,7 +6,7 @@
  * waits for another one's memory and no queue of waiters exists.
  */
 import { ALLOTMENT_BYTES, SMALL_SLAB_BYTES } from './limits.js'
-import { SlabPool } from './slab.js'
+import { SLAB_BYTES, SlabPool } from './slab.js'
 import type { ServerLimits } from './limits.js'
 import type { Slab, SlabKind } from './slab.js'
 
@@ -26,7 +26,10 @@ export class Budget {
     return new Allotment(this, this.#limits.connectionBytes)
   }
 
-  dismiss(): void { this.#promisedBytes -= ALLOTMENT_BYTES }
+  dismiss(): void {
+    this.#promisedBytes -= ALLOTMENT_BYTES
+    this.pool.trim()
+  }
 
   takeShared(bytes: number): boolean {
     if (this.#promisedBytes + this.#sharedBytes + bytes > this.#limits.memoryBytes) return false
@@ -58,13 +61,10 @@ export class Allotment {
 
   /** A slab of `kind` from the shared part; undefined when the cap or the budget is spent. */
   take(kind: SlabKind): Slab | undefined {
-    const slab = this.#budget.pool.take(kind)
-    if (this.#sharedBytes + slab.size <= this.#capBytes && this.#budget.takeShared(slab.size)) {
-      this.#sharedBytes += slab.size
-      return slab.issue(this, false)
-    }
-    this.#budget.pool.put(slab)
-    return undefined
+    const bytes = SLAB_BYTES[kind]
+    if (this.#sharedBytes + bytes > this.#capBytes || !this.#budget.takeShared(bytes)) return undefined
+    this.#sharedBytes += bytes
+    return this.#budget.pool.take(kind).issue(this, false)
   }
 
   get hasOwn(): boolean { return this.#ownBytes + SMALL_SLAB_BYTES <= ALLOTMENT_BYTES }

@@ -360,6 +360,11 @@ export class Connection implements SessionHost, Reader {
     } catch (error) {
       this.#host.logger.error({ client: this.id, export: this.exportName, err: error }, 'releasing the export failed')
     }
+    if (this.handle) {
+      const { bytesRead, bytesWritten, errors } = this.counters
+      const facts = { client: this.id, export: this.exportName, bytesRead, bytesWritten, errors: Object.fromEntries(errors) }
+      this.#host.logger.info(facts, 'client detached')
+    }
     this.#allotment.end()
     this.#host.closed(this)
   }

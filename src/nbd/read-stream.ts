@@ -1,6 +1,8 @@
 /**
  * A READ that does not go out in one piece: it is longer than what is read whole, or has holes worth telling.
- * While one runs, the connection parses nothing else, so its memory is one slab whatever the client asks for.
+ * While one has parts to begin, the connection parses nothing else, so memory stays within WINDOW slabs whatever the client
+ * asks for. One that has begun all its parts lets the next large READ begin behind it (`pass`), else a train of them would
+ * run dry at every end; parts of the next one leave when it is at the head.
  *
  *   'body'    simple replies, and DF: one header first, then the data. Nothing else may come between (`exclusive`).
  *             A device that fails midway leaves no honest way on: a simple reply is cut by a hard drop (R1), a DF chunk is
@@ -10,13 +12,19 @@
  */
 import { CHUNK, CHUNK_FLAG_DONE, SIZE } from '../../native-free/nbd/constants.js'
 import { chunkHeaderBytes, putChunk, putSimpleReply, putU64 } from '../../native-free/nbd/transmission.js'
-import type { Echo, ReplyStyle } from '../../native-free/nbd/transmission.js'
+import type { ReplyStyle } from '../../native-free/nbd/transmission.js'
 import type { BlockDevice, Origin, Pending } from '../device/block-device.js'
+import type { Job } from './jobs.js'
 import type { Outbox } from './outbox.js'
 import type { Slab } from './slab.js'
 
-/** Data is read and sent in pieces of this size, so that they are still in the processor's cache when they leave. */
-const READ_PIECE_BYTES = 128 * 1024
+/** One piece and its headers fill a large slab. A multiple of the sector size. */
+const PIECE_BYTES = 256 * 1024
+/**
+ * Pieces at a device that completes later: while one is being sent the next are read, by other processors if there are
+ * any. 3 x 256 KiB also keep a disk busy.
+ */
+export const WINDOW = 3
 /** A hole shorter than this is sent as zeros: fewer chunks cost a client less. A reply that ends in a hole tells it anyway. */
 const HOLE_BYTES = 16 * 1024
 const OFFSET_BYTES = 8
@@ -27,7 +35,20 @@ const SECTOR_BYTES = 512
 /** 'done': over, replied. 'wait': call pump again after a completion or a drain. 'drop': the reply cannot be finished. */
 type PumpResult = 'done' | 'wait' | 'drop'
 
+/** A part of the reply whose data is not there yet; parts leave in order. */
+interface Part {
+  readonly slab: Slab
+  readonly at: number
+  readonly dataAt: number
+  readonly end: number
+  /** Writes what stands before the data. */
+  readonly putHeader: () => void
+  settled: boolean
+  failed: boolean
+}
+
 export class ReadStream {
+  readonly job: Job
   /** No other reply may go out before this one is done. */
   readonly exclusive: boolean
   failure: unknown
@@ -35,124 +56,126 @@ export class ReadStream {
   readonly #outbox: Outbox
   readonly #origin: Origin
   readonly #style: ReplyStyle
-  readonly #echo: Echo
-  readonly #wake: () => void
+  readonly #wake: (error?: unknown) => void
+  readonly #window: Part[] = []
+  readonly #headerBytes: number
   #offset: number
   #left: number
+  /** Its parts may leave. */
+  #leads = false
   #begun = false
-  #busy = false
 
+  /** `wake` is called after each part that completed later; with an argument only for a broken invariant. */
   constructor(
-    device: BlockDevice, outbox: Outbox, origin: Origin, style: ReplyStyle, echo: Echo, range: { offset: number, length: number },
-    inOnePiece: boolean, wake: () => void,
+    device: BlockDevice, outbox: Outbox, origin: Origin, style: ReplyStyle, job: Job, inOnePiece: boolean,
+    wake: (error?: unknown) => void,
   ) {
     this.#device = device
     this.#outbox = outbox
     this.#origin = origin
     this.#style = style
-    this.#echo = echo
-    this.#offset = range.offset
-    this.#left = range.length
+    this.job = job
+    this.#offset = job.offset
+    this.#left = job.length
     this.exclusive = inOnePiece || style === 'simple'
+    this.#headerBytes = style === 'simple' ? SIZE.simpleReply : chunkHeaderBytes(style) + OFFSET_BYTES
     this.#wake = wake
   }
 
-  /** A device call for this stream is under way. */
-  get busy(): boolean { return this.#busy }
+  /** Device calls for this stream are under way. */
+  get busy(): boolean { return this.#window.some(({ settled }) => !settled) }
 
-  pump(): PumpResult {
-    if (this.#busy) return 'wait'
-    return this.exclusive ? this.#pumpBody() : this.#pumpChunks()
+  /** The client is gone: what is not under way is dropped. */
+  abandon(): void { this.#sendSettled() }
+
+  /** Parts that are begun and have not left. */
+  get parts(): number { return this.#window.length }
+
+  /** Everything is begun: another stream may begin behind this one. */
+  get passes(): boolean { return this.#left === 0 }
+
+  /** The replies before this one are complete. */
+  lead(): void {
+    this.#leads = true
+    this.#sendSettled()
   }
 
-  #pumpBody(): PumpResult {
+  pump(): PumpResult {
+    const more = this.exclusive ? this.#pumpBody() : this.#pumpChunks()
+    if (more || this.#window.length > 0 || !this.#leads) return 'wait'
+    return this.failure !== undefined && this.#style === 'simple' ? 'drop' : 'done'
+  }
+
+  /** Begins what can be begun; true when there is more to begin, later. */
+  #pumpBody(): boolean {
     const outbox = this.#outbox
-    if (this.failure !== undefined && this.#style === 'simple') return 'drop'
-    if (!this.#begun) this.#putBodyHeader()
-    while (this.#left > 0) {
-      if (!outbox.reserve(Math.min(this.#left, READ_PIECE_BYTES)) && outbox.slab === undefined) {
-        if (!outbox.empty) return 'wait'
+    while (this.#left > 0 && (this.failure === undefined || this.#style !== 'simple')) {
+      if (this.#window.length >= WINDOW) return true
+      const headerBytes = this.#begun ? 0 : this.#headerBytes
+      if (!outbox.reserve(headerBytes + Math.min(this.#left, PIECE_BYTES)) && outbox.slab === undefined) {
+        if (!this.#leads || !outbox.empty || this.#window.length > 0) return true
         // All memory is held by replies that wait for the end of this one: it must go on.
         outbox.reserveReply()
       }
-      const count = Math.min(this.#left, READ_PIECE_BYTES, outbox.slab!.size - outbox.at)
       const { slab, at } = outbox as { slab: Slab, at: number }
-      if (this.failure !== undefined) slab.buffer.fill(0, at, at + count)
+      const dataAt = at + headerBytes
+      const count = Math.min(this.#left, PIECE_BYTES, slab.size - dataAt)
+      const putHeader = this.#begun ? () => {} : this.#bodyHeader(slab.view, at)
+      this.#begun = true
+      if (this.failure === undefined) this.#begin(slab, at, dataAt, count, putHeader)
       else {
-        const pending = this.#read(count, at)
-        if (pending !== undefined) {
-          outbox.openRegion(count)
-          return this.#readLater(pending, slab, count, () => at)
-        }
-        if (this.failure !== undefined) {
-          if (this.#style === 'simple') return 'drop'
-          continue
-        }
+        // DF: the chunk was promised whole; zeros up to its end, then the error that voids them.
+        slab.buffer.fill(0, dataAt, dataAt + count)
+        putHeader()
+        this.#append(slab, at, dataAt + count)
       }
-      outbox.at += count
       this.#advance(count)
     }
-    if (this.#style !== 'simple' && this.failure === undefined) {
+    if (this.#leads && this.#window.length === 0 && this.#style !== 'simple' && this.failure === undefined) {
       outbox.reserveReply()
-      outbox.at = putChunk(this.#style, outbox.slab!.view, outbox.at, CHUNK_FLAG_DONE, CHUNK.none, this.#echo, 0)
+      outbox.at = putChunk(this.#style, outbox.slab!.view, outbox.at, CHUNK_FLAG_DONE, CHUNK.none, this.job, 0)
     }
-    return 'done'
+    return false
   }
 
-  #putBodyHeader(): void {
-    const outbox = this.#outbox
-    outbox.reserveReply()
-    this.#begun = true
-    if (this.#style === 'simple') {
-      putSimpleReply(outbox.slab!.view, outbox.at, 0, this.#echo)
-      outbox.at += SIZE.simpleReply
-    } else outbox.at = this.#putDataHeader(outbox.slab!.view, outbox.at, 0, this.#left)
+  #bodyHeader(view: DataView, at: number): () => void {
+    const { offset, length } = this.job
+    return this.#style === 'simple' ? () => putSimpleReply(view, at, 0, this.job)
+      : () => { this.#putDataHeader(view, at, 0, offset, length) }
   }
 
-  #putDataHeader(view: DataView, at: number, flags: number, count: number): number {
-    const body = putChunk(this.#style, view, at, flags, CHUNK.offsetData, this.#echo, OFFSET_BYTES + count)
-    putU64(view, body, this.#offset)
+  #putDataHeader(view: DataView, at: number, flags: number, offset: number, count: number): number {
+    const body = putChunk(this.#style, view, at, flags, CHUNK.offsetData, this.job, OFFSET_BYTES + count)
+    putU64(view, body, offset)
     return body + OFFSET_BYTES
   }
 
-  #pumpChunks(): PumpResult {
+  #pumpChunks(): boolean {
     const outbox = this.#outbox
-    const overhead = chunkHeaderBytes(this.#style) + OFFSET_BYTES
+    const overhead = this.#headerBytes
     while (this.#left > 0 && this.failure === undefined) {
+      if (this.#window.length >= WINDOW) return true
       const hole = this.#holeAt(this.#offset, this.#left)
       const wanted = hole > 0 ? 0 : this.#dataRun()
-      if (!outbox.reserve(overhead + Math.max(wanted, HOLE_PAYLOAD_BYTES)) && outbox.slab === undefined) return 'wait'
+      if (!outbox.reserve(overhead + Math.max(wanted, HOLE_PAYLOAD_BYTES)) && outbox.slab === undefined) return true
       const { slab, at } = outbox as { slab: Slab, at: number }
       if (hole > 0) {
-        outbox.at = this.#putHole(slab.view, at, hole)
+        this.#append(slab, at, this.#putHole(slab.view, at, hole))
         this.#advance(hole)
         continue
       }
-      const count = this.#fit(wanted, slab.size - at - overhead)
-      const pending = this.#read(count, at + overhead)
-      if (pending !== undefined) {
-        const last = this.#doneFlag(count)
-        outbox.openRegion(overhead + count)
-        return this.#readLater(pending, slab, count, () => {
-          this.#putDataHeader(slab.view, at, last, count)
-          return at
-        })
-      }
-      if (this.failure !== undefined) break
-      this.#putDataHeader(slab.view, at, this.#doneFlag(count), count)
-      outbox.at += overhead + count
+      const room = slab.size - at - overhead
+      const count = wanted <= room ? wanted : room - room % SECTOR_BYTES
+      const offset = this.#offset
+      const done = this.#doneFlag(count)
+      this.#begin(slab, at, at + overhead, count, () => { this.#putDataHeader(slab.view, at, done, offset, count) })
       this.#advance(count)
     }
-    return 'done'
-  }
-
-  /** What of `wanted` the slab can take; in whole sectors when it is not all of it. */
-  #fit(wanted: number, room: number): number {
-    return wanted <= room ? wanted : room - room % SECTOR_BYTES
+    return false
   }
 
   #putHole(view: DataView, at: number, count: number): number {
-    const body = putChunk(this.#style, view, at, this.#doneFlag(count), CHUNK.offsetHole, this.#echo, HOLE_PAYLOAD_BYTES)
+    const body = putChunk(this.#style, view, at, this.#doneFlag(count), CHUNK.offsetHole, this.job, HOLE_PAYLOAD_BYTES)
     putU64(view, body, this.#offset)
     view.setUint32(body + OFFSET_BYTES, count)
     return body + HOLE_PAYLOAD_BYTES
@@ -173,7 +196,7 @@ export class ReadStream {
 
   /** Bytes up to the next hole worth telling, at most one piece. */
   #dataRun(): number {
-    const most = Math.min(this.#left, READ_PIECE_BYTES)
+    const most = Math.min(this.#left, PIECE_BYTES)
     let count = 0
     while (count < most && (count === 0 || this.#holeAt(this.#offset + count, this.#left - count) === 0)) {
       count += Math.abs(this.#device.zeroRun(this.#offset + count, this.#left - count))
@@ -181,38 +204,62 @@ export class ReadStream {
     return Math.min(count, most)
   }
 
-  #read(count: number, at: number): Pending {
+  /** Reads one part; done at once it is ready behind what is ready already, else it takes its place in the window. */
+  #begin(slab: Slab, at: number, dataAt: number, count: number, putHeader: () => void): void {
+    let pending: Pending
     try {
-      return this.#device.read(this.#offset, count, this.#outbox.slab!.buffer, at, this.#origin)
+      pending = this.#device.read(this.#offset, count, slab.buffer, dataAt, this.#origin)
     } catch (error) {
-      this.failure = error ?? new Error('a device threw nothing')
-      return undefined
+      this.#fail(error)
+      // DF goes on with zeros; otherwise nothing of this part is sent.
+      if (!this.exclusive || this.#style === 'simple') return
+      slab.buffer.fill(0, dataAt, dataAt + count)
     }
-  }
-
-  /** The piece comes later: fetch the rest meanwhile, and go on when it is there. */
-  #readLater(pending: Promise<void>, slab: Slab, count: number, finish: () => number): PumpResult {
-    const end = this.#outbox.at
-    this.#busy = true
-    if (this.#left > count) this.#prefetch(this.#offset + count, this.#left - count)
-    pending.then(() => {
-      this.#outbox.sendRegion(slab, finish(), end)
-      this.#advance(count)
-    }, (error: unknown) => {
-      this.failure = error ?? new Error('a device rejected with nothing')
-      this.#outbox.dropRegion(slab)
+    const end = dataAt + count
+    if (pending === undefined) {
+      putHeader()
+      this.#append(slab, at, end)
+      return
+    }
+    this.#outbox.openRegion(end - at)
+    const part: Part = { slab, at, dataAt, end, putHeader, settled: false, failed: false }
+    this.#window.push(part)
+    pending.catch((error: unknown) => {
+      part.failed = true
+      this.#fail(error)
     }).then(() => {
-      this.#busy = false
+      part.settled = true
+      this.#sendSettled()
       this.#wake()
-    })
-    return 'wait'
+    }).catch(this.#wake)
   }
 
-  #prefetch(offset: number, length: number): void {
-    try {
-      this.#device.prefetch?.(offset, length)?.catch(() => {})
-    } catch {
-      // A hint: a device that cannot take it will fail the read itself.
+  /** What stands at [at, end) is ready; it leaves behind the window if there is one. */
+  #append(slab: Slab, at: number, end: number): void {
+    if (this.#window.length === 0 && this.#leads) {
+      this.#outbox.at = end
+      return
+    }
+    this.#outbox.openRegion(end - at)
+    this.#window.push({ slab, at, dataAt: end, end, putHeader: () => {}, settled: true, failed: false })
+  }
+
+  #fail(error: unknown): void {
+    this.failure ??= error ?? new Error('a device failed with nothing')
+  }
+
+  /** Parts leave in order. After a failure only DF goes on, with zeros where data is missing. */
+  #sendSettled(): void {
+    while ((this.#leads || this.#origin.gone) && this.#window[0]?.settled === true) {
+      const part = this.#window.shift()!
+      const kept = this.failure === undefined || (this.exclusive && this.#style !== 'simple')
+      if (!kept || this.#origin.gone) {
+        this.#outbox.dropRegion(part.slab)
+        continue
+      }
+      if (part.failed) part.slab.buffer.fill(0, part.dataAt, part.end)
+      part.putHeader()
+      this.#outbox.sendRegion(part.slab, part.at, part.end)
     }
   }
 }

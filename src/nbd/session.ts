@@ -17,14 +17,14 @@ import { decodeExtendedRequest, decodeRequest, decodeStatusFilter, Request } fro
 import { filterContexts, lookUpStatus, replyStatus } from './block-status.js'
 import { WHOLE_PAYLOAD_BYTES } from './inbox.js'
 import { REPLY_ROOM_BYTES } from './outbox.js'
-import { ReadStream } from './read-stream.js'
+import { ReadStream, WINDOW } from './read-stream.js'
 import { judge, judgeRange, payloadBytesOf, REFUSALS } from './request-verdict.js'
 import { Settlement } from './settlement.js'
 import { WriteStream } from './write-stream.js'
 import type { BlockDevice, Extents, Pending } from '../device/block-device.js'
 import type { Counters } from './counters.js'
 import type { Inbox } from './inbox.js'
-import type { Job, Jobs } from './jobs.js'
+import type { Jobs } from './jobs.js'
 import type { SelectedContext } from './metadata-contexts.js'
 import type { Outbox } from './outbox.js'
 import type { Refusal, SessionFacts } from './request-verdict.js'
@@ -76,7 +76,8 @@ export class Session {
   #taking: WriteStream | undefined
   #skipBytes = 0
   #skipRefusal: Refusal = REFUSALS.payload
-  #stream: { readonly reader: ReadStream, readonly job: Job } | undefined
+  /** Large reads in the order of their replies; only the first one sends. */
+  #streams: ReadStream[] = []
 
   constructor(options: SessionOptions) {
     this.#options = options
@@ -95,10 +96,11 @@ export class Session {
 
   /** The client is gone: nothing new is begun. What runs at a device settles by itself; a stream ends with its piece. */
   abandon(): void {
-    if (this.#stream !== undefined && !this.#stream.reader.busy) {
-      this.jobs.end(this.#stream.job)
-      this.#stream = undefined
+    for (const stream of this.#streams) {
+      stream.abandon()
+      if (!stream.busy) this.jobs.end(stream.job)
     }
+    this.#streams = this.#streams.filter(({ busy }) => busy)
     this.#taking?.abandon()
     if (this.#taking?.settled === true) this.jobs.end(this.#taking.job)
     this.#taking = undefined
@@ -123,7 +125,7 @@ export class Session {
         return 'stalled'
       }
       let step: Step
-      if (this.#stream !== undefined) step = this.#pump()
+      if (this.#streams.length > 0) step = this.#pump()
       else if (this.#taking !== undefined) step = this.#take(this.#taking)
       else if (this.#skipBytes > 0) step = this.#skip()
       else if (inbox.end - inbox.pos < this.#headerBytes) return 'dry'
@@ -228,30 +230,56 @@ export class Session {
   #readStream(request: Request, onePiece: boolean): Step {
     this.#inbox.pos += this.#headerBytes
     this.#count(COMMAND.read)
-    const job = this.jobs.begin(request)
     const { style } = this.#facts
-    const reader = new ReadStream(this.#device, this.#outbox, this.#host, style, job, job, onePiece, () => this.#host.wake())
-    this.#stream = { reader, job }
-    if (reader.exclusive) this.#settlement.hold()
+    const job = this.jobs.begin(request)
+    const stream = new ReadStream(this.#device, this.#outbox, this.#host, style, job, onePiece, (error) => {
+      if (error === undefined) this.#host.wake()
+      else this.#host.broken(error)
+    })
+    this.#streams.push(stream)
+    if (this.#streams.length === 1) stream.lead()
+    if (stream.exclusive) this.#settlement.hold()
     return 'next'
   }
 
+  /** Lets the streams go on, from the head; finished ones make place. */
   #pump(): Step {
-    const { reader, job } = this.#stream!
-    const result = reader.pump()
-    if (result === 'wait') return 'stalled'
-    this.#stream = undefined
-    this.jobs.end(job)
-    if (result === 'drop') {
-      this.#settlement.noteFailure(job, reader.failure)
-      return this.#end('drop', 'the device failed in the middle of a simple reply')
+    for (const stream of this.#streams) {
+      const result = stream.pump()
+      if (result === 'drop') {
+        this.#settlement.noteFailure(stream.job, stream.failure)
+        return this.#end('drop', 'the device failed in the middle of a simple reply')
+      }
+      if (result === 'done') return this.#finishStream(stream)
+      if (!stream.passes) return 'stalled'
     }
-    if (reader.failure !== undefined) {
+    return this.#pass()
+  }
+
+  #finishStream(stream: ReadStream): Step {
+    const { job, failure } = stream
+    this.#streams.shift()
+    this.jobs.end(job)
+    if (failure !== undefined) {
       this.#outbox.reserveReply()
-      this.#settlement.fail(job, reader.failure)
+      this.#settlement.fail(job, failure)
     } else this.#counters.bytesRead += job.length
-    this.#settlement.release()
+    this.#streams[0]?.lead()
+    if (this.#streams.length === 0) this.#settlement.release()
     return 'next'
+  }
+
+  /** All streams wait for their last parts: another large READ may begin meanwhile, but not while other replies are held. */
+  #pass(): Step {
+    const inbox = this.#inbox
+    const request = this.#request
+    const parts = this.#streams.reduce((sum, stream) => sum + stream.parts, 0)
+    if (parts >= WINDOW || this.#settlement.holds || inbox.available < this.#headerBytes) return 'stalled'
+    const decode = this.#extended ? decodeExtendedRequest : decodeRequest
+    if (!decode(inbox.slab.view, inbox.pos, request) || request.type !== COMMAND.read) return 'stalled'
+    if (judge(request, this.#facts, this.#device.sizeBytes, this.refusing) !== undefined) return 'stalled'
+    if (request.length <= WHOLE_READ_BYTES || this.jobs.count >= this.#options.inFlight) return 'stalled'
+    return this.#readStream(request, (request.flags & COMMAND_FLAG.df) !== 0)
   }
 
   #write(request: Request, refused: Refusal | undefined): Step {

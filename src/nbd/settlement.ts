@@ -50,6 +50,9 @@ export class Settlement {
   /** Keeps replies back: one that goes out in one piece has begun. */
   hold(): void { this.#holding = true }
 
+  /** Replies are being held. */
+  get holds(): boolean { return this.#held.length > 0 }
+
   /** Lets them go. */
   release(): void {
     this.#holding = false

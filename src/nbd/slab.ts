@@ -12,7 +12,7 @@ import type { Allotment } from './budget.js'
 export const TAIL_BYTES = 2048
 
 export type SlabKind = 'small' | 'large' | 'huge'
-const SLAB_BYTES: Readonly<Record<SlabKind, number>> = Object.freeze({
+export const SLAB_BYTES: Readonly<Record<SlabKind, number>> = Object.freeze({
   small: SMALL_SLAB_BYTES, large: LARGE_SLAB_BYTES, huge: HUGE_SLAB_BYTES,
 })
 
@@ -63,10 +63,14 @@ export class Slab {
   }
 }
 
-/** Free slabs kept for reuse: 8 MiB of large ones at most, the rest is left to the garbage collector. */
+/** Free slabs kept when a connection has ended: 8 MiB of large ones at most, the rest is left to the garbage collector. */
 const FREE_LARGE = 30
 const FREE_SMALL = 64
 
+/**
+ * While connections last every free slab is kept: a slab given up under load would be garbage that still takes memory
+ * while its successor is filled, and together they could be twice the budget.
+ */
 export class SlabPool {
   readonly #large: Slab[] = []
   readonly #small: Slab[] = []
@@ -77,7 +81,13 @@ export class SlabPool {
   }
 
   put(slab: Slab): void {
-    if (slab.kind === 'large' && this.#large.length < FREE_LARGE) this.#large.push(slab)
-    if (slab.kind === 'small' && this.#small.length < FREE_SMALL) this.#small.push(slab)
+    if (slab.kind === 'large') this.#large.push(slab)
+    if (slab.kind === 'small') this.#small.push(slab)
+  }
+
+  /** A good moment to hold less. */
+  trim(): void {
+    this.#large.splice(FREE_LARGE)
+    this.#small.splice(FREE_SMALL)
   }
 }
