@@ -129,8 +129,15 @@ export class Handlers {
       'volume.export': args => this.#export(args),
       'volume.delete': args => this.#delete(args),
       'export.list': () => admin.listExports(),
-      'export.hide': ({ name }) => admin.setHidden(name, true),
-      'export.unhide': ({ name }) => admin.setHidden(name, false),
+      // An import keeps its export hidden, and opens it at the end.
+      'export.hide': async ({ name }) => {
+        jobs.assertFree(name, 'hide', 'import')
+        return admin.setHidden(name, true)
+      },
+      'export.unhide': async ({ name }) => {
+        jobs.assertFree(name, 'unhide', 'import')
+        return admin.setHidden(name, false)
+      },
       'export.kick': args => admin.closeExport(args),
       'client.list': args => admin.listClients(args.export),
       'client.kick': args => admin.kickClient(args),

@@ -46,9 +46,9 @@ export class Jobs {
 
   get running(): number { return this.#running().length }
 
-  /** Refuses when a job works on the volume. */
-  assertFree(volume: string, doing: string): void {
-    const job = this.#running().find(one => one.volume === volume)
+  /** Refuses when a job works on the volume; with `kind`, only one of that kind. */
+  assertFree(volume: string, doing: string, kind?: Job['kind']): void {
+    const job = this.#running().find(one => one.volume === volume && (kind === undefined || one.kind === kind))
     if (job) {
       throw new NbdeltaError('busy', `cannot ${doing} ${volume}: job ${job.id}, an ${job.kind}, works on it`,
         { hint: `wait for it, or stop it with: nbdelta job cancel ${job.id}` })

@@ -7,8 +7,8 @@ import { ACTION_FIELDS, JOB_FIELDS } from './table-volume.js'
 
 /** Below this a single request of 32 MiB could not be held beside anything else. */
 const MEMORY_BYTES_MIN = 64 * 1024 * 1024
-/** The NBD server's own default: 1,024 connections with their guaranteed 48 KiB, and 80 MiB shared among the busy ones. */
-const MEMORY_BYTES = 128 * 1024 * 1024
+/** The NBD server's own default: 1,024 connections with their guaranteed 48 KiB, and 32 MiB shared among the busy ones. */
+const MEMORY_BYTES = 80 * 1024 * 1024
 /** A day: longer is a mistake, not a deadline. */
 const DRAIN_SECONDS_MAX = 86_400
 const ID_MAX = Number.MAX_SAFE_INTEGER
@@ -102,10 +102,11 @@ export const SERVER_COMMANDS = [
   {
     noun: 'export', verb: 'hide', remote: true, serialised: true,
     summary: 'close an export to new clients',
-    description: 'New clients no longer see the export; attached ones go on. It lasts until unhide or until the server stops.',
+    description: 'New clients no longer see the export; attached ones go on. It lasts until unhide or until the server stops: '
+      + 'a restart shows it again.',
     positional: [VOLUME], options: [],
     result: { many: false, fields: ACTION_FIELDS },
-    exits: [...REMOTE_EXITS, 'notFound'],
+    exits: [...REMOTE_EXITS, 'notFound', 'busy'],
     examples: ['export hide disk'],
   },
   {
@@ -114,7 +115,7 @@ export const SERVER_COMMANDS = [
     description: 'Undoes `export hide`.',
     positional: [VOLUME], options: [],
     result: { many: false, fields: ACTION_FIELDS },
-    exits: [...REMOTE_EXITS, 'notFound'],
+    exits: [...REMOTE_EXITS, 'notFound', 'busy'],
     examples: ['export unhide disk'],
   },
   {

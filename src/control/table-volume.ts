@@ -122,8 +122,8 @@ export const VOLUME_COMMANDS = [
       + '--overwrite, when it is at least as large '
       + 'as the image and no client is attached; what lies beyond the image then reads as zeros, and after a failure its '
       + 'content is a mixture. '
-      + 'Until the end the export is hidden; if the server itself is killed meanwhile, the volume stays behind with part of '
-      + 'the image. PATH is opened by the server: it must be on the server\'s host. '
+      + 'Until the end the export is hidden; if the server itself is killed meanwhile, its next start takes a new volume away. '
+      + 'PATH is opened by the server: it must be on the server\'s host. '
       + 'Ctrl-C cancels; so does the end of the waiting command for any other reason. With --no-wait the job goes on by '
       + 'itself: see `nbdelta job`.',
     positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file',

@@ -54,6 +54,9 @@ t.test('a transfer: progress, result, remembered', async t => {
   await t.rejects(client.call('volume.export', { name: 'a', path: '/y' }), { code: 'busy' })
   await t.rejects(client.call('volume.create', { name: 'a', size: 512 }), { code: 'busy' })
   await t.rejects(client.call('volume.resize', { name: 'a', size: 512 }), { code: 'busy' })
+  for (const method of ['export.hide', 'export.unhide'] as const) {
+    await t.rejects(client.call(method, { name: 'a' }), { code: 'busy' }, 'nobody attaches to half an image')
+  }
   fake.finish.get('a')!()
   t.match(await done, { id: 1, kind: 'import', state: 'done', doneBytes: 100, error: null })
   t.match(await client.call('job.list', {}), [{ id: 1, state: 'done' }])
