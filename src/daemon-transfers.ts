@@ -2,7 +2,8 @@
  * Transfers: raw images into volumes and out of them, judged first, then run as jobs.
  *
  * Import: the export is hidden from new clients until the end, so nobody attaches to half an image; a volume made for it is
- * taken away again when it fails. Export: never onto a file that the store or one of its volumes lives in.
+ * taken away again when it fails, and by the next start when the server is killed. Neither way with a file that the store or
+ * one of its volumes lives in.
  */
 import { realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join, sep } from 'node:path'
@@ -30,6 +31,7 @@ export class Transfers {
   async prepareImport({ name, path, grainBytes, overwrite }: Parameters<ServerAdmin['prepareImport']>[0]): Promise<Transfer> {
     const { store } = this.#parts
     const imageBytes = await sizeOf(path)
+    await this.#refuseOwn(path, await realpath(path), 'its file may hold what clients have trimmed: export it, and import that')
     const fill = `fill volume ${name} from ${path}, ${formatSize(imageBytes)}`
     const existing = store.get(name)
     if (!existing) {
@@ -64,14 +66,7 @@ export class Transfers {
   async #importNew(
     wanted: { name: string, sizeBytes: number, grainBytes: number }, path: string, control: TransferControl,
   ): Promise<void> {
-    const { store } = this.#parts
-    const volume = await store.createVolume(wanted)
-    try {
-      await importImage(volume, path, control)
-    } catch (error) {
-      await store.deleteVolume(wanted.name)
-      throw error
-    }
+    await this.#parts.store.importVolume(wanted, path, control)
   }
 
   async #importOver(volume: StoreVolume, path: string, control: TransferControl): Promise<void> {
@@ -93,17 +88,21 @@ export class Transfers {
     try { await work() } finally { if (changed) exports.setHidden(name, false) }
   }
 
-  async #judgeTarget(path: string, overwrite: boolean): Promise<void> {
+  /** What a volume lives in is the volume's alone. */
+  async #refuseOwn(path: string, real: string, hint: string): Promise<void> {
     const { store } = this.#parts
+    if (real.startsWith(await realpath(store.path) + sep)) {
+      throw new NbdeltaError('bad-argument', `${path} lies inside the store`, { hint })
+    }
+    const adopted = store.list().find(volume => volume.backing === real)
+    if (adopted) throw new NbdeltaError('busy', `${path} is the backing of volume ${adopted.name}`, { hint })
+  }
+
+  async #judgeTarget(path: string, overwrite: boolean): Promise<void> {
     const folder = await realpath(dirname(path)).catch(() => undefined)
     if (folder === undefined) throw new NbdeltaError('not-found', `cannot write ${path}: there is no folder ${dirname(path)}`)
     const target = await realpath(path).catch(() => join(folder, basename(path)))
-    const own = await realpath(store.path)
-    if (target.startsWith(own + sep)) {
-      throw new NbdeltaError('bad-argument', `${path} lies inside the store; write the image elsewhere`)
-    }
-    const adopted = store.list().find(volume => volume.backing === target)
-    if (adopted) throw new NbdeltaError('busy', `${path} is the backing of volume ${adopted.name}; write the image elsewhere`)
+    await this.#refuseOwn(path, target, 'write the image elsewhere')
     const there = await stat(target).catch(() => undefined)
     if (there?.isDirectory()) throw new NbdeltaError('bad-argument', `${path} is a directory; name a file`)
     if (there && !overwrite) {

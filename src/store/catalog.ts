@@ -63,6 +63,7 @@ const ENTRY = z.strictObject({
   description: z.string()
     .max(DESCRIPTION_LENGTH_MAX, `a description has at most ${DESCRIPTION_LENGTH_MAX} characters`)
     .regex(PLAIN_TEXT, 'a description may not hold control characters'),
+  importing: z.literal(true).optional(),
 })
 const REMOVAL = z.strictObject({ uuid: z.string().regex(UUID) })
 
@@ -76,6 +77,8 @@ export interface CatalogEntry {
   /** ISO 8601, UTC. */
   readonly createdAt: string
   readonly description: string
+  /** An image is still being copied into it: after a crash it is half a volume, and removed. */
+  readonly importing?: true | undefined
 }
 
 /** The entry if it may stand in a catalog. Errors: bad-argument, naming the first thing that is wrong. */

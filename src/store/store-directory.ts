@@ -5,7 +5,7 @@
  * lock; then store.id again, for now it stands still; then the catalog; then the sweep of volumes/.
  */
 import { randomUUID } from 'node:crypto'
-import { existsSync } from 'node:fs'
+import { type BigIntStats, existsSync } from 'node:fs'
 import { mkdir, realpath, stat, statfs } from 'node:fs/promises'
 import { dirname, join, resolve, sep } from 'node:path'
 import { type Clock, systemClock } from '../device/clock.js'
@@ -148,13 +148,15 @@ export class StoreDirectory {
 
   /**
    * The absolute path, links resolved, under which a file or block device can be adopted as a volume's live.
-   * Errors: not-found, denied, bad-argument (neither file nor block device, or inside a store's own folder).
+   * Errors: not-found, denied, bad-argument (neither file nor block device, or inside a store's own folder),
+   * exists (what another volume lives in, by another name).
    */
   async resolveBacking(path: string): Promise<string> {
     let real: string
+    let found: BigIntStats
     try {
       real = await realpath(path)
-      const found = await stat(real)
+      found = await stat(real, { bigint: true })
       if (!found.isFile() && !found.isBlockDevice()) {
         throw new NbdeltaError('bad-argument', `${path} is neither a regular file nor a block device`)
       }
@@ -164,7 +166,21 @@ export class StoreDirectory {
     if (real.startsWith(await realpath(this.path) + sep)) {
       throw new NbdeltaError('bad-argument', `${path} lies inside the store: adopt files from elsewhere`)
     }
+    await this.#refuseTwin(path, real, found)
     return real
+  }
+
+  /** The same file by another name (a hard link, another node of a device) would be two volumes over the same bytes. */
+  async #refuseTwin(path: string, real: string, found: BigIntStats): Promise<void> {
+    const { catalog, folders } = this.#parts
+    for (const { uuid, name, backing } of catalog.list()) {
+      // The very same path is the catalog's to refuse.
+      if (backing === real) continue
+      const other = await stat(backing ?? folders.livePath(uuid), { bigint: true }).catch(() => undefined)
+      const same = other?.isBlockDevice() && found.isBlockDevice() ? other.rdev === found.rdev
+        : other?.dev === found.dev && other.ino === found.ino
+      if (same) throw new NbdeltaError('exists', `${path} is, by another name, what volume '${name}' lives in`)
+    }
   }
 
   async usage(): Promise<StoreUsage> {

@@ -143,6 +143,9 @@ export class VolumeFolders {
     return blocks * BLOCK_BYTES
   }
 
+  /** Where live is, of a volume that has no backing. */
+  livePath(uuid: string): string { return join(this.#path(uuid), 'live') }
+
   #path(uuid: string, state: typeof UNNAMED | typeof DELETED | '' = ''): string { return join(this.#root, uuid + state) }
 
   async #rename(from: string, to: string): Promise<void> {

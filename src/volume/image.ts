@@ -7,15 +7,17 @@
  * Zeros are known without I/O where a device knows them (`zeroRun`), else seen by looking, in units of UNIT_BYTES.
  * Limits: DEPTH pieces of PIECE_BYTES in flight = 8 MiB, whatever the size of the image.
  *
- * An export to a file is written under a name of its own, flushed, and gets its name last: never half an image.
+ * An export to a file is written under a name of its own, flushed, and gets its name last, durably: never half an image.
  */
 import { randomUUID } from 'node:crypto'
 import { link, rename, stat, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import { isZero } from '../../native-free/zero-scan.js'
 import type { BlockDevice } from '../device/block-device.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
+import { syncFolder } from '../store/store-creation.js'
 import { readStream, writeStream } from './image-stream.js'
 
 const PIECE_BYTES = 2 ** 20
@@ -23,7 +25,9 @@ const DEPTH = 8
 /** Runs of zeros shorter than this are written: file systems do not make smaller holes. */
 const UNIT_BYTES = 4096
 
-interface TransferOptions {
+export type ImageSource = string | BlockDevice | Readable
+
+export interface TransferOptions {
   /** Called after each piece, and at the end with both equal. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
   /** Ends the transfer between two pieces; it then rejects with `cancelled`. */
@@ -36,7 +40,7 @@ interface TransferOptions {
  * Errors: too-large (more bytes than the volume has), not-found, cancelled, io and whatever either side reports.
  */
 export async function importImage(
-  volume: BlockDevice, source: string | BlockDevice | Readable, options: TransferOptions = {},
+  volume: BlockDevice, source: ImageSource, options: TransferOptions = {},
 ): Promise<void> {
   if (typeof source === 'string') {
     const file = await openFileDisk({ path: source, readOnly: true })
@@ -106,6 +110,7 @@ async function exportToFile(
     // `link` refuses a name that has come into being meanwhile, `rename` does not.
     if (options.overwrite) await rename(partial, path)
     else await link(partial, path).then(() => unlink(partial))
+    await syncFolder(dirname(path))
   } catch (error) {
     await unlink(partial).catch(() => undefined)
     throw asNbdeltaError(error, `export to ${path}`)

@@ -13,6 +13,7 @@ import { systemClock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import { silentLogger } from '../device/logger.js'
 import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
+import { importImage, type ImageSource, type TransferOptions } from './image.js'
 import { type CreateVolumeInput, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions } from './options.js'
 import type { StoreVolume } from './store-volume.js'
 import { Volumes } from './volumes.js'
@@ -28,6 +29,11 @@ export interface Store {
   get(name: string): StoreVolume | undefined
   /** Makes a volume that reads as zeros, or adopts the file or block device `backing` as it is. */
   createVolume(options: CreateVolumeInput): Promise<StoreVolume>
+  /**
+   * Makes a volume and copies a raw image (path, device or stream) into it, all or nothing: a kill half-way leaves no volume
+   * once the store is opened again. Do not export it before this is done.
+   */
+  importVolume(options: CreateVolumeInput, source: ImageSource, transfer?: TransferOptions): Promise<StoreVolume>
   /** Growth is visible to attached clients at once. To shrink, see to it first that nobody writes. */
   resizeVolume(name: string, sizeBytes: number): Promise<void>
   /** Removes the volume and its data; an adopted backing stays. See to it first that nobody is attached. */
@@ -73,6 +79,11 @@ class OpenStore implements Store {
   async createVolume(options: CreateVolumeInput): Promise<StoreVolume> {
     this.#judgeOpen()
     return this.#volumes.create(judgeCreateVolume(options))
+  }
+
+  async importVolume(options: CreateVolumeInput, source: ImageSource, transfer?: TransferOptions): Promise<StoreVolume> {
+    this.#judgeOpen()
+    return this.#volumes.import(judgeCreateVolume(options), volume => importImage(volume, source, transfer))
   }
 
   async resizeVolume(name: string, sizeBytes: number): Promise<void> {

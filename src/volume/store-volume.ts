@@ -49,6 +49,13 @@ export class OpenStoreVolume extends Volume implements StoreVolume {
   get createdAt(): string { return this.#entry.createdAt }
   get description(): string { return this.#entry.description }
 
+  /** Whole from now on; `put` makes the changed entry durable. */
+  async imported(put: (entry: CatalogEntry) => Promise<void>): Promise<void> {
+    const { importing: _, ...entry } = this.#entry
+    await put(entry)
+    this.#entry = entry
+  }
+
   /** As `resize`; `put` makes the changed entry durable. */
   async resizeTo(sizeBytes: number, put: (entry: CatalogEntry) => Promise<void>): Promise<void> {
     const entry = { ...this.#entry, sizeBytes }

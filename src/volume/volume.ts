@@ -80,6 +80,7 @@ export class Volume implements BlockDevice {
   readonly #locks: RangeLock
   readonly #flushes: GroupFlush
   #open = true
+  #refusal: NbdeltaError | undefined
   #closing: Promise<void> | undefined
 
   /** Use `openVolume`. */
@@ -164,6 +165,9 @@ export class Volume implements BlockDevice {
     await resizeVolume(this.#parts, sizeBytes, commit)
   }
 
+  /** From now on every change of content fails with `reason`, until the volume is opened again. Reads and flushes go on. */
+  refuseChanges(reason: NbdeltaError): void { this.#refusal = reason }
+
   async facts(): Promise<VolumeFacts> {
     this.#judgeOpen()
     const { map } = this.#core
@@ -219,6 +223,7 @@ export class Volume implements BlockDevice {
     kind: Kind, offset: number, length: number, from: Buffer | undefined, at: number, mode: ZeroMode | undefined, origin?: Origin,
   ): Pending {
     this.#judge(offset, length)
+    if (this.#refusal) throw this.#refusal
     if (kind === 'write' && this.#locks.idle && this.#allData(offset, length)) {
       const pending = this.#live.write(offset, length, from!, at, origin)
       if (pending !== undefined) return this.#hold(offset, length, pending)
@@ -276,6 +281,7 @@ export class Volume implements BlockDevice {
     const end = divCeil(offset + length, this.grainBytes) * this.grainBytes
     await this.#locks.lock(start, end, origin)
     try {
+      if (this.#refusal) throw this.#refusal
       if (offset + length > this.sizeBytes) throw new NbdeltaError('no-space', 'the volume was made smaller meanwhile')
       await work()
     } finally {

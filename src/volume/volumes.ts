@@ -40,8 +40,12 @@ export class Volumes {
     this.#logger = logger
   }
 
-  /** Opens every volume. One that cannot be opened is kept as broken, and logged. */
+  /**
+   * Opens every volume. One that cannot be opened is kept as broken, and logged. One whose import never ended, because the
+   * process did, holds a part of an image that nobody was told is there: it is removed.
+   */
   async openAll(): Promise<void> {
+    for (const { name, importing } of this.#directory.catalog.list()) if (importing) await this.#removeHalf(name)
     const entries = this.#directory.catalog.list()
     const worker = async (): Promise<void> => {
       for (let entry = entries.shift(); entry; entry = entries.shift()) this.#byName.set(entry.name, await this.#open(entry))
@@ -57,7 +61,27 @@ export class Volumes {
   get(name: string): StoreVolume | undefined { return this.#byName.get(name) }
 
   /** Errors: bad-argument, exists, not-found (the backing), busy, no-space, denied, io. Nothing is left when it fails. */
-  create(options: CreateVolumeOptions): Promise<StoreVolume> {
+  create(options: CreateVolumeOptions): Promise<StoreVolume> { return this.#create(options, false) }
+
+  /**
+   * Creates a volume and fills it, all or nothing: until `fill` is done the catalog says that it is half a volume, and the
+   * next open removes it. Errors: those of `create` and of `fill`.
+   */
+  async import(options: CreateVolumeOptions, fill: (volume: StoreVolume) => Promise<void>): Promise<StoreVolume> {
+    const volume = await this.#create(options, true)
+    try {
+      await fill(volume)
+      await this.#inTurn(() => this.#usable(options.name).imported(entry => this.#directory.catalog.put(entry)))
+      return volume
+    } catch (error) {
+      await this.delete(options.name).catch((again: unknown) => {
+        this.#logger.error({ err: again, volume: options.name }, 'half an import stays; the next start removes it')
+      })
+      throw error
+    }
+  }
+
+  #create(options: CreateVolumeOptions, importing: boolean): Promise<OpenStoreVolume> {
     return this.#inTurn(async () => {
       const { name, grainBytes, description } = options
       const backing = options.backing === null ? null : await this.#directory.resolveBacking(options.backing)
@@ -65,6 +89,7 @@ export class Volumes {
       if (sizeBytes === undefined) throw new NbdeltaError('bad-argument', `volume '${name}' needs a size`)
       const entry = judgeEntry({
         uuid: randomUUID(), name, sizeBytes, grainBytes, backing, createdAt: this.#clock.wallTime().toISOString(), description,
+        ...importing && { importing },
       })
       judgeGrains(entry.sizeBytes, grainBytes)
       const volume = await this.#make(entry).catch(async (error: unknown) => {
@@ -79,7 +104,8 @@ export class Volumes {
 
   /**
    * Grows at once, visible to attached clients; shrinks when the caller has seen to it that nobody writes.
-   * Errors: not-found, bad-argument, no-space, too-large, io; the size is then what it was.
+   * Errors: not-found, bad-argument, no-space, too-large, io; the size is then what it was. Where a shrink leaves the catalog in
+   * doubt, the volume takes no more changes until the store is opened again.
    */
   resize(name: string, sizeBytes: number): Promise<void> {
     return this.#inTurn(async () => {
@@ -87,7 +113,15 @@ export class Volumes {
       judgeEntry({ ...volume.entry, sizeBytes })
       judgeGrains(sizeBytes, volume.grainBytes)
       const before = volume.sizeBytes
-      await volume.resizeTo(sizeBytes, entry => this.#directory.catalog.put(entry))
+      await volume.resizeTo(sizeBytes, async entry => {
+        try {
+          await this.#directory.catalog.put(entry)
+        } catch (error) {
+          // Which size is on disk only the next open tells; what is written behind the smaller one until then would be cut off.
+          if (sizeBytes < before && this.#directory.catalog.inDoubt) volume.refuseChanges(doubtful(name, error))
+          throw error
+        }
+      })
       this.#logger.info({ volume: name, from: before, to: sizeBytes }, 'volume resized')
     })
   }
@@ -143,7 +177,17 @@ export class Volumes {
     if (this.#directory.catalog.get(entry.name)) this.#byName.set(entry.name, await this.#open(entry))
   }
 
+  async #removeHalf(name: string): Promise<void> {
+    try {
+      await this.#directory.removeVolumeFiles(name)
+      this.#logger.warn({ volume: name }, 'the server ended while this volume was imported: it was removed; import it again')
+    } catch (error) {
+      this.#logger.error({ err: error, volume: name }, 'half an import could not be removed')
+    }
+  }
+
   async #open(entry: CatalogEntry): Promise<Kept> {
+    if (entry.importing) return new BrokenStoreVolume(entry, halfImported(entry.name))
     try {
       return await this.#openOn(await this.#directory.openVolumeFiles(entry), entry)
     } catch (error) {
@@ -183,6 +227,17 @@ export class Volumes {
     this.#last = running.catch(() => undefined)
     return running
   }
+}
+
+function halfImported(name: string): NbdeltaError {
+  return new NbdeltaError('damaged', `volume '${name}' holds only a part of the image that was imported`,
+    { hint: 'delete it, and import again' })
+}
+
+function doubtful(name: string, cause: unknown): NbdeltaError {
+  const hint = 'restart the server: it then has one of the two sizes, and nothing else is lost'
+  return new NbdeltaError('flush-failed', `which size volume '${name}' has on disk is not known since a shrink failed: no more changes`,
+    { cause, hint })
 }
 
 /** The size of what is adopted, which is the volume's; `wanted` may only say the same. */

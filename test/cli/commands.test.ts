@@ -144,6 +144,11 @@ t.test('import and export', async t => {
   t.match(await ask('volume', 'import', 'disk', image), { code: 4, stderr: /--overwrite/ })
   t.match(await ask('volume', 'import', 'disk', image, '--overwrite'), { code: 0 })
   t.match(await ask('volume', 'import', 'x', join(folder, 'none')), { code: 3, stderr: /none/ })
+  const { uuid } = await json('volume', 'show', 'disk') as { uuid: string }
+  t.match(await ask('volume', 'import', 'x', join(folder, 'store', 'volumes', uuid, 'live')), { code: 2, stderr: /inside the store/ })
+  await json('volume', 'create', 'adopted', '--backing', image)
+  t.match(await ask('volume', 'import', 'x', image), { code: 5, stderr: /backing of volume adopted/ }, 'trimmed bytes may be in it')
+  t.match(await ask('volume', 'delete', 'adopted'), { code: 0 })
   t.match(await ask('volume', 'export', 'disk', join(folder, 'none', 'x.raw')), { code: 3 })
   t.match(await ask('volume', 'export', 'disk', folder), { code: 2 })
   const { id } = await json('volume', 'export', 'disk', join(folder, 'later.raw'), '--no-wait') as { id: number }

@@ -1,5 +1,7 @@
 // Import and export: zeros are skipped on both sides, progress and cancel work, a failed export leaves nothing behind.
 import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import files from 'node:fs/promises'
+import { syncBuiltinESMExports } from 'node:module'
 import { join } from 'node:path'
 import { PassThrough, Readable } from 'node:stream'
 import t from 'tap'
@@ -104,4 +106,25 @@ t.test('cancelled: the import stops, the export leaves nothing', async t => {
   t.notOk(existsSync(join(folder, 'out')))
   t.strictSame(readdirSync(folder), [])
   await t.rejects(importImage(volume, new MemoryDisk(SIZE), { signal: abort.signal }), { code: 'cancelled' })
+})
+
+t.test("D2: an export's name is durable: its folder is synced after the file has got it", async t => {
+  const folder = t.testdir()
+  const volume = await freshVolume({ sizeBytes: MIB })
+  const seen: boolean[] = []
+  const { open } = files
+  files.open = (async (...args: Parameters<typeof open>) => {
+    if (args[0] === folder) seen.push(existsSync(join(folder, 'out')))
+    return open(...args)
+  }) as typeof open
+  syncBuiltinESMExports()
+  t.teardown(() => {
+    files.open = open
+    syncBuiltinESMExports()
+  })
+  for (const overwrite of [false, true]) {
+    await exportImage(volume, join(folder, 'out'), { overwrite })
+    t.equal(seen.at(-1), true, overwrite ? 'renamed' : 'linked')
+    seen.length = 0
+  }
 })

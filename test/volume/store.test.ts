@@ -1,5 +1,5 @@
 // openStore: create, list, resize, delete, adopt; all durable, all or nothing; one bad volume does not keep the others away.
-import { readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { linkSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { openStore } from '../../src/volume/open-store.js'
@@ -133,4 +133,19 @@ t.test('a volume that cannot be opened is listed, refuses, can be deleted; the o
   const third = await openStore({ path })
   t.strictSame(third.list().map(one => [one.name, one.problem?.code]), [['fine', undefined], ['lost', undefined]])
   await third.close()
+})
+
+t.test('a file is not two volumes under two names', async t => {
+  const folder = t.testdir()
+  const store = await openStore({ path: join(folder, 'store'), create: true })
+  const own = await store.createVolume({ name: 'own', sizeBytes: MIB })
+  linkSync(join(store.path, 'volumes', own.uuid, 'live'), join(folder, 'link-own'))
+  writeFileSync(join(folder, 'image'), Buffer.alloc(MIB))
+  linkSync(join(folder, 'image'), join(folder, 'link'))
+  await store.createVolume({ name: 'adopted', backing: join(folder, 'image') })
+  for (const [backing, name] of [['link-own', 'own'], ['link', 'adopted'], ['image', 'adopted']] as const) {
+    await t.rejects(store.createVolume({ name: 'x', backing: join(folder, backing) }),
+      { code: 'exists', message: new RegExp(`volume '${name}'`) }, backing)
+  }
+  await store.close()
 })
