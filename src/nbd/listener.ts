@@ -18,8 +18,13 @@ export interface Listener {
   close(): Promise<void>
 }
 
-/** Rejects with `busy` when the address is taken, `denied` or `io` otherwise. */
-export async function openListener(address: ListenAddress, accept: (socket: Socket) => void): Promise<Listener> {
+/**
+ * Rejects with `busy` when the address is taken, `denied` or `io` otherwise. `failed` hears of later errors: an accept
+ * that finds no descriptor or memory left, after which listening goes on.
+ */
+export async function openListener(
+  address: ListenAddress, accept: (socket: Socket) => void, failed: (error: Error) => void,
+): Promise<Listener> {
   const server = createServer({
     pauseOnConnect: true, allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_MS,
   })
@@ -34,6 +39,7 @@ export async function openListener(address: ListenAddress, accept: (socket: Sock
     unlinkSync(address.path)
     await bind(server, address).catch((again: unknown) => { throw asNbdeltaError(again, `listen on ${describe(address)}`) })
   }
+  server.on('error', failed)
   return { address: boundAddress(server, address), close: () => new Promise((resolve) => { server.close(() => resolve()) }) }
 }
 

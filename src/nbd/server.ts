@@ -108,7 +108,10 @@ class Server implements NbdServer, ConnectionHost {
 
   async listen(addresses: readonly ListenAddress[]): Promise<void> {
     try {
-      for (const address of addresses) this.#listeners.push(await openListener(address, (socket) => this.#accept(socket)))
+      const failed = (error: Error): void => { this.logger.error({ err: error }, 'accepting a connection failed') }
+      for (const address of addresses) {
+        this.#listeners.push(await openListener(address, (socket) => this.#accept(socket), failed))
+      }
     } catch (error) {
       await this.close({ deadlineMs: 0 })
       throw error

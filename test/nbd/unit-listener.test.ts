@@ -1,6 +1,6 @@
 // T1 T2: addresses: socket files with their mode, stale and living ones, TCP with its port; and the URIs of section 16.
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { createServer as createNetServer } from 'node:net'
+import { createServer as createNetServer, Server } from 'node:net'
 import { once } from 'node:events'
 import { spawnSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
@@ -49,6 +49,20 @@ t.test('a living server, a plain file, a taken port: busy, and nothing of the ot
   t.ok(taken && 'port' in taken && taken.port > 0)
   await t.rejects(createServer({ exports, listen: taken! }), { code: 'busy' })
   await first.close()
+})
+
+t.test('S6: an accept that fails (no descriptors or memory left) is logged, and the server goes on', async t => {
+  const logged: string[] = []
+  const note = (_facts: object, text: string): void => { logged.push(text) }
+  const logger = { debug: note, info: note, warn: note, error: note }
+  const server = await createServer({ exports, listen: { path: join(folder, 'accept') }, logger })
+  const { _getActiveHandles } = process as unknown as { _getActiveHandles(): unknown[] }
+  const listening = _getActiveHandles().filter((handle): handle is Server => handle instanceof Server && handle.listening)
+  t.equal(listening.length, 1)
+  for (const one of listening) one.emit('error', Object.assign(new Error('accept ENFILE'), { code: 'ENFILE' }))
+  t.match(logged.join(), /accept/)
+  t.equal(server.status, 'serving')
+  await server.close()
 })
 
 t.test('URIs', async t => {
