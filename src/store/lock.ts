@@ -3,8 +3,8 @@
  * process, whatever ends it, and what a killed server leaves behind opens at once; nobody ever judges a pid.
  *
  * Node has no flock(2), so util-linux's `flock` locks the description it inherits from us and exits; the lock stays with
- * ours. Where the tool is missing, an abstract unix socket named after the file's device and inode stands in, with a
- * warning: it excludes only those who do the same in the same network namespace.
+ * ours. An abstract unix socket named after the file's device and inode is taken as well. Where the tool is missing it
+ * stands alone, with a warning: it excludes, with or without the tool, only those in the same network namespace.
  *
  * The file says who holds the lock, for the message only. It is never removed: somebody may be about to lock it.
  */
@@ -12,6 +12,7 @@ import { spawn } from 'node:child_process'
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
+import { setTimeout } from 'node:timers/promises'
 import { type Clock, systemClock } from '../device/clock.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { type Logger, silentLogger } from '../device/logger.js'
@@ -22,6 +23,9 @@ const FLOCK = 'flock'
 const FLOCK_BUSY = 1
 /** Where the child finds the descriptor: behind stdin, stdout and stderr. */
 const CHILD_DESCRIPTOR = 3
+/** 200 ms in all. */
+const BIND_ATTEMPTS = 11
+const BIND_PAUSE_MS = 20
 /** Longer than any pid and date. */
 const HOLDER_BYTES_MAX = 128
 
@@ -47,21 +51,25 @@ export async function lockStore(options: LockOptions): Promise<StoreLock> {
     .catch((error: unknown) => { throw explain(error, path, 'open') })
   try {
     const taken = await flock(tool, handle, path)
-    const server = taken === 'no-tool' ? await bindSocket(handle, path) : undefined
-    if (taken === 'busy' || server === 'busy') throw await inUse(handle, path)
-    if (server) logger.warn({ path }, `no '${tool}' here (Debian: util-linux): other containers will not see the store's lock`)
+    if (taken === 'busy') throw await inUse(handle, path)
+    const server = await bindPatiently(handle, path, taken === 'taken' ? BIND_ATTEMPTS : 1)
+    if (server === 'busy') throw await inUse(handle, path)
+    if (taken === 'no-tool') {
+      logger.warn({ path }, `no '${tool}' here (Debian: util-linux): other containers will not see the store's lock`)
+    }
     await sign(handle, clock)
     let released: Promise<void> | undefined
-    return { kind: server ? 'socket' : 'flock', release: () => released ??= release(handle, server) }
+    return { kind: taken === 'taken' ? 'flock' : 'socket', release: () => released ??= release(handle, server) }
   } catch (error) {
     await handle.close()
     throw asNbdeltaError(error, `lock ${path}`)
   }
 }
 
-async function release(handle: FileHandle, server: Server | undefined): Promise<void> {
+/** The file last: whoever then has it finds the socket free. */
+async function release(handle: FileHandle, server: Server): Promise<void> {
+  await new Promise<void>(resolve => { server.close(() => resolve()) })
   await handle.close()
-  if (server) await new Promise<void>(resolve => { server.close(() => resolve()) })
 }
 
 /** Short options, which busybox knows as well. */
@@ -80,6 +88,15 @@ function flock(tool: string, handle: FileHandle, path: string): Promise<'taken' 
       else reject(new NbdeltaError('io', `lock ${path}: ${tool} ended with ${code}: ${complaint.trim()}`))
     })
   })
+}
+
+/** The kernel may have closed a dying server's file, but not yet its socket. */
+async function bindPatiently(handle: FileHandle, path: string, attempts: number): Promise<Server | 'busy'> {
+  for (let left = attempts - 1; ; left--) {
+    const server = await bindSocket(handle, path)
+    if (server !== 'busy' || left === 0) return server
+    await setTimeout(BIND_PAUSE_MS)
+  }
 }
 
 async function bindSocket(handle: FileHandle, path: string): Promise<Server | 'busy'> {

@@ -85,6 +85,18 @@ for (const [kind, tool] of TOOLS) {
   })
 }
 
+t.test('a server that finds the flock tool and one that does not exclude each other', async t => {
+  for (const [[first, tool], [second, otherTool]] of [[TOOLS[0], TOOLS[1]], [TOOLS[1], TOOLS[0]]] as const) {
+    const path = freshPath()
+    const holder = openInChild(path, tool)
+    t.match(await holder.says, /^open /)
+    const options = otherTool === undefined ? {} : { flockTool: otherTool }
+    await t.rejects(openStoreDirectory({ path, ...options }), { code: 'busy' }, `${first}, then ${second}`)
+    await kill(holder)
+    await (await openStoreDirectory({ path, ...options })).close()
+  }
+})
+
 t.test('twice in one process is refused as well, and closing gives the lock back', async t => {
   const path = join(folder, 'once.lock')
   for (const [kind, tool] of TOOLS) {
