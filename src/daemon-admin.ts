@@ -184,7 +184,8 @@ export class DaemonAdmin implements ServerAdmin {
     return {
       state: this.draining ? 'draining' : 'serving', version, pid: process.pid,
       uptimeSeconds: Math.round((performance.now() - this.#startedAtMs) / 1000),
-      store: store.path, listeners: this.listeners(), control, volumes: store.list().length, clients: server.clients().length,
+      store: store.path, listeners: this.listeners(), control, volumes: store.list().length,
+      volumesBroken: store.list().filter(volume => volume.problem).length, clients: server.clients().length,
       rssBytes: process.memoryUsage.rss(), memoryBudgetBytes: memoryBytes, memoryInUseBytes: server.stats().bufferBytes,
       ...health.read(),
     }

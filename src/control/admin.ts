@@ -68,6 +68,8 @@ export interface StatusRow {
   readonly listeners: readonly string[]
   readonly control: string
   readonly volumes: number
+  /** Those that cannot be opened. */
+  readonly volumesBroken: number
   readonly clients: number
   readonly jobsRunning: number
   readonly rssBytes: number

@@ -46,6 +46,7 @@ const STATUS_FIELDS = {
   listeners: { type: 'lines', help: 'where NBD clients connect' },
   control: { type: 'string', help: 'control socket' },
   volumes: { type: 'int', help: 'volumes in the store' },
+  volumesBroken: { type: 'int', help: 'of them, those that cannot be opened and are not served: volume list tells why' },
   clients: { type: 'int', help: 'connections of NBD clients' },
   jobsRunning: { type: 'int', help: 'imports and exports that run' },
   rssBytes: { type: 'bytes', help: 'resident memory of the process' },

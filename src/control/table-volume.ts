@@ -26,7 +26,7 @@ const VOLUME_FIELDS = {
   backing: { type: 'string', help: 'adopted file or block device; null when the store keeps the data itself' },
   createdAt: { type: 'time', help: 'when it was created' },
   description: { type: 'string', help: 'free text, shown to clients' },
-  problem: { type: 'string', help: 'why the volume cannot be opened and is not served; null when all is well' },
+  problem: { type: 'string', column: 'PROBLEM', help: 'why it cannot be opened and is not served; null when all is well' },
 } as const satisfies Record<keyof VolumeRow, Field>
 
 export const ACTION_FIELDS = {

@@ -56,7 +56,8 @@ export class NbdeltaError extends Error {
 }
 
 const SYSTEM: Readonly<Record<string, ErrorCode>> = Object.freeze({
-  ENOSPC: 'no-space', EDQUOT: 'no-space', EFBIG: 'no-space', EACCES: 'denied', EPERM: 'denied', EROFS: 'denied',
+  ENOSPC: 'no-space', EDQUOT: 'no-space', EFBIG: 'no-space', EMFILE: 'no-space', ENFILE: 'no-space',
+  EACCES: 'denied', EPERM: 'denied', EROFS: 'denied',
   ENOENT: 'not-found', ENOTDIR: 'not-found', EEXIST: 'exists', EBUSY: 'busy', ETXTBSY: 'busy',
   ECONNREFUSED: 'unreachable', EADDRINUSE: 'busy', EISDIR: 'bad-argument', ENAMETOOLONG: 'bad-argument',
 })

@@ -22,7 +22,7 @@ t.test('volumes', async t => {
   t.match(await ask('volume', 'create', 'disk', '--size', '65MiB', '--if-not-exists'), { code: 4, stderr: /64 ?MiB/ })
   t.match(await ask('volume', 'create', 'x'), { code: 2, stderr: /--size/ })
   t.match(await ask('volume', 'list'),
-    { stdout: /^NAME +SIZE +GRAIN +ALLOCATED +MAPPED +CLIENTS +HIDDEN\ndb-1 .*\ndisk +64 MiB +4 KiB/ })
+    { stdout: /^NAME +SIZE +GRAIN +ALLOCATED +MAPPED +CLIENTS +HIDDEN +PROBLEM\ndb-1 .*\ndisk +64 MiB +4 KiB/ })
   t.equal((await ask('volume', 'list', '-q')).stdout, 'db-1\ndisk\n')
   t.match(await ask('volume', 'show', 'disk'), { code: 0, stdout: /size: +64 MiB \(67108864 bytes\)/ })
   t.match(await json('volume', 'show', 'disk'), { name: 'disk', mappedBytes: 0, backing: null, createdAt: /^\d{4}-/ })
