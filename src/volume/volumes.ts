@@ -236,7 +236,8 @@ function halfImported(name: string): NbdeltaError {
 
 function doubtful(name: string, cause: unknown): NbdeltaError {
   const hint = 'restart the server: it then has one of the two sizes, and nothing else is lost'
-  return new NbdeltaError('flush-failed', `which size volume '${name}' has on disk is not known since a shrink failed: no more changes`,
+  return new NbdeltaError('flush-failed',
+    `which size volume '${name}' has on disk is not known since a shrink failed: no more changes`,
     { cause, hint })
 }
 
