@@ -30,6 +30,8 @@ export const SIZE = Object.freeze({
 export const DEFAULT_PORT = 10809
 /** H5: names and descriptions never exceed this many bytes. */
 export const MAX_STRING_BYTES = 4096
+/** Queries of one metadata option that are looked at (C4): an option of 1 MiB could hold 260,000, 90 ms of work. */
+export const MAX_META_QUERIES = 4096
 
 export const HANDSHAKE_FLAG = Object.freeze({ fixedNewstyle: 1, noZeroes: 2 })
 

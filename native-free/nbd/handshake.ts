@@ -5,7 +5,7 @@
  * to the client is the negotiation's business. They never look past the buffer they are given.
  */
 import {
-  HANDSHAKE_FLAG, IHAVEOPT, INFO, MAX_STRING_BYTES, NBDMAGIC, OPTION_REPLY_MAGIC, SIZE,
+  HANDSHAKE_FLAG, IHAVEOPT, INFO, MAX_META_QUERIES, MAX_STRING_BYTES, NBDMAGIC, OPTION_REPLY_MAGIC, SIZE,
 } from './constants.js'
 
 const U32 = 4
@@ -84,7 +84,7 @@ interface MetaRequest {
 }
 
 /** LIST_META_CONTEXT and SET_META_CONTEXT: {namelen32, export, nq32, nq x (len32, query)} (C1). */
-export function decodeMetaRequest(data: Buffer): MetaRequest | undefined {
+export function decodeMetaRequest(data: Buffer): MetaRequest | 'too many' | undefined {
   if (data.length < U32 + U32) return undefined
   const nameBytes = data.readUInt32BE(0)
   if (nameBytes > data.length - U32 - U32) return undefined
@@ -92,6 +92,7 @@ export function decodeMetaRequest(data: Buffer): MetaRequest | undefined {
   const count = data.readUInt32BE(U32 + nameBytes)
   let at = U32 + nameBytes + U32
   if (count > (data.length - at) / U32) return undefined
+  if (count > MAX_META_QUERIES) return 'too many'
   const queries: Buffer[] = []
   for (let i = 0; i < count; i++) {
     if (data.length - at < U32) return undefined

@@ -7,7 +7,9 @@
  * An answer always ends in exactly one final reply (O1), except EXPORT_NAME, which knows only success or a drop.
  */
 import { isUtf8 } from 'node:buffer'
-import { HANDSHAKE_FLAG, INFO, MAX_STRING_BYTES, OPTION, REPLY, TRANSMISSION_FLAG } from '../../native-free/nbd/constants.js'
+import {
+  HANDSHAKE_FLAG, INFO, MAX_META_QUERIES, MAX_STRING_BYTES, OPTION, REPLY, TRANSMISSION_FLAG,
+} from '../../native-free/nbd/constants.js'
 import {
   decodeInfoRequest, decodeMetaRequest, encodeExportNameReply, encodeInfoBlockSize, encodeInfoExport, encodeInfoText,
   encodeMetaContext, encodeOptionReply, encodeServerEntry,
@@ -181,6 +183,7 @@ function answerMeta(negotiation: Negotiation, data: Buffer, option: number): Ans
   if (set) negotiation.select(undefined, [])
   const request = decodeMetaRequest(data)
   if (request === undefined) return refuse(option, REPLY.errInvalid, 'the lengths inside this option do not fit it')
+  if (request === 'too many') return refuse(option, REPLY.errTooBig, `at most ${MAX_META_QUERIES} queries at once`)
   if (set && negotiation.style === 'simple') return refuse(option, REPLY.errInvalid, 'metadata contexts need structured replies')
   const found = findExport(negotiation, request.name)
   if ('type' in found) return refuse(option, found.type, found.text)

@@ -56,7 +56,8 @@ export class Settlement {
   /** Lets them go. */
   release(): void {
     this.#holding = false
-    for (const finish of this.#held.splice(0)) finish()
+    // One that throws ends the connection, and the others must still be there to end their jobs.
+    for (let finish = this.#held.shift(); finish !== undefined; finish = this.#held.shift()) finish()
   }
 
   /** Runs what writes a reply, now or after the one that must not be interrupted. */

@@ -28,6 +28,16 @@ t.test('C2: what is not understood is ignored', async t => {
   t.strictSame(names(await peer.meta(SET, 'disk', [Buffer.from([0xff, 0x3a, 0xfe]), BASE])), [BASE], 'a query that is not UTF-8')
 })
 
+t.test('C4: more queries than are looked at are ERR_TOO_BIG, and select nothing', async t => {
+  const peer = await fixture.peer()
+  await peer.verdict(OPT.STRUCTURED_REPLY)
+  const most = Array.from({ length: 4095 }, () => 'x')
+  for (const number of [LIST, SET] as const) {
+    t.strictSame(names(await peer.meta(number, 'disk', [...most, BASE])), [BASE])
+    t.strictSame(await peer.meta(number, 'disk', [...most, 'x', BASE]), { final: REP.ERR_TOO_BIG, contexts: [] })
+  }
+})
+
 t.test('C3: LIST', async t => {
   for (const prepare of [undefined, OPT.STRUCTURED_REPLY, OPT.EXTENDED_HEADERS]) {
     const peer = await fixture.peer()

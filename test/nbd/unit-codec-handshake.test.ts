@@ -26,7 +26,7 @@ t.test('INFO and GO', async t => {
 
 t.test('LIST and SET META_CONTEXT', async t => {
   const data = nbd.encodeMetaRequest('disk', ['base:allocation', '', 'qemu:'])
-  const { name, queries } = nbd.decodeMetaRequest(data)!
+  const { name, queries } = nbd.decodeMetaRequest(data) as { name: Buffer, queries: Buffer[] }
   t.equal(name.toString(), 'disk')
   t.strictSame(queries.map(String), ['base:allocation', '', 'qemu:'])
   for (let cut = 0; cut < data.length; cut++) t.equal(nbd.decodeMetaRequest(data.subarray(0, cut)), undefined, `cut at ${cut}`)

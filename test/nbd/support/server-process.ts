@@ -32,7 +32,8 @@ export async function startServerProcess(t: { teardown(callback: () => unknown):
   delayMs: number): Promise<ServerProcess> {
   const folder = mkdtempSync(join(tmpdir(), 'nbdelta-process-'))
   const path = join(folder, 'socket')
-  const child: ChildProcess = fork(own, [path, String(delayMs)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  // Without the test runner's own loaders, which take more memory than the server.
+  const child: ChildProcess = fork(own, [path, String(delayMs)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: [] })
   const exited = new Promise<number>(resolve => { child.once('exit', (code, signal) => resolve(code ?? (signal ? 128 : 1))) })
   const next = (): Promise<unknown> => new Promise((resolve, reject) => {
     child.once('message', resolve)
