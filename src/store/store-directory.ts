@@ -85,6 +85,12 @@ export async function openStoreDirectory(options: StoreDirectoryOptions): Promis
   }
 }
 
+/**
+ * Every open store. Whoever keeps only a volume of a store must not lose its lock: descriptors that nothing refers to
+ * are closed by the garbage collector.
+ */
+const OPEN = new Set<StoreDirectory>()
+
 export class StoreDirectory {
   readonly path: string
   readonly uuid: string
@@ -97,6 +103,7 @@ export class StoreDirectory {
   #closed: Promise<void> | undefined
 
   constructor(parts: Parts) {
+    OPEN.add(this)
     this.#parts = parts
     this.path = parts.path
     this.uuid = parts.identity.uuid
@@ -202,6 +209,7 @@ export class StoreDirectory {
     await catalog.close()
     await disk.close()
     await lock.release()
+    OPEN.delete(this)
   }
 }
 
