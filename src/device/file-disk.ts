@@ -40,6 +40,10 @@ const LIKELY_HIT_TRIP_MS = 1
 const FLUSH_HANGS_MS = 1000
 /** The kernel's counts are looked at every so many inline calls (0.7 us each time). A power of two. */
 const SAMPLE_EVERY = 256
+/** More than this fetched in one sample beside what trips asked for: half of the inline calls met pages that were not there. */
+const COLD_SAMPLE_BYTES = SAMPLE_EVERY * 4096 / 2
+/** What the kernel counts fetches in. */
+const SECTOR_BYTES = 512
 const PAGE_BYTES = 4096
 /** Up to here writing zeros is as quick as a child process would be, and does not tear the file into pieces. */
 const SMALL_ZERO_BYTES = 64 * 1024
@@ -113,6 +117,9 @@ export class FileDisk implements BlockDevice {
   readonly #flushes: GroupFlush
   readonly #background = new Set<Promise<void>>()
   #sizeBytes: number
+  /** At the last sample: sectors fetched by the process; since then: bytes that read trips asked for and did not find. */
+  #fetchedSeen = 0
+  #tripBytes = 0
   #inlineCalls = 0
   #inlineWaits = 0
   #longestWaitMs = 0
@@ -297,13 +304,21 @@ export class FileDisk implements BlockDevice {
   }
 
   #inlineDone(trust: IoTrust, offset: number, length: number, startMs: number): void {
-    if ((++this.#inlineCalls & (SAMPLE_EVERY - 1)) === 0) {
-      this.#reads.sample()
-      this.#writes.sample()
-    }
+    if ((++this.#inlineCalls & (SAMPLE_EVERY - 1)) === 0) this.#sample()
     const nowMs = this.#clock.now()
     const tookMs = nowMs - startMs
     if (tookMs > SLOW_CALL_MS + length * SLOW_CALL_MS_PER_BYTE) this.#inlineSlow(trust, offset, length, tookMs, nowMs)
+  }
+
+  /** Inline calls that fetch from a fast medium are not slow one by one; the count of fetched bytes gives them away. */
+  #sample(): void {
+    this.#reads.sample()
+    this.#writes.sample()
+    const fetched = fetchedNow() ?? 0
+    const fetchedInline = (fetched - this.#fetchedSeen) * SECTOR_BYTES - this.#tripBytes
+    this.#fetchedSeen = fetched
+    this.#tripBytes = 0
+    if (fetchedInline > COLD_SAMPLE_BYTES) this.#regions.forgetAll()
   }
 
   #inlineSlow(trust: IoTrust, offset: number, length: number, tookMs: number, nowMs: number): void {
@@ -332,8 +347,12 @@ export class FileDisk implements BlockDevice {
     const hit = kind === 'read' && mark !== undefined && fetchedNow() === mark
     trust.tripDone(tookMs, nowMs, !hit)
     if (hit) return this.#regions.vouch(offset, length)
-    if (kind === 'read' && tookMs > HIT_TRIP_MS) this.#regions.doubt()
-    const evidence = kind === 'read' && !this.#regions.has(offset, length)
+    if (kind === 'read') {
+      this.#tripBytes += length
+      this.#regions.doubt()
+    }
+    // Where fetches are not counted, time must do: but a fast medium is as quick as a busy machine's cache.
+    const evidence = kind === 'read' && mark === undefined && !this.#regions.has(offset, length)
     const points = tookMs <= HIT_TRIP_MS ? TRUSTED_POINTS : tookMs <= LIKELY_HIT_TRIP_MS ? 1 : 0
     this.#regions.touch(offset, length, evidence ? points : 0)
   }
