@@ -4,7 +4,7 @@
  * Reads and writes run inline (synchronous calls on the event loop's thread, complete on return) where that is
  * believed to touch the page cache only, else as trips through the thread pool, many at once:
  *
- *     inline needs:  <= 1 MiB  and  io-trust.ts allows this kind  and  no trip is overdue  and
+ *     inline needs:  <= 1 MiB  and  io-trust.ts allows this kind  and  no trip is overdue (reads: unless it fetched nothing)  and
  *                    the pages are believed to be cached (touched-regions.ts; a page-aligned write reads nothing)
  *
  * On file systems behind a network or a user's process nothing is inline: there even a cached page may need an answer.
@@ -32,9 +32,9 @@ import { isTransient, type TripKind, TripQueue, type TripReport } from './trip-q
 const INLINE_MAX_BYTES = 2 ** 20
 /** While a trip is out for longer than this, the disk is slow or hangs, and nothing goes inline. */
 const OVERDUE_MS = 5
-/** A read trip this quick did not wait for any medium: its region is cached. */
+/** Only where the kernel does not count fetches: a read trip this quick did not wait for any medium. */
 const HIT_TRIP_MS = 0.2
-/** This quick it may have been a hit on a busy machine, or a very fast medium, which does no harm. */
+/** And this quick it may have been a hit on a busy machine. */
 const LIKELY_HIT_TRIP_MS = 1
 /** A flush may take its time: writes avoid the lock it may hold after OVERDUE_MS, reads only when it seems to hang. */
 const FLUSH_HANGS_MS = 1000
@@ -118,7 +118,7 @@ export class FileDisk implements BlockDevice {
   readonly #background = new Set<Promise<void>>()
   #sizeBytes: number
   /** At the last sample: sectors fetched by the process; since then: bytes that read trips asked for and did not find. */
-  #fetchedSeen = 0
+  #fetchedSeen = fetchedNow() ?? 0
   #tripBytes = 0
   #inlineCalls = 0
   #inlineWaits = 0

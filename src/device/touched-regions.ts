@@ -2,10 +2,8 @@
  * TouchedRegions: what of a disk is believed to be in the page cache. Two kinds of evidence:
  *
  * - pages: every 4 KiB page that was read or written through us is there, until the kernel evicts it;
- * - regions: a trip that came back quickly from a page we had never touched says that somebody else has cached it, and then
- *   probably its neighbours, too. Enough points make the whole region trusted; so a warm file is inline after a few trips
- *   per region instead of one per page, and a slow disk never earns a point.
- *
+ * - regions: where the kernel does not count fetches, a trip that came back quickly from a page we had never touched says
+ *   that somebody else has cached it, and then probably its neighbours, too. Enough points make the whole region trusted.
  * - windows: a trip that is known to have come from the cache vouches for its neighbourhood, and for twice as much each
  *   time the last one was such a hit, too: a warm disk is inline after some ten trips, whatever its size. The first
  *   sign of eviction makes the next window one region again.
