@@ -4,8 +4,9 @@
  *   slab  |--sent--|======== ready =========|..region..|=== ready ===|.... room ....|
  *                  run                                               at
  *
- * Replies are built in place behind each other and leave in one write per batch. A read that completes later reserves a
- * region: it pins the slab, splits the run, and is queued as a run of its own when its data is there (any order, G1).
+ * Replies are built in place behind each other and leave in one write per batch, of a long one in a few (`push`). A read
+ * that completes later reserves a region: it pins the slab, splits the run, and is queued as a run of its own when its data
+ * is there (any order, G1).
  *
  * The kernel usually takes a write at once; then `writableLength` is 0 and the slab starts again from its front. If not,
  * the slab is pinned until the write's callback, and what waits counts against the backlog mark (Z7).
@@ -116,6 +117,14 @@ export class Outbox {
     if (slab === undefined || (slab.pinned && slab.size - this.at >= slab.size / KEEP_PART)) return
     slab.retire()
     this.#forget()
+  }
+
+  /** Bytes of replies that the next write would send. */
+  get readyBytes(): number { return this.at - this.#run }
+
+  /** Sends what is ready in the middle of a batch, so that the client works on it while the rest is served; not behind others. */
+  push(): void {
+    if (this.readyBytes > 0 && this.#socket.writableLength === 0) this.#turnOver()
   }
 
   /** Sends what is ready but keeps the slab: the batch goes on. */

@@ -37,6 +37,14 @@ const WHOLE_READ_BYTES = 256 * 1024
 const QUOTA_REQUESTS = 1024
 const QUOTA_BYTES = 2 * 1024 * 1024
 
+/**
+ * Replies leave in the middle of a batch, a third of the last batch at a time: a client that has all it asked for in flight
+ * would otherwise sleep while we work, and we while it does. Fewer than PUSH_REQUESTS are not worth a system call.
+ */
+const PUSH_PART = 3
+const PUSH_REQUESTS = 4
+const PUSH_BYTES = 128 * 1024
+
 /** What consume() left off for. 'dry': needs more bytes. 'stalled': call again after `wake`. 'over': see `ending`. */
 type Consumed = 'dry' | 'stalled' | 'over'
 type Step = Consumed | 'next'
@@ -73,6 +81,8 @@ export class Session {
   readonly #headerBytes: number
   readonly #extended: boolean
   readonly #chunked: boolean
+  /** Requests after which replies are sent, by the size of the last batch. */
+  #pushEvery = PUSH_REQUESTS
   #taking: WriteStream | undefined
   #skipBytes = 0
   #skipRefusal: Refusal = REFUSALS.payload
@@ -118,7 +128,9 @@ export class Session {
     const inbox = this.#inbox
     const counters = this.#counters
     const bytesEnd = counters.bytesRead + counters.bytesWritten + QUOTA_BYTES
+    const pushEvery = this.#pushEvery
     for (let requests = 0; ; requests++) {
+      this.#pushEvery = Math.max(PUSH_REQUESTS, Math.floor(requests / PUSH_PART))
       if (this.ending !== undefined) return 'over'
       if (requests > QUOTA_REQUESTS || counters.bytesRead + counters.bytesWritten > bytesEnd) {
         this.#host.wake()
@@ -133,6 +145,7 @@ export class Session {
       else step = this.#next()
       if (step !== 'next') return step
       this.served++
+      if (requests % pushEvery === pushEvery - 1 || this.#outbox.readyBytes >= PUSH_BYTES) this.#outbox.push()
     }
   }
 
