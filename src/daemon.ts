@@ -16,7 +16,7 @@ import { judgeSocketPath, parseAddress, parseCreation } from './control/options.
 import { DaemonAdmin } from './daemon-admin.js'
 import { createLog } from './daemon-log.js'
 import { Health } from './health.js'
-import { EXIT, NbdeltaError, createServer, openStore } from './index.js'
+import { EXIT, NbdeltaError, createServer, openStore, parkThreads } from './index.js'
 import { StoreExports } from './store-exports.js'
 import type { ServeArguments } from './control/commands.js'
 import type { ControlServer } from './control/server.js'
@@ -51,6 +51,7 @@ interface Parts {
 export async function serve(options: ServeOptions): Promise<number> {
   const log = createLog(options.logLevel)
   const stopped = onSignals(log)
+  const release = await parkThreads()
   try {
     const parts = await start(options, log)
     announce(options, parts)
@@ -59,6 +60,7 @@ export async function serve(options: ServeOptions): Promise<number> {
     return await stop(parts, options, log, stopped)
   } finally {
     stopped.forget()
+    release()
     log.flush()
   }
 }

@@ -15,16 +15,18 @@
  * - A file knows nothing of its zeros: `extents` and `zeroRun` say data. The map above knows better.
  * - `zero` of more than 64 KiB frees the space where the file system can (hole-punch.ts), else writes zeros in pieces.
  */
-import { existsSync, fdatasync, readSync, writeSync } from 'node:fs'
+import { fdatasync, readSync, writeSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import type { BlockDevice, BlockSizes, Capabilities, Extents, Pending, ZeroMode } from './block-device.js'
 import { assertRange } from './block-device.js'
 import { type Clock, systemClock } from './clock.js'
 import { asNbdeltaError, NbdeltaError } from './errors.js'
+import { FETCHES_COUNTED, fetchedAtBegin, fetchedAtEnd, fetchedNow } from './fetch-count.js'
 import { GroupFlush } from './group-flush.js'
 import { type ByteRange, findFallocate, HolePunch } from './hole-punch.js'
 import { IoTrust, SLOW_CALL_MS, SLOW_CALL_MS_PER_BYTE, type TrustState, type Usage } from './io-trust.js'
 import { createFile, explain, type FileKind, type OpenedFile, openFile } from './open-file.js'
+import { threadReserve } from './thread-reserve.js'
 import { TouchedRegions, TRUSTED_POINTS } from './touched-regions.js'
 import { isTransient, type TripKind, TripQueue, type TripReport } from './trip-queue.js'
 
@@ -87,16 +89,9 @@ export async function openFileDisk(options: FileDiskOptions): Promise<FileDisk> 
   return new FileDisk(opened, options, await findFallocate())
 }
 
-/** Where the kernel accounts I/O to processes it also shows it here; elsewhere the count stays 0, which proves nothing. */
-const FETCHES_COUNTED = existsSync('/proc/self/io')
-
 function usageNow(): Usage {
   const usage = process.resourceUsage()
   return FETCHES_COUNTED ? usage : { ...usage, fsRead: undefined }
-}
-
-function fetchedNow(): number | undefined {
-  return FETCHES_COUNTED ? process.resourceUsage().fsRead : undefined
 }
 
 export class FileDisk implements BlockDevice {
@@ -141,7 +136,7 @@ export class FileDisk implements BlockDevice {
     this.#inlineMaxBytes = options.inline === false || opened.remote ? 0 : INLINE_MAX_BYTES
     this.#regions = new TouchedRegions(opened.sizeBytes)
     this.#trips = new TripQueue(this.#fd, this.path, this.#clock, {
-      mark: fetchedNow, ended: report => this.#tripDone(report),
+      mark: fetchedAtBegin, ended: report => this.#tripDone(report),
     })
     this.#holes = new HolePunch(this.#fd, this.#readOnly ? undefined : fallocate, this.#clock)
     this.#flushes = new GroupFlush(() => this.#datasync(), () => this.#clock.now())
@@ -294,7 +289,7 @@ export class FileDisk implements BlockDevice {
    */
   #nothingFetched(): boolean {
     const mark = this.#trips.oldestMark
-    return mark !== undefined && fetchedNow() === mark
+    return mark !== undefined && fetchedAtEnd() === mark
   }
 
   #mayWriteInline(offset: number, length: number, nowMs: number): boolean {
@@ -344,7 +339,7 @@ export class FileDisk implements BlockDevice {
     if (kind === 'write') this.#flushes.changed()
     if (failed) return trust.distrust(nowMs)
     // Nothing fetched by this whole process meanwhile, and fetches are counted at all: it came from the cache.
-    const hit = kind === 'read' && mark !== undefined && fetchedNow() === mark
+    const hit = kind === 'read' && mark !== undefined && fetchedAtEnd() === mark
     trust.tripDone(tookMs, nowMs, !hit)
     if (hit) return this.#regions.vouch(offset, length)
     if (kind === 'read') {
@@ -389,6 +384,7 @@ export class FileDisk implements BlockDevice {
   }
 
   #datasync(): Promise<void> {
+    threadReserve.noteUse()
     return new Promise((resolve, reject) => {
       fdatasync(this.#fd, error => { if (error) reject(error); else resolve() })
     })

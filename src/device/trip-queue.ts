@@ -8,6 +8,7 @@
 import { read as fsRead, write as fsWrite } from 'node:fs'
 import type { Clock } from './clock.js'
 import { asNbdeltaError, NbdeltaError } from './errors.js'
+import { threadReserve } from './thread-reserve.js'
 
 const TRIPS_MAX = 32
 /** EINTR and EAGAIN are asked again this often, a millisecond apart. */
@@ -95,6 +96,7 @@ export class TripQueue {
     trip.mark = this.#observer.mark()
     this.#oldest ??= trip
     this.#running.add(trip)
+    threadReserve.noteUse()
     this.#call(trip)
   }
 
