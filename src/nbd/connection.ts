@@ -192,7 +192,8 @@ export class Connection implements SessionHost, Reader {
     const { counters } = this
     const requests = session.served
     const bytes = counters.bytesRead + counters.bytesWritten
-    const result = session.consume()
+    const alone = this.#host.spinner.alone(this)
+    const result = session.consume(alone)
     this.#outbox.flush()
     this.#host.spinner.served(session.served - requests, counters.bytesRead + counters.bytesWritten - bytes)
     if (result === 'over') this.#end(session)

@@ -123,12 +123,12 @@ export class Session {
     return this.jobs.count === 0 && !received
   }
 
-  /** Serves what the inbox holds. */
-  consume(): Consumed {
+  /** Serves what the inbox holds. `alone`: no other client is being served in turn with this one. */
+  consume(alone: boolean): Consumed {
     const inbox = this.#inbox
     const counters = this.#counters
     const bytesEnd = counters.bytesRead + counters.bytesWritten + QUOTA_BYTES
-    const pushEvery = this.#pushEvery
+    const pushEvery = alone ? this.#pushEvery : Infinity
     for (let requests = 0; ; requests++) {
       this.#pushEvery = Math.max(PUSH_REQUESTS, Math.floor(requests / PUSH_PART))
       if (this.ending !== undefined) return 'over'

@@ -33,6 +33,7 @@ export class Spinner {
   #lastMs = 0
   #turning = false
   #gaps = 0
+  #last: object | undefined
   #gapsMs = 0
   #offMs = 0
 
@@ -44,6 +45,13 @@ export class Spinner {
 
   /** Whether the last trial found that spinning pays, or the trial under way needs it. */
   get spins(): boolean { return this.#spins }
+
+  /** Whether `client` was the last one to be served, too: nobody else has work for us just now. */
+  alone(client: object): boolean {
+    const alone = this.#last === client
+    this.#last = client
+    return alone
+  }
 
   /** A batch of `requests` with `bytes` of data in all has just been answered. */
   served(requests: number, bytes: number): void {

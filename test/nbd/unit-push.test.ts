@@ -13,7 +13,7 @@ import { alteredDisk } from './support/altered-disk.js'
 import { CMD, command, KIB } from './support/wire.js'
 
 /** A session over a socket that notes, for each write, how many requests the device had served by then. */
-function setUp(queuedBytes: number): { serve: (count: number, bytes: number) => number[], replyBytes: () => number } {
+function setUp(queuedBytes: number): { serve: (count: number, bytes: number, alone?: boolean) => number[], replyBytes: () => number } {
   const allotment = new Budget(DEFAULT_LIMITS).admit()!
   const disk = new MemoryDisk(2 ** 20)
   let served = 0
@@ -42,13 +42,13 @@ function setUp(queuedBytes: number): { serve: (count: number, bytes: number) => 
   })
   return {
     replyBytes: () => bytes,
-    serve: (count, length) => {
+    serve: (count, length, alone = true) => {
       served = 0
       writes = []
       const batch = Buffer.concat(Array.from({ length: count }, (_, i) => command('simple', { type: CMD.READ, offset: i * length, length })))
       batch.copy(inbox.view)
       inbox.landed(batch.length)
-      t.equal(session.consume(), 'dry')
+      t.equal(session.consume(alone), 'dry')
       outbox.flush()
       inbox.prepare()
       return writes
@@ -69,6 +69,11 @@ t.test('large reads leave as soon as 128 KiB are ready', async t => {
   const { serve } = setUp(0)
   serve(48, 512)
   t.strictSame(serve(8, 64 * KIB), [2, 4, 6, 8])
+})
+
+t.test('with other clients being served in turn, a batch of small replies leaves at once', async t => {
+  const { serve } = setUp(0)
+  t.strictSame(serve(16, 4 * KIB, false), [16])
 })
 
 t.test('behind bytes that still wait nothing is pushed', async t => {
