@@ -1,7 +1,8 @@
 /**
  * How the running server is doing: event-loop delay, and requests that take too long.
  *
- * Both need a timer, and an idle server shall not wake up at all: they run only while somebody is attached.
+ * An idle server shall not wake up: both run only while somebody is attached, and the quick timer that measures delay only
+ * while requests come. After a silence it begins again within LOOK_MS.
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 
@@ -10,6 +11,7 @@ const RESOLUTION_MS = 100
 const NS_PER_MS = 1e6
 /** The kernel's client gives up after 30 s by default: at 5 s there is still time to act. */
 const OLD_REQUEST_MS = 5000
+const LOOK_MS = 5000
 
 interface ClientAge {
   readonly id: number
@@ -17,6 +19,7 @@ interface ClientAge {
   readonly export: string | undefined
   readonly inFlight: number
   readonly oldestMs: number
+  readonly ops: Readonly<Record<string, number>>
 }
 
 export class Health {
@@ -25,6 +28,8 @@ export class Health {
   readonly #warn: (fields: object, text: string) => void
   #attached = 0
   #timer: NodeJS.Timeout | undefined
+  /** Requests answered so far by those attached; by the last look. */
+  #answered = 0
 
   constructor(clients: () => readonly ClientAge[], warn: (fields: object, text: string) => void) {
     this.#clients = clients
@@ -36,7 +41,7 @@ export class Health {
     this.#attached += change
     if (this.#attached > 0 && !this.#timer) {
       this.#histogram.enable()
-      this.#timer = setInterval(() => { this.#look() }, OLD_REQUEST_MS).unref()
+      this.#timer = setInterval(() => { this.#look() }, LOOK_MS).unref()
     } else if (this.#attached === 0) this.stop()
   }
 
@@ -47,6 +52,11 @@ export class Health {
   }
 
   #look(): void {
+    const answered = this.#clients().reduce((sum, { ops }) => Object.values(ops).reduce((all, count) => all + count, sum), 0)
+    const busy = answered !== this.#answered || this.#clients().some(({ inFlight }) => inFlight > 0)
+    if (busy) this.#histogram.enable()
+    else this.#histogram.disable()
+    this.#answered = answered
     for (const { id, address, export: name, inFlight, oldestMs } of this.#clients()) {
       if (oldestMs >= OLD_REQUEST_MS) {
         this.#warn({ client: id, address, export: name, inFlight, oldestMs: Math.round(oldestMs) },
@@ -56,7 +66,7 @@ export class Health {
   }
 
   /**
-   * How late timers fired since the last call; zeros when nobody was attached. Age of the oldest request, null when there is
+   * How late timers fired since the last call; zeros when no requests came. Age of the oldest request, null when there is
    * none.
    */
   read(): { eventLoopDelayP99Ms: number, eventLoopDelayMaxMs: number, oldestRequestMs: number | null } {
