@@ -28,6 +28,8 @@ const TICK_MS = 15
 /** A tick this late says that the loop was busy, and nothing about the pool; so it is excused once. */
 const LATE_MS = 10
 const CALM_TICKS = 100
+/** How long the first request may take behind those that park. */
+const VERIFY_MS = 200
 /** What libuv makes of a missing UV_THREADPOOL_SIZE, and its upper bound. */
 const POOL_DEFAULT = 4
 const POOL_MAX = 1024
@@ -48,7 +50,11 @@ class ThreadReserve {
   /** Threads asleep now; for tests and status. */
   get parked(): number { return this.#parked }
 
-  /** Parks all threads but ACTIVE_THREADS. Where there are not more, or no pipe is to be had, nothing happens. */
+  /**
+   * Parks all threads but ACTIVE_THREADS. Where there are not more, or no pipe is to be had, nothing happens. The pool may be
+   * smaller than the environment says, when something used it before that was set: then nothing gets through any more, and
+   * all are woken again.
+   */
   async park(): Promise<void> {
     const threads = Math.min(Number(process.env['UV_THREADPOOL_SIZE'] ?? POOL_DEFAULT), POOL_MAX)
     if (this.#fd >= 0 || !(threads > ACTIVE_THREADS)) return
@@ -58,6 +64,17 @@ class ThreadReserve {
     this.#wanted = threads - ACTIVE_THREADS
     process.once('exit', this.#onExit)
     this.#sleep(this.#wanted)
+    if (!await this.#getsThrough()) this.release()
+  }
+
+  #getsThrough(): Promise<boolean> {
+    return new Promise(resolve => {
+      const timer = setTimeout(() => resolve(false), VERIFY_MS)
+      fstat(this.#fd, () => {
+        clearTimeout(timer)
+        resolve(true)
+      })
+    })
   }
 
   /** A request goes to the pool. Cheap: a flag, and a timer when it was idle. */
