@@ -46,6 +46,9 @@ export class Chain {
 
   constructor(map: VolumeMap) { this.#map = map }
 
+  /** No point, not even one that is being deleted: everything is as if there never had been one. */
+  get isEmpty(): boolean { return this.points.length === 0 }
+
   /** A new newest point. What is marked and preserved from now on is its. */
   add(point: Point): void {
     this.points.push(point)
@@ -85,19 +88,20 @@ export class Chain {
 
   /** After a replay: what is being deleted has handed its marks on, and who takes marks and preserves is known. */
   settle(): void {
-    for (const point of this.points.toReversed()) if (point.state === 'deleting') this.foldMarks(point)
+    for (const point of this.points) if (point.state === 'deleting') this.foldMarks(point)
     this.refresh()
   }
 
   /** The point is gone for good. */
   remove(point: Point): void {
     this.points.splice(this.points.indexOf(point), 1)
+    if (this.isEmpty) this.lent = undefined
     this.refresh()
   }
 
-  /** The point's marks are the next older one's as well: it is about to go. */
+  /** The point's marks are those of the next older one that stays as well: it is about to go. */
   foldMarks(point: Point): void {
-    const older = this.points[this.points.indexOf(point) - 1]
+    const older = this.points.slice(0, this.points.indexOf(point)).findLast(({ state }) => state !== 'deleting')
     if (!older) return
     if (older.changed.length < point.changed.length) older.changed.resize(point.changed.length, false)
     for (let at = point.changed.next(0, point.changed.length, true); at < point.changed.length;) {
@@ -135,7 +139,7 @@ export class Chain {
     point.fresh?.extents.add(Math.floor(from / EXTENT_GRAINS), divCeil(end, EXTENT_GRAINS))
   }
 
-  /** The end of the run from `from` on that `target` needs, or `from` if it does not need that grain; and where the next begins. */
+  /** The first run in [from, to) that `target` needs; empty, at `to`, when there is none. */
   neededRun(from: number, to: number): Run {
     const { target } = this
     if (!target) return { start: to, end: to }
@@ -162,7 +166,7 @@ export class Chain {
   }
 
   isLent(from: number, to: number): boolean {
-    return this.lent !== undefined && !this.lent.isAll(from, Math.min(to, this.lent.length), false)
+    return this.lent !== undefined && from < this.lent.length && !this.lent.isAll(from, Math.min(to, this.lent.length), false)
   }
 
   /** Everything lent, below `grains`. */

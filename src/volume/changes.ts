@@ -82,7 +82,7 @@ export class Changes {
       case 'mark':
         await this.#zerosOverData(offset, Math.min(end, shape.wholeFrom * grainBytes), origin)
         await this.#zerosOverData(Math.max(offset, shape.wholeTo * grainBytes), end, origin)
-        if (this.#core.chain.newest) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, true, origin)
+        if (!this.#core.chain.isEmpty) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, true, origin)
         else await this.#mark(plan)
     }
   }
@@ -91,7 +91,7 @@ export class Changes {
     const shape = shapeOf(offset, length, this.#core.grainBytes, this.#core.sizeBytes)
     const plan = planTrim(this.#core.map, shape)
     if (plan.rule !== 'mark') return
-    if (this.#core.chain.newest) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, false, undefined)
+    if (!this.#core.chain.isEmpty) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, false, undefined)
     else await this.#mark(plan)
   }
 
@@ -100,7 +100,7 @@ export class Changes {
    * for more stale runs, zeros are written if it `must` read as zeros.
    */
   async #lendOrMark(from: number, to: number, must: boolean, origin: Origin | undefined): Promise<void> {
-    const { journal, map, chain, grainBytes } = this.#core
+    const { journal, map, chain, grainBytes, sizeBytes } = this.#core
     for (let at = from; at < to;) {
       const { lend, zero, next } = planLending(this.#core, at, to, LEND_RUNS)
       const { target } = chain
@@ -122,7 +122,9 @@ export class Changes {
           }
         })
       } else if (must) {
-        for (const { start, end } of zero) await this.#zerosOverData(start * grainBytes, Math.min(end * grainBytes, this.#core.sizeBytes), origin)
+        for (const { start, end } of zero) {
+          await this.#zerosOverData(start * grainBytes, Math.min(end * grainBytes, sizeBytes), origin)
+        }
       }
       at = next
       if (at < to) await new Promise<void>(resolve => { setImmediate(resolve) })

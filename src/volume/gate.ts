@@ -14,10 +14,12 @@
  * Trims and large zeroes do not change what lies in live: their record (LEND, ZERO) is content, mark and preservation in
  * one, durable or not as a whole; such marks are loose until the journal has been synced.
  */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { EXTENT_GRAINS } from '../store/journal-records.js'
 import type { Chain } from './chain.js'
 import type { VolumeCore } from './core.js'
 import { BATCH_GRAINS, type Copy, extentsOf, type Preserver } from './preserver.js'
+import type { Point } from './point.js'
 import type { Reclaimer } from './reclaim.js'
 import type { Run } from './volume-map.js'
 
@@ -43,10 +45,10 @@ export class Gate {
   /** True: grains [from, to) may be overwritten, and are marked. False: `admit` has something to do first. */
   tryAdmit(from: number, to: number): boolean {
     const { plain } = this.#chain
-    if (!plain || plain.isAll(from, to, true)) return true
+    if (plain ? plain.isAll(from, to, true) : !this.#chain.isLent(from, to)) return true
     if (this.#preserver.failure || planGate(this.#chain, from, to, this.#core.journal.isDurable).rule !== 'free') return false
     this.#chain.mark(from, to)
-    plain.set(from, to)
+    plain?.set(from, to)
     return true
   }
 
@@ -78,7 +80,6 @@ export class Gate {
 /** What is to be done before grains [from, to) are overwritten. `settled`: the journal is durable as it stands. */
 export function planGate(chain: Chain, from: number, to: number, settled: boolean): GatePlan {
   const { newest, target } = chain
-  if (!newest) return FREE
   const copies: Copy[] = []
   for (let at = from; target && at < to;) {
     const run = chain.neededRun(at, to)
@@ -87,7 +88,7 @@ export function planGate(chain: Chain, from: number, to: number, settled: boolea
   }
   const preserves = copies.length
   if (chain.isLent(from, to)) addLent(chain, from, Math.min(to, chain.lent!.length), copies)
-  const extents = coldExtents(chain, from, to)
+  const extents = newest ? coldExtents(chain, newest, from, to) : []
   if (settled && chain.loose.size > 0) chain.loose.clear()
   const loose = chain.loose.size > 0 && chain.loose.overlaps(from, to)
   if (copies.length > preserves) return { rule: 'unlend', copies, extents }
@@ -109,13 +110,12 @@ function addLent(chain: Chain, from: number, to: number, copies: Copy[]): void {
 }
 
 /** Extents of unmarked grains that are not hot. Grains that are preserved are marked by that record. */
-function coldExtents(chain: Chain, from: number, to: number): Run[] {
-  const { changed, hot } = chain.newest!
+function coldExtents(chain: Chain, { changed, hot }: Point, from: number, to: number): Run[] {
   const cold: { start: number, end: number }[] = []
   for (let at = changed.next(from, to, false); at < to;) {
     const { start } = extentsOf(at, at + 1)
     const next = Math.min(to, (start + 1) * EXTENT_GRAINS)
-    const free = unpreserved(chain, at, next)
+    const free = unpreserved(chain, changed, at, next)
     if (free < next && !hot.has(start)) {
       const last = cold.at(-1)
       if (last?.end === start) last.end++
@@ -127,8 +127,7 @@ function coldExtents(chain: Chain, from: number, to: number): Run[] {
 }
 
 /** The first grain of [from, to) that is unmarked and that no copy will mark; `to` if there is none. */
-function unpreserved(chain: Chain, from: number, to: number): number {
-  const { changed } = chain.newest!
+function unpreserved(chain: Chain, changed: GrainBitmap, from: number, to: number): number {
   for (let at = from; at < to;) {
     const needed = chain.neededRun(at, to)
     const end = needed.start < needed.end ? needed.start : to

@@ -41,7 +41,8 @@ export class VolumeJournal {
 
   /**
    * Appends one record of at most RANGES_PER_RECORD_MAX ranges; `apply` changes the map once the record is there.
-   * `seq` names the point, in records about one. Rejects with `no-space` where even a checkpoint does not make room; then nothing has changed.
+   * `seq` names the point, in records about one.
+   * Rejects with `no-space` where even a checkpoint does not make room; then nothing has changed.
    */
   append(kind: JournalKind, ranges: readonly Run[], apply: () => void, seq?: number): Pending {
     const [{ type, payload }, more] = encodeRanges(kind, ranges, seq)

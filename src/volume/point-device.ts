@@ -153,7 +153,7 @@ export class OpenPointDevice implements PointDevice {
     if (place === 'zeros') return void into.fill(0, at, at + length)
     const { chain, live } = this.#core
     if (place === 'bytes') return chain.points[owner - 1].files.preserved!.read(offset, length, into, at, origin)
-    const reading = place === 'lent' ? live.read(offset, length, into, at, origin) : this.#view.read(offset, length, into, at, origin)
+    const reading = (place === 'lent' ? live : this.#view).read(offset, length, into, at, origin)
     return reading && this.#lookAgain(reading, owner, place, offset, length, into, at, origin)
   }
 

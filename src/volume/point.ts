@@ -9,7 +9,7 @@
  * Invariants
  * - bytes and lent are disjoint subsets of owned; a grain that is owned and neither reads as zeros. Bookmarks own nothing.
  * - Only chain.ts edits the maps: whatever one edit means for the others is in one place.
- * - `hot`: extents whose HOT record is durable, `heating`: appended, not yet durable. After a crash all of both counts as changed.
+ * - `hot`: extents whose HOT record is durable; `heating`: not yet. After a crash all of their grains count as changed.
  * - While a checkpoint runs, `fresh` holds what it may have missed: the journal's next snapshot repeats it.
  */
 import { GrainBitmap, PAGE_BITS } from '../../native-free/grain-bitmap.js'
@@ -51,6 +51,8 @@ export class Point {
   readonly heating = new IntervalSet()
   info: PointInfo
   state: PointState
+  /** Pages of the exact maps that could not be read from either twin: what is there is lost. */
+  readonly damaged = new Set<number>()
   /** Views that read it. */
   users = 0
   fresh: Fresh | undefined
@@ -90,7 +92,7 @@ export class Point {
     return pages
   }
 
-  /** The marks of all extents are durable but of those in which there were new ones meanwhile. A point made meanwhile stays hot. */
+  /** All marks are durable but those of extents in which there were new ones meanwhile: these stay hot. */
   cool(): void {
     if (!this.fresh) return
     this.hot.clear()

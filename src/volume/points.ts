@@ -204,7 +204,9 @@ export class VolumePoints implements Snappoints {
     }
   }
 
-  #find(name: string): Point | undefined { return this.#points.find(({ state, info }) => state === 'ready' && info.name === name) }
+  #find(name: string): Point | undefined {
+    return this.#points.find(({ state, info }) => state === 'ready' && info.name === name)
+  }
 
   #known(name: string): Point {
     const point = this.#find(name)
@@ -221,7 +223,8 @@ export class VolumePoints implements Snappoints {
 function refusePinned({ name, pins }: PointInfo, clock: Clock): void {
   const now = clock.wallTime()
   const pin = pins.find(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
-  if (pin) throw new NbdeltaError('busy', `'${name}' is pinned by ${pin.owner}`, { hint: 'release the pin, or wait until it expires' })
+  const hint = 'release the pin, or wait until it expires'
+  if (pin) throw new NbdeltaError('busy', `'${name}' is pinned by ${pin.owner}`, { hint })
 }
 
 async function eachRun(map: Point['bytes'], look: (run: Run) => void): Promise<void> {

@@ -179,7 +179,7 @@ export class Reclaimer {
     }
     if (batch.length === 0) return
     try {
-      if (this.#core.chain.newest) await journal.sync()
+      if (!this.#core.chain.isEmpty) await journal.sync()
       for (const run of batch) {
         const { offset, length } = bytesOf(this.#core, run)
         await live.zero(offset, length, { allocate: false, fast: false })
@@ -193,7 +193,7 @@ export class Reclaimer {
 
   async #giveBack(batch: readonly Run[]): Promise<Outcome> {
     const { journal, map } = this.#core
-    if (this.#core.chain.newest) await journal.sync()
+    if (!this.#core.chain.isEmpty) await journal.sync()
     if (!await this.#punch(batch.map(run => bytesOf(this.#core, run)))) return 'impossible'
     await flushNow(this.#core)
     await journal.append('clear', batch, () => { for (const run of batch) map.becomeHole(run.start, run.end) })
