@@ -18,7 +18,7 @@
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
-import { openFileDisk } from '../device/file-disk.js'
+import { type FileDisk, openFileDisk } from '../device/file-disk.js'
 import { FilePool, type PooledFile } from './file-pool.js'
 import type { MapIdentity } from './map-file.js'
 import { formatPointMaps, pointMapsLayout, TODO_FILE_BYTES, todoMap, type PointMapKind } from './point-maps.js'
@@ -190,6 +190,20 @@ export class PointFolders {
 
   /** What the map in `todo` is known by: for `todoMap`. */
   todoIdentity(volume: string): MapIdentity { return todoIdentity(volume) }
+
+  /** Where new content waits, `sizeBytes` long where it is made; undefined: it is not there. Errors: no-space, denied, io. */
+  async openStaged(volume: string, sizeBytes: number | undefined): Promise<FileDisk | undefined> {
+    const path = join(this.#root, volume, 'staged')
+    try {
+      if (await stat(path).then(() => true, () => false)) return await openFileDisk({ path })
+      if (sizeBytes === undefined) return undefined
+      const disk = await openFileDisk({ path, create: { sizeBytes } })
+      await syncFolder(dirname(path))
+      return disk
+    } catch (error) {
+      throw asNbdeltaError(error, `open ${path}`)
+    }
+  }
 
   /** After the table has said that nothing is inherited any more. Durable; nothing is there: done. */
   async removeTodo(volume: string): Promise<void> {

@@ -100,7 +100,8 @@ export class Changes {
    * for more stale runs, zeros are written if it `must` read as zeros.
    */
   async #lendOrMark(from: number, to: number, must: boolean, origin: Origin | undefined): Promise<void> {
-    const { journal, map, chain, grainBytes, sizeBytes } = this.#core
+    const { journal, map, chain, grainBytes, sizeBytes, staging } = this.#core
+    if (staging?.meets(from, to)) await staging.drain()
     for (let at = from; at < to;) {
       const { lend, zero, next } = planLending(this.#core, at, to, LEND_RUNS)
       const { target } = chain

@@ -10,6 +10,7 @@ import type { RangeLock } from '../device/range-lock.js'
 import type { MapFile } from '../store/map-file.js'
 import type { Chain } from './chain.js'
 import type { VolumeJournal } from './journal.js'
+import type { Staging } from './staging.js'
 import type { Run, VolumeMap } from './volume-map.js'
 
 /** What live must offer beyond a BlockDevice. */
@@ -44,6 +45,8 @@ export interface VolumeCore {
   readonly grainBytes: number
   readonly clock: Clock
   readonly logger: Logger
+  /** First overwrites on their way; undefined where there is no place for them. */
+  readonly staging: Staging | undefined
   /** Changes with a resize. */
   sizeBytes: number
 }

@@ -45,6 +45,7 @@ export class Gate {
   /** True: grains [from, to) may be overwritten, and are marked. False: `admit` has something to do first. */
   tryAdmit(from: number, to: number): boolean {
     const { plain } = this.#chain
+    if (this.#core.staging?.meets(from, to)) return false
     if (plain ? plain.isAll(from, to, true) : !this.#chain.isLent(from, to)) return true
     if (this.#preserver.failure || planGate(this.#chain, from, to, this.#core.journal.isDurable).rule !== 'free') return false
     this.#chain.mark(from, to)
@@ -54,6 +55,7 @@ export class Gate {
 
   /** Grains [from, to), which the caller has locked, may be overwritten afterwards. Errors: no-space, io, flush-failed. */
   async admit(from: number, to: number): Promise<void> {
+    if (this.#core.staging?.meets(from, to)) await this.#core.staging.drain()
     for (let at = from; at < to;) {
       const end = this.#piece(at, to)
       while (!this.tryAdmit(at, end)) {

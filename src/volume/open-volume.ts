@@ -29,6 +29,7 @@ import { Preserver } from './preserver.js'
 import { Reclaimer } from './reclaim.js'
 import { replay, type Recovered } from './recovery.js'
 import { Volume, type VolumeParts } from './volume.js'
+import { openStaging, type Staging } from './staging.js'
 import { VolumeMap } from './volume-map.js'
 
 /** Two halves of 2 MiB: a snapshot may take 1 MiB, and then as much is free again. */
@@ -93,20 +94,23 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   if (faults.length > 0) map.allDirty()
   if (notes.length > 0 || found.openRegions > 0) logger.warn({ volume: name, ...recovered }, 'volume recovered after a crash')
 
+  let staged: Staging | undefined
   const flushes = new GroupFlush(async () => {
-    await allSettled([(async () => { await live.flush() })(), log.isDurable ? undefined : log.sync()])
+    await allSettled([(async () => { await live.flush() })(), log.isDurable ? undefined : log.sync(), staged?.flush()])
   }, () => clock.now())
   let checkpointer: Checkpointer | undefined
   const core: VolumeCore = {
     live, map, chain, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
     mapDevice: options.map,
     journalDevice: options.journal,
+    get staging() { return staged },
     journal: new VolumeJournal(log, () => checkpointer!.join(), () => flushes.changed()),
   }
   checkpointer = new Checkpointer(core)
   const reclaimer = new Reclaimer(core)
   const view = new LiveView(core)
   const preserver = new Preserver(core, view, checkpointer)
+  staged = await openStaging(core, preserver, options.points)
   const parts = {
     core, checkpointer, reclaimer, view, recovered,
     scan: new ExcessScan(core, checkpointer),

@@ -23,6 +23,7 @@ import { allSettled, flushNow, type VolumeCore } from './core.js'
 import { Point } from './point.js'
 import type { PointFiles, PointRecord, PointStore } from './point-store.js'
 import type { CreatePointOptions } from './snappoint.js'
+import { lockWhole } from './staging.js'
 
 /** Clients of several volumes wait no longer than this for one of them that does not come to rest. */
 export const HOLD_MS = 1000
@@ -57,7 +58,7 @@ export class NewPoint {
     await flushNow(core)
   }
 
-  lock(): Promise<void> { return Promise.resolve(this.#parts.core.locks.lock(0, Number.MAX_SAFE_INTEGER)) }
+  lock(): Promise<void> { return lockWhole(this.#parts.core) }
   unlock(): void { this.#parts.core.locks.unlock(0, Number.MAX_SAFE_INTEGER) }
 
   /** The journal takes what `take` has to say. To be asked while the lock is held. */

@@ -10,10 +10,14 @@ import type { PointFiles as OpenFiles, PointFolders } from '../store/point-files
 import { pointMaps, type PointMaps } from '../store/point-maps.js'
 import type { PointEntry } from '../store/point-entry.js'
 import type { PointTable } from '../store/point-table.js'
+import { uuidBytes } from '../store/store-creation.js'
 import { saveTwins } from '../store/twin-map.js'
 import type { DirtyPages, Point } from './point.js'
 import type { PointFiles, PointRecord, PointStore } from './point-store.js'
 import type { PointKind } from './snappoint.js'
+
+/** Two halves of 64 MiB: some 30,000 first overwrites of 4 KiB. A sparse file: it takes what was ever used of it. */
+const STAGED_BYTES = 128 * 2 ** 20
 
 /** Maps of one point on the device `maps`, and where its grains are preserved. */
 export class PointDisk implements PointFiles {
@@ -132,6 +136,11 @@ export class StorePoints implements PointStore {
   async open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles> {
     const files = await this.#folders.open(this.#volume, seq, { kind })
     return new PointDisk(files, this.#folders.identity(this.#volume, seq), divCeil(sizeBytes, this.#grainBytes), kind)
+  }
+
+  async staged(create: boolean): Promise<{ device: BlockDevice, owner: Buffer, name: string } | undefined> {
+    const device = await this.#folders.openStaged(this.#volume, create ? STAGED_BYTES : undefined)
+    return device && { device, owner: uuidBytes(this.#volume), name: `staging log of volume ${this.#volume}` }
   }
 
   markDeleted(seq: number): Promise<void> { return this.#folders.markDeleted(this.#volume, seq) }

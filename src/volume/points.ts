@@ -15,6 +15,7 @@ import { type MergeParts, PointMerger } from './point-merge.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { CreatePointOptions, Pin, PointDevice, PointFacts, PointInfo, Snappoints } from './snappoint.js'
+import { lockWhole } from './staging.js'
 import type { Run } from './volume-map.js'
 
 interface Parts extends MergeParts { readonly view: LiveView }
@@ -68,6 +69,7 @@ export class VolumePoints implements Snappoints {
     return this.inTurn(async () => {
       const store = this.#needStore()
       if (this.#find(options.name)) throw new NbdeltaError('exists', `there is a point '${options.name}' already`)
+      if (options.kind === 'snapshot') await this.#parts.core.staging?.open(true)
       const fresh = new NewPoint({ ...this.#parts, store }, options, null)
       try {
         await createPoints([fresh], () => store.put([fresh.record], []))
@@ -180,7 +182,7 @@ export class VolumePoints implements Snappoints {
   /** Nobody sees it any more. Marks and old content go to the older ones from this instant on. */
   async #beginDeletion(point: Point): Promise<void> {
     const { locks, chain } = this.#parts.core
-    await locks.lock(0, Number.MAX_SAFE_INTEGER)
+    await lockWhole(this.#parts.core)
     point.state = 'deleting'
     chain.foldMarks(point)
     chain.refresh()

@@ -18,6 +18,7 @@ import { flushNow, type VolumeCore } from './core.js'
 import { mapFileSizeBytes } from '../store/map-file.js'
 import type { Gate } from './gate.js'
 import type { Reclaimer } from './reclaim.js'
+import { lockWhole } from './staging.js'
 
 interface Parts {
   readonly core: VolumeCore
@@ -29,7 +30,7 @@ interface Parts {
 /** @param commit makes the new size durable in the catalog */
 export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
   const { core, checkpointer, reclaimer } = parts
-  await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
+  await lockWhole(core)
   try {
     if (sizeBytes === core.sizeBytes) return await commit()
     // It also makes room in the journal, so that nothing below needs another one, which it keeps out.

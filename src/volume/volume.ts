@@ -37,6 +37,7 @@ import type { VolumePoints } from './points.js'
 import type { Reclaimer } from './reclaim.js'
 import type { Recovered } from './recovery.js'
 import type { Snappoints } from './snappoint.js'
+import { lockWhole, type Staging } from './staging.js'
 import { resizeVolume } from './resize.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
 
@@ -88,6 +89,7 @@ export class Volume implements BlockDevice {
   readonly #chain: Chain
   readonly #gate: Gate
   readonly #view: LiveView
+  readonly #staging: Staging | undefined
   readonly #locks: RangeLock
   readonly #flushes: GroupFlush
   #open = true
@@ -105,6 +107,7 @@ export class Volume implements BlockDevice {
     this.#chain = core.chain
     this.#gate = parts.gate
     this.#view = parts.view
+    this.#staging = core.staging
     this.#locks = core.locks
     this.#flushes = core.flushes
     this.grainBytes = core.grainBytes
@@ -123,8 +126,10 @@ export class Volume implements BlockDevice {
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
-    if (this.#allData(offset, length)) return this.#live.read(offset, length, into, at, origin)
-    return this.#view.read(offset, length, into, at, origin)
+    if (this.#staging && !this.#staging.idle) {
+      return this.#staging.read(offset, length, into, at, (start, bytes, place) => this.#readBelow(start, bytes, into, place, origin))
+    }
+    return this.#readBelow(offset, length, into, at, origin)
   }
 
   write(offset: number, length: number, from: Buffer, at: number, origin?: Origin): Pending {
@@ -211,6 +216,11 @@ export class Volume implements BlockDevice {
     return this.#closing
   }
 
+  #readBelow(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
+    if (this.#allData(offset, length)) return this.#live.read(offset, length, into, at, origin)
+    return this.#view.read(offset, length, into, at, origin)
+  }
+
   /** The gate: every change of content passes here, in order of arrival where ranges overlap. */
   #change(
     kind: Kind, offset: number, length: number, from: Buffer | undefined, at: number, mode: ZeroMode | undefined, origin?: Origin,
@@ -223,6 +233,7 @@ export class Volume implements BlockDevice {
       this.#flushes.changed()
       return undefined
     }
+    if (kind === 'write' && this.#stage(offset, length, from!, at)) return this.#staging!.pending
     if (kind === 'write') return this.#writeByPlan(offset, length, from!, at, origin)
     if (this.#locks.idle) {
       const shape = shapeOf(offset, length, this.grainBytes, this.sizeBytes)
@@ -231,6 +242,16 @@ export class Volume implements BlockDevice {
     }
     return this.#inTurn(offset, length, origin, () =>
       kind === 'zero' ? this.#changes.zero(offset, length, mode!, origin) : this.#changes.trim(offset, length))
+  }
+
+  /** A snapshot needs what is there: the new content waits in the log until that is out of the way. */
+  #stage(offset: number, length: number, from: Buffer, at: number): boolean {
+    if (!this.#staging?.started || !this.#allData(offset, length)) return false
+    if (!this.#locks.idle) {
+      if (!this.#locks.tryLock(offset, offset + length)) return false
+      this.#locks.unlock(offset, offset + length)
+    }
+    return this.#staging.take(offset, length, from, at)
   }
 
   /** Not all data, or something is in flight: still at once if no other request overlaps and nothing must be durable first. */
@@ -293,8 +314,10 @@ export class Volume implements BlockDevice {
     await scan.stop()
     await points.stop()
     // Everything that was accepted has its turn before this lock is granted; nothing more is accepted.
-    await this.#locks.lock(0, Number.MAX_SAFE_INTEGER)
+    if (tidy) await lockWhole(core).catch(() => this.#locks.lock(0, Number.MAX_SAFE_INTEGER))
+    else await this.#locks.lock(0, Number.MAX_SAFE_INTEGER)
     this.#locks.unlock(0, Number.MAX_SAFE_INTEGER)
+    await core.staging?.close()
     if (tidy && !this.#flushes.failure) await reclaimer.finish()
     else await reclaimer.stop()
     await checkpointer.stop()
