@@ -6,6 +6,7 @@
  * - Changes of the set, and resizes, run one after the other (`inTurn`); merging goes on in the background.
  * - What is listed is in the table, durably. Memory follows the disk.
  */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { LiveView } from './live-view.js'
@@ -149,7 +150,10 @@ export class VolumePoints implements Snappoints {
   #runs(since: string, until: Point | undefined): Run[] {
     const first = this.#known(since)
     if (until && until.seq < first.seq) throw new NbdeltaError('bad-argument', `'${until.info.name}' is older than '${since}'`)
-    const points = this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq))
+    const points: { readonly changed: GrainBitmap }[] = this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq))
+    // What is staged is marked only when it is moved to its place.
+    const staged = until ? undefined : this.#parts.core.staging?.grains()
+    if (staged) points.push({ changed: staged })
     const runs: { start: number, end: number }[] = []
     const limit = until ? until.grains : this.#parts.core.map.grains
     for (let at = 0; at < limit;) {

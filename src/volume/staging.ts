@@ -14,6 +14,7 @@
  * everything drained (`lockWhole`); whoever changes grains in place drains first where they are staged (gate.ts).
  * A log that is full, slow or broken takes nothing: then writes wait for the preserver themselves.
  */
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Pending } from '../device/block-device.js'
 import { ENTRY_MAX_BYTES, type StagedEntry, StagingLog } from '../store/staging-log.js'
 import { allSettled, flushNow, type VolumeCore } from './core.js'
@@ -94,6 +95,14 @@ export class Staging {
     }
     for (let grain = from; grain < to; grain++) if (this.#grains.has(grain)) return true
     return false
+  }
+
+  /** All grains that `meets` knows of; undefined: none. */
+  grains(): GrainBitmap | undefined {
+    if (this.#grains.size === 0) return undefined
+    const grains = new GrainBitmap(this.#core.map.grains)
+    for (const grain of this.#grains.keys()) grains.set(grain, grain + 1)
+    return grains
   }
 
   /** True: the write is in the log, and done when `pending` is. All its grains are data; nobody holds a lock on them. */
