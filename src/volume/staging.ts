@@ -59,7 +59,10 @@ export class Staging {
     this.#preserver = preserver
   }
 
-  /** From now on writes are staged, if the log is there; `create`: or can be made. Errors: newer-format, io, no-space. */
+  /**
+   * From now on writes are staged, if the log is there; `create`: or can be made. What an earlier process left in it is moved to
+   * its place first. Errors: newer-format, io, no-space.
+   */
   async open(create: boolean): Promise<void> {
     if (this.#log) return
     const found = await this.#store.staged!(create)
@@ -76,7 +79,7 @@ export class Staging {
       if (!Number.isInteger(from) || to > map.grains || !map.data.isAll(from, to, true)) continue
       this.#note({ ...entry, from, to })
     }
-    if (this.#queue.length > 0) this.#wake()
+    if (this.#queue.length > 0) await this.drain()
     else await log.mark(log.sequence)
   }
 
@@ -320,7 +323,7 @@ export async function lockWhole(core: VolumeCore): Promise<void> {
   }
 }
 
-/** For a volume whose points have a place for staging. What an earlier process left in it goes on to its place. */
+/** For a volume whose points have a place for staging. */
 export async function openStaging(core: VolumeCore, preserver: Preserver, store: PointStore | undefined): Promise<Staging | undefined> {
   if (!store?.staged) return undefined
   const staging = new Staging(core, preserver, store)
