@@ -14,7 +14,7 @@
  * What stays the same in every version: bytes 0..16 and the checksum. So a newer record is recognised as newer, and
  * damage is never taken for a newer version.
  */
-import { crc32 } from './checksum.js'
+import { crc32, crc32Bulk } from './checksum.js'
 import { readU64, writeU64 } from './bytes.js'
 import { roundUp } from './integer.js'
 
@@ -23,6 +23,8 @@ export const RECORD_OWNER_BYTES = 16
 export const RECORD_ALIGN_BYTES = 8
 /** A payload longer than this is damage; the longest honest one is a map page or a catalog entry. */
 export const RECORD_PAYLOAD_MAX_BYTES = 16 * 1024 * 1024
+/** Records longer than this take the quick checksum: the same value at a tenth of the time. */
+const BULK_BYTES = 1024
 const CRC_AT = 12
 const OWNER_AT = 16
 
@@ -120,7 +122,8 @@ function isBlank(buf: Buffer, at: number): boolean {
 
 /** Over everything but the checksum's own four bytes. */
 function checksumOf(buf: Buffer, at: number, sizeBytes: number): number {
-  return crc32(buf, at + OWNER_AT, at + sizeBytes, crc32(buf, at, at + CRC_AT))
+  const rest = sizeBytes > BULK_BYTES ? crc32Bulk : crc32
+  return rest(buf, at + OWNER_AT, at + sizeBytes, crc32(buf, at, at + CRC_AT))
 }
 
 function refuse(reason: RecordReason): RefusedRecord {

@@ -8,7 +8,9 @@ import type { GroupFlush } from '../device/group-flush.js'
 import type { Logger } from '../device/logger.js'
 import type { RangeLock } from '../device/range-lock.js'
 import type { MapFile } from '../store/map-file.js'
+import type { Chain } from './chain.js'
 import type { VolumeJournal } from './journal.js'
+import type { Staging } from './staging.js'
 import type { Run, VolumeMap } from './volume-map.js'
 
 /** What live must offer beyond a BlockDevice. */
@@ -31,6 +33,8 @@ export interface MetadataDevice extends BlockDevice {
 export interface VolumeCore {
   readonly live: LiveDevice
   readonly map: VolumeMap
+  /** Its points, and what they need of changes. */
+  readonly chain: Chain
   readonly mapFile: MapFile
   readonly journal: VolumeJournal
   readonly mapDevice: MetadataDevice
@@ -41,6 +45,8 @@ export interface VolumeCore {
   readonly grainBytes: number
   readonly clock: Clock
   readonly logger: Logger
+  /** First overwrites on their way; undefined where there is no place for them. */
+  readonly staging: Staging | undefined
   /** Changes with a resize. */
   sizeBytes: number
 }

@@ -1,0 +1,78 @@
+/**
+ * What the public API says about snappoints (DESIGN sections 1-2; docs/snappoints.md has the mechanism): plain facts, and
+ * what an open volume can do with them. Names of points are unique within their volume; identities (uuid) everywhere.
+ */
+import type { BlockDevice, Extents } from '../device/block-device.js'
+import type { Run } from './volume-map.js'
+
+/** A snapshot keeps old content readable; a bookmark keeps only the map of what changed since. */
+export type PointKind = 'snapshot' | 'bookmark'
+
+/** Whoever needs a point to stay. It cannot be deleted before the pin is released or has expired (SEEDS X5). */
+export interface Pin {
+  /** Unique within the point: 'clone NAME', 'restore', 'export 17', whatever an operator typed. */
+  readonly owner: string
+  /** ISO 8601, UTC; null: until released. */
+  readonly expiresAt: string | null
+}
+
+export interface PointInfo {
+  readonly uuid: string
+  /** Number in its volume, ascending from oldest to newest, never used twice. */
+  readonly seq: number
+  readonly name: string
+  readonly kind: PointKind
+  /** ISO 8601, UTC. For display and schedules only (SEEDS X13): order is `seq`. */
+  readonly createdAt: string
+  /** The volume's size at that instant, bytes. */
+  readonly sizeBytes: number
+  /** Free text by key; `auto` = 'undo' or 'schedule' marks points nobody asked for by name. */
+  readonly labels: Readonly<Record<string, string>>
+  /** Uuid of the group operation that made it together with points of other volumes; null: made alone. */
+  readonly group: string | null
+  readonly pins: readonly Pin[]
+}
+
+export interface PointFacts {
+  /** Bytes that deleting this point alone would give back; an estimate from above by less than one grain a run. */
+  readonly exclusiveBytes: number
+  /** Bytes of its content that are not holes. Bookmarks: 0. */
+  readonly referencedBytes: number
+  /** Grains changed between it and the next point. */
+  readonly changedGrains: number
+}
+
+export interface CreatePointOptions {
+  readonly name: string
+  readonly kind: PointKind
+  readonly labels?: Readonly<Record<string, string>>
+}
+
+/** Content of a snapshot, read-only; it stays as it is whatever happens to the volume. Closing it releases the snapshot. */
+export interface PointDevice extends BlockDevice {
+  readonly point: PointInfo
+  /** `qemu:allocation-depth`: 0 = unallocated anywhere, 1 = this snapshot itself, 2 = the next newer one, ..., at last live. */
+  depths(offset: number, length: number, maxExtents: number): Extents
+  /** Grains that changed between `since`, an older point of the same volume, and this one, in order, merged. */
+  changedRuns(since: string): Iterable<Run>
+}
+
+/** Snappoints of one open volume. Errors: not-found, exists, bad-argument, busy (pinned, in use), no-space, flush-failed, io. */
+export interface Snappoints {
+  /** Oldest first; points that are being deleted are not in it. */
+  list(): readonly PointInfo[]
+  get(name: string): PointInfo | undefined
+  facts(name: string): Promise<PointFacts>
+  create(options: CreatePointOptions): Promise<PointInfo>
+  /** Gone for every caller when this resolves; its space comes back in the background (`settled` waits for that). */
+  delete(name: string): Promise<void>
+  /** Every deletion and hand-over under way has ended. */
+  settled(): Promise<void>
+  rename(name: string, to: string): Promise<PointInfo>
+  pin(name: string, pin: Pin): Promise<void>
+  unpin(name: string, owner: string): Promise<void>
+  /** Errors: bad-argument for a bookmark. */
+  open(name: string): PointDevice
+  /** Grains changed from `since` up to `until` (a newer point), or up to now. A superset of the truth, bounded (D4). */
+  changedRuns(since: string, until?: string): Run[]
+}

@@ -1,0 +1,332 @@
+/**
+ * Staging: first overwrites of grains that a snapshot still needs are answered before the old content is out of the way.
+ *
+ *   take     whole grains -> staging log (store/staging-log.ts), one append, done: a kill loses nothing, a flush makes it durable
+ *   read     clients see what is staged; everybody below (preserver, views of snapshots) sees live, which is the old content
+ *   apply    in batches, when the log fills or a moment after the last append: preserver (old content durable), then live
+ *   retire   live flushed, then the log's mark: the entries are over
+ *
+ * Order, and what others would lose: live before the preserver is done, and a power cut leaves the snapshot new bytes; the
+ * mark before live is durable, and a power cut loses what was flushed to the log. Until a grain is retired every change of it
+ * goes through the log as well, or waits for `drain`: a replay of its entries would come on top of a write in place.
+ *
+ * Nothing of this is locked. In its stead: whoever changes the set of points or the size holds the whole volume and has
+ * everything drained (`lockWhole`); whoever changes grains in place drains first where they are staged (gate.ts).
+ * A log that is full, slow or broken takes nothing: then writes wait for the preserver themselves.
+ */
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import type { Pending } from '../device/block-device.js'
+import { ENTRY_MAX_BYTES, type StagedEntry, StagingLog } from '../store/staging-log.js'
+import { allSettled, flushNow, type VolumeCore } from './core.js'
+import { planGate } from './gate.js'
+import { BATCH_GRAINS, type Copy, type Preserver } from './preserver.js'
+import type { PointStore } from './point-store.js'
+import type { Run } from './volume-map.js'
+
+/** Appends that come closer together than this are one burst, and wait while there is room. */
+const REST_MS = 50
+/** Beyond this the log must be emptied, burst or not. */
+const FILL_MAX = 0.5
+/** Data of a batch and what stands between it in the log. */
+const BUFFER_BYTES = 4 * 2 ** 20
+
+interface Staged extends StagedEntry {
+  readonly from: number
+  readonly to: number
+}
+
+export class Staging {
+  readonly #core: VolumeCore
+  readonly #preserver: Preserver
+  readonly #store: PointStore
+  #log: StagingLog | undefined
+  /** The newest entry of each grain that has one which is not retired. */
+  readonly #grains = new Map<number, Staged>()
+  /** Entries that are not in their places yet, oldest first, from `#head` on. */
+  #queue: Staged[] = []
+  #head = 0
+  #appliedTo = 0
+  /** Number of the last entry found at open, dropped ones included. */
+  #foundTo = 0
+  #working: Promise<void> | undefined
+  #timer: { cancel(): void } | undefined
+  #refusing = 0
+  #buffer: Buffer | undefined
+
+  constructor(core: VolumeCore, preserver: Preserver, store: PointStore) {
+    this.#core = core
+    this.#store = store
+    this.#preserver = preserver
+  }
+
+  /**
+   * From now on writes are staged, if the log is there; `create`: or can be made. What an earlier process left in it is moved to
+   * its place first. Errors: newer-format, io, no-space.
+   */
+  async open(create: boolean): Promise<void> {
+    if (this.#log) return
+    const found = await this.#store.staged!(create)
+    if (!found) return
+    const { log, entries } = await StagingLog.open(found.device, found)
+    const { grainBytes, map } = this.#core
+    this.#log = log
+    this.#foundTo = log.sequence
+    this.#appliedTo = log.applied
+    for (const entry of entries) {
+      const from = entry.offset / grainBytes
+      const to = from + entry.length / grainBytes
+      // A later record has said that they are no data any more.
+      if (!Number.isInteger(from) || to > map.grains || !map.data.isAll(from, to, true)) continue
+      this.#note({ ...entry, from, to })
+    }
+    if (this.#queue.length > 0) await this.drain()
+    else await log.mark(log.sequence)
+  }
+
+  get started(): boolean { return this.#log !== undefined }
+  /** Nothing is staged: the usual case, and the quick question. */
+  get idle(): boolean { return this.#grains.size === 0 }
+  /** The last `take` is not with the device yet. */
+  get pending(): Promise<void> | undefined { return this.#log?.writing }
+
+  /** Some of grains [from, to) are staged, or were and are not retired. */
+  meets(from: number, to: number): boolean {
+    if (this.#grains.size === 0) return false
+    if (to - from > this.#grains.size) {
+      for (const grain of this.#grains.keys()) if (grain >= from && grain < to) return true
+      return false
+    }
+    for (let grain = from; grain < to; grain++) if (this.#grains.has(grain)) return true
+    return false
+  }
+
+  /** All grains that `meets` knows of; undefined: none. */
+  grains(): GrainBitmap | undefined {
+    if (this.#grains.size === 0) return undefined
+    const grains = new GrainBitmap(this.#core.map.grains)
+    for (const grain of this.#grains.keys()) grains.set(grain, grain + 1)
+    return grains
+  }
+
+  /** True: the write is in the log, and done when `pending` is. All its grains are data; nobody holds a lock on them. */
+  take(offset: number, length: number, data: Buffer, at: number): boolean {
+    const { grainBytes, chain } = this.#core
+    const log = this.#log
+    if (!log || this.#refusing > 0 || this.#preserver.failure || length > ENTRY_MAX_BYTES) return false
+    if (offset % grainBytes !== 0 || length % grainBytes !== 0) return false
+    const from = offset / grainBytes
+    const to = from + length / grainBytes
+    if (chain.unneeded(from, to) && !this.meets(from, to)) return false
+    const address = log.append(offset, data, at, length)
+    if (address === undefined) {
+      this.#begin()
+      return false
+    }
+    this.#note({ sequence: log.sequence, offset, length, address, from, to })
+    this.#core.flushes.changed()
+    this.#wake()
+    return true
+  }
+
+  /** Fills `into` where [offset, offset + length) is staged; `below` does the rest, once for each run of it. */
+  read(offset: number, length: number, into: Buffer, at: number, below: (offset: number, length: number, at: number) => Pending): Pending {
+    const { grainBytes } = this.#core
+    const end = offset + length
+    const pending: Promise<void>[] = []
+    for (let start = offset; start < end;) {
+      const grain = Math.floor(start / grainBytes)
+      const entry = this.#grains.get(grain)
+      let stop = Math.min(end, (grain + 1) * grainBytes)
+      while (stop < end && this.#grains.get(Math.floor(stop / grainBytes)) === entry) stop = Math.min(end, stop + grainBytes)
+      const place = at + start - offset
+      const piece = entry ? this.#readEntry(entry, start, stop - start, into, place) : below(start, stop - start, place)
+      if (piece) pending.push(piece)
+      start = stop
+    }
+    return pending.length > 0 ? allSettled(pending) : undefined
+  }
+
+  /** Everything taken before this call is in its place, durable and retired. Rejects when a disk fails. */
+  async drain(): Promise<void> {
+    const wanted = this.#log?.sequence ?? 0
+    while (this.#log && this.#log.applied < wanted) await this.#begin()
+  }
+
+  /** Nothing is staged when this resolves, and nothing will be before `resume`. */
+  async pause(): Promise<void> {
+    this.#refusing++
+    try {
+      await this.drain()
+    } catch (error) {
+      this.#refusing--
+      throw error
+    }
+  }
+
+  resume(): void { this.#refusing-- }
+
+  /** What was taken is durable. */
+  flush(): Promise<void> | undefined { return this.#log?.flush() }
+
+  async close(): Promise<void> {
+    this.#refusing++
+    this.#timer?.cancel()
+    await this.#working?.catch(() => undefined)
+    await this.#log?.close()
+  }
+
+  #note(entry: Staged): void {
+    for (let grain = entry.from; grain < entry.to; grain++) this.#grains.set(grain, entry)
+    this.#queue.push(entry)
+  }
+
+  /** Inline reads cannot be overtaken; one that comes later may find the log's half used again, and looks anew. */
+  #readEntry(entry: Staged, offset: number, length: number, into: Buffer, at: number): Pending {
+    const pending = this.#log!.read(entry.address + offset - entry.offset, length, into, at)
+    return pending?.then(() => {
+      if (this.#grains.get(Math.floor(offset / this.#core.grainBytes)) === entry) return undefined
+      return this.read(offset, length, into, at, (start, bytes, place) => this.#core.live.read(start, bytes, into, place))
+    })
+  }
+
+  #wake(): void {
+    if (this.#working) return
+    if (this.#log!.fill > FILL_MAX) this.#begin().catch(() => undefined)
+    else this.#timer ??= this.#core.clock.setTimeout(() => {
+      this.#timer = undefined
+      this.#begin().catch(() => undefined)
+    }, REST_MS)
+  }
+
+  #begin(): Promise<void> {
+    this.#timer?.cancel()
+    this.#timer = undefined
+    this.#working ??= this.#work().catch((error: unknown) => {
+      this.#core.logger.warn({ err: error }, 'staged writes could not be moved to their places; will be tried again')
+      throw error
+    }).finally(() => { this.#working = undefined })
+    this.#working.catch(() => undefined)
+    return this.#working
+  }
+
+  async #work(): Promise<void> {
+    const log = this.#log!
+    while (this.#head < this.#queue.length) {
+      await this.#batch()
+      if (log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo) await this.#retire()
+    }
+    await this.#retire()
+  }
+
+  /** The next entries of the queue: their data out of the log in one read, old content away, then to their places. */
+  async #batch(): Promise<void> {
+    const entries = this.#next()
+    const buffer = this.#buffer ??= Buffer.allocUnsafe(BUFFER_BYTES)
+    const first = entries[0].address
+    const last = entries[entries.length - 1]
+    await this.#log!.read(first, last.address + last.length - first, buffer, 0)
+    const grains = entries.flatMap(entry => this.#current(entry)).sort((a, b) => a.grain - b.grain)
+    await this.#secure(runsOf(grains))
+    const { live, grainBytes } = this.#core
+    const pending: Pending[] = []
+    for (let i = 0; i < grains.length;) {
+      const { grain, entry } = grains[i]
+      let end = i + 1
+      while (end < grains.length && grains[end].entry === entry && grains[end].grain === grain + end - i) end++
+      const offset = grain * grainBytes
+      pending.push(live.write(offset, (end - i) * grainBytes, buffer, entry.address - first + offset - entry.offset))
+      i = end
+    }
+    await allSettled(pending)
+    this.#head += entries.length
+    this.#appliedTo = this.#head < this.#queue.length ? last.sequence : Math.max(last.sequence, this.#foundTo)
+    if (this.#head * 2 > this.#queue.length) {
+      this.#queue = this.#queue.slice(this.#head)
+      this.#head = 0
+    }
+  }
+
+  /** At most BATCH_GRAINS, together in the log. */
+  #next(): Staged[] {
+    const entries: Staged[] = []
+    const first = this.#queue[this.#head].address
+    let grains = 0
+    for (let i = this.#head; i < this.#queue.length; i++) {
+      const entry = this.#queue[i]
+      const far = entry.address < first || entry.address + entry.length - first > BUFFER_BYTES
+      if (far || grains + entry.to - entry.from > BATCH_GRAINS) break
+      entries.push(entry)
+      grains += entry.to - entry.from
+    }
+    return entries
+  }
+
+  /** Grains of which this is the newest entry. */
+  #current(entry: Staged): { grain: number, entry: Staged }[] {
+    const found: { grain: number, entry: Staged }[] = []
+    for (let grain = entry.from; grain < entry.to; grain++) {
+      if (this.#grains.get(grain) === entry) found.push({ grain, entry })
+    }
+    return found
+  }
+
+  /** Nothing that a snapshot needs is in these runs afterwards, and they are marked. */
+  async #secure(runs: readonly Run[]): Promise<void> {
+    const { chain, journal } = this.#core
+    for (;;) {
+      const copies: Copy[] = []
+      const extents: Run[] = []
+      let free = true
+      for (const { start, end } of runs) {
+        const plan = planGate(chain, start, end, journal.isDurable)
+        if (plan.rule === 'free') continue
+        free = false
+        copies.push(...plan.copies)
+        extents.push(...plan.extents)
+      }
+      if (free) break
+      await this.#preserver.secure(copies, extents)
+    }
+    for (const { start, end } of runs) chain.mark(start, end)
+  }
+
+  /** What is in its place becomes durable there; then the log may forget it. */
+  async #retire(): Promise<void> {
+    const log = this.#log!
+    const upTo = this.#appliedTo
+    if (upTo > log.applied) {
+      await flushNow(this.#core)
+      await log.mark(upTo)
+      this.#core.flushes.changed()
+    }
+    for (const [grain, { sequence }] of this.#grains) if (sequence <= upTo) this.#grains.delete(grain)
+  }
+}
+
+function runsOf(grains: readonly { readonly grain: number }[]): Run[] {
+  const runs: { start: number, end: number }[] = []
+  for (const { grain } of grains) {
+    const last = runs.at(-1)
+    if (last?.end === grain) last.end++
+    else runs.push({ start: grain, end: grain + 1 })
+  }
+  return runs
+}
+
+/** Holds the whole volume, with nothing staged: for whoever changes its points or its size. Errors: those of the disks. */
+export async function lockWhole(core: VolumeCore): Promise<void> {
+  await core.staging?.pause()
+  try {
+    await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
+  } finally {
+    core.staging?.resume()
+  }
+}
+
+/** For a volume whose points have a place for staging. */
+export async function openStaging(core: VolumeCore, preserver: Preserver, store: PointStore | undefined): Promise<Staging | undefined> {
+  if (!store?.staged) return undefined
+  const staging = new Staging(core, preserver, store)
+  await staging.open(false)
+  return staging
+}
