@@ -6,7 +6,7 @@ import t from 'tap'
 import { GrainBitmap, PAGE_BITS } from '../../native-free/index.js'
 import { FilePool } from '../../src/store/file-pool.js'
 import { PointFolders } from '../../src/store/point-files.js'
-import { POINT_GRAINS_MAX, pointMaps, pointMapsLayout, todoMap } from '../../src/store/point-maps.js'
+import { POINT_GRAINS_MAX, pointMaps, pointMapsLayout, SECTION_BYTES, todoMap } from '../../src/store/point-maps.js'
 import { saveTwins } from '../../src/store/twin-map.js'
 import { mapFileSizeBytes } from '../../src/store/map-file.js'
 import { VolumeFolders } from '../../src/store/volume-files.js'
@@ -66,9 +66,10 @@ t.test('its maps do not get into each other\'s way, and the newest grows', async
 
 t.test('the layout has room for the largest volume, and refuses a larger one', async t => {
   const { sizeBytes, changed, exact } = pointMapsLayout(POINT_GRAINS_MAX, 'snapshot')
+  t.ok(SECTION_BYTES >= mapFileSizeBytes(POINT_GRAINS_MAX))
   const sections = [changed, exact!.owned, exact!.bytes, exact!.lent]
   sections.forEach(({ start, sizeBytes: length }, i) => {
-    t.ok(length / (i === 0 ? 1 : 2) >= mapFileSizeBytes(POINT_GRAINS_MAX))
+    t.equal(length / (i === 0 ? 1 : 2), SECTION_BYTES)
     t.equal(start + length, sections[i + 1]?.start ?? sizeBytes)
   })
   t.same(pointMapsLayout(1, 'snapshot'), pointMapsLayout(POINT_GRAINS_MAX, 'snapshot'), 'fixed places')

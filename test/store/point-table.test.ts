@@ -4,7 +4,10 @@ import { MemoryDisk } from '../../src/device/memory-disk.js'
 import { FaultyDisk } from '../../src/device/faulty-disk.js'
 import { seededRandom } from '../../src/device/random.js'
 import { formatSparseLog, openRecordLog } from '../../src/store/open-record-log.js'
-import { LABELS_MAX, PINS_MAX, SCHEDULE_BYTES_MAX, type PointEntry } from '../../src/store/point-entry.js'
+import {
+  GROUP_VOLUMES_MAX, LABEL_KEY_LENGTH_MAX, LABEL_VALUE_LENGTH_MAX, LABELS_MAX, PIN_OWNER_LENGTH_MAX, PINS_MAX, SCHEDULE_BYTES_MAX,
+  type PointEntry,
+} from '../../src/store/point-entry.js'
 import { GROUPS_MAX, POINTS_MAX, POINTS_PER_VOLUME_MAX } from '../../src/store/point-index.js'
 import { openPointTable, POINTS_BYTES, POINTS_MAGIC, type PointTable } from '../../src/store/point-table.js'
 
@@ -116,6 +119,27 @@ t.test('all or nothing: one thing wrong, and nothing of the change is there', as
   table.judge(good)
   await table.put(good)
   t.strictSame([table.list(V).map(({ seq }) => seq), table.groups()], [[2, 3], []])
+})
+
+t.test('everything at its longest is taken, and nothing longer', async t => {
+  const table = await open(await fresh(POINTS_BYTES))
+  const attempt = (more: number): Promise<void> => {
+    const key = (i: number): string => `${i}`.padEnd(LABEL_KEY_LENGTH_MAX + more, 'k')
+    const labels = Object.fromEntries(Array.from({ length: LABELS_MAX }, (_, i) => [key(i), '\u{1f642}'.repeat(LABEL_VALUE_LENGTH_MAX / 2)]))
+    const pins = Array.from({ length: PINS_MAX }, (_, i) => ({ owner: `${i}`.padEnd(PIN_OWNER_LENGTH_MAX, 'ö'), expiresAt: at }))
+    const volumes = Array.from({ length: GROUP_VOLUMES_MAX }, (_, i) => uuid(i))
+    const schedule = 'x'.repeat(SCHEDULE_BYTES_MAX - 2)
+    return table.put({ points: [point(1, { name: 'n'.repeat(128), labels, pins })], volumes: [{ volume: V, schedule }], groups: [{ name: 'g', volumes }] })
+  }
+  await t.rejects(attempt(1), { code: 'bad-argument' })
+  await attempt(0)
+  const long = [
+    { points: [point(2, { labels: { a: 'x'.repeat(LABEL_VALUE_LENGTH_MAX + 1) } })] },
+    { points: [point(2, { pins: [{ owner: 'x'.repeat(PIN_OWNER_LENGTH_MAX + 1), expiresAt: null }] })] },
+    { groups: [{ name: 'h', volumes: Array.from({ length: GROUP_VOLUMES_MAX + 1 }, (_, i) => uuid(i)) }] },
+    { points: [point(2, { name: 'n'.repeat(129) })] },
+  ]
+  for (const change of long) await t.rejects(table.put(change), { code: 'bad-argument', message: /at most/ })
 })
 
 t.test('names: free for others once the point is being deleted; two may change theirs at once', async t => {
