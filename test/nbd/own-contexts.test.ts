@@ -187,6 +187,22 @@ for (const mode of ['structured', 'extended'] as const) {
   })
 }
 
+t.test('B2 S7: with no memory left a reply is short, never empty: 16 contexts in the connection\'s own 16 KiB', async t => {
+  provider.extra = Array.from({ length: 16 }, (_, i) => `qemu:dirty-bitmap:p${i}`)
+  const { address } = await startServer(t, { provider, limits: { memoryBytes: 3 * 16 * KIB, connections: 1 } })
+  for (const mode of ['structured', 'extended'] as const) {
+    const session = await attach(address, { mode, name: 'one', contexts: provider.extra })
+    const sent = Array.from({ length: 20 }, () => session.send({ type: CMD.BLOCK_STATUS, offset: 0, length: MIB }))
+    for (const { reply } of sent) {
+      const extents = [...(await reply).status.values()].map((list) => list.length)
+      t.equal(extents.length, 16)
+      t.ok(extents.every((count) => count >= 1 && count <= 201))
+    }
+    await session.disconnect()
+    await delay(50)
+  }
+})
+
 t.test('B3: structured: a clean bitmap over 4 PiB is clipped', async t => {
   const huge = new MemoryDisk(4 * 2 ** 50)
   const clean = freezeBitmap([], 4096, huge.sizeBytes)
