@@ -30,14 +30,14 @@ export function lookUpStatus(
   return found.some((extents) => extents instanceof Promise) ? Promise.all(found) : found as Extents[]
 }
 
-/** Writes the reply. Takes as much room as it can get, and at the least one extent of each context. */
+/** Writes the reply, in as much room as it can get. The least is an empty small slab: SELECTED_CONTEXTS_MAX fit that. */
 export function replyStatus(
   outbox: Outbox, style: ReplyStyle, echo: Echo, contexts: readonly BoundContext[], found: readonly Extents[],
 ): void {
   const clipped = style === 'extended' ? found : found.map(clip)
   const headerBytes = chunkHeaderBytes(style)
   const bytes = clipped.reduce((sum, { lengths }) => sum + headerBytes + statusPayloadBytes(style, lengths.length), 0)
-  if (!outbox.reserve(bytes)) outbox.reserveReply(contexts.length * (headerBytes + statusPayloadBytes(style, 1)))
+  if (!outbox.reserve(bytes)) outbox.reserveReply()
   const slab = outbox.slab!
   const share = Math.floor((slab.size - outbox.at) / contexts.length) - headerBytes - statusPayloadBytes(style, 0)
   const entryBytes = statusPayloadBytes(style, 1) - statusPayloadBytes(style, 0)

@@ -10,7 +10,7 @@ import type { ExportHandle, ExportProvider, StatusSource } from './export.js'
 
 /** Most contexts one LIST shows: 1,024 names of 100 bytes are a reply of 130 KiB. Those behind can be selected all the same. */
 export const LISTED_CONTEXTS_MAX = 1024
-/** Most contexts one SET selects (C4): 16 shortest chunks are 900 bytes, and each may cost its provider memory. */
+/** Most contexts one SET selects (C4): 16 shortest chunks are 900 bytes of a small slab; each may cost its provider memory. */
 export const SELECTED_CONTEXTS_MAX = 16
 
 /** What a client selected, before its export is opened. */

@@ -76,9 +76,9 @@ export class Outbox {
     return this.slab !== undefined
   }
 
-  /** Room for the reply of a request that was already executed; never refused. At most 1 KiB: an own slab holds several. */
-  reserveReply(bytes = REPLY_ROOM_BYTES): void {
-    if (this.reserve(bytes)) return
+  /** Room for the reply of a request that was already executed; never refused, at most REPLY_ROOM_BYTES each. */
+  reserveReply(): void {
+    if (this.reserve(REPLY_ROOM_BYTES)) return
     this.slab = this.#allotment.takeOwn() ?? this.#allotment.overdraw()
   }
 
