@@ -14,5 +14,7 @@ export type { ClientInfo, ExportHandle, ExportInfo, ExportProvider, StatusSource
 export type { FrozenBitmap } from './nbd/frozen-bitmap.js'
 export type { NbdServer, ServerOptions, ServerStats } from './nbd/server.js'
 export type { Store } from './volume/open-store.js'
-export type { PointDevice, PointInfo, Snappoints } from './volume/snappoint.js'
 export type { StoreVolume } from './volume/store-volume.js'
+export type {
+  CreatePointOptions, Pin, PointDevice, PointFacts, PointInfo, PointKind, Snappoints,
+} from './volume/snappoint.js'

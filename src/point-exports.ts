@@ -150,5 +150,5 @@ function snapshotsOf(volume: StoreVolume): PointInfo[] {
 
 /** A volume that could not be opened has none. */
 export function pointsOf(volume: StoreVolume): Snappoints | undefined {
-  return volume.problem ? undefined : (volume as { readonly points?: Snappoints }).points
+  return volume.problem ? undefined : volume.points
 }

@@ -35,10 +35,11 @@ export const GRAIN_BYTES_MIN = 4096
 export const GRAIN_BYTES_MAX = 2 ** 20
 const NAME_LENGTH_MAX = 128
 const DESCRIPTION_LENGTH_MAX = 1000
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
-const PLAIN_TEXT = /^[^\u0000-\u001f\u007f]*$/
+export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
+export const PLAIN_TEXT = /^[^\u0000-\u001f\u007f]*$/
 
-const NAME = z.string()
+/** Of volumes, of points and of groups. */
+export const NAME = z.string()
   .min(1, 'a name may not be empty')
   .max(NAME_LENGTH_MAX, `a name has at most ${NAME_LENGTH_MAX} characters`)
   .regex(/^[A-Za-z0-9._-]*$/, "a name consists of letters, digits, '.', '_' and '-'")

@@ -19,6 +19,10 @@
  * A bit that turns from set to clear while a save runs is the caller's care: `save` lets it make durable what cleared it
  * between looking at a page and writing it.
  *
+ * An *exact* map (one of a TwinMap) may err in neither direction, so three things differ: what does not check is named to
+ * the caller and left clear; a directory that did not check keeps saying LOST of its pages until they are saved; and the
+ * slot of every page that becomes mixed is durable before its directory, for it may hold a valid page of an older past.
+ *
  * Arithmetic: 16 TiB in grains of 4 KiB = 131,072 pages = 128 groups; the file is 576 MiB long, all holes but 64 KiB.
  */
 import {
@@ -48,12 +52,21 @@ const IN_FLIGHT_MAX = 32
 type Settle = () => Pending
 const nothing: Settle = () => undefined
 
-interface MapIdentity {
+export interface MapIdentity {
   /** 16 bytes: the volume's uuid. */
   readonly owner: Buffer
   /** For messages. */
   readonly name: string
+  /** Which of the volume's points the map belongs to (its seq); absent or 0: to the volume itself. */
+  readonly point?: number
+  /** Where the device begins in its file: records carry their offset in the file. */
+  readonly base?: number
+  /** Neither too many bits nor too few may be read: see the header. */
+  readonly exact?: boolean
 }
+
+/** What a directory says beside the kinds of pages: what the page held is not known. Readers of version 1 take it as all set. */
+const PAGE_LOST = 3
 
 /** Length of the file for a bitmap of so many grains, bytes. */
 export function mapFileSizeBytes(grains: number): number {
@@ -73,18 +86,32 @@ export class MapFile {
   readonly #identity: MapIdentity
   /** What the directories on disk say, or will when the save that runs is done. */
   #kinds: Uint8Array
+  readonly #point: number
+  readonly #base: number
+  readonly #exact: boolean
   /** A save did not come to its end: which directories are there is unknown. */
   #unsure = false
 
   constructor(device: BlockDevice, identity: MapIdentity, grains: number) {
     this.#device = device
     this.#identity = identity
+    this.#point = identity.point ?? 0
+    this.#base = identity.base ?? 0
+    this.#exact = identity.exact ?? false
     // Until `load` has said better: a save before it must not turn pages it does not know into holes.
-    this.#kinds = new Uint8Array(divCeil(grains, PAGE_BITS)).fill(PAGE_SET)
+    this.#kinds = new Uint8Array(divCeil(grains, PAGE_BITS)).fill(this.#unknown)
   }
 
-  /** Fills `into` (as long as this map) from the device. Returns what did not check and was taken as all set, in words. */
-  async load(into: GrainBitmap): Promise<string[]> {
+  /** What is assumed of a page that does not check. */
+  get #unknown(): number { return this.#exact ? PAGE_LOST : PAGE_SET }
+  /** The same for messages. */
+  get #verdict(): string { return this.#exact ? 'lost' : 'taken as data' }
+
+  /**
+   * Fills `into` (as long as this map) from the device. Returns what did not check, in words; these pages read as all set,
+   * those of an exact map as all clear. `bad` receives their numbers, in no order.
+   */
+  async load(into: GrainBitmap, bad: number[] = []): Promise<string[]> {
     if (into.pageCount !== this.#kinds.length) {
       throw new RangeError(`a bitmap of ${into.pageCount} pages for a map of ${this.#kinds.length}`)
     }
@@ -99,6 +126,7 @@ export class MapFile {
       else for (let page = from; page < to; page++) into.fillPage(page, this.#kinds[page] === PAGE_SET)
     }
     await queue.drain()
+    for (const [page, kind] of this.#kinds.entries()) if (kind === PAGE_LOST) bad.push(page)
     return faults
   }
 
@@ -115,7 +143,7 @@ export class MapFile {
     this.#unsure = true
     for (const page of pages) {
       const kind = from.pageKind(page)
-      slotsFirst ||= kind === PAGE_MIXED && this.#kinds[page] === PAGE_SET
+      slotsFirst ||= kind === PAGE_MIXED && (this.#exact ? this.#kinds[page] !== PAGE_MIXED : this.#kinds[page] === PAGE_SET)
       this.#kinds[page] = kind
       groups.add(Math.floor(page / GROUP_PAGES))
       if (kind !== PAGE_MIXED) continue
@@ -170,14 +198,15 @@ export class MapFile {
     if (at + DIRECTORY_BYTES <= this.#device.sizeBytes) await this.#device.read(at, DIRECTORY_BYTES, sector, 0)
     const kinds = this.#decode(sector, 0, at, TYPE_DIRECTORY, KINDS_BYTES)
     if (typeof kinds === 'string') {
-      faults.push(`${this.#identity.name}: the directory at offset ${at} ${kinds}: all its grains are taken as data`)
-      this.#kinds.fill(PAGE_SET, first, last)
+      const place = `the directory at offset ${this.#base + at}`
+      faults.push(`${this.#identity.name}: ${place} ${kinds}: all its grains are ${this.#verdict}`)
+      this.#kinds.fill(this.#unknown, first, last)
       return
     }
     for (let page = first; page < last; page++) {
       const within = page - first
       const kind = (kinds[within >>> 2] >>> (2 * (within & 3))) & 3
-      this.#kinds[page] = kind === PAGE_CLEAR || kind === PAGE_MIXED ? kind : PAGE_SET
+      this.#kinds[page] = kind === PAGE_LOST ? this.#unknown : kind
     }
   }
 
@@ -192,8 +221,10 @@ export class MapFile {
         into.loadPage(page, bits)
         continue
       }
-      faults.push(`${this.#identity.name}: page ${page} at offset ${addressOf(page)} ${bits}: its grains are taken as data`)
-      into.fillPage(page, true)
+      const place = `page ${page} at offset ${this.#base + addressOf(page)}`
+      faults.push(`${this.#identity.name}: ${place} ${bits}: its grains are ${this.#verdict}`)
+      into.fillPage(page, !this.#exact)
+      if (this.#exact) this.#kinds[page] = PAGE_LOST
     }
   }
 
@@ -232,18 +263,19 @@ export class MapFile {
   }
 
   #encode(address: number, type: number, payload: Buffer, into: Buffer, at: number): void {
-    const place = { magic: MAP_MAGIC, version: MAP_VERSION, owner: this.#identity.owner, address }
-    encodeRecord(place, { type, epoch: 0, sequence: 0, durableSequence: 0 }, payload, into, at)
+    const place = { magic: MAP_MAGIC, version: MAP_VERSION, owner: this.#identity.owner, address: this.#base + address }
+    encodeRecord(place, { type, epoch: this.#point, sequence: 0, durableSequence: 0 }, payload, into, at)
   }
 
   /** The payload, or what is wrong with it. Throws `newer-format`. */
   #decode(bytes: Buffer, at: number, address: number, type: number, payloadBytes: number): Buffer | string {
-    const place = { magic: MAP_MAGIC, version: MAP_VERSION, owner: this.#identity.owner, address }
+    const place = { magic: MAP_MAGIC, version: MAP_VERSION, owner: this.#identity.owner, address: this.#base + address }
     const found = decodeRecord(place, bytes.subarray(0, at + RECORD_HEADER_BYTES + payloadBytes), at)
     if (!found.ok) {
       if (found.reason !== 'version') return WORDS[found.reason]
       throw new NbdeltaError('newer-format', `${this.#identity.name}: written by a newer version of nbdelta`)
     }
+    if (found.epoch !== this.#point) return 'belongs to another point'
     return found.type === type && found.payload.length === payloadBytes ? found.payload : 'is a record of another kind'
   }
 }

@@ -8,6 +8,7 @@
  *   2. RETIRED into the half that does not count. Earlier, it would vouch for a half that is not on the medium yet.
  *   3. the mark.
  */
+import { isZero } from '../../native-free/index.js'
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import {
@@ -16,6 +17,9 @@ import {
 } from './record-log-layout.js'
 import { RecordLog } from './record-log.js'
 import { chooseHalf, holdsLaterEpoch, readHalf, type Choice, type Half } from './record-log-recovery.js'
+
+/** A half is a whole number of these. */
+const STEP_BYTES = 4096
 
 /** What `openRecordLog` found. */
 interface OpenedRecordLog {
@@ -31,6 +35,15 @@ interface OpenedRecordLog {
  * headers, then a flush. Until this is done nothing may refer to the log: a crash leaves something that is not one.
  */
 export async function formatRecordLog(device: BlockDevice, identity: LogIdentity): Promise<void> {
+  await format(device, identity, halfBytesOf(device.sizeBytes))
+}
+
+/** The same of a device that holds zeros already, and writes the headers alone: the log takes space as it grows. */
+export async function formatSparseLog(device: BlockDevice, identity: LogIdentity): Promise<void> {
+  await format(device, identity, RECORDS_AT)
+}
+
+async function format(device: BlockDevice, identity: LogIdentity, writtenBytes: number): Promise<void> {
   const halfBytes = halfBytesOf(device.sizeBytes)
   const epoch = 1
   const opening = headerPayload({ snapshotRecords: 0, halfBytes })
@@ -39,9 +52,9 @@ export async function formatRecordLog(device: BlockDevice, identity: LogIdentity
     encodeRetired(identity, halfBytes, epoch, 1, halfBytes),
   ]
   for (const [index, header] of headers.entries()) {
-    const half = Buffer.alloc(halfBytes)
+    const half = Buffer.alloc(writtenBytes)
     header.copy(half)
-    await device.write(index * halfBytes, halfBytes, half, 0)
+    await device.write(index * halfBytes, writtenBytes, half, 0)
   }
   await device.flush()
 }
@@ -68,8 +81,8 @@ export async function openRecordLog(device: BlockDevice, identity: LogIdentity):
   const wipe = choice.other === 'wipe' || holdsLaterEpoch(identity, bytes[idle], idle * halfBytes, live.epoch)
   const recovery = describe(choice, live, wipe)
   await repair(device, identity, choice, live, wipe)
-  const usedBytes: [number, number] = [halfBytes, halfBytes]
-  usedBytes[choice.live] = live.end
+  const usedBytes: [number, number] = [live.end, live.end]
+  usedBytes[idle] = wipe ? RECORDS_AT : Math.max(RECORDS_AT, usedBytesOf(bytes[idle]))
   const log = new RecordLog(device, identity, {
     half: choice.live, epoch: live.epoch, end: live.end, sequence: live.lastSequence, usedBytes,
   })
@@ -78,6 +91,13 @@ export async function openRecordLog(device: BlockDevice, identity: LogIdentity):
 
 function isBlankHeader(half: Buffer): boolean {
   return half.subarray(0, RECORDS_AT).every(byte => byte === 0)
+}
+
+/** Up to the last byte that is not zero, in steps. */
+function usedBytesOf(half: Buffer): number {
+  let end = half.length
+  while (end > 0 && isZero(half, end - STEP_BYTES, STEP_BYTES)) end -= STEP_BYTES
+  return end
 }
 
 function describe(choice: Choice, live: Half, wipe: boolean): string[] {

@@ -4,35 +4,43 @@
  *   DIR/store.lock      who has the store open
  *   DIR/volumes/        one folder a volume
  *   DIR/catalog.log     which volumes there are
+ *   DIR/points.log      which points these have
  *   DIR/store.id        format version and uuid; it is what makes DIR a store
  *
  * Order: everything else is made and durable before store.id gets its name, by one rename. Were store.id first, a crash
  * would leave a store without a catalog, and nobody could tell it from one whose catalog was lost. So until store.id is
  * there, whatever else lies there was never used and may be made anew; once it is there, nothing may be missing.
+ *
+ * points.log came later: a store of version 1 gets it when it is opened, under another name until it is whole. Before
+ * anything is written into it store.id is raised to version 2, again by one rename: from then on an older nbdelta, which
+ * would overwrite what snapshots need, refuses the store, and points.log may not be missing either.
  */
 import { constants } from 'node:fs'
 import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
-import { decodeRecord, encodeRecord, RECORD_OWNER_BYTES, recordSizeBytes } from '../../native-free/index.js'
+import { decodeRecord, encodeRecord, RECORD_OWNER_BYTES, type RecordPlace, recordSizeBytes } from '../../native-free/index.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import { CATALOG_BYTES, CATALOG_MAGIC } from './catalog.js'
-import { formatRecordLog } from './open-record-log.js'
+import { formatRecordLog, formatSparseLog } from './open-record-log.js'
+import { POINTS_BYTES, POINTS_MAGIC } from './point-table.js'
 
 /** 'NBDS' */
 export const STORE_MAGIC = 0x4e424453
 /** Raised whenever an older nbdelta could misread anything in the store. */
-export const STORE_VERSION = 1
+export const STORE_VERSION = 2
+/** What a store has until it first holds a point, so that an older nbdelta goes on opening it. */
+const PLAIN_VERSION = 1
 const TYPE_IDENTITY = 1
 /** More than this is not a store.id. */
 const IDENTITY_BYTES_MAX = 4096
 /** store.id belongs to nobody: it is what says who is who. */
 const NOBODY = Buffer.alloc(RECORD_OWNER_BYTES)
-const PLACE = { magic: STORE_MAGIC, version: STORE_VERSION, owner: NOBODY, address: 0 }
 
 export const FILES = Object.freeze({
   lock: 'store.lock', identity: 'store.id', identityDraft: 'store.id.new', catalog: 'catalog.log', volumes: 'volumes',
+  points: 'points.log', pointsDraft: 'points.log.new',
 } as const)
 
 const IDENTITY = z.strictObject({ uuid: z.guid(), createdAt: z.iso.datetime() })
@@ -92,8 +100,35 @@ export async function refuseForeignFolder(path: string): Promise<void> {
   }
 }
 
+/** Makes an empty table of points, durable; what an earlier attempt left is replaced. */
+export async function makePoints(path: string, { uuid }: StoreIdentity): Promise<void> {
+  const draft = join(path, FILES.pointsDraft)
+  await rm(draft, { force: true })
+  const disk = await openFileDisk({ path: draft, create: { sizeBytes: POINTS_BYTES } })
+  try {
+    await formatSparseLog(disk, { magic: POINTS_MAGIC, owner: uuidBytes(uuid), name: FILES.points })
+  } finally {
+    await disk.close()
+  }
+  await rename(draft, join(path, FILES.points))
+  await syncFolder(path)
+}
+
+/** Says durably that the store holds, or is about to hold, what only this version understands. */
+export async function raiseVersion(path: string, identity: StoreIdentity): Promise<void> {
+  const draft = join(path, FILES.identityDraft)
+  await writeDurably(draft, encodeIdentity(identity, STORE_VERSION))
+  await rename(draft, join(path, FILES.identity))
+  await syncFolder(path)
+}
+
+export interface FoundIdentity extends StoreIdentity {
+  /** Of the store's format. */
+  readonly version: number
+}
+
 /** The store's identity; undefined where there is none. Errors: damaged, newer-format, denied, io. */
-export async function readIdentity(path: string): Promise<StoreIdentity | undefined> {
+export async function readIdentity(path: string): Promise<FoundIdentity | undefined> {
   const file = join(path, FILES.identity)
   let bytes: Buffer
   try {
@@ -102,7 +137,7 @@ export async function readIdentity(path: string): Promise<StoreIdentity | undefi
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw asNbdeltaError(error, `read ${file}`)
   }
-  const found = bytes.length > IDENTITY_BYTES_MAX ? undefined : decodeRecord(PLACE, bytes, 0)
+  const found = bytes.length > IDENTITY_BYTES_MAX ? undefined : decodeRecord(placeOf(STORE_VERSION), bytes, 0)
   if (found?.ok === false && found.reason === 'version') {
     const hint = 'use the version of nbdelta that wrote it, or a newer one'
     const message = `${path} is a store of format ${bytes.readUInt16BE(4)}; this version knows formats up to ${STORE_VERSION}`
@@ -112,16 +147,20 @@ export async function readIdentity(path: string): Promise<StoreIdentity | undefi
     throw new NbdeltaError('damaged', `${file} does not check: ${found?.ok === false ? found.reason : 'it is something else'}`)
   }
   try {
-    return IDENTITY.parse(JSON.parse(found.payload.toString('utf8')))
+    return { ...IDENTITY.parse(JSON.parse(found.payload.toString('utf8'))), version: found.version }
   } catch (error) {
     throw new NbdeltaError('damaged', `${file} cannot be understood`, { cause: error })
   }
 }
 
-export function encodeIdentity({ uuid, createdAt }: StoreIdentity): Buffer {
+function placeOf(version: number): RecordPlace {
+  return { magic: STORE_MAGIC, version, owner: NOBODY, address: 0 }
+}
+
+export function encodeIdentity({ uuid, createdAt }: StoreIdentity, version = PLAIN_VERSION): Buffer {
   const payload = Buffer.from(JSON.stringify({ uuid, createdAt }))
   const record = Buffer.alloc(recordSizeBytes(payload.length))
-  encodeRecord(PLACE, { type: TYPE_IDENTITY, epoch: 0, sequence: 0, durableSequence: 0 }, payload, record, 0)
+  encodeRecord(placeOf(version), { type: TYPE_IDENTITY, epoch: 0, sequence: 0, durableSequence: 0 }, payload, record, 0)
   return record
 }
 

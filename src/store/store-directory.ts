@@ -2,7 +2,11 @@
  * StoreDirectory: a store on disk, opened: locked, its catalog read, what a crash left behind finished or undone.
  *
  * Order at open: store.id is looked for before anything is touched, so that a mistyped path stays as it was; then the
- * lock; then store.id again, for now it stands still; then the catalog; then the sweep of volumes/.
+ * lock; then store.id again, for now it stands still; then the catalog; then the sweep of volumes/; then the points.
+ *
+ * A volume and its points: entries of points go after their volume is out of the catalog and its folder is gone. Were they
+ * gone first, a crash would bring back a volume without its snapshots. Whatever a crash leaves of them is forgotten at the
+ * next open; entries whose volume still has a folder stay, in case the catalog is the one that lost something.
  */
 import { randomUUID } from 'node:crypto'
 import { type BigIntStats, existsSync } from 'node:fs'
@@ -13,9 +17,12 @@ import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { type FileDisk, openFileDisk } from '../device/file-disk.js'
 import { type Logger, silentLogger } from '../device/logger.js'
 import { type Catalog, type CatalogEntry, openCatalog } from './catalog.js'
+import { PointFolders } from './point-files.js'
+import { openPointTable, type PointTable } from './point-table.js'
 import { lockStore, type StoreLock } from './lock.js'
 import {
-  creationSteps, FILES, readIdentity, refuseForeignFolder, type StoreIdentity, syncFolder, uuidBytes,
+  creationSteps, FILES, type FoundIdentity, makePoints, raiseVersion, readIdentity, refuseForeignFolder, STORE_VERSION,
+  type StoreIdentity, syncFolder, uuidBytes,
 } from './store-creation.js'
 import { VolumeFolders, type VolumeFiles, type VolumeLayout } from './volume-files.js'
 
@@ -45,6 +52,9 @@ interface Parts {
   readonly disk: FileDisk
   readonly catalog: Catalog
   readonly folders: VolumeFolders
+  readonly pointsDisk: FileDisk
+  readonly points: PointTable
+  readonly pointFolders: PointFolders
   readonly recovery: readonly string[]
 }
 
@@ -66,15 +76,20 @@ export async function openStoreDirectory(options: StoreDirectoryOptions): Promis
   try {
     const fresh = (): StoreIdentity => ({ uuid: newUuid(), createdAt: clock.wallTime().toISOString() })
     const identity = await readIdentity(path) ?? await createStore(path, fresh())
-    refuseIncomplete(path)
+    refuseIncomplete(path, identity.version)
     const disk = await openFileDisk({ path: join(path, FILES.catalog) })
     try {
       const { catalog, recovery } = await openCatalog(disk, uuidBytes(identity.uuid), join(path, FILES.catalog))
       const folders = new VolumeFolders(join(path, FILES.volumes))
       const swept = await folders.sweep(catalog)
-      const texts = [...recovery.map(text => `${FILES.catalog}: ${text}`), ...swept]
+      const points = await openPoints(path, identity, catalog, folders)
+      const texts = [...recovery.map(text => `${FILES.catalog}: ${text}`), ...swept, ...points.recovery]
       for (const text of texts) logger.warn({ store: path }, text)
-      return new StoreDirectory({ path, identity, lock, disk, catalog, folders, recovery: texts })
+      const pointFolders = new PointFolders(join(path, FILES.volumes))
+      return new StoreDirectory({
+        path, identity, lock, disk, catalog, folders, recovery: texts,
+        pointsDisk: points.disk, points: points.table, pointFolders,
+      })
     } catch (error) {
       await disk.close()
       throw error
@@ -97,6 +112,8 @@ export class StoreDirectory {
   /** ISO 8601, UTC. */
   readonly createdAt: string
   readonly catalog: Catalog
+  readonly points: PointTable
+  readonly pointFolders: PointFolders
   /** What was repaired at open, in words; it is in the log as well. */
   readonly recovery: readonly string[]
   readonly #parts: Parts
@@ -109,6 +126,8 @@ export class StoreDirectory {
     this.uuid = parts.identity.uuid
     this.createdAt = parts.identity.createdAt
     this.catalog = parts.catalog
+    this.points = parts.points
+    this.pointFolders = parts.pointFolders
     this.recovery = parts.recovery
   }
 
@@ -136,11 +155,11 @@ export class StoreDirectory {
   openVolumeFiles(entry: CatalogEntry): Promise<VolumeFiles> { return this.#parts.folders.open(entry) }
 
   /**
-   * Takes a volume out of the catalog and removes its files, which nobody has open; somebody's own backing stays.
-   * No such volume: done already. Space comes back at once; a crash in between is finished or undone at the next open.
+   * Takes a volume out of the catalog and removes its files, which nobody has open, and its points; somebody's own backing
+   * stays. No such volume: done already. Space comes back at once; a crash in between is finished or undone at the next open.
    */
   async removeVolumeFiles(name: string): Promise<void> {
-    const { catalog, folders } = this.#parts
+    const { catalog, folders, points } = this.#parts
     const uuid = catalog.get(name)?.uuid
     if (uuid === undefined) return
     await folders.markDeleted(uuid)
@@ -151,6 +170,7 @@ export class StoreDirectory {
       throw error
     }
     await folders.removeDeleted(uuid)
+    await points.removeVolume(uuid)
   }
 
   /**
@@ -205,7 +225,9 @@ export class StoreDirectory {
   }
 
   async #close(): Promise<void> {
-    const { catalog, disk, lock } = this.#parts
+    const { catalog, disk, lock, points, pointsDisk } = this.#parts
+    await points.close()
+    await pointsDisk.close()
     await catalog.close()
     await disk.close()
     await lock.release()
@@ -246,19 +268,49 @@ function explainFolder(error: unknown, path: string): NbdeltaError {
   }
 }
 
+interface OpenedPoints {
+  readonly disk: FileDisk
+  readonly table: PointTable
+  readonly recovery: readonly string[]
+}
+
+async function openPoints(
+  path: string, identity: FoundIdentity, catalog: Catalog, folders: VolumeFolders,
+): Promise<OpenedPoints> {
+  const file = join(path, FILES.points)
+  if (!existsSync(file)) await makePoints(path, identity)
+  const disk = await openFileDisk({ path: file })
+  try {
+    const beforeFirst = identity.version < STORE_VERSION ? () => raiseVersion(path, identity) : undefined
+    const opened = await openPointTable(disk, uuidBytes(identity.uuid), file, beforeFirst ? { beforeFirst } : {})
+    const recovery = opened.recovery.map(text => `${FILES.points}: ${text}`)
+    for (const uuid of opened.table.volumes()) {
+      const known = catalog.has(uuid)
+      if (known || await folders.has(uuid)) continue
+      await opened.table.removeVolume(uuid)
+      recovery.push(`volume ${uuid} is gone: its points and what was said of it were forgotten`)
+    }
+    return { disk, table: opened.table, recovery }
+  } catch (error) {
+    await disk.close()
+    throw error
+  }
+}
+
 /** Once store.id is there, nothing may be missing (store-creation.ts). */
-function refuseIncomplete(path: string): void {
-  for (const name of [FILES.catalog, FILES.volumes]) {
+function refuseIncomplete(path: string, version: number): void {
+  const needed = [FILES.catalog, FILES.volumes, ...version >= STORE_VERSION ? [FILES.points] : []]
+  for (const name of needed) {
     if (!existsSync(join(path, name))) throw new NbdeltaError('damaged', `${join(path, name)} is missing from the store`)
   }
 }
 
-async function createStore(path: string, identity: StoreIdentity): Promise<StoreIdentity> {
+async function createStore(path: string, identity: StoreIdentity): Promise<FoundIdentity> {
   await refuseForeignFolder(path)
   try {
     for (const step of creationSteps(path, identity)) await step.run()
   } catch (error) {
     throw asNbdeltaError(error, `create the store ${path}`)
   }
-  return identity
+  return (await readIdentity(path))!
 }

@@ -1,6 +1,6 @@
 /**
  * The files of volumes: DIR/volumes/<uuid>/{live,map,journal}; live is missing where somebody's own file or block device
- * serves instead.
+ * serves instead. What lies there besides, `points` and `todo`, is point-files.ts's; it comes and goes with the folder.
  *
  * A folder's name says where its volume is in its life, and together with the catalog what to do after a crash:
  *
@@ -137,10 +137,12 @@ export class VolumeFolders {
 
   /** Bytes that a volume's own files take on the medium. */
   async allocatedBytes(uuid: string): Promise<number> {
-    const folder = this.#path(uuid)
-    let blocks = 0
-    for (const file of await readdir(folder)) blocks += (await stat(join(folder, file))).blocks
-    return blocks * BLOCK_BYTES
+    return await blocksBelow(this.#path(uuid)) * BLOCK_BYTES
+  }
+
+  /** The volume has a folder, in whatever state. */
+  async has(uuid: string): Promise<boolean> {
+    return (await readdir(this.#root)).some(folder => FOLDER.exec(folder)?.[1] === uuid)
   }
 
   /** Where live is, of a volume that has no backing. */
@@ -156,6 +158,22 @@ export class VolumeFolders {
       throw asNbdeltaError(error, `rename ${from}`)
     }
   }
+}
+
+/** Of all files below a folder. Points may be deleted while this runs: what is gone takes nothing. */
+async function blocksBelow(folder: string): Promise<number> {
+  let blocks = 0
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name)
+    if (entry.isDirectory()) blocks += await blocksBelow(path).catch(ifGone)
+    else blocks += await stat(path).then(found => found.blocks, ifGone)
+  }
+  return blocks
+}
+
+function ifGone(error: NodeJS.ErrnoException): number {
+  if (error.code === 'ENOENT') return 0
+  throw error
 }
 
 type DiskOptions = Parameters<typeof openFileDisk>[0]

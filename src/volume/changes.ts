@@ -16,12 +16,15 @@
 import type { Origin, ZeroMode } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
+import { type Gate, planLending } from './gate.js'
 import type { Checkpointer } from './checkpoint.js'
 import { allSettled, flushNow, type VolumeCore } from './core.js'
 import { runsOf } from './journal.js'
 import type { Reclaimer } from './reclaim.js'
 import { planTrim, planWrite, planZero, shapeOf, type ZeroPlan } from './write-plan.js'
 
+/** Of each kind, in one turn of a trim of a volume with points. */
+const LEND_RUNS = 1024
 /** Zeros are written from here, so many at a time. Not less than the largest grain. */
 const ZEROS = Buffer.alloc(2 ** 20)
 /** A zeroing that must stay allocated looks after so many bytes whether its client is still there. */
@@ -33,18 +36,23 @@ export class Changes {
   readonly #core: VolumeCore
   readonly #reclaimer: Reclaimer
   readonly #checkpointer: Checkpointer
+  readonly #gate: Gate
   /** OPEN records on their way to the medium, by region. */
   readonly #opening = new Map<number, Promise<void>>()
 
-  constructor(parts: { readonly core: VolumeCore, readonly reclaimer: Reclaimer, readonly checkpointer: Checkpointer }) {
+  constructor(parts: {
+    readonly core: VolumeCore, readonly reclaimer: Reclaimer, readonly checkpointer: Checkpointer, readonly gate: Gate
+  }) {
     this.#core = parts.core
     this.#reclaimer = parts.reclaimer
     this.#checkpointer = parts.checkpointer
+    this.#gate = parts.gate
   }
 
   async write(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
     const { map, live, grainBytes, sizeBytes } = this.#core
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
+    await this.#gate.admit(shape.from, shape.to)
     let plan = planWrite(map, shape.from, shape.to)
     if (plan.rule === 'resolve') {
       await this.#reclaimer.relieve()
@@ -74,13 +82,55 @@ export class Changes {
       case 'mark':
         await this.#zerosOverData(offset, Math.min(end, shape.wholeFrom * grainBytes), origin)
         await this.#zerosOverData(Math.max(offset, shape.wholeTo * grainBytes), end, origin)
-        await this.#mark(plan)
+        if (!this.#core.chain.isEmpty) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, true, origin)
+        else await this.#mark(plan)
     }
   }
 
   async trim(offset: number, length: number): Promise<void> {
-    const plan = planTrim(this.#core.map, shapeOf(offset, length, this.#core.grainBytes, this.#core.sizeBytes))
-    if (plan.rule === 'mark') await this.#mark(plan)
+    const shape = shapeOf(offset, length, this.#core.grainBytes, this.#core.sizeBytes)
+    const plan = planTrim(this.#core.map, shape)
+    if (plan.rule !== 'mark') return
+    if (!this.#core.chain.isEmpty) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, false, undefined)
+    else await this.#mark(plan)
+  }
+
+  /**
+   * As `#mark`, of a volume with points: what the newest snapshot needs is lent to it, the rest is stale. Where there is no room
+   * for more stale runs, zeros are written if it `must` read as zeros.
+   */
+  async #lendOrMark(from: number, to: number, must: boolean, origin: Origin | undefined): Promise<void> {
+    const { journal, map, chain, grainBytes, sizeBytes } = this.#core
+    for (let at = from; at < to;) {
+      const { lend, zero, next } = planLending(this.#core, at, to, LEND_RUNS)
+      const { target } = chain
+      if (target && lend.length > 0) {
+        await journal.append('lend', lend, () => {
+          for (const { start, end } of lend) {
+            chain.lend(target, start, end)
+            map.becomeLent(start, end)
+            chain.markLoosely(start, end)
+          }
+        }, target.seq)
+      }
+      const room = map.staleRunsMax - map.stale.size
+      if (zero.length <= room && zero.length > 0) {
+        await journal.append('zero', zero, () => {
+          for (const { start, end } of zero) {
+            map.becomeStale(start, end)
+            chain.markLoosely(start, end)
+          }
+        })
+      } else if (must) {
+        for (const { start, end } of zero) {
+          await this.#zerosOverData(start * grainBytes, Math.min(end * grainBytes, sizeBytes), origin)
+        }
+      }
+      at = next
+      if (at < to) await new Promise<void>(resolve => { setImmediate(resolve) })
+    }
+    this.#reclaimer.wake()
+    this.#checkpointer.wanted()
   }
 
   async #mark({ runs }: Extract<ZeroPlan, { rule: 'mark' }>): Promise<void> {
@@ -112,6 +162,7 @@ export class Changes {
   async #keep(offset: number, end: number, origin: Origin | undefined): Promise<void> {
     const { map, live, journal, grainBytes, sizeBytes } = this.#core
     const { from, to } = shapeOf(offset, end - offset, grainBytes, sizeBytes)
+    await this.#gate.admit(from, to)
     await this.#reclaimer.relieve()
     for (let closed = map.closedHoleRegions(from, to); closed.length > 0; closed = map.closedHoleRegions(from, to)) {
       await this.#openRegions(closed)
@@ -146,6 +197,7 @@ export class Changes {
         continue
       }
       const bytes = Math.min(runEnd - at, ZEROS.length)
+      await this.#gate.admit(grain, Math.ceil((at + bytes) / grainBytes))
       await live.write(at, bytes, ZEROS, 0)
       at += bytes
       sinceYield += bytes

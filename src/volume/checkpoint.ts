@@ -11,6 +11,9 @@
  *      the ZERO record: old bytes beneath a hole, shown by the next write to a part of that grain.
  *   3. rewrite the journal as a snapshot: stale ranges, regions that stay open, ranges kept allocated. Grains that
  *      became data between 2 and 3 may be missing in the pages, so their regions stay open (`touched`).
+ *   Points: their maps are saved between 2 and 3, exact ones in two turns (point-store.ts); before a page is written the
+ *   journal is synced, so that no bit is on disk whose record is not. What happened to them meanwhile (`fresh`) is in
+ *   the snapshot: extents in which something was marked stay hot, grains that were preserved or lent are said again.
  * Cut short anywhere, the old journal still stands over newer pages. Replaying it over them only ever turns a hole into
  * data, never data into a hole: whatever it clears lies in a region that it also opens.
  *
@@ -102,28 +105,36 @@ export class Checkpointer {
 
   async #run(): Promise<void> {
     const { map, mapFile, journal, logger } = this.#core
+    const { chain } = this.#core
     const pages = map.beginCheckpoint()
+    const points = chain.beginCheckpoint()
     try {
       await flushNow(this.#core)
       await mapFile.save(map.data, pages, () => journal.sync())
       await mapFile.flush()
+      for (const [point, dirty] of points) await point.files.save(point, dirty, () => journal.sync())
     } catch (error) {
       map.dirtyAgain(pages)
       map.abandonCheckpoint()
+      chain.abandonCheckpoint(points)
       throw error
     }
     await journal.rewrite(() => this.#snapshot())
     logger.debug({ pages: pages.length, staleRuns: map.stale.size, openRegions: map.open.size }, 'checkpoint')
   }
 
-  /** In the order in which a replay needs them: what is kept is data, what is stale is not. */
+  /**
+   * In the order in which a replay needs them: what is kept is data, what is stale is not, and nothing of that is a change,
+   * which it would be behind the record that says which point is the newest.
+   */
   #snapshot(): LogRecord[] {
-    const { map } = this.#core
+    const { map, chain } = this.#core
     const open = map.endCheckpoint()
     return [
       ...encodeRanges('open', runsOf(open)),
       ...encodeRanges('unstale', map.kept),
       ...encodeRanges('zero', map.stale),
+      ...chain.endCheckpoint(),
     ]
   }
 }

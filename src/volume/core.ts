@@ -8,6 +8,7 @@ import type { GroupFlush } from '../device/group-flush.js'
 import type { Logger } from '../device/logger.js'
 import type { RangeLock } from '../device/range-lock.js'
 import type { MapFile } from '../store/map-file.js'
+import type { Chain } from './chain.js'
 import type { VolumeJournal } from './journal.js'
 import type { Run, VolumeMap } from './volume-map.js'
 
@@ -31,6 +32,8 @@ export interface MetadataDevice extends BlockDevice {
 export interface VolumeCore {
   readonly live: LiveDevice
   readonly map: VolumeMap
+  /** Its points, and what they need of changes. */
+  readonly chain: Chain
   readonly mapFile: MapFile
   readonly journal: VolumeJournal
   readonly mapDevice: MetadataDevice

@@ -11,7 +11,7 @@ import { recordSizeBytes } from '../../native-free/record.js'
 import type { Pending } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { RecordLog } from '../store/record-log.js'
-import { encodeRanges, type JournalKind } from '../store/journal-records.js'
+import { encodeRanges, type JournalKind, rangesSizeBytes } from '../store/journal-records.js'
 import type { LogRecord } from '../store/record-log-layout.js'
 import type { Run } from './volume-map.js'
 
@@ -41,15 +41,22 @@ export class VolumeJournal {
 
   /**
    * Appends one record of at most RANGES_PER_RECORD_MAX ranges; `apply` changes the map once the record is there.
+   * `seq` names the point, in records about one.
    * Rejects with `no-space` where even a checkpoint does not make room; then nothing has changed.
    */
-  append(kind: JournalKind, ranges: readonly Run[], apply: () => void): Pending {
-    const [{ type, payload }, more] = encodeRanges(kind, ranges)
+  append(kind: JournalKind, ranges: readonly Run[], apply: () => void, seq?: number): Pending {
+    const [{ type, payload }, more] = encodeRanges(kind, ranges, seq)
     if (more) throw new Error(`${ranges.length} ranges are more than one record holds`)
     const sizeBytes = recordSizeBytes(payload.length)
     if (this.#log.freeBytes < sizeBytes) return this.#appendLater(type, payload, sizeBytes, apply)
     return this.#appendNow(type, payload, sizeBytes, apply)
   }
+
+  /** Nothing was appended since the last sync. */
+  get isDurable(): boolean { return this.#log.isDurable }
+
+  /** An append of so many ranges goes into the log at once, in the order of the calls. */
+  hasRoomFor(ranges: number): boolean { return this.#log.freeBytes >= rangesSizeBytes(ranges, 'hot') }
 
   /** Everything appended before is durable. */
   sync(): Promise<void> { return this.#log.sync() }

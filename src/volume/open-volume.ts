@@ -1,7 +1,7 @@
 /**
  * Opening one volume over its three devices, and laying down the map and journal of a new one.
  *
- * Order at open: journal (says `damaged` or `newer-format` before anything is touched) -> map file -> replay -> live is
+ * Order at open: journal (says `damaged` or `newer-format` before anything is touched) -> map file -> points -> replay -> live is
  * cut where a crash in a shrink left it too long. Nothing here reads the data: time goes with the map's mixed pages and
  * the journal's records, not with the size.
  */
@@ -16,9 +16,16 @@ import { JOURNAL_MAGIC } from '../store/journal-records.js'
 import { formatMapFile, MapFile, mapFileSizeBytes } from '../store/map-file.js'
 import { formatRecordLog, openRecordLog } from '../store/open-record-log.js'
 import { Checkpointer } from './checkpoint.js'
+import { Chain } from './chain.js'
 import { allSettled, type LiveDevice, type MetadataDevice, type VolumeCore } from './core.js'
 import { ExcessScan } from './excess-scan.js'
+import { Gate } from './gate.js'
 import { VolumeJournal } from './journal.js'
+import { LiveView } from './live-view.js'
+import type { PointStore } from './point-store.js'
+import { loadPoints } from './point-loading.js'
+import { VolumePoints } from './points.js'
+import { Preserver } from './preserver.js'
 import { Reclaimer } from './reclaim.js'
 import { replay, type Recovered } from './recovery.js'
 import { Volume, type VolumeParts } from './volume.js'
@@ -38,6 +45,8 @@ interface OpenVolumeOptions {
   readonly adopted?: boolean
   readonly map: MetadataDevice
   readonly journal: BlockDevice
+  /** Where its snappoints are; without, it has none. */
+  readonly points?: PointStore | undefined
   readonly clock?: Clock
   readonly logger?: Logger
 }
@@ -75,8 +84,11 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   const faults = await mapFile.load(map.data)
   // What was cut off reads as damaged, which is all data; the next checkpoint needs its place again.
   if (missingBytes > 0) await options.map.resize(mapFileSizeBytes(map.grains))
-  const found = replay(map, records, journalName)
-  const notes = [...recovery, ...faults, ...await fitLive(live, sizeBytes, options.adopted ?? false)]
+  const chain = new Chain(map)
+  const pointNotes = options.points ? await loadPoints(options.points, chain, grainBytes, map.grains) : []
+  const found = replay(map, chain, records, journalName)
+  chain.settle()
+  const notes = [...recovery, ...faults, ...pointNotes, ...await fitLive(live, sizeBytes, options.adopted ?? false)]
   const recovered: Recovered = { ...found, notes }
   if (faults.length > 0) map.allDirty()
   if (notes.length > 0 || found.openRegions > 0) logger.warn({ volume: name, ...recovered }, 'volume recovered after a crash')
@@ -86,13 +98,21 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   }, () => clock.now())
   let checkpointer: Checkpointer | undefined
   const core: VolumeCore = {
-    live, map, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
+    live, map, chain, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
     mapDevice: options.map,
     journalDevice: options.journal,
     journal: new VolumeJournal(log, () => checkpointer!.join(), () => flushes.changed()),
   }
   checkpointer = new Checkpointer(core)
-  const parts = { core, checkpointer, reclaimer: new Reclaimer(core), scan: new ExcessScan(core, checkpointer), recovered }
+  const reclaimer = new Reclaimer(core)
+  const view = new LiveView(core)
+  const preserver = new Preserver(core, view, checkpointer)
+  const parts = {
+    core, checkpointer, reclaimer, view, recovered,
+    scan: new ExcessScan(core, checkpointer),
+    gate: new Gate(core, preserver, reclaimer),
+    points: new VolumePoints({ core, checkpointer, reclaimer, view }, options.points),
+  }
   if (faults.length > 0) checkpointer.wanted()
   return parts
 }

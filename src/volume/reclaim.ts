@@ -6,6 +6,8 @@
  *   CLEAR before 2 is durable: a power cut could leave old bytes under a hole, and the next write to a part of such a
  *   grain would show them. CLEAR need not be durable itself: without it the grains are stale still, and reclaimed again.
  *
+ *   With points, ZERO is made durable before 1: it is what marks the grains as changed.
+ *
  * A range is locked from 1 to 3, so a write to it waits for its batch. Ranges that somebody holds are left for later.
  * Batches adapt: long ones are cut, so that no writer waits for much more than BATCH_MS.
  * Where live cannot give space back the ranges stay stale: they read as zeros all the same.
@@ -177,6 +179,7 @@ export class Reclaimer {
     }
     if (batch.length === 0) return
     try {
+      if (!this.#core.chain.isEmpty) await journal.sync()
       for (const run of batch) {
         const { offset, length } = bytesOf(this.#core, run)
         await live.zero(offset, length, { allocate: false, fast: false })
@@ -190,6 +193,7 @@ export class Reclaimer {
 
   async #giveBack(batch: readonly Run[]): Promise<Outcome> {
     const { journal, map } = this.#core
+    if (!this.#core.chain.isEmpty) await journal.sync()
     if (!await this.#punch(batch.map(run => bytesOf(this.#core, run)))) return 'impossible'
     await flushNow(this.#core)
     await journal.append('clear', batch, () => { for (const run of batch) map.becomeHole(run.start, run.end) })

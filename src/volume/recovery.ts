@@ -8,13 +8,24 @@
  * The last step comes last, whatever the order of the records was: a CLEAR record may have been followed by writes into
  * that hole, which an open region does not record.
  *
+ *   points  PRESERVE, PRESERVE_ZERO, LEND: as chain.ts has it; HOT: every grain of the extent counts as changed in that point
+ *           (of a point that is gone, in the next older one), and from here on that point is the newest: it gets the marks
+ *           of every other record. The checkpoint's own records stand before the first HOT and mark nothing.
+ *   at last what is lent is neither data nor stale, whatever else was said of it
+ *
+ * Every record says all of the state of its grains, so it does not matter how much of it the map files know already.
+ *
  * Bound: after a clean close nothing is open. After a crash the excess is the open regions (checkpoint.ts bounds them),
  * it is logged, and excess-scan.ts takes it back. Ranges beyond the size are what a resize cut short leaves; they are dropped.
  */
 import { divCeil } from '../../native-free/integer.js'
 import { IntervalSet } from '../../native-free/interval-set.js'
-import { decodeJournalRecord, type JournalKind, REGION_GRAINS } from '../store/journal-records.js'
+import {
+  decodeJournalRecord, EXTENT_GRAINS, type JournalEntry, type PointJournalKind, REGION_GRAINS,
+} from '../store/journal-records.js'
 import type { LogRecord } from '../store/record-log-layout.js'
+import type { Chain } from './chain.js'
+import type { Point } from './point.js'
 import type { Run, VolumeMap } from './volume-map.js'
 
 export interface Recovered {
@@ -26,19 +37,49 @@ export interface Recovered {
 }
 
 /** Brings `map`, which holds the pages of the map file, up to date. Throws `damaged` or `newer-format`. */
-export function replay(map: VolumeMap, records: readonly LogRecord[], name: string): Omit<Recovered, 'notes'> {
+export function replay(map: VolumeMap, chain: Chain, records: readonly LogRecord[], name: string): Omit<Recovered, 'notes'> {
   const regions = new Set<number>()
   const kept = new IntervalSet()
+  let newest: Point | undefined
   for (const record of records) {
-    const { kind, ranges } = decodeJournalRecord(record, name)
+    const entry = decodeJournalRecord(record, name)
+    const { kind, seq, ranges } = entry
+    if (kind === 'hot') newest = chain.at(seq)
     for (const range of ranges) {
       if (kind === 'open' || kind === 'close') replayRegions(regions, kind, range, divCeil(map.grains, REGION_GRAINS))
-      else replayGrains(map, kept, kind, range)
+      else if (seq !== undefined) replayPoint(map, chain, entry as PointEntry, range, newest)
+      else if (kind !== 'inherited') {
+        replayGrains(map, kept, kind, range)
+        if (kind === 'zero' && newest) chain.markIn(newest, range.start, range.end)
+      }
     }
   }
   map.presumeData([...regions].sort((a, b) => a - b))
+  for (const { start, end } of chain.lentRuns(map.grains)) map.becomeLent(start, end)
   for (const run of kept) map.keep(run.start, run.end)
   return { openRegions: map.open.size, staleRuns: map.stale.size }
+}
+
+type PointEntry = Extract<JournalEntry, { readonly kind: PointJournalKind }>
+
+function replayPoint(map: VolumeMap, chain: Chain, { kind, seq }: PointEntry, range: Run, newest: Point | undefined): void {
+  if (kind === 'hot') {
+    if (newest) chain.markIn(newest, range.start * EXTENT_GRAINS, range.end * EXTENT_GRAINS)
+    return
+  }
+  const point = chain.points.find(other => other.seq === seq)
+  const end = Math.min(range.end, point ? point.owned.length : map.grains)
+  if (range.start >= end) return
+  if (!point) {
+    // Merged into the older one long ago; live never got these grains back.
+    if (kind === 'lend') map.becomeStale(range.start, end)
+  } else if (kind === 'preserve') chain.preserve(point, range.start, end)
+  else if (kind === 'preserveZero') chain.preserveZero(point, range.start, end)
+  else {
+    chain.lend(point, range.start, end)
+    if (range.start < map.grains) map.becomeLent(range.start, Math.min(end, map.grains))
+  }
+  if (newest) chain.markIn(newest, range.start, end)
 }
 
 function replayRegions(regions: Set<number>, kind: 'open' | 'close', range: Run, count: number): void {
@@ -48,7 +89,7 @@ function replayRegions(regions: Set<number>, kind: 'open' | 'close', range: Run,
   }
 }
 
-function replayGrains(map: VolumeMap, kept: IntervalSet, kind: Exclude<JournalKind, 'open' | 'close'>, range: Run): void {
+function replayGrains(map: VolumeMap, kept: IntervalSet, kind: 'zero' | 'clear' | 'unstale', range: Run): void {
   const start = range.start
   const end = Math.min(range.end, map.grains)
   if (start >= end) return

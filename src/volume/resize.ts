@@ -5,7 +5,9 @@
  *            durable -> catalog -> memory. Catalog first, and a crash leaves a volume larger than its live. Without the
  *            checkpoint, ranges that were stale before an earlier shrink would come back and hide new data.
  *   Shrink   catalog -> memory -> live is cut. Live first, and a crash leaves the old size with its end gone. A crash in
- *            between leaves live too long: it is cut at the next open, or before the next growth.
+ *            between leaves live too long: it is cut at the next open, or before the next growth. Before all of it, what
+ *            snapshots need of the end passes the gate like an overwrite; no space for that, and nothing is cut.
+ *   Points   the newest point's changed map grows before the catalog says so: what is not in the file reads as changed.
  *
  * The whole volume is locked meanwhile: requests wait, none fails.
  */
@@ -14,9 +16,15 @@ import { NbdeltaError } from '../device/errors.js'
 import type { Checkpointer } from './checkpoint.js'
 import { flushNow, type VolumeCore } from './core.js'
 import { mapFileSizeBytes } from '../store/map-file.js'
+import type { Gate } from './gate.js'
 import type { Reclaimer } from './reclaim.js'
 
-interface Parts { readonly core: VolumeCore, readonly checkpointer: Checkpointer, readonly reclaimer: Reclaimer }
+interface Parts {
+  readonly core: VolumeCore
+  readonly checkpointer: Checkpointer
+  readonly reclaimer: Reclaimer
+  readonly gate: Gate
+}
 
 /** @param commit makes the new size durable in the catalog */
 export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
@@ -26,6 +34,7 @@ export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () =
     if (sizeBytes === core.sizeBytes) return await commit()
     // It also makes room in the journal, so that nothing below needs another one, which it keeps out.
     await checkpointer.run()
+    if (sizeBytes < core.sizeBytes) await parts.gate.admit(Math.floor(sizeBytes / core.grainBytes), core.map.grains)
     await checkpointer.exclude(() => sizeBytes > core.sizeBytes ? grow(core, sizeBytes, commit) : shrink(core, sizeBytes, commit))
     if (core.map.stale.size > 0) reclaimer.wake()
   } finally {
@@ -53,9 +62,12 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
   if (core.mapDevice.sizeBytes < mapFileSizeBytes(fresh.end)) await core.mapDevice.resize(mapFileSizeBytes(fresh.end))
   await core.mapFile.resize(fresh.end)
   await core.mapFile.flush()
+  const newest = core.chain.newest
+  if (newest && newest.changed.length < fresh.end) await newest.files.resize(fresh.end)
   await commit()
   core.sizeBytes = sizeBytes
   map.resize(fresh.end)
+  core.chain.resize(fresh.end)
   if (stale) map.becomeStale(fresh.start, fresh.end)
 }
 
@@ -69,6 +81,7 @@ async function shrink(core: VolumeCore, sizeBytes: number, commit: () => Promise
   await commit()
   core.sizeBytes = sizeBytes
   core.map.resize(divCeil(sizeBytes, core.grainBytes))
+  core.chain.resize(core.map.grains)
   try {
     await core.mapFile.resize(core.map.grains)
     if (core.live.kind !== 'block') await core.live.resize(sizeBytes)

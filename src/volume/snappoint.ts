@@ -51,13 +51,13 @@ export interface CreatePointOptions {
 /** Content of a snapshot, read-only; it stays as it is whatever happens to the volume. Closing it releases the snapshot. */
 export interface PointDevice extends BlockDevice {
   readonly point: PointInfo
-  /** `qemu:allocation-depth`: states are depths: 0 = unallocated anywhere, 1 = live or this snapshot itself, 2 = next newer, ... */
+  /** `qemu:allocation-depth`: 0 = unallocated anywhere, 1 = this snapshot itself, 2 = the next newer one, ..., at last live. */
   depths(offset: number, length: number, maxExtents: number): Extents
   /** Grains that changed between `since`, an older point of the same volume, and this one, in order, merged. */
   changedRuns(since: string): Iterable<Run>
 }
 
-/** Snappoints of one open volume. All errors are NbdeltaErrors: not-found, exists, bad-argument, busy (pinned, in use), no-space, io. */
+/** Snappoints of one open volume. Errors: not-found, exists, bad-argument, busy (pinned, in use), no-space, flush-failed, io. */
 export interface Snappoints {
   /** Oldest first; points that are being deleted are not in it. */
   list(): readonly PointInfo[]

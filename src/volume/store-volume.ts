@@ -7,6 +7,7 @@
 import type { BlockDevice, BlockSizes, Capabilities, Extents, Pending } from '../device/block-device.js'
 import type { NbdeltaError } from '../device/errors.js'
 import type { CatalogEntry } from '../store/catalog.js'
+import type { Snappoints } from './snappoint.js'
 import { Volume, type VolumeParts } from './volume.js'
 
 export interface StoreVolume extends BlockDevice {
@@ -20,6 +21,8 @@ export interface StoreVolume extends BlockDevice {
   readonly description: string
   /** Why it could not be opened; then every request fails with it. */
   readonly problem: NbdeltaError | undefined
+  /** Its snapshots and bookmarks. */
+  readonly points: Snappoints
   facts(): Promise<StoreVolumeFacts>
 }
 
@@ -78,6 +81,7 @@ export class BrokenStoreVolume implements StoreVolume {
   get createdAt(): string { return this.entry.createdAt }
   get description(): string { return this.entry.description }
 
+  get points(): Snappoints { throw this.problem }
   read(): Pending { throw this.problem }
   write(): Pending { throw this.problem }
   zero(): Pending { throw this.problem }

@@ -3,7 +3,8 @@
  *
  *   data    live may hold bytes here that count: read live          block status 0
  *   stale   live holds bytes here that nobody may see: zeros        block status hole + zero
- *   hole    neither; live itself reads zeros here                   block status hole + zero
+ *   hole    neither; live itself reads zeros here,                  block status hole + zero
+ *           or holds what is lent to a snapshot (chain.ts)
  *
  * Regions are what bounds the work after a crash. The first write into a hole of a region is preceded by a durable
  * OPEN record; until the next checkpoint the region is `open`, and a crash then reads all of it as data (stale
@@ -95,6 +96,12 @@ export class VolumeMap {
   becomeHole(from: number, to: number): void {
     this.#clearData(from, to)
     if (this.stale.size > 0) this.stale.remove(from, to)
+  }
+
+  /** Live's bytes in [from, to) belong to a snapshot from now on (chain.ts); live reads zeros there. */
+  becomeLent(from: number, to: number): void {
+    this.becomeHole(from, to)
+    if (this.kept.size > 0) this.kept.remove(from, to)
   }
 
   /** [from, to) was asked to stay allocated: a scan must not turn it into holes. Data already. */

@@ -1,14 +1,14 @@
 /**
  * Volume: a virtual disk over three devices: live (the bytes), map (which grains may hold data) and journal.
  *
- *     write, zero, trim -> #change, the one gate -> plan (write-plan.ts, pure) -> live, journal, map
- *     read, extents     -> map -> live, or zeros without I/O
+ *     write, zero, trim -> #change -> what points need (gate.ts) -> plan (write-plan.ts, pure) -> live, journal, map
+ *     read, extents     -> live-view.ts -> live, or zeros without I/O
  *
  * Every change of content passes `#change`; nothing else in this file or its neighbours changes what a client reads.
  * (Reclaim, scan and checkpoint are content-neutral: they touch only what reads as zeros before and after.)
  *
- * Hot path: a write whose grains are all data, with nothing in flight, is one bitmap look-up and `live.write`: no
- * promise, closure or object. Reads likewise, whatever is in flight.
+ * Hot path: a write whose grains are all data, with nothing in flight, is one bitmap look-up (two, with points) and
+ * `live.write`: no promise, closure or object. Reads likewise, whatever is in flight.
  *
  * Order (PROTOCOL D1, D5): as soon as one write-class request completes later, overlapping ones queue behind it in order
  * of arrival; a queued one whose client has gone is dropped, a running one ends first.
@@ -28,10 +28,15 @@ import type { GroupFlush } from '../device/group-flush.js'
 import type { RangeLock } from '../device/range-lock.js'
 import { Changes } from './changes.js'
 import type { Checkpointer } from './checkpoint.js'
+import type { Chain } from './chain.js'
 import { allSettled, type LiveDevice, type VolumeCore } from './core.js'
 import type { ExcessScan } from './excess-scan.js'
+import type { Gate } from './gate.js'
+import type { LiveView } from './live-view.js'
+import type { VolumePoints } from './points.js'
 import type { Reclaimer } from './reclaim.js'
 import type { Recovered } from './recovery.js'
+import type { Snappoints } from './snappoint.js'
 import { resizeVolume } from './resize.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
 
@@ -47,6 +52,9 @@ export interface VolumeParts {
   readonly checkpointer: Checkpointer
   readonly reclaimer: Reclaimer
   readonly scan: ExcessScan
+  readonly view: LiveView
+  readonly gate: Gate
+  readonly points: VolumePoints
   readonly recovered: Recovered
 }
 
@@ -77,6 +85,9 @@ export class Volume implements BlockDevice {
   // What the hot path needs, one step away.
   readonly #live: LiveDevice
   readonly #data: GrainBitmap
+  readonly #chain: Chain
+  readonly #gate: Gate
+  readonly #view: LiveView
   readonly #locks: RangeLock
   readonly #flushes: GroupFlush
   #open = true
@@ -91,6 +102,9 @@ export class Volume implements BlockDevice {
     this.#changes = new Changes(parts)
     this.#live = core.live
     this.#data = core.map.data
+    this.#chain = core.chain
+    this.#gate = parts.gate
+    this.#view = parts.view
     this.#locks = core.locks
     this.#flushes = core.flushes
     this.grainBytes = core.grainBytes
@@ -100,14 +114,17 @@ export class Volume implements BlockDevice {
     this.capabilities = Object.freeze({ readOnly: false, trim: true, fastZero: true, rotational })
     if (core.map.stale.size > 0) parts.reclaimer.wake()
     parts.scan.start()
+    parts.points.start()
   }
 
   get sizeBytes(): number { return this.#core.sizeBytes }
+  /** Its snapshots and bookmarks. */
+  get points(): Snappoints { return this.#parts.points }
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
     if (this.#allData(offset, length)) return this.#live.read(offset, length, into, at, origin)
-    return this.#readPieces(offset, length, into, at, origin)
+    return this.#view.read(offset, length, into, at, origin)
   }
 
   write(offset: number, length: number, from: Buffer, at: number, origin?: Origin): Pending {
@@ -137,10 +154,7 @@ export class Volume implements BlockDevice {
 
   zeroRun(offset: number, length: number): number {
     this.#judge(offset, length)
-    const from = Math.floor(offset / this.grainBytes)
-    const runEnd = this.#data.runEnd(from, divCeil(offset + length, this.grainBytes))
-    const bytes = Math.min(runEnd * this.grainBytes, offset + length) - offset
-    return this.#data.get(from) ? bytes : -bytes
+    return this.#view.zeroRun(offset, length)
   }
 
   /** Data is 0; holes and stale grains are hole and zero. Stops early after EXTENTS_MAX runs. */
@@ -162,7 +176,7 @@ export class Volume implements BlockDevice {
    */
   async resize(sizeBytes: number, commit: () => Promise<void>): Promise<void> {
     this.#judgeOpen()
-    await resizeVolume(this.#parts, sizeBytes, commit)
+    await this.#parts.points.inTurn(() => resizeVolume(this.#parts, sizeBytes, commit))
   }
 
   /** From now on every change of content fails with `reason`, until the volume is opened again. Reads and flushes go on. */
@@ -197,34 +211,13 @@ export class Volume implements BlockDevice {
     return this.#closing
   }
 
-  /** Reads what the map says, data from live and zeros from nowhere, the pieces in parallel. */
-  #readPieces(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
-    const end = offset + length
-    const pending: Promise<void>[] = []
-    try {
-      for (let start = offset; start < end;) {
-        const run = this.zeroRun(start, end - start)
-        const bytes = Math.abs(run)
-        const place = at + start - offset
-        const piece = run > 0 ? this.#live.read(start, bytes, into, place, origin) : void into.fill(0, place, place + bytes)
-        if (piece) pending.push(piece)
-        start += bytes
-      }
-    } catch (error) {
-      if (pending.length === 0) throw error
-      // The buffer is the caller's again only when no read fills it any more.
-      pending.push(Promise.reject(error))
-    }
-    return pending.length > 0 ? allSettled(pending) : undefined
-  }
-
   /** The gate: every change of content passes here, in order of arrival where ranges overlap. */
   #change(
     kind: Kind, offset: number, length: number, from: Buffer | undefined, at: number, mode: ZeroMode | undefined, origin?: Origin,
   ): Pending {
     this.#judge(offset, length)
     if (this.#refusal) throw this.#refusal
-    if (kind === 'write' && this.#locks.idle && this.#allData(offset, length)) {
+    if (kind === 'write' && this.#locks.idle && this.#allData(offset, length) && this.#allPlain(offset, length)) {
       const pending = this.#live.write(offset, length, from!, at, origin)
       if (pending !== undefined) return this.#hold(offset, length, pending)
       this.#flushes.changed()
@@ -249,6 +242,10 @@ export class Volume implements BlockDevice {
       return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
     }
     let pending: Pending
+    if (!this.#gate.tryAdmit(first, end)) {
+      this.#locks.unlock(offset, offset + length)
+      return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
+    }
     try {
       if (rule === 'fill') this.#core.map.becomeData(first, end)
       pending = this.#live.write(offset, length, from, at, origin)
@@ -292,8 +289,9 @@ export class Volume implements BlockDevice {
 
   async #close(tidy: boolean): Promise<void> {
     this.#open = false
-    const { core, checkpointer, reclaimer, scan } = this.#parts
+    const { core, checkpointer, reclaimer, scan, points } = this.#parts
     await scan.stop()
+    await points.stop()
     // Everything that was accepted has its turn before this lock is granted; nothing more is accepted.
     await this.#locks.lock(0, Number.MAX_SAFE_INTEGER)
     this.#locks.unlock(0, Number.MAX_SAFE_INTEGER)
@@ -306,7 +304,7 @@ export class Volume implements BlockDevice {
       core.logger.error({ err: error }, 'the volume was closed without a checkpoint; the next open recovers as after a crash')
     } finally {
       await core.journal.close()
-      await allSettled([core.live, core.mapDevice, core.journalDevice].map(device => device.close()))
+      await allSettled([...[core.live, core.mapDevice, core.journalDevice].map(device => device.close()), points.close()])
     }
   }
 
@@ -314,6 +312,15 @@ export class Volume implements BlockDevice {
     const first = Math.floor(offset / this.grainBytes)
     const last = Math.floor((offset + length - 1) / this.grainBytes)
     return first === last ? this.#data.get(first) : this.#data.isAll(first, last + 1, true)
+  }
+
+  /** No snapshot needs what is there, and it is marked as changed already. */
+  #allPlain(offset: number, length: number): boolean {
+    const { plain } = this.#chain
+    if (plain === undefined) return true
+    const first = Math.floor(offset / this.grainBytes)
+    const last = Math.floor((offset + length - 1) / this.grainBytes)
+    return first === last ? plain.get(first) : plain.isAll(first, last + 1, true)
   }
 
   /** The last grain may be short. */

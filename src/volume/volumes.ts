@@ -16,6 +16,7 @@ import { type CatalogEntry, judgeEntry } from '../store/catalog.js'
 import type { StoreDirectory } from '../store/store-directory.js'
 import type { VolumeFiles } from '../store/volume-files.js'
 import type { CreateVolumeOptions } from './options.js'
+import { StorePoints } from './point-disk.js'
 import { BrokenStoreVolume, OpenStoreVolume, type StoreVolume } from './store-volume.js'
 import { formatVolume, JOURNAL_BYTES, openVolumeParts } from './open-volume.js'
 
@@ -199,9 +200,10 @@ export class Volumes {
 
   async #openOn(files: VolumeFiles, entry: CatalogEntry): Promise<OpenStoreVolume> {
     const { uuid, name, sizeBytes, grainBytes, backing } = entry
+    const points = new StorePoints(uuid, grainBytes, this.#directory.points, this.#directory.pointFolders)
     try {
       const parts = await openVolumeParts({
-        uuid, name, sizeBytes, grainBytes, ...files, adopted: backing !== null, clock: this.#clock, logger: this.#logger,
+        uuid, name, sizeBytes, grainBytes, ...files, points, adopted: backing !== null, clock: this.#clock, logger: this.#logger,
       })
       return new OpenStoreVolume(parts, entry)
     } catch (error) {

@@ -1,6 +1,5 @@
 // C10 C11 D3 L1 H7 B14 X5: snapshots as exports, and what the contexts of a volume with points say.
 import t from 'tap'
-import { MemoryDisk } from '../../src/device/memory-disk.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { StoreExports } from '../../src/store-exports.js'
 import { delay } from './support/byte-stream.js'
@@ -242,10 +241,9 @@ t.test('B2: 200,000 runs of a bitmap: frozen and told in pieces while another cl
   t.comment(`attached in ${attachedMs.toFixed(0)} ms, read in ${(performance.now() - began).toFixed(0)} ms, others waited ${worst.toFixed(1)} ms at most`)
 })
 
-t.test('C3: a volume that knows no points has no contexts of its own', async t => {
-  const plain = Object.assign(new MemoryDisk(MIB), { name: 'plain', uuid: 'u', description: '', grainBytes: GRAIN, problem: undefined })
-  const exports = new StoreExports(storeOf(plain as unknown as PointedDisk), () => {})
-  t.strictSame(exports.contexts('plain'), [])
+t.test('C3: a volume without points offers its depth', async t => {
+  const exports = new StoreExports(storeOf(new PointedDisk('plain', MIB)), () => {})
+  t.strictSame(exports.contexts('plain'), [DEPTH])
   t.strictSame(exports.contexts('nope'), [])
   t.strictSame(exports.list().map(({ name }) => name), ['plain'])
 })

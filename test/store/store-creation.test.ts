@@ -8,6 +8,7 @@ import { encodeRecord, recordSizeBytes } from '../../native-free/index.js'
 import { creationSteps, encodeIdentity, FILES, STORE_MAGIC, STORE_VERSION } from '../../src/store/store-creation.js'
 import { openStoreDirectory } from '../../src/store/store-directory.js'
 
+t.setTimeout(120_000)
 const root = mkdtempSync(join(tmpdir(), 'nbdelta-store-'))
 t.teardown(() => rmSync(root, { recursive: true, force: true }))
 let count = 0
@@ -28,7 +29,7 @@ t.test('a new store has the layout, and nobody else may look into it', async t =
   const store = await openStoreDirectory({ path, create: true, newUuid: () => IDENTITY.uuid })
   t.equal(store.uuid, IDENTITY.uuid)
   await store.close()
-  t.strictSame(readdirSync(path).sort(), ['catalog.log', 'store.id', 'store.lock', 'volumes'])
+  t.strictSame(readdirSync(path).sort(), ['catalog.log', 'points.log', 'store.id', 'store.lock', 'volumes'])
   t.equal(statSync(path).mode & 0o777, 0o700)
   for (const file of ['catalog.log', 'store.id', 'store.lock']) t.equal(statSync(join(path, file)).mode & 0o077, 0, file)
   t.ok(await isWhole(path))

@@ -6,6 +6,7 @@ import { ManualClock, MemoryDisk, type Random, seededRandom } from '../../src/de
 import { mapFileSizeBytes } from '../../src/store/map-file.js'
 import type { LiveDevice, MetadataDevice } from '../../src/volume/core.js'
 import { formatVolume, openVolume } from '../../src/volume/open-volume.js'
+import type { PointStore } from '../../src/volume/point-store.js'
 import type { Volume } from '../../src/volume/volume.js'
 
 export const UUID = '00000000-0000-4000-8000-000000000001'
@@ -28,6 +29,7 @@ interface LabOptions {
 
 interface OpenOptions {
   readonly grainBytes?: number
+  readonly points?: PointStore
   readonly clock?: ManualClock
   readonly logger?: Logger
 }

@@ -1,0 +1,49 @@
+/**
+ * LiveView: what live shows at a place, whoever asks: clients, and everybody who needs a grain's old content before it is
+ * overwritten. Data is read from the raw file, all else is zeros without I/O. No range is locked here.
+ */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { divCeil } from '../../native-free/integer.js'
+import type { Origin, Pending } from '../device/block-device.js'
+import { allSettled, type LiveDevice, type VolumeCore } from './core.js'
+
+export class LiveView {
+  readonly #live: LiveDevice
+  readonly #data: GrainBitmap
+  readonly #grainBytes: number
+
+  constructor(core: VolumeCore) {
+    this.#live = core.live
+    this.#data = core.map.data
+    this.#grainBytes = core.grainBytes
+  }
+
+  /** +n: n bytes (at most `length`) from `offset` on may hold data; -n: they read as zeros. */
+  zeroRun(offset: number, length: number): number {
+    const from = Math.floor(offset / this.#grainBytes)
+    const runEnd = this.#data.runEnd(from, divCeil(offset + length, this.#grainBytes))
+    const bytes = Math.min(runEnd * this.#grainBytes, offset + length) - offset
+    return this.#data.get(from) ? bytes : -bytes
+  }
+
+  /** The pieces in parallel. */
+  read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
+    const end = offset + length
+    const pending: Promise<void>[] = []
+    try {
+      for (let start = offset; start < end;) {
+        const run = this.zeroRun(start, end - start)
+        const bytes = Math.abs(run)
+        const place = at + start - offset
+        const piece = run > 0 ? this.#live.read(start, bytes, into, place, origin) : void into.fill(0, place, place + bytes)
+        if (piece) pending.push(piece)
+        start += bytes
+      }
+    } catch (error) {
+      if (pending.length === 0) throw error
+      // The buffer is the caller's again only when no read fills it any more.
+      pending.push(Promise.reject(error))
+    }
+    return pending.length > 0 ? allSettled(pending) : undefined
+  }
+}

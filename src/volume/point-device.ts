@@ -1,0 +1,236 @@
+/**
+ * PointDevice: a snapshot as a read-only BlockDevice.
+ *
+ *   grain -> the first snapshot from this one on that owns it -> its bytes, live's raw bytes (lent), or zeros
+ *         -> nobody owns it: what live shows
+ *
+ * Who owns which grain is looked up once for a page of 32768 grains and remembered, so that reading the hundredth snapshot costs
+ * what reading the first does. What may become wrong meanwhile is asked again at each read, which is one bit:
+ * - live's grains: only the chain's `target` can come to own one;
+ * - whether an owner has the bytes, has lent them or has zeros, is never remembered;
+ * - all else raises `chain.merges`, and everything is looked up anew.
+ *
+ * Reads lock nothing. One that completes later and has read live's file looks again afterwards: if the grain lies elsewhere by
+ * now, it may have read what a client wrote, and reads again.
+ *
+ * Limit: PAGES_MAX pages are remembered, 64 KiB each at most.
+ */
+import { PAGE_BITS } from '../../native-free/grain-bitmap.js'
+import { divCeil } from '../../native-free/integer.js'
+import {
+  assertRange, type BlockSizes, type Capabilities, type Extents, type Origin, type Pending, STATE_HOLE, STATE_ZERO,
+} from '../device/block-device.js'
+import { NbdeltaError } from '../device/errors.js'
+import { ExtentList } from '../device/extent-list.js'
+import { type Place, placeIn } from './chain.js'
+import { allSettled, type VolumeCore } from './core.js'
+import type { LiveView } from './live-view.js'
+import type { Point } from './point.js'
+import type { PointDevice, PointInfo } from './snappoint.js'
+import type { Run } from './volume-map.js'
+
+/** 8 MiB at most; 16 GiB of a volume at grains of 4 KiB. */
+const PAGES_MAX = 128
+const EXTENTS_MAX = 16384
+/** Grains looked at for one piece of an answer. */
+const PIECE_GRAINS_MAX = 2 ** 20
+
+/** By grain of the page: 1 + index in the chain of the owner, 0 = nobody. All of one page alike: a number. */
+type Owners = Uint16Array | 0
+
+export class OpenPointDevice implements PointDevice {
+  readonly capabilities: Capabilities
+  readonly blockSizes: BlockSizes
+  readonly #core: VolumeCore
+  readonly #view: LiveView
+  readonly #point: Point
+  readonly #runs: (since: string, until: Point) => Run[]
+  readonly #pages = new Map<number, Owners>()
+  #merges = -1
+  #lastPage = -1
+  #lastOwners: Owners = 0
+  #open = true
+
+  constructor(core: VolumeCore, view: LiveView, point: Point, runs: (since: string, until: Point) => Run[]) {
+    this.#core = core
+    this.#view = view
+    this.#point = point
+    this.#runs = runs
+    point.users++
+    const { rotational } = core.live.capabilities
+    this.capabilities = Object.freeze({ readOnly: true, trim: false, fastZero: false, rotational })
+    this.blockSizes = Object.freeze({ minimum: 1, preferred: Math.max(4096, core.grainBytes), maximum: 32 * 2 ** 20 })
+  }
+
+  get point(): PointInfo { return this.#point.info }
+  get sizeBytes(): number { return this.#point.info.sizeBytes }
+
+  read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
+    this.#judge(offset, length)
+    const end = offset + length
+    const first = this.#piece(offset, end)
+    if (first === length) return this.#readPiece(offset, length, into, at, origin)
+    const pending: Promise<void>[] = []
+    try {
+      for (let start = offset; start < end;) {
+        const bytes = start === offset ? first : this.#piece(start, end)
+        const reading = this.#readPiece(start, bytes, into, at + start - offset, origin)
+        if (reading) pending.push(reading)
+        start += bytes
+      }
+    } catch (error) {
+      if (pending.length === 0) throw error
+      pending.push(Promise.reject(error))
+    }
+    return pending.length > 0 ? allSettled(pending) : undefined
+  }
+
+  write(): Pending { throw readOnly() }
+  zero(): Pending { throw readOnly() }
+  trim(): Pending { throw readOnly() }
+  flush(): Pending { return undefined }
+
+  zeroRun(offset: number, length: number): number {
+    this.#judge(offset, length)
+    const bytes = this.#piece(offset, offset + length)
+    const grain = Math.floor(offset / this.#core.grainBytes)
+    const place = this.#place(grain)
+    if (place === 'live') return this.#view.zeroRun(offset, bytes)
+    return place === 'zeros' ? -bytes : bytes
+  }
+
+  extents(offset: number, length: number, maxExtents: number): Extents {
+    return this.#list(offset, length, maxExtents, run => run > 0 ? 0 : STATE_HOLE | STATE_ZERO)
+  }
+
+  depths(offset: number, length: number, maxExtents: number): Extents {
+    const snapshots = this.#core.chain.points.filter(point => point.isSnapshot && point.seq >= this.#point.seq)
+    return this.#list(offset, length, maxExtents, (run, grain) => {
+      if (run < 0) return 0
+      const owner = this.#owner(grain)
+      return owner === 0 ? snapshots.length + 1 : 1 + snapshots.indexOf(this.#core.chain.points[owner - 1])
+    })
+  }
+
+  * changedRuns(since: string): Iterable<Run> { yield* this.#runs(since, this.#point) }
+
+  async close(): Promise<void> {
+    if (!this.#open) return
+    this.#open = false
+    this.#point.users--
+    this.#pages.clear()
+  }
+
+  #list(offset: number, length: number, maxExtents: number, state: (run: number, grain: number) => number): Extents {
+    this.#judge(offset, length)
+    const list = new ExtentList(Math.min(maxExtents, EXTENTS_MAX))
+    const end = offset + length
+    for (let at = offset, looks = 0; at < end && looks < EXTENTS_MAX; looks++) {
+      const run = this.zeroRun(at, end - at)
+      if (!list.add(Math.abs(run), state(run, Math.floor(at / this.#core.grainBytes)))) break
+      at += Math.abs(run)
+    }
+    return list
+  }
+
+  /** Bytes from `offset` on that lie in the same place of the same file. */
+  #piece(offset: number, end: number): number {
+    const { grainBytes } = this.#core
+    const first = Math.floor(offset / grainBytes)
+    const last = Math.min(divCeil(end, grainBytes), first + PIECE_GRAINS_MAX)
+    if (first + 1 >= last) return Math.min(end, (first + 1) * grainBytes) - offset
+    const owner = this.#owner(first)
+    const place = this.#placeOf(owner, first)
+    let grain = first + 1
+    while (grain < last && this.#owner(grain) === owner && this.#placeOf(owner, grain) === place) grain++
+    return Math.min(end, grain * grainBytes) - offset
+  }
+
+  #readPiece(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
+    const grain = Math.floor(offset / this.#core.grainBytes)
+    const owner = this.#owner(grain)
+    const place = this.#placeOf(owner, grain)
+    if (place === 'zeros') return void into.fill(0, at, at + length)
+    const { chain, live } = this.#core
+    if (place === 'bytes') return chain.points[owner - 1].files.preserved!.read(offset, length, into, at, origin)
+    const reading = (place === 'lent' ? live : this.#view).read(offset, length, into, at, origin)
+    return reading && this.#lookAgain(reading, owner, place, offset, length, into, at, origin)
+  }
+
+  async #lookAgain(
+    reading: Promise<void>, owner: number, place: Place, offset: number, length: number, into: Buffer, at: number,
+    origin: Origin | undefined,
+  ): Promise<void> {
+    const { grainBytes, chain } = this.#core
+    const { merges } = chain
+    await reading
+    const last = divCeil(offset + length, grainBytes)
+    let same = merges === chain.merges
+    for (let grain = Math.floor(offset / grainBytes); same && grain < last; grain++) {
+      same = this.#owner(grain) === owner && this.#placeOf(owner, grain) === place
+    }
+    if (!same) await this.read(offset, length, into, at, origin)
+  }
+
+  #place(grain: number): Place { return this.#placeOf(this.#owner(grain), grain) }
+
+  #placeOf(owner: number, grain: number): Place {
+    return owner === 0 ? 'live' : placeIn(this.#core.chain.points[owner - 1], grain)
+  }
+
+  /** 1 + index in the chain of the point that owns the grain, 0 if nobody does. */
+  #owner(grain: number): number {
+    const { chain } = this.#core
+    if (this.#merges !== chain.merges) this.#forget()
+    const page = Math.floor(grain / PAGE_BITS)
+    const owners = page === this.#lastPage ? this.#lastOwners : this.#ownersOf(page)
+    const owner = owners === 0 ? 0 : owners[grain - page * PAGE_BITS]
+    if (owner !== 0) return owner
+    const { target } = chain
+    if (!target || grain >= target.owned.length || target.seq < this.#point.seq || !target.owned.get(grain)) return 0
+    return 1 + chain.points.indexOf(target)
+  }
+
+  #forget(): void {
+    this.#pages.clear()
+    this.#lastPage = -1
+    this.#merges = this.#core.chain.merges
+  }
+
+  #ownersOf(page: number): Owners {
+    let owners = this.#pages.get(page)
+    if (owners === undefined) {
+      owners = this.#lookUp(page)
+      if (this.#pages.size >= PAGES_MAX) this.#pages.delete(this.#pages.keys().next().value!)
+      this.#pages.set(page, owners)
+    }
+    this.#lastPage = page
+    this.#lastOwners = owners
+    return owners
+  }
+
+  /** From the newest point to this one: whoever is older is asked first, so it has the last word. */
+  #lookUp(page: number): Owners {
+    const { points } = this.#core.chain
+    const from = page * PAGE_BITS
+    let owners: Owners = 0
+    for (let index = points.length - 1; index >= 0 && points[index].seq >= this.#point.seq; index--) {
+      const { owned } = points[index]
+      const to = Math.min(from + PAGE_BITS, owned.length)
+      for (let at = from < to ? owned.next(from, to, true) : to; at < to;) {
+        const end = owned.runEnd(at, to)
+        if (owners === 0) owners = new Uint16Array(PAGE_BITS)
+        owners.fill(index + 1, at - from, end - from)
+        at = end < to ? owned.next(end, to, true) : to
+      }
+    }
+    return owners
+  }
+
+  #judge(offset: number, length: number): void {
+    if (!this.#open) throw new NbdeltaError('wrong-state', 'the snapshot is closed')
+    assertRange(this, offset, length)
+  }
+}
+
+function readOnly(): NbdeltaError { return new NbdeltaError('read-only', 'a snapshot cannot be written to') }

@@ -1,0 +1,114 @@
+/**
+ * Point: one snappoint of an open volume in memory: its maps, what of them is not on disk yet, and its files.
+ *
+ *   changed   live's content changed between this point and the next   superset; marks in time are the gate's business
+ *   owned     this snapshot itself knows the grain                     exact, and so are
+ *   bytes     owned, its bytes lie in `preserved`
+ *   lent      owned, its bytes still lie in live's file
+ *
+ * Invariants
+ * - bytes and lent are disjoint subsets of owned; a grain that is owned and neither reads as zeros. Bookmarks own nothing.
+ * - Only chain.ts edits the maps: whatever one edit means for the others is in one place.
+ * - `hot`: extents whose HOT record is durable; `heating`: not yet. After a crash all of their grains count as changed.
+ * - While a checkpoint runs, `fresh` holds what it may have missed: the journal's next snapshot repeats it.
+ */
+import { GrainBitmap, PAGE_BITS } from '../../native-free/grain-bitmap.js'
+import { divCeil } from '../../native-free/integer.js'
+import { IntervalSet } from '../../native-free/interval-set.js'
+import type { PointFiles } from './point-store.js'
+import type { PointInfo, PointKind } from './snappoint.js'
+import type { Run } from './volume-map.js'
+
+/** making: not in the table yet; ready; deleting: only older ones still look things up in it. */
+export type PointState = 'making' | 'ready' | 'deleting'
+
+/** What a checkpoint saves of a point. */
+export interface DirtyPages {
+  readonly changed: readonly number[]
+  readonly exact: readonly number[]
+}
+
+/** What happened to a snapshot's grains since a checkpoint began. */
+export interface Fresh {
+  readonly bytes: IntervalSet
+  readonly zero: IntervalSet
+  readonly lent: IntervalSet
+  /** Extents in which something was marked. */
+  readonly extents: IntervalSet
+}
+
+export class Point {
+  readonly seq: number
+  readonly kind: PointKind
+  /** Of the volume at its time. */
+  readonly grains: number
+  readonly files: PointFiles
+  readonly changed: GrainBitmap
+  readonly owned: GrainBitmap
+  readonly bytes: GrainBitmap
+  readonly lent: GrainBitmap
+  readonly hot = new IntervalSet()
+  readonly heating = new IntervalSet()
+  info: PointInfo
+  state: PointState
+  /** Pages of the exact maps that could not be read from either twin: what is there is lost. */
+  readonly damaged = new Set<number>()
+  /** Views that read it. */
+  users = 0
+  fresh: Fresh | undefined
+  readonly #dirtyChanged = new Set<number>()
+  readonly #dirtyExact = new Set<number>()
+
+  /** @param volumeGrains what `changed` covers: of the volume now, if it is the newest */
+  constructor(info: PointInfo, state: PointState, files: PointFiles, grainBytes: number, volumeGrains: number) {
+    this.info = info
+    this.state = state
+    this.files = files
+    this.seq = info.seq
+    this.kind = info.kind
+    this.grains = divCeil(info.sizeBytes, grainBytes)
+    this.changed = new GrainBitmap(Math.max(this.grains, volumeGrains))
+    const known = info.kind === 'snapshot' ? this.grains : 0
+    this.owned = new GrainBitmap(known)
+    this.bytes = new GrainBitmap(known)
+    this.lent = new GrainBitmap(known)
+  }
+
+  get isSnapshot(): boolean { return this.kind === 'snapshot' }
+  get isDirty(): boolean { return this.#dirtyChanged.size > 0 || this.#dirtyExact.size > 0 }
+
+  /** Grains of [from, to) that it can know at all. */
+  reach(from: number, to: number): Run { return { start: from, end: Math.max(from, Math.min(to, this.owned.length)) } }
+
+  noteChanged(from: number, to: number): void { note(this.#dirtyChanged, from, to) }
+  noteExact(from: number, to: number): void { note(this.#dirtyExact, from, to) }
+
+  /** Pages to save; from now on what happens is kept in `fresh` as well. */
+  beginSave(): DirtyPages {
+    this.fresh = { bytes: new IntervalSet(), zero: new IntervalSet(), lent: new IntervalSet(), extents: new IntervalSet() }
+    const pages = { changed: ascending(this.#dirtyChanged), exact: ascending(this.#dirtyExact) }
+    this.#dirtyChanged.clear()
+    this.#dirtyExact.clear()
+    return pages
+  }
+
+  /** All marks are durable but those of extents in which there were new ones meanwhile: these stay hot. */
+  cool(): void {
+    if (!this.fresh) return
+    this.hot.clear()
+    for (const { start, end } of this.fresh.extents) this.hot.add(start, end)
+    this.fresh = undefined
+  }
+
+  /** They were not saved after all. */
+  dirtyAgain({ changed, exact }: DirtyPages): void {
+    for (const page of changed) this.#dirtyChanged.add(page)
+    for (const page of exact) this.#dirtyExact.add(page)
+  }
+}
+
+function note(pages: Set<number>, from: number, to: number): void {
+  for (let page = Math.floor(from / PAGE_BITS); page < divCeil(to, PAGE_BITS); page++) pages.add(page)
+}
+
+function ascending(pages: Set<number>): number[] { return [...pages].sort((a, b) => a - b) }

@@ -1,0 +1,251 @@
+/**
+ * VolumePoints: the snappoints of one open volume, as its owner sees them (snappoint.ts). The chain is chain.ts, making one
+ * point-creation.ts, merging a deleted one point-merge.ts.
+ *
+ * Invariants
+ * - Changes of the set, and resizes, run one after the other (`inTurn`); merging goes on in the background.
+ * - What is listed is in the table, durably. Memory follows the disk.
+ */
+import type { Clock } from '../device/clock.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { LiveView } from './live-view.js'
+import { createPoints, NewPoint } from './point-creation.js'
+import { OpenPointDevice } from './point-device.js'
+import { type MergeParts, PointMerger } from './point-merge.js'
+import type { Point } from './point.js'
+import type { PointRecord, PointStore } from './point-store.js'
+import type { CreatePointOptions, Pin, PointDevice, PointFacts, PointInfo, Snappoints } from './snappoint.js'
+import type { Run } from './volume-map.js'
+
+interface Parts extends MergeParts { readonly view: LiveView }
+/** Runs looked at before others get a turn. */
+const RUNS_AT_ONCE = 4096
+
+export class VolumePoints implements Snappoints {
+  readonly #parts: Parts
+  readonly #store: PointStore | undefined
+  readonly #merger: PointMerger | undefined
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor(parts: Parts, store: PointStore | undefined) {
+    this.#parts = parts
+    this.#store = store
+    this.#merger = store && new PointMerger(parts, store)
+  }
+
+  /** Goes on with what a crash or a close cut short. */
+  start(): void {
+    if (this.#points.some(({ state }) => state === 'deleting')) this.#merger!.wake()
+  }
+
+  async stop(): Promise<void> {
+    await this.#last
+    await this.#merger?.stop()
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#points.map(({ files }) => files.close()))
+  }
+
+  list(): readonly PointInfo[] { return this.#points.filter(({ state }) => state === 'ready').map(({ info }) => info) }
+
+  get(name: string): PointInfo | undefined { return this.#find(name)?.info }
+
+  async facts(name: string): Promise<PointFacts> {
+    const point = this.#known(name)
+    const { chain, grainBytes } = this.#parts.core
+    const changedGrains = point.changed.count()
+    if (!point.isSnapshot) return { exclusiveBytes: 0, referencedBytes: 0, changedGrains }
+    const heir = chain.heirOf(point)
+    let exclusive = 0
+    for (const map of [point.bytes, point.lent]) {
+      await eachRun(map, run => { exclusive += heir ? unowned(heir, run) : run.end - run.start })
+    }
+    return { exclusiveBytes: exclusive * grainBytes, referencedBytes: await this.#referenced(name), changedGrains }
+  }
+
+  create(options: CreatePointOptions): Promise<PointInfo> {
+    return this.inTurn(async () => {
+      const store = this.#needStore()
+      if (this.#find(options.name)) throw new NbdeltaError('exists', `there is a point '${options.name}' already`)
+      const fresh = new NewPoint({ ...this.#parts, store }, options, null)
+      try {
+        await createPoints([fresh], () => store.put([fresh.record], []))
+      } catch (error) {
+        await this.giveUp(fresh)
+        throw error
+      }
+      return fresh.point!.info
+    })
+  }
+
+  /** A point that was taken into the chain, but never confirmed, goes again. */
+  async giveUp({ point }: NewPoint): Promise<void> {
+    // Whether the record that names it is on disk only the next open tells: until then it takes marks, and is not listed.
+    if (!point || this.#store!.inDoubt) return
+    await this.#beginDeletion(point)
+  }
+
+  /** Errors: not-found, busy (pinned, or in use), io. */
+  delete(name: string): Promise<void> {
+    return this.inTurn(async () => {
+      const point = this.#known(name)
+      refusePinned(point.info, this.#parts.core.clock)
+      if (point.users > 0) throw new NbdeltaError('busy', `'${name}' is in use`)
+      await this.#needStore().put([{ ...point.info, deleting: true }], [])
+      await this.#beginDeletion(point)
+    })
+  }
+
+  async settled(): Promise<void> {
+    await this.#last
+    await this.#merger?.settled()
+  }
+
+  rename(name: string, to: string): Promise<PointInfo> {
+    return this.inTurn(async () => {
+      const point = this.#known(name)
+      if (to !== name && this.#find(to)) throw new NbdeltaError('exists', `there is a point '${to}' already`)
+      return this.#put(point, { ...point.info, name: to })
+    })
+  }
+
+  async pin(name: string, pin: Pin): Promise<void> {
+    await this.inTurn(() => {
+      const point = this.#known(name)
+      return this.#put(point, { ...point.info, pins: [...point.info.pins.filter(({ owner }) => owner !== pin.owner), pin] })
+    })
+  }
+
+  async unpin(name: string, owner: string): Promise<void> {
+    await this.inTurn(() => {
+      const point = this.#known(name)
+      return this.#put(point, { ...point.info, pins: point.info.pins.filter(pin => pin.owner !== owner) })
+    })
+  }
+
+  open(name: string): PointDevice {
+    const point = this.#known(name)
+    if (!point.isSnapshot) throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
+    return new OpenPointDevice(this.#parts.core, this.#parts.view, point, (since, until) => this.#runs(since, until))
+  }
+
+  changedRuns(since: string, until?: string): Run[] {
+    return this.#runs(since, until === undefined ? undefined : this.#known(until))
+  }
+
+  /** One after the other, whoever changes the set of points or the size. */
+  inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const running = this.#last.then(change)
+    this.#last = running.catch(() => undefined)
+    return running
+  }
+
+  get #points(): readonly Point[] { return this.#parts.core.chain.points }
+
+  /** OR of the maps from `since` up to, and without, `until`. */
+  #runs(since: string, until: Point | undefined): Run[] {
+    const first = this.#known(since)
+    if (until && until.seq < first.seq) throw new NbdeltaError('bad-argument', `'${until.info.name}' is older than '${since}'`)
+    const points = this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq))
+    const runs: { start: number, end: number }[] = []
+    const limit = until ? until.grains : this.#parts.core.map.grains
+    for (let at = 0; at < limit;) {
+      let start = limit
+      for (const { changed } of points) if (at < changed.length) start = Math.min(start, nextSet(changed, at, limit))
+      if (start >= limit) break
+      let end = start
+      for (let grown = true; grown;) {
+        grown = false
+        for (const { changed } of points) {
+          const stop = Math.min(limit, changed.length)
+          if (end >= stop || !changed.get(end)) continue
+          end = changed.runEnd(end, stop)
+          grown = true
+        }
+      }
+      runs.push({ start, end })
+      at = end
+    }
+    return runs
+  }
+
+  async #put(point: Point, info: PointInfo): Promise<PointInfo> {
+    const record: PointRecord = { ...info, deleting: false }
+    await this.#needStore().put([record], [])
+    point.info = info
+    return info
+  }
+
+  /** Nobody sees it any more. Marks and old content go to the older ones from this instant on. */
+  async #beginDeletion(point: Point): Promise<void> {
+    const { locks, chain } = this.#parts.core
+    await locks.lock(0, Number.MAX_SAFE_INTEGER)
+    point.state = 'deleting'
+    chain.foldMarks(point)
+    chain.refresh()
+    locks.unlock(0, Number.MAX_SAFE_INTEGER)
+    this.#merger!.wake()
+  }
+
+  async #referenced(name: string): Promise<number> {
+    const device = this.open(name)
+    try {
+      let bytes = 0
+      for (let at = 0, looks = 0; at < device.sizeBytes; looks++) {
+        const run = device.zeroRun(at, device.sizeBytes - at)
+        if (run > 0) bytes += run
+        at += Math.abs(run)
+        if (looks % RUNS_AT_ONCE === RUNS_AT_ONCE - 1) await new Promise<void>(resolve => { setImmediate(resolve) })
+      }
+      return bytes
+    } finally {
+      await device.close()
+    }
+  }
+
+  #find(name: string): Point | undefined {
+    return this.#points.find(({ state, info }) => state === 'ready' && info.name === name)
+  }
+
+  #known(name: string): Point {
+    const point = this.#find(name)
+    if (!point) throw new NbdeltaError('not-found', `there is no snapshot or bookmark '${name}'`)
+    return point
+  }
+
+  #needStore(): PointStore {
+    if (!this.#store) throw new NbdeltaError('wrong-state', 'this volume has no place for snapshots')
+    return this.#store
+  }
+}
+
+function refusePinned({ name, pins }: PointInfo, clock: Clock): void {
+  const now = clock.wallTime()
+  const pin = pins.find(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
+  const hint = 'release the pin, or wait until it expires'
+  if (pin) throw new NbdeltaError('busy', `'${name}' is pinned by ${pin.owner}`, { hint })
+}
+
+async function eachRun(map: Point['bytes'], look: (run: Run) => void): Promise<void> {
+  let count = 0
+  for (let start = map.next(0, map.length, true); start < map.length;) {
+    const end = map.runEnd(start, map.length)
+    look({ start, end })
+    start = end < map.length ? map.next(end, map.length, true) : end
+    if (++count % RUNS_AT_ONCE === 0) await new Promise<void>(resolve => { setImmediate(resolve) })
+  }
+}
+
+/** Grains of the run that the heir would not take over. */
+function unowned(heir: Point, run: Run): number {
+  const end = Math.min(run.end, heir.owned.length)
+  const taken = run.start < end ? end - run.start - heir.owned.count(run.start, end) : 0
+  return run.end - run.start - taken
+}
+
+function nextSet(map: Point['changed'], from: number, limit: number): number {
+  const end = Math.min(limit, map.length)
+  const found = map.next(from, end, true)
+  return found < end ? found : limit
+}
