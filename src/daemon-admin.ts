@@ -1,12 +1,13 @@
 /**
  * DaemonAdmin: what the control socket asks for, done over the store and the NBD server.
  *
- * It judges what needs both: a volume with clients is neither deleted nor shrunk. Between that look and the deed a client
- * could attach, so the export is closed to new ones meanwhile.
+ * It judges what needs both: a volume with clients is neither deleted nor shrunk; clients of its snapshots are in the way of
+ * deleting only. Between that look and the deed a client could attach, so the export is closed to new ones meanwhile.
  */
 import { formatSize } from './control/options.js'
 import { Transfers } from './daemon-transfers.js'
 import { NbdeltaError } from './index.js'
+import { volumeNameOf } from './point-exports.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
 import type { Health } from './health.js'
 import type { NbdServer, Store, StoreVolume } from './index.js'
@@ -111,13 +112,13 @@ export class DaemonAdmin implements ServerAdmin {
   async deleteVolume({ name, force, ifExists, dryRun }: Parameters<ServerAdmin['deleteVolume']>[0]): Promise<ActionRow> {
     if (!this.#parts.store.get(name) && ifExists) return { target: name, changed: false, dryRun, steps: [] }
     const { sizeBytes, backing } = this.#get(name)
-    const clients = this.#clientsOf(name)
+    const clients = this.#attachedTo(name).length
     const steps = [...clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : [],
       backing === null ? `delete volume ${name}, ${formatSize(sizeBytes)}` : `forget volume ${name}; ${backing} stays`]
     await this.#closedToNew(name, async () => {
       if (!force) this.#assertUnattached(name, 'delete')
       if (dryRun) return
-      if (this.#clientsOf(name) > 0) await this.#parts.server.closeExport(name, 'hard')
+      for (const each of new Set(this.#attachedTo(name))) await this.#parts.server.closeExport(each, 'hard')
       await this.#parts.store.deleteVolume(name)
       this.#parts.exports.setHidden(name, false)
     })
@@ -199,8 +200,14 @@ export class DaemonAdmin implements ServerAdmin {
 
   #clientsOf(name: string): number { return this.#parts.server.clients().filter(client => client.export === name).length }
 
+  /** What clients of a volume and of its snapshots are attached to, by name of export. */
+  #attachedTo(volumeName: string): string[] {
+    const names = this.#parts.server.clients().flatMap(client => client.export ?? [])
+    return names.filter(name => volumeNameOf(name) === volumeName)
+  }
+
   #assertUnattached(name: string, doing: string): void {
-    const clients = this.#clientsOf(name)
+    const clients = doing === 'delete' ? this.#attachedTo(name).length : this.#clientsOf(name)
     if (clients === 0) return
     throw new NbdeltaError('busy',
       `cannot ${doing} ${name}: ${count(clients, 'client')} ${clients === 1 ? 'is' : 'are'} attached`,

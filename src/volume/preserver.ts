@@ -59,7 +59,7 @@ export class Preserver {
   readonly #view: LiveView
   readonly #checkpointer: Checkpointer
   readonly #waiting: Job[] = []
-  #running: Promise<void> | undefined
+  #working = false
   #buffer: Buffer | undefined
   #failure: NbdeltaError | undefined
 
@@ -79,7 +79,9 @@ export class Preserver {
     const grains = copies.reduce((sum, { run }) => sum + run.end - run.start, 0)
     return new Promise((resolve, reject) => {
       this.#waiting.push({ copies, extents, grains, resolve, reject })
-      this.#running ??= this.#work().finally(() => { this.#running = undefined })
+      if (this.#working) return
+      this.#working = true
+      void this.#work()
     })
   }
 
@@ -95,6 +97,8 @@ export class Preserver {
       }
       await this.#batch(this.#waiting.splice(0, count))
     }
+    // In the same turn as the look at `waiting`: whoever comes later starts it anew.
+    this.#working = false
   }
 
   async #batch(jobs: readonly Job[]): Promise<void> {
