@@ -3,6 +3,8 @@
  * daemon.ts is written against it and nothing else.
  */
 export { openStore } from './volume/open-store.js'
+export { applyDelta, exportDelta, verifyDelta } from './volume/delta.js'
+export { mergeDeltas } from './volume/delta-merge.js'
 export { exportImage, importImage } from './volume/image.js'
 export { createServer } from './nbd/server.js'
 export { openFileDisk } from './device/file-disk.js'
