@@ -36,7 +36,6 @@ import type { LiveView } from './live-view.js'
 import type { VolumePoints } from './points.js'
 import type { Reclaimer } from './reclaim.js'
 import type { Recovered } from './recovery.js'
-import type { Snappoints } from './snappoint.js'
 import { resizeVolume } from './resize.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
 
@@ -119,7 +118,7 @@ export class Volume implements BlockDevice {
 
   get sizeBytes(): number { return this.#core.sizeBytes }
   /** Its snapshots and bookmarks. */
-  get points(): Snappoints { return this.#parts.points }
+  get points(): VolumePoints { return this.#parts.points }
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
