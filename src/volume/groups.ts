@@ -28,12 +28,13 @@ export interface GroupPoint { readonly volume: string, readonly point: PointInfo
 
 interface Member {
   readonly uuid: string
+  readonly name: string
   readonly points: Pick<VolumePoints, 'inTurn' | 'begin' | 'giveUp'>
 }
 
 /** What groups need of the store's volumes. Errors: not-found, and why a volume cannot be opened. */
 interface Members {
-  usable(name: string): Member & { readonly name: string }
+  usable(name: string): Member
   nameOf(uuid: string): string | undefined
 }
 
@@ -49,7 +50,7 @@ export async function createGroupPoints(
   return inTurnOfAll(ordered, async () => {
     const group = randomUUID()
     const fresh = new Map<string, NewPoint>()
-    for (const { uuid, points } of ordered) fresh.set(uuid, points.begin(options, group))
+    for (const member of ordered) fresh.set(member.uuid, begun(member, options, group))
     try {
       await createPoints([...fresh.values()], () => put([...fresh].map(([volume, { record }]) => ({ volume, record }))))
     } catch (error) {
@@ -58,6 +59,16 @@ export async function createGroupPoints(
     }
     return members.map(({ uuid }) => fresh.get(uuid)!.point!.info)
   })
+}
+
+/** Errors say which volume it is. */
+function begun({ name, points }: Member, options: CreatePointOptions, group: string): NewPoint {
+  try {
+    return points.begin(options, group)
+  } catch (error) {
+    if (!(error instanceof NbdeltaError)) throw error
+    throw new NbdeltaError(error.code, `volume ${name}: ${error.message}`, { hint: error.hint, cause: error })
+  }
 }
 
 function inTurnOfAll<T>([first, ...rest]: readonly Member[], work: () => Promise<T>): Promise<T> {
@@ -106,7 +117,7 @@ export class Groups {
     return members.map(({ name }, index) => ({ volume: name, point: points[index] }))
   }
 
-  #memberVolumes(group: string): readonly (Member & { readonly name: string })[] {
+  #memberVolumes(group: string): readonly Member[] {
     const { volumes } = this.get(group)
     if (volumes.length === 0) throw new NbdeltaError('wrong-state', `group '${group}' has no volumes any more`)
     return volumes.map(name => this.#members.usable(name))
