@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz bench coverage clean
+.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz groups bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,6 +35,9 @@ interop-new: deps build ## the real-client tests with a newer Debian's libnbd an
 
 fuzz: build      ## 1,000,000 mutated inputs against the NBD parser (SEED=n INPUTS=n)
 	@$(NODE) dist/test/fuzz/run.js --inputs $(or $(INPUTS),1000000) $(if $(SEED),--seed $(SEED))
+
+groups: build    ## 10,000 group snapshots under dependent writes, and how long 1, 16 and 256 volumes are held
+	@ROUNDS=10000 $(NODE) dist/test/volume/groups.test.js && $(NODE) dist/scripts/group-holds.js
 
 bench: build     ## side by side with nbdkit, qemu-nbd and nbd-server; writes docs/bench-results.md
 	@$(NODE) scripts/deps.mjs bench && $(NODE) dist/scripts/bench/main.js $(BENCH)

@@ -26,7 +26,7 @@ import type { CreatePointOptions } from './snappoint.js'
 import { lockWhole } from './staging.js'
 
 /** Clients of several volumes wait no longer than this for one of them that does not come to rest. */
-const HOLD_MS = 1000
+export const HOLD_MS = 1000
 /** Requests may take what room a checkpoint has made; then one more is tried. */
 const ROOM_ATTEMPTS = 3
 
@@ -54,6 +54,7 @@ export class NewPoint {
   async prepare(): Promise<void> {
     const { core, store } = this.#parts
     const { seq, kind, sizeBytes } = this.record
+    if (kind === 'snapshot') await core.staging?.open(true)
     this.#files = await store.make(seq, kind, sizeBytes)
     await flushNow(core)
   }

@@ -36,9 +36,8 @@ import type { LiveView } from './live-view.js'
 import type { VolumePoints } from './points.js'
 import type { Reclaimer } from './reclaim.js'
 import type { Recovered } from './recovery.js'
-import type { Snappoints } from './snappoint.js'
-import { lockWhole, type Staging } from './staging.js'
 import { resizeVolume } from './resize.js'
+import { lockWhole, type Staging } from './staging.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
 
 /** Runs looked at in one answer of `extents`: 0.4 us each, 7 ms in all; a client asks again for the rest. */
@@ -122,7 +121,7 @@ export class Volume implements BlockDevice {
 
   get sizeBytes(): number { return this.#core.sizeBytes }
   /** Its snapshots and bookmarks. */
-  get points(): Snappoints { return this.#parts.points }
+  get points(): VolumePoints { return this.#parts.points }
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
