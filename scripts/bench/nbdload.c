@@ -6,6 +6,7 @@
  *           --seconds S  [--warm S]  [--think-us N]
  *
  *   MODE  randread randwrite read write    keeps `depth` requests of `bs` bytes in flight on each connection
+ *         firstwrite                       writes each block once, in no order; ends early when all are written
  *         deaf                             sends READs and never reads a reply
  *         trim zero                        one request over the whole export (extended headers), timed
  *
@@ -69,7 +70,8 @@ static struct {
 } opt = { .export = "", .depth = 1, .conns = 1, .bs = 4096, .seconds = 1 };
 
 static uint64_t size_bytes, sequential_at, random_state = 88172645463325252ull;
-static bool writes, sequential;
+static bool writes, sequential, once;
+static uint64_t issued, blocks;
 static char *payload;
 static uint32_t *latencies;   /* in 100 ns */
 static uint64_t latency_count, latency_max, operations;
@@ -197,6 +199,8 @@ static void open_conn(struct conn *c) {
 /* ---- the load ---- */
 
 static uint64_t next_offset(void) {
+  /* An odd factor permutes a power of two. */
+  if (once) return issued++ * 0x9e3779b1u % blocks * opt.bs;
   if (!sequential) return random_u64() % (size_bytes / opt.bs) * opt.bs;
   uint64_t offset = sequential_at;
   sequential_at += opt.bs;
@@ -205,7 +209,7 @@ static uint64_t next_offset(void) {
 }
 
 static void issue(struct conn *c, uint64_t t) {
-  while (c->idle_count > 0) {
+  while (c->idle_count > 0 && !(once && issued >= blocks)) {
     uint32_t slot = c->idle[--c->idle_count];
     c->requests[slot] = (struct request){
       .magic = htonl(REQUEST_MAGIC), .type = htons(writes ? CMD_WRITE : CMD_READ), .cookie = htobe64(slot),
@@ -386,12 +390,14 @@ int main(int count, char **values) {
     return 0;
   }
   writes = strstr(opt.mode, "write") != NULL;
-  sequential = strncmp(opt.mode, "rand", 4) != 0;
+  once = strcmp(opt.mode, "firstwrite") == 0;
+  sequential = !once && strncmp(opt.mode, "rand", 4) != 0;
   payload = need(1, opt.bs);
   for (uint32_t i = 0; i < opt.bs; i++) payload[i] = random_u64();
   latencies = need(LATENCIES_MAX, sizeof *latencies);
   struct conn *conns = need(opt.conns, sizeof *conns);
   for (int i = 0; i < opt.conns; i++) open_conn(&conns[i]);
+  for (blocks = 1; blocks * 2 * opt.bs <= size_bytes;) blocks *= 2;
   if (opt.bs > size_bytes) die("the export has only %llu bytes", (unsigned long long)size_bytes);
   if (opt.warm > 0) run(conns, opt.warm);
   await_line();

@@ -65,13 +65,20 @@ function comparisonTable(title: string, names: readonly string[], results: Resul
     `| --- | ${sides.map(() => '---').join(' | ')} | --- | --- |`, ...rows, ''].join('\n')
 }
 
+function isMet({ value, limit, floor }: Figure): boolean {
+  return limit === undefined ? value >= floor! : value <= limit
+}
+
 function specialTable(results: Results): string {
-  const goalText = ({ value, unit, limit }: Figure): string =>
-    limit === undefined ? '' : `${value <= limit ? 'met' : '**missed**'} (<= ${limit} ${unit})`
+  const goalText = (figure: Figure): string => {
+    const { unit, limit, floor } = figure
+    if (limit === undefined && floor === undefined) return ''
+    return `${isMet(figure) ? 'met' : '**missed**'} (${limit === undefined ? `>= ${floor}` : `<= ${limit}`} ${unit})`
+  }
   const rows = Object.entries(results.specials).flatMap(([name, { figures }]) => figures.map(figure =>
-    `| ${name} | ${figure.what} | ${number(figure.value, figure.value < 100 ? 1 : 0)} ${figure.unit} | ${goalText(figure)} |`))
+    `| ${name} | ${figure.what} | ${number(figure.value, figure.value < 10 ? 2 : figure.value < 100 ? 1 : 0)} ${figure.unit} | ${goalText(figure)} |`))
   if (rows.length === 0) return ''
-  return ['## nbdelta alone', '', '| measurement | what | value | goal |', '| --- | --- | --- | --- |', ...rows, ''].join('\n')
+  return ['## Other measurements', '', '| measurement | what | value | goal |', '| --- | --- | --- | --- |', ...rows, ''].join('\n')
 }
 
 function versionOf(command: readonly string[]): string {
@@ -110,8 +117,9 @@ function setup(): string {
 export function renderReport(results: Results): string {
   const names = Object.keys(results.comparisons)
   const verdicts = names.flatMap(name => judge(name, results.comparisons[name]!))
-  const limited = Object.values(results.specials).flatMap(special => special.figures).filter(figure => figure.limit !== undefined)
-  const met = verdicts.filter(verdict => verdict.met).length + limited.filter(figure => figure.value <= figure.limit!).length
+  const limited = Object.values(results.specials).flatMap(special => special.figures)
+    .filter(({ limit, floor }) => limit !== undefined || floor !== undefined)
+  const met = verdicts.filter(verdict => verdict.met).length + limited.filter(isMet).length
   const small = names.filter(name => !isStream(parseWorkload(name)))
   const streams = names.filter(name => isStream(parseWorkload(name)))
   const when = [...Object.values(results.comparisons), ...Object.values(results.specials)].map(one => one.when).sort()

@@ -14,12 +14,13 @@ export interface Comparison {
   readonly samples: Readonly<Record<string, readonly (Sample | null)[]>>
 }
 
-/** One figure of nbdelta alone; `limit` is what it must stay at or below. */
+/** One figure of nbdelta alone; `limit` is what it must stay at or below, `floor` at or above. */
 export interface Figure {
   readonly what: string
   readonly value: number
   readonly unit: string
   readonly limit?: number
+  readonly floor?: number
 }
 export interface Special {
   readonly when: string

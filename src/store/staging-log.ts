@@ -93,7 +93,7 @@ export class StagingLog {
     this.#unseal()
   }
 
-  /** Opens what lies on `device`, zeros at first. Returns the entries that are not applied, in order. Errors: newer-format, io. */
+  /** Opens what lies on `device`, zeros at first. Returns the entries that are not applied. Errors: newer-format, io. */
   static async open(device: BlockDevice, identity: Identity): Promise<{ log: StagingLog, entries: StagedEntry[] }> {
     const marks = [await readMark(device, identity, 0), await readMark(device, identity, 1)]
     const applied = Math.max(...marks.map(mark => mark?.applied ?? 0))

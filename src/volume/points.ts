@@ -154,7 +154,8 @@ export class VolumePoints implements Snappoints {
   #runs(since: string, until: Point | undefined): Run[] {
     const first = this.#known(since)
     if (until && until.seq < first.seq) throw new NbdeltaError('bad-argument', `'${until.info.name}' is older than '${since}'`)
-    const points: { readonly changed: GrainBitmap }[] = this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq))
+    const points: { readonly changed: GrainBitmap }[] =
+      this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq))
     // What is staged is marked only when it is moved to its place.
     const staged = until ? undefined : this.#parts.core.staging?.grains()
     if (staged) points.push({ changed: staged })

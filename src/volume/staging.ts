@@ -30,6 +30,9 @@ const FILL_MAX = 0.5
 /** Data of a batch and what stands between it in the log. */
 const BUFFER_BYTES = 4 * 2 ** 20
 
+/** Reads [offset, offset + length) of what is not staged to `at` of the reader's buffer. */
+type Below = (offset: number, length: number, at: number) => Pending
+
 interface Staged extends StagedEntry {
   readonly from: number
   readonly to: number
@@ -129,7 +132,7 @@ export class Staging {
   }
 
   /** Fills `into` where [offset, offset + length) is staged; `below` does the rest, once for each run of it. */
-  read(offset: number, length: number, into: Buffer, at: number, below: (offset: number, length: number, at: number) => Pending): Pending {
+  read(offset: number, length: number, into: Buffer, at: number, below: Below): Pending {
     const { grainBytes } = this.#core
     const end = offset + length
     const pending: Promise<void>[] = []
@@ -324,7 +327,9 @@ export async function lockWhole(core: VolumeCore): Promise<void> {
 }
 
 /** For a volume whose points have a place for staging. */
-export async function openStaging(core: VolumeCore, preserver: Preserver, store: PointStore | undefined): Promise<Staging | undefined> {
+export async function openStaging(
+  core: VolumeCore, preserver: Preserver, store: PointStore | undefined,
+): Promise<Staging | undefined> {
   if (!store?.staged) return undefined
   const staging = new Staging(core, preserver, store)
   await staging.open(false)

@@ -126,7 +126,8 @@ export class Volume implements BlockDevice {
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
     if (this.#staging && !this.#staging.idle) {
-      return this.#staging.read(offset, length, into, at, (start, bytes, place) => this.#readBelow(start, bytes, into, place, origin))
+      return this.#staging.read(offset, length, into, at,
+        (start, bytes, place) => this.#readBelow(start, bytes, into, place, origin))
     }
     return this.#readBelow(offset, length, into, at, origin)
   }
