@@ -149,6 +149,18 @@ export async function pointsStep(lab: PointsLab): Promise<void> {
   }
 }
 
+/** A trim, and what is written over it at once, while no extent is hot and the region is open: the trim's record is the only mark. */
+export async function looseStep(lab: PointsLab): Promise<void> {
+  const from = lab.random(3)
+  await lab.write(from * GRAIN, 2 * GRAIN)
+  await lab.flush()
+  await lab.wait(11_000)
+  await lab.write(6 * GRAIN, 512)
+  await lab.create('bookmark')
+  await lab.trim(from, 1 + lab.random(2))
+  await lab.write(from * GRAIN + 512, 1024)
+}
+
 /** A client that goes on while checkpoints, reclaim and merges run on slow disks: they meet between any two steps of each other. */
 export async function pointsRacesStep(lab: PointsLab): Promise<void> {
   const client = async (): Promise<void> => {
