@@ -148,6 +148,22 @@ export async function pointsStep(lab: PointsLab): Promise<void> {
   }
 }
 
+/** A client that goes on while checkpoints, reclaim and merges run on slow disks: they meet between any two steps of each other. */
+export async function pointsRacesStep(lab: PointsLab): Promise<void> {
+  const client = async (): Promise<void> => {
+    for (let i = 0; i < 6; i++) {
+      for (let turns = lab.random(6); turns > 0; turns--) await new Promise(resolve => { setImmediate(resolve) })
+      const roll = lab.random(10)
+      const [from, count] = lab.grains()
+      if (roll < 5) await lab.write(from * GRAIN + lab.random(4) * 512, Math.min(count * GRAIN - 2048, (1 + lab.random(16)) * 512))
+      else if (roll < 7) await lab.trim(from, count)
+      else if (roll < 9) await lab.create(lab.random(3) === 0 ? 'bookmark' : 'snapshot')
+      else await lab.delete()
+    }
+  }
+  await Promise.all([client(), (async () => { for (const ms of [30, 5500, 5500]) await lab.wait(ms) })()])
+}
+
 const BAD_MAX = 3
 type State = CrashState<PointsName, Note>
 
