@@ -25,7 +25,7 @@ import type { PointFiles, PointRecord, PointStore } from './point-store.js'
 import type { CreatePointOptions } from './snappoint.js'
 
 /** Clients of several volumes wait no longer than this for one of them that does not come to rest. */
-export const HOLD_MS = 1000
+const HOLD_MS = 1000
 /** Requests may take what room a checkpoint has made; then one more is tried. */
 const ROOM_ATTEMPTS = 3
 
@@ -56,6 +56,12 @@ export class NewPoint {
     this.#files = await store.make(seq, kind, sizeBytes)
     await flushNow(core)
   }
+
+  /** By the monotonic clock. */
+  get now(): number { return this.#parts.core.clock.now() }
+
+  /** Calls back after that time. */
+  after(ms: number, run: () => void): { cancel(): void } { return this.#parts.core.clock.setTimeout(run, ms) }
 
   lock(): Promise<void> { return Promise.resolve(this.#parts.core.locks.lock(0, Number.MAX_SAFE_INTEGER)) }
   unlock(): void { this.#parts.core.locks.unlock(0, Number.MAX_SAFE_INTEGER) }
@@ -116,12 +122,33 @@ export async function createPoints(points: readonly NewPoint[], put: () => Promi
   for (const point of points) point.confirm()
 }
 
+/** The lock, or `busy` when the hold has gone on for HOLD_MS: then the lock is given back as soon as it comes. */
+async function holdFor(point: NewPoint, sinceMs: number): Promise<void> {
+  const locked = point.lock()
+  let late = false
+  let timer: { cancel(): void } | undefined
+  const ended = new Promise<never>((_, reject) => {
+    timer = point.after(Math.max(0, sinceMs + HOLD_MS - point.now), () => {
+      late = true
+      reject(new NbdeltaError('busy', 'a volume did not come to rest in time', { hint: 'try again' }))
+    })
+  })
+  const whenLate = (): void => { if (late) point.unlock() }
+  locked.then(whenLate, whenLate)
+  try {
+    await Promise.race([locked, ended])
+  } finally {
+    timer?.cancel()
+  }
+}
+
 async function takeAll(points: readonly NewPoint[]): Promise<void> {
   for (let attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
     const held: NewPoint[] = []
     try {
+      const sinceMs = points[0].now
       for (const point of points) {
-        await point.lock()
+        await holdFor(point, sinceMs)
         held.push(point)
       }
       if (points.every(({ hasRoom }) => hasRoom)) {

@@ -81,17 +81,21 @@ export class PointDisk implements PointFiles {
   close(): Promise<void> { return this.#close() }
 }
 
+/** Of PointFolders, what is needed here. */
+type Folders = Pick<PointFolders,
+  'list' | 'make' | 'open' | 'identity' | 'markDeleted' | 'removeDeleted' | 'removeUnfinished'>
+
 /** The points of one volume in an open store. */
 export class StorePoints implements PointStore {
   readonly #volume: string
   readonly #grainBytes: number
   readonly #table: PointTable
-  readonly #folders: PointFolders
+  readonly #folders: Folders
   /** The highest number of a folder that was found. */
   #highest = 0
 
   /** @param volume its uuid */
-  constructor(volume: string, grainBytes: number, table: PointTable, folders: PointFolders) {
+  constructor(volume: string, grainBytes: number, table: PointTable, folders: Folders) {
     this.#volume = volume
     this.#grainBytes = grainBytes
     this.#table = table

@@ -29,7 +29,7 @@ import type { Run } from './volume-map.js'
 /** In one batch. */
 export const BATCH_GRAINS = 512
 /** Extents that count as changed after a crash, at most: 16 GiB at grains of 4 KiB. */
-export const HOT_MAX = 4096
+const HOT_MAX = 4096
 /** Ranges that a checkpoint may have to repeat: 256 KiB of the journal's snapshot. */
 const FRESH_RANGES_MAX = 16384
 const BUFFER_BYTES = 4 * 2 ** 20

@@ -32,7 +32,7 @@ export type Array3 = DiskArray<Name, Note>
 interface Version { readonly op: number, readonly content: Buffer }
 
 /** What a window of the volume held after each operation. */
-class History {
+export class History {
   readonly versions: Version[][]
   readonly #now: Buffer
 
@@ -273,11 +273,13 @@ async function judgeState(
   if (notes.length > 0) throw new Error(`an open after a clean close recovered something: ${notes.join('; ')}`)
 }
 
-function judgeContent(history: History, found: Buffer, { kind, notes }: State): void {
+export function judgeContent(
+  history: History, found: Buffer, { kind, notes }: { readonly kind: 'kill' | 'power', readonly notes: readonly unknown[] },
+): void {
   let flushed = 0
   let issued = -1
   const running = new Set<number>()
-  for (const note of notes) {
+  for (const note of notes as readonly Note[]) {
     if (note.kind === 'issued') {
       issued = Math.max(issued, note.op)
       running.add(note.op)

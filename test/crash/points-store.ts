@@ -1,0 +1,105 @@
+/** The points of a volume on disks of a DiskArray: table, folders, maps and preserved grains, as a store has them in files. */
+import type { BlockDevice } from '../../src/device/block-device.js'
+import { SliceDevice } from '../../src/device/slice.js'
+import { MemoryDisk, type RecordingDisk } from '../../src/device/testing.js'
+import type { MapIdentity } from '../../src/store/map-file.js'
+import { formatRecordLog } from '../../src/store/open-record-log.js'
+import type { PointFolders } from '../../src/store/point-files.js'
+import { formatPointMaps, pointMapsLayout } from '../../src/store/point-maps.js'
+import { openPointTable, POINTS_MAGIC } from '../../src/store/point-table.js'
+import { StorePoints } from '../../src/volume/point-disk.js'
+import { GRAIN, UUID } from '../volume/lab.js'
+
+const OWNER = Buffer.from(UUID.replaceAll('-', ''), 'hex')
+export const TABLE_BYTES = 64 * 1024
+const SECTOR = 512
+/** Numbers that a run can give. */
+const SEQS_MAX = 64
+const MAPS_BYTES = pointMapsLayout(1, 'snapshot').sizeBytes
+export const PRESERVED_BYTES = 64 * GRAIN
+
+export type PointDiskName = 'table' | 'folders' | 'maps' | 'preserved'
+export type PointDisks = Readonly<Record<PointDiskName, BlockDevice>>
+
+export async function freshPointDisks(): Promise<Record<PointDiskName, MemoryDisk>> {
+  const table = new MemoryDisk(TABLE_BYTES)
+  await formatRecordLog(table, { magic: POINTS_MAGIC, owner: OWNER, name: 'points' })
+  return {
+    table, folders: new MemoryDisk(SEQS_MAX * SECTOR), maps: new MemoryDisk(SEQS_MAX * MAPS_BYTES),
+    preserved: new MemoryDisk(SEQS_MAX * PRESERVED_BYTES),
+  }
+}
+
+export async function openPoints(disks: PointDisks): Promise<StorePoints> {
+  const { table } = await openPointTable(disks.table, OWNER, 'points')
+  return new StorePoints(UUID, GRAIN, table, new DiskFolders(disks) as unknown as PointFolders)
+}
+
+const ABSENT = 0
+const DELETED = 9
+const KINDS = { bookmark: 1, snapshot: 2 } as const
+
+/** A folder is a sector that says what its name would say; it changes as a rename does, durable when done. */
+class DiskFolders {
+  readonly #disks: PointDisks
+  constructor(disks: PointDisks) { this.#disks = disks }
+
+  identity(_volume: string, seq: number): MapIdentity { return { owner: OWNER, name: `point ${seq}`, point: seq } }
+
+  async list() {
+    const present: number[] = []
+    const deleted: number[] = []
+    const sector = Buffer.alloc(SECTOR)
+    for (let seq = 0; seq < SEQS_MAX; seq++) {
+      await this.#disks.folders.read(seq * SECTOR, SECTOR, sector, 0)
+      if (sector[0] === DELETED) deleted.push(seq)
+      else if (sector[0] !== ABSENT) present.push(seq)
+    }
+    return { present, deleted, unfinished: [] as number[] }
+  }
+
+  async make(_volume: string, seq: number, { grains, sizeBytes, kind }: { grains: number, sizeBytes: number, kind: keyof typeof KINDS }): Promise<void> {
+    const { maps, preserved } = this.#slices(seq, PRESERVED_BYTES)
+    await preserved.zero(0, PRESERVED_BYTES, { allocate: false, fast: false })
+    await preserved.flush()
+    await formatPointMaps(maps, this.identity('', seq), grains, kind)
+    await this.#name(seq, KINDS[kind], sizeBytes)
+  }
+
+  async open(_volume: string, seq: number, { kind }: { kind: keyof typeof KINDS }) {
+    const sector = Buffer.alloc(SECTOR)
+    await this.#disks.folders.read(seq * SECTOR, SECTOR, sector, 0)
+    const there = kind === 'bookmark' ? sector[0] === KINDS.bookmark || sector[0] === KINDS.snapshot : sector[0] === KINDS.snapshot
+    if (!there) {
+      const { NbdeltaError } = await import('../../src/device/errors.js')
+      throw new NbdeltaError('damaged', `point ${seq} has no file`)
+    }
+    const { maps, preserved } = this.#slices(seq, sector.readUInt32BE(8))
+    return { maps, preserved: kind === 'snapshot' ? preserved : undefined, close: async () => undefined }
+  }
+
+  async markDeleted(_volume: string, seq: number): Promise<void> { await this.#name(seq, DELETED, 0) }
+  async removeDeleted(_volume: string, seq: number): Promise<void> { await this.#name(seq, ABSENT, 0) }
+  async removeUnfinished(): Promise<void> {}
+
+  async #name(seq: number, state: number, sizeBytes: number): Promise<void> {
+    const sector = Buffer.alloc(SECTOR)
+    sector[0] = state
+    sector.writeUInt32BE(sizeBytes, 8)
+    await this.#disks.folders.write(seq * SECTOR, SECTOR, sector, 0)
+    await this.#disks.folders.flush()
+  }
+
+  #slices(seq: number, sizeBytes: number) {
+    return {
+      maps: new SliceDevice(this.#disks.maps, seq * MAPS_BYTES, MAPS_BYTES),
+      preserved: new SliceDevice(this.#disks.preserved, seq * PRESERVED_BYTES, Math.max(SECTOR, sizeBytes)),
+    }
+  }
+}
+
+/** For a disk of an array: outlives the volume that closes it. */
+export function everlasting<T extends RecordingDisk | MemoryDisk>(disk: T): T {
+  disk.close = async () => undefined
+  return disk
+}
