@@ -236,7 +236,8 @@ export class Chain {
       point.noteExact(from, to)
       point.noteChanged(from, to)
     }
-    this.lent ??= new GrainBitmap(this.#map.grains)
+    this.lent ??= new GrainBitmap(set.length)
+    if (this.lent.length < set.length) this.lent.resize(set.length, false)
     lent.resize(this.lent.length, false)
     this.lent.or(lent)
     this.merges++

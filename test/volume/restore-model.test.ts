@@ -7,7 +7,7 @@ import { Rig, settle } from './inherit-lab.js'
 
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 const STEPS = Number(process.env.STEPS ?? 150)
-const RUNS = Number(process.env.RUNS ?? 6)
+const RUNS = Number(process.env.RUNS ?? 2)
 
 interface Copy { readonly name: string, readonly content: Buffer }
 
@@ -119,7 +119,7 @@ class Model {
     const pace = [undefined, this.grainBytes, 20 * this.grainBytes][this.random(3)]
     const before = Buffer.from(this.live)
     await settle(this.rig.clock, this.volume.restore({ from: name, offset, length, ...(pace ? { bytesPerSecond: pace } : {}) }))
-    content.copy(this.live, offset, offset, Math.max(offset, Math.min(content.length, offset + length)))
+    if (offset < content.length) content.copy(this.live, offset, offset, Math.min(content.length, offset + length))
     const undo = this.volume.points.list().at(-1)!
     if (undo.labels.auto === 'undo' && !this.points.some(point => point.name === undo.name)) this.points.push({ name: undo.name, content: before })
     this.restores++
