@@ -7,6 +7,7 @@
 import { formatSize } from './control/options.js'
 import { DaemonDeltas } from './daemon-deltas.js'
 import { DaemonGroups } from './daemon-groups.js'
+import { resumedJobs } from './daemon-inherit.js'
 import { DaemonPoints } from './daemon-points.js'
 import { count, FACTS_MS, noVolume, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
@@ -157,6 +158,8 @@ export class DaemonAdmin implements ServerAdmin {
     return this.#transfers.prepareExport(options)
   }
 
+  resumed(): ReturnType<ServerAdmin['resumed']> { return resumedJobs(this.#parts.store) }
+
   async listExports(): Promise<ExportRow[]> {
     const { store, server, exports } = this.#parts
     return store.list().map(({ name, uuid, sizeBytes }) => ({
@@ -246,11 +249,11 @@ export class DaemonAdmin implements ServerAdmin {
   }
 }
 
-/** Whoever has a point pinned needs the volume: a clone would lose what it reads. */
+/** Whoever has a point pinned needs the volume. A restore of the volume itself goes with it; of clones the store knows more. */
 function refuseNeeded(name: string, points: readonly PointInfo[]): void {
   const now = new Date()
   for (const point of points) {
-    const pin = point.pins.find(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
+    const pin = point.pins.find(({ owner, expiresAt }) => owner !== 'restore' && (expiresAt === null || new Date(expiresAt) > now))
     if (!pin) continue
     throw new NbdeltaError('busy', `cannot delete ${name}: its snapshot ${point.name} is pinned by ${pin.owner}`,
       { hint: `release it: nbdelta snapshot unpin; a clone: nbdelta volume promote, or delete it` })

@@ -14,10 +14,13 @@ import { NbdeltaError } from '../device/errors.js'
 import { silentLogger } from '../device/logger.js'
 import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
 import type { JsonValue } from '../store/point-entry.js'
-import type { GroupPoint, VolumeGroup } from './groups.js'
+import type { GroupPoint, GroupRestoreOptions, VolumeGroup } from './groups.js'
 import { importImage, type ImageSource, type TransferOptions } from './image.js'
-import { type CreateVolumeInput, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions } from './options.js'
 import type { CreatePointOptions } from './snappoint.js'
+import type { InheritJob } from './copier.js'
+import {
+  type CloneVolumeInput, type CreateVolumeInput, judgeCloneVolume, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions,
+} from './options.js'
 import type { StoreVolume } from './store-volume.js'
 import { Volumes } from './volumes.js'
 
@@ -37,6 +40,10 @@ export interface Store {
    * once the store is opened again. Do not export it before this is done.
    */
   importVolume(options: CreateVolumeInput, source: ImageSource, transfer?: TransferOptions): Promise<StoreVolume>
+  /** A writable volume that shows a snapshot of another at once and copies nothing; the snapshot is pinned. */
+  cloneVolume(options: CloneVolumeInput): Promise<StoreVolume>
+  /** Copies what a clone has not got yet, in the background; then it stands alone. */
+  promoteVolume(name: string, options?: { readonly bytesPerSecond?: number }): Promise<InheritJob>
   /** Growth is visible to attached clients at once. To shrink, see to it first that nobody writes. */
   resizeVolume(name: string, sizeBytes: number): Promise<void>
   /** Removes the volume and its data; an adopted backing stays. See to it first that nobody is attached. */
@@ -49,6 +56,8 @@ export interface Store {
   deleteGroup(name: string): Promise<void>
   /** A point of this name of each volume of the group, all of one instant, all or none. */
   createGroupPoints(options: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]>
+  /** Gives every volume of the group back its snapshot of this name, all of one instant; see to it first that nobody writes. */
+  restoreGroup(options: GroupRestoreOptions): Promise<InheritJob>
   /** The volume's schedule as it was set; null: none. What it means is the caller's. */
   scheduleOf(volume: string): JsonValue
   setSchedule(volume: string, schedule: JsonValue): Promise<void>
@@ -100,6 +109,16 @@ class OpenStore implements Store {
     return this.#volumes.import(judgeCreateVolume(options), volume => importImage(volume, source, transfer))
   }
 
+  async cloneVolume(options: CloneVolumeInput): Promise<StoreVolume> {
+    this.#judgeOpen()
+    return this.#volumes.clone(judgeCloneVolume(options))
+  }
+
+  async promoteVolume(name: string, { bytesPerSecond }: { readonly bytesPerSecond?: number } = {}): Promise<InheritJob> {
+    this.#judgeOpen()
+    return this.#volumes.promote(name, bytesPerSecond)
+  }
+
   async resizeVolume(name: string, sizeBytes: number): Promise<void> {
     this.#judgeOpen()
     await this.#volumes.resize(name, sizeBytes)
@@ -125,6 +144,11 @@ class OpenStore implements Store {
   async createGroupPoints(options: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]> {
     this.#judgeOpen()
     return this.#volumes.groups.createPoints(options)
+  }
+
+  async restoreGroup(options: GroupRestoreOptions): Promise<InheritJob> {
+    this.#judgeOpen()
+    return this.#volumes.groups.restore(options)
   }
 
   scheduleOf(volume: string): JsonValue { return this.#volumes.scheduleOf(volume) }

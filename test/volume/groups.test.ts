@@ -17,7 +17,11 @@ async function counterAt(device: Pick<BlockDevice, 'read'>, offset: number): Pro
   return bytes.readUInt32BE(0)
 }
 
-t.test(`D1: ${ROUNDS} group snapshots, dependent writes are never inverted`, async t => {
+/** A busy machine takes some 20 ms a round. */
+const TIMEOUT_MS = 60_000 + ROUNDS * 200
+t.setTimeout(TIMEOUT_MS)
+
+t.test(`D1: ${ROUNDS} group snapshots, dependent writes are never inverted`, { timeout: TIMEOUT_MS }, async t => {
   t.comment(`seed ${SEED}`)
   const lab = await GroupLab.open(VOLUMES, 4 * GRAIN, { late: SEED })
   let stop = false
