@@ -12,10 +12,15 @@
  * byte, where writes of less than a sector were lost or not.
  */
 import {
-  crashStates, type CrashState, DiskArray, ManualClock, type MemoryDisk, type Random, seededRandom,
+  crashStates, type CrashState, DiskArray, ManualClock, MemoryDisk, type Random, seededRandom,
 } from '../../src/device/testing.js'
+import { EXTENT_GRAINS } from '../../src/store/journal-records.js'
+import type { PointTable } from '../../src/store/point-table.js'
+import type { PointKind } from '../../src/volume/snappoint.js'
 import type { Volume } from '../../src/volume/volume.js'
-import { freshDisks, GRAIN, killed, openOn, readAll, SMALL_JOURNAL_BYTES, type Disks } from '../volume/lab.js'
+import { freshDisks, GRAIN, killed, openOn, readAll, SMALL_JOURNAL_BYTES, UUID, type Disks } from '../volume/lab.js'
+import { FOLDERS_BYTES, formatTable, openTable, PointDisks, slotNames, TABLE_BYTES, type FileDevice } from './point-disks.js'
+import { judgePoints, type PointHistory, PointsJudge } from './point-judge.js'
 
 const SECTOR = 512
 
@@ -25,9 +30,12 @@ export type Note =
   | { readonly kind: 'flushed', readonly op: number }
   /** The catalog is about to say, or says durably, that the volume has this size. */
   | { readonly kind: 'committing' | 'committed', readonly sizeBytes: number }
+  /** A point was asked for or answered, its deletion likewise: number `point` of the lab's. */
+  | { readonly kind: 'asked' | 'made' | 'unwanted' | 'gone', readonly point: number }
 
-type Name = 'live' | 'map' | 'journal'
-export type Array3 = DiskArray<Name, Note>
+/** live, map, journal; with points: table, folders, mapsSEQ, preservedSEQ. */
+type Name = string
+export type LabArray = DiskArray<Name, Note>
 
 interface Version { readonly op: number, readonly content: Buffer }
 
@@ -41,6 +49,9 @@ export class History {
     this.versions = Array.from({ length: length / SECTOR }, (_, sector) =>
       [{ op: -1, content: Buffer.from(before.subarray(sector * SECTOR, (sector + 1) * SECTOR)) }])
   }
+
+  /** The window as it is now, once everything that was issued is done. */
+  get now(): Buffer { return this.#now }
 
   /** Operation `op` turns [offset, offset + length) into `data`, or zeros. */
   change(op: number, offset: number, length: number, data: Buffer | undefined): void {
@@ -56,15 +67,19 @@ export class History {
 }
 
 /** Wraps a disk of the array for the volume under test: how faults are planted without touching the product. */
-export type Plant = (disks: { [name in Name]: ReturnType<Array3['disk']> }, random: Random) => Disks
+export type Plant = (disks: Record<keyof Disks, ReturnType<LabArray['disk']>>, random: Random) => Disks
 
 export interface LabOptions {
   readonly seed: number
   readonly sizeBytes: number
   /** Part of the volume that the workload uses and the judge reads; all of it by default. */
-  readonly window?: readonly [start: number, length: number]
+  readonly window?: readonly [start: number, length: number] | undefined
   readonly journalBytes?: number
-  readonly plant?: Plant
+  readonly plant?: Plant | undefined
+  /** The volume has points, on disks of the same array. */
+  readonly points?: boolean | undefined
+  /** As `plant`, for the disks of the points. */
+  readonly plantFile?: ((disk: ReturnType<LabArray['disk']>, name: string, random: Random) => FileDevice) | undefined
 }
 
 /** Runs a workload and remembers. One operation at a time, or several that do not overlap. */
@@ -73,26 +88,42 @@ export class CrashLab {
   readonly clock = new ManualClock()
   history: History
   readonly window: readonly [start: number, length: number]
-  array!: Array3
+  array!: LabArray
   volume!: Volume
+  /** Every point that was ever asked for. */
+  readonly points: PointHistory[] = []
+  store: PointDisks | undefined
+  #table: PointTable | undefined
   sizeBytes: number
   readonly #plant: Plant
   #ops = 0
   readonly #running = new Set<number>()
+
+  /** Grains of all extents that the window touches: of these a map may say too much after a crash. */
+  readonly extents: readonly [number, number]
 
   private constructor(readonly options: LabOptions) {
     this.random = seededRandom(options.seed)
     this.sizeBytes = options.sizeBytes
     this.window = options.window ?? [0, options.sizeBytes]
     this.history = new History(...this.window)
+    const [start, length] = this.window
+    this.extents = [
+      Math.floor(start / GRAIN / EXTENT_GRAINS) * EXTENT_GRAINS, Math.ceil((start + length) / GRAIN / EXTENT_GRAINS) * EXTENT_GRAINS,
+    ]
     this.#plant = options.plant ?? (disks => disks)
   }
 
   static async open(options: LabOptions): Promise<CrashLab> {
     const lab = new CrashLab(options)
     const { sizeBytes, journalBytes = SMALL_JOURNAL_BYTES } = options
-    const { live, map, journal } = killed(await freshDisks({ sizeBytes, journalBytes }))
-    lab.array = new DiskArray<Name, Note>({ live, map, journal }, { lateFlush: lab.random(2) === 0 })
+    const disks: Record<Name, MemoryDisk | number> = { ...killed(await freshDisks({ sizeBytes, journalBytes })) }
+    if (options.points) {
+      for (const name of slotNames('')) disks[name] = 0
+      disks['folders'] = FOLDERS_BYTES
+      disks['table'] = await formatTable(new MemoryDisk(TABLE_BYTES))
+    }
+    lab.array = new DiskArray<Name, Note>(disks, { lateFlush: lab.random(2) === 0 })
     await lab.#openVolume()
     return lab
   }
@@ -101,9 +132,11 @@ export class CrashLab {
   static async resume(options: LabOptions, disks: Readonly<Record<Name, MemoryDisk>>): Promise<CrashLab> {
     const lab = new CrashLab(options)
     const before = Buffer.alloc(lab.window[1])
-    const copies = { live: disks.live.fork(), map: disks.map.fork(), journal: disks.journal.fork() }
-    await (await openOn(copies, options.sizeBytes)).read(lab.window[0], before.length, before, 0)
+    const copies = Object.fromEntries(Object.entries(disks).map(([name, disk]) => [name, disk.fork()]))
+    const { volume } = await openState(lab, copies, options.sizeBytes, lab.clock)
+    await volume.read(lab.window[0], before.length, before, 0)
     lab.history = new History(...lab.window, before)
+    if (options.points) for (const point of await PointsJudge.readAll(volume)) lab.points.push(point)
     lab.array = new DiskArray<Name, Note>(disks, { lateFlush: lab.random(2) === 0 })
     await lab.#openVolume()
     return lab
@@ -114,11 +147,20 @@ export class CrashLab {
     const disks = this.#plant({ live: array.disk('live'), map: array.disk('map'), journal: array.disk('journal') }, random)
     // The array's disks outlive the volume: a clean close and a new open are part of a history.
     for (const disk of Object.values(disks)) disk.close = async () => undefined
-    this.volume = await openOn(disks, this.sizeBytes, { clock: this.clock })
+    if (this.options.points) {
+      const file = (name: string): FileDevice => {
+        const disk = array.disk(name)
+        return this.options.plantFile?.(disk, name, random) ?? disk
+      }
+      this.#table = await openTable(file('table'))
+      this.store = new PointDisks(UUID, '', this.#table, file, GRAIN)
+    }
+    this.volume = await openOn(disks, this.sizeBytes, { clock: this.clock, ...this.store && { points: this.store } })
   }
 
   async reopen(): Promise<void> {
     await this.volume.close()
+    await this.#table?.close()
     await this.#openVolume()
   }
 
@@ -162,6 +204,33 @@ export class CrashLab {
       this.array.note({ kind: 'committed', sizeBytes })
     }))
     this.sizeBytes = sizeBytes
+  }
+
+  /** Points that are there, and not being deleted. */
+  get ready(): PointHistory[] { return this.points.filter(({ state }) => state === 'ready') }
+
+  /** False when the lab has no room for one more. */
+  async createPoint(kind: PointKind): Promise<boolean> {
+    if (!this.store!.hasRoom) return false
+    const point: PointHistory = {
+      id: this.points.length, name: `p${this.points.length}`, kind, sizeBytes: this.sizeBytes, base: false, state: 'making',
+      copy: Buffer.from(this.history.now.subarray(0, this.sizeBytes - this.window[0])),
+      from: this.#ops, running: new Set(this.#running), to: Infinity,
+    }
+    this.points.push(point)
+    this.array.note({ kind: 'asked', point: point.id })
+    await this.volume.points.create({ name: point.name, kind })
+    point.to = this.#ops
+    point.state = 'ready'
+    this.array.note({ kind: 'made', point: point.id })
+    return true
+  }
+
+  async deletePoint(point: PointHistory): Promise<void> {
+    point.state = 'gone'
+    this.array.note({ kind: 'unwanted', point: point.id })
+    await this.volume.points.delete(point.name)
+    this.array.note({ kind: 'gone', point: point.id })
   }
 
   /** Time passes: reclaim, checkpoint and scan get their turns. */
@@ -237,24 +306,37 @@ function sizesOf(notes: readonly Note[], initial: number): Set<number> {
   return new Set(coming === undefined ? [size] : [size, coming])
 }
 
+interface OpenedState { readonly volume: Volume, readonly store: PointDisks | undefined }
+
+async function openState(lab: CrashLab, disks: Readonly<Record<Name, MemoryDisk>>, sizeBytes: number, clock: ManualClock): Promise<OpenedState> {
+  const { live, map, journal } = disks
+  if (!lab.options.points) return { volume: await openOn({ live, map, journal }, sizeBytes, { clock }), store: undefined }
+  const store = new PointDisks(UUID, '', await openTable(disks['table']), name => disks[name], GRAIN)
+  return { volume: await openOn({ live, map, journal }, sizeBytes, { clock, points: store }), store }
+}
+
 async function judgeState(
   lab: CrashLab, state: State, sizeBytes: number, random: Random, settle: boolean, reopen: boolean,
 ): Promise<void> {
   const clock = new ManualClock()
-  const disks = killed(state.disks)
-  let volume = await openOn(disks, sizeBytes, { clock })
+  const { disks } = state
+  let { volume, store } = await openState(lab, disks, sizeBytes, clock)
   const start = lab.window[0]
   const length = Math.min(lab.window[1], sizeBytes - start)
   const found = await readAll(volume, start, length)
   judgeContent(lab.history, found, state)
+  const points = store && await judgePoints(lab, volume, state, found)
   const same = async (what: string): Promise<void> => {
     const again = await readAll(volume, start, length)
     if (!found.equals(again)) throw new Error(`${what} changed byte ${start + firstDifference(found, again)}`)
+    await points?.same(volume, what, found)
   }
   if (settle) {
+    await points?.settle(volume)
     // Reclaim at once, the scan after a second, a checkpoint when all has been quiet.
     for (let i = 0; i < 4; i++) await clock.advance(4000)
     await same('the background work')
+    await points?.judgeFolders(store!)
   }
   for (let at = 0; at < length; at += GRAIN) {
     const sectors = Math.max(1, Math.floor(Math.min(GRAIN, length - at) / SECTOR))
@@ -265,10 +347,17 @@ async function judgeState(
   }
   await same('writing to other parts of the grains')
   if (!reopen) return
+  if (points) {
+    await points.deleteSome(volume, random)
+    await same('deleting points')
+  }
   await volume.flush()
   await volume.close()
-  volume = await openOn(killed(disks), sizeBytes, { clock })
+  const after = Object.fromEntries(lab.array.names.map(name => [name, disks[name].fork()]))
+  if (points?.empty && !after.live.toBuffer().subarray(start, start + length).equals(found)) throw new Error('live at rest is no plain image')
+  ;({ volume, store } = await openState(lab, after, sizeBytes, clock))
   await same('closing and opening')
+  await points?.judgeFolders(store!)
   const { notes } = volume.recovered
   if (notes.length > 0) throw new Error(`an open after a clean close recovered something: ${notes.join('; ')}`)
 }

@@ -12,6 +12,8 @@ export interface WorkloadOptions {
   readonly steps: number
   readonly settleEvery?: number
   readonly plant?: Plant
+  readonly points?: boolean
+  readonly plantFile?: LabOptions['plantFile']
 }
 
 interface Assert {
@@ -31,8 +33,8 @@ export const RACES = {
 export const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 
 export async function explore(step: Step, seed: number, options: WorkloadOptions): Promise<Verdict> {
-  const { steps, statesPerRun = 1000, settleEvery = 4, sizeBytes, window, plant } = options
-  const lab = await CrashLab.open({ seed, sizeBytes, ...(window ? { window } : {}), ...(plant ? { plant } : {}) })
+  const { steps, statesPerRun = 1000, settleEvery = 4, states: _, ...rest } = options
+  const lab = await CrashLab.open({ seed, ...rest })
   for (let i = 0; i < steps; i++) await step(lab)
   return judge(lab, { statesMax: statesPerRun, settleEvery })
 }
