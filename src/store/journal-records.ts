@@ -86,18 +86,19 @@ export function* encodeRanges(kind: JournalKind, ranges: Iterable<JournalRange>,
     if (seq !== undefined) writeU64(payload, 0, seq)
     return payload
   }
-  let payload = fresh()
+  let payload: Buffer | undefined
   let filled = begin
   for (const { start, end } of ranges) {
+    payload ??= fresh()
     writeU64(payload, filled, start)
     writeU64(payload, filled + 8, end)
     filled += RANGE_BYTES
     if (filled < payload.length) continue
     yield { type: JOURNAL_TYPES[kind], payload }
-    payload = fresh()
+    payload = undefined
     filled = begin
   }
-  if (filled > begin) yield { type: JOURNAL_TYPES[kind], payload: payload.subarray(0, filled) }
+  if (payload) yield { type: JOURNAL_TYPES[kind], payload: payload.subarray(0, filled) }
 }
 
 /** Bytes that `encodeRanges` takes in a log for so many ranges: compare with `RecordLog.limitBytes`. */
