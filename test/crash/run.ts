@@ -17,11 +17,15 @@ export interface WorkloadOptions {
 }
 
 interface Assert {
+  setTimeout(ms: number): unknown
   comment(text: string): void
   strictSame(found: unknown, wanted: unknown, message: string): unknown
   ok(value: unknown, message: string): unknown
   test(name: string, run: (t: Assert) => Promise<void>): unknown
 }
+
+/** A file may take so long on a machine that is busy. */
+const FILE_MS = 1_800_000
 
 /** Small, so that requests meet the background work often; live is quick and what surrounds it slow. */
 export const RACES = {
@@ -43,6 +47,7 @@ export type Step = (lab: CrashLab) => Promise<void>
 
 /** One test: `step` again and again, with a seed of its own for each run. */
 export function runWorkload(t: Assert, name: string, options: WorkloadOptions, step: Step): void {
+  t.setTimeout(FILE_MS)
   t.test(`${name}: at least ${options.states} crash states`, t =>
     countStates(t, options.states, seed => explore(step, seed, options)))
 }
