@@ -13,6 +13,8 @@ export type { ExportHandle, ExportInfo, ExportProvider } from './nbd/export.js'
 export type { NbdServer, ServerOptions, ServerStats } from './nbd/server.js'
 export type { Store } from './volume/open-store.js'
 export type { StoreVolume } from './volume/store-volume.js'
+export type { InheritJob } from './volume/copier.js'
+export type { RestoreOptions } from './volume/restore.js'
 export type {
   CreatePointOptions, Pin, PointDevice, PointFacts, PointInfo, PointKind, Snappoints,
 } from './volume/snappoint.js'

@@ -14,6 +14,7 @@
  *   LEND           the snapshot owns them, their bytes lie in live, and live itself reads zeros there
  *   HOT            grains of these extents may change from now on without further notice: they count as changed
  *   INHERITED      live holds what these grains are to read as, durably; the source is no longer asked
+ *   INHERITED_ZERO the source is no longer asked, and they read as zeros, whatever live holds of them
  *
  * Every payload is a list of ranges [start, end): start u64, end u64, big endian; PRESERVE, PRESERVE_ZERO, LEND and HOT have
  * the point's seq, u64, in front of it. OPEN and CLOSE count regions (REGION_GRAINS grains each), HOT extents (EXTENT_GRAINS
@@ -36,6 +37,7 @@ const SEQ_BYTES = 8
 
 export const JOURNAL_TYPES = Object.freeze({
   zero: 1, clear: 2, unstale: 3, open: 4, close: 5, preserve: 6, preserveZero: 7, lend: 8, hot: 9, inherited: 10,
+  inheritedZero: 11,
 } as const)
 export type JournalKind = keyof typeof JOURNAL_TYPES
 /** Records about one point of the volume, named by its seq. */

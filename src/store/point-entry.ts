@@ -53,10 +53,20 @@ const POINT = z.strictObject({
   state: z.enum(['ready', 'deleting']),
 })
 
-const INHERIT = z.strictObject({
-  kind: z.enum(['restore', 'clone']),
+const INHERIT_PARTS = {
   source: z.strictObject({ volume: uuid, point: uuid }),
   undo: uuid.nullable(),
+  range: z.strictObject({
+    offset: z.int().min(0).max(VOLUME_BYTES_MAX), length: z.int().min(1).max(VOLUME_BYTES_MAX),
+  }).optional(),
+  settled: z.boolean().optional(),
+  copier: z.strictObject({ bytesPerSecond: z.int().min(1).nullable() }).optional(),
+}
+
+const INHERIT = z.strictObject({
+  kind: z.enum(['restore', 'clone']),
+  ...INHERIT_PARTS,
+  base: z.strictObject({ kind: z.literal('clone'), ...INHERIT_PARTS }).optional(),
 })
 
 const SCHEDULE = z.json()
@@ -118,6 +128,14 @@ export interface Inheritance {
   readonly source: { readonly volume: string, readonly point: string }
   /** Uuid of the snapshot that undoes a restore. */
   readonly undo: string | null
+  /** Bytes that come from the source; missing: all that it has. What is left of a grain at an edge comes from `undo`. */
+  readonly range?: { readonly offset: number, readonly length: number } | undefined
+  /** False: the maps of `undo` do not say yet what it took over when the view was switched. */
+  readonly settled?: boolean | undefined
+  /** Copying goes on in the background; missing: content comes over only as it is written to. Null: as fast as the disk. */
+  readonly copier?: { readonly bytesPerSecond: number | null } | undefined
+  /** Of a restore of a clone: what the clone inherits all the same. */
+  readonly base?: (Inheritance & { readonly kind: 'clone' }) | undefined
 }
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue }

@@ -1,5 +1,6 @@
 /**
- * The files of points: DIR/volumes/<uuid>/points/<seq>/{maps,preserved}, and DIR/volumes/<uuid>/todo of a volume that inherits.
+ * The files of points: DIR/volumes/<uuid>/points/<seq>/{maps,preserved}, and DIR/volumes/<uuid>/{todo,base} of a
+ * volume that inherits: from a restore, and as a clone.
  *
  * A folder's name says where its point is in its life; together with the table of points it says what to do after a crash:
  *
@@ -36,6 +37,9 @@ export interface PointFiles {
   readonly preserved: PooledFile | undefined
   close(): Promise<void>
 }
+
+/** What a restore has left to do, and what a clone has of its base. */
+export type TodoName = 'todo' | 'base'
 
 interface PointShape {
   readonly grains: number
@@ -153,11 +157,11 @@ export class PointFolders {
   }
 
   /**
-   * Makes the file `todo` of a volume, or replaces it: all of `grains` inherited, or none. It is durable, and means nothing
-   * before the table of points says that the volume inherits.
+   * Makes the file `todo` or `base` of a volume, or replaces it: all of `grains` inherited, or none. It is durable, and means
+   * nothing before the table of points says that the volume inherits.
    */
-  async makeTodo(volume: string, grains: number, fill: boolean): Promise<void> {
-    const path = join(this.#root, volume, 'todo')
+  async makeTodo(volume: string, grains: number, fill: boolean, name: TodoName = 'todo'): Promise<void> {
+    const path = join(this.#root, volume, name)
     const draft = `${path}${UNNAMED}`
     try {
       await rm(draft, { force: true })
@@ -178,8 +182,8 @@ export class PointFolders {
   }
 
   /** Errors: damaged (it is missing), denied, io. */
-  async openTodo(volume: string): Promise<PooledFile> {
-    const path = join(this.#root, volume, 'todo')
+  async openTodo(volume: string, name: TodoName = 'todo'): Promise<PooledFile> {
+    const path = join(this.#root, volume, name)
     try {
       return await this.#pool.file(path)
     } catch (error) {
@@ -188,12 +192,12 @@ export class PointFolders {
     }
   }
 
-  /** What the map in `todo` is known by: for `todoMap`. */
+  /** What the maps in `todo` and `base` are known by: for `todoMap`. */
   todoIdentity(volume: string): MapIdentity { return todoIdentity(volume) }
 
   /** After the table has said that nothing is inherited any more. Durable; nothing is there: done. */
-  async removeTodo(volume: string): Promise<void> {
-    const path = join(this.#root, volume, 'todo')
+  async removeTodo(volume: string, name: TodoName = 'todo'): Promise<void> {
+    const path = join(this.#root, volume, name)
     try {
       await rm(path, { force: true })
       await rm(`${path}${UNNAMED}`, { force: true })

@@ -16,7 +16,7 @@
  * - `lent` is the union of what all points have lent; a grain is lent to at most one point, and is neither data nor stale.
  * - `merges` grows whenever a point leaves the chain or hands grains over: whoever remembers where grains lie starts anew.
  */
-import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { GrainBitmap, PAGE_BITS, PAGE_CLEAR } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import { IntervalSet } from '../../native-free/interval-set.js'
 import { EXTENT_GRAINS, encodeRanges } from '../store/journal-records.js'
@@ -169,11 +169,11 @@ export class Chain {
     return this.lent !== undefined && from < this.lent.length && !this.lent.isAll(from, Math.min(to, this.lent.length), false)
   }
 
-  /** Everything lent, below `grains`. */
-  * lentRuns(grains: number): Generator<Run> {
+  /** Everything lent in [from, to). */
+  * lentRuns(to: number, from = 0): Generator<Run> {
     const { lent } = this
-    const limit = Math.min(grains, lent?.length ?? 0)
-    for (let at = lent && limit > 0 ? lent.next(0, limit, true) : limit; at < limit;) {
+    const limit = Math.min(to, lent?.length ?? 0)
+    for (let at = lent && limit > from ? lent.next(from, limit, true) : limit; at < limit;) {
       const end = lent!.runEnd(at, limit)
       yield { start: at, end }
       at = end < limit ? lent!.next(end, limit, true) : limit
@@ -216,6 +216,31 @@ export class Chain {
     point.lent.set(from, to)
     this.#addLent(from, to)
     if (point.fresh) move(point.fresh.lent, [point.fresh.bytes, point.fresh.zero], from, to)
+  }
+
+  /**
+   * A snapshot that owns nothing of `set` yet takes over what live shows there: bytes where live has `data`, which are lent, else
+   * zeros. It is the newest point, and all of it is marked. No checkpoint runs.
+   */
+  lendAll(point: Point, set: GrainBitmap, data: GrainBitmap): void {
+    const without = set.clone()
+    without.andNot(data)
+    const lent = set.clone()
+    lent.andNot(without)
+    point.owned.or(set)
+    point.lent.or(lent)
+    point.changed.or(set)
+    for (let page = 0; page < set.pageCount; page++) {
+      if (set.pageKind(page) === PAGE_CLEAR) continue
+      const [from, to] = [page * PAGE_BITS, Math.min(set.length, (page + 1) * PAGE_BITS)]
+      point.noteExact(from, to)
+      point.noteChanged(from, to)
+    }
+    this.lent ??= new GrainBitmap(set.length)
+    if (this.lent.length < set.length) this.lent.resize(set.length, false)
+    lent.resize(this.lent.length, false)
+    this.lent.or(lent)
+    this.merges++
   }
 
   /** Where snapshot number `index` of the chain finds the grain: which point, and how. */

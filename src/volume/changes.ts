@@ -16,6 +16,7 @@
 import type { Origin, ZeroMode } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
+import type { Adopter } from './adopter.js'
 import { type Gate, planLending } from './gate.js'
 import type { Checkpointer } from './checkpoint.js'
 import { allSettled, flushNow, type VolumeCore } from './core.js'
@@ -37,21 +38,25 @@ export class Changes {
   readonly #reclaimer: Reclaimer
   readonly #checkpointer: Checkpointer
   readonly #gate: Gate
+  readonly #adopter: Adopter
   /** OPEN records on their way to the medium, by region. */
   readonly #opening = new Map<number, Promise<void>>()
 
   constructor(parts: {
-    readonly core: VolumeCore, readonly reclaimer: Reclaimer, readonly checkpointer: Checkpointer, readonly gate: Gate
+    readonly core: VolumeCore, readonly reclaimer: Reclaimer, readonly checkpointer: Checkpointer, readonly gate: Gate,
+    readonly adopter: Adopter,
   }) {
     this.#core = parts.core
     this.#reclaimer = parts.reclaimer
     this.#checkpointer = parts.checkpointer
     this.#gate = parts.gate
+    this.#adopter = parts.adopter
   }
 
   async write(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
     const { map, live, grainBytes, sizeBytes } = this.#core
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
+    if (this.#core.inherit.overlaps(shape.from, shape.to)) return this.#writeParts(offset, length, from, at, origin)
     await this.#gate.admit(shape.from, shape.to)
     let plan = planWrite(map, shape.from, shape.to)
     if (plan.rule === 'resolve') {
@@ -68,10 +73,32 @@ export class Changes {
     await live.write(offset, length, from, at, origin)
   }
 
+  /** What is inherited of a range goes its own way, run by run. */
+  async #writeParts(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+    const { inherit, grainBytes } = this.#core
+    const end = offset + length
+    for (let start = offset; start < end;) {
+      const grain = Math.floor(start / grainBytes)
+      const run = inherit.next(grain, Math.ceil(end / grainBytes))
+      const inherited = run.start === grain
+      const stop = Math.min(end, (inherited ? run.end : run.start) * grainBytes)
+      if (inherited) await this.#adopter.write(start, stop, from, at + start - offset, origin)
+      else await this.write(start, stop - start, from, at + start - offset, origin)
+      start = stop
+    }
+  }
+
   /** Throws `not-fast` before anything is touched. */
   async zero(offset: number, length: number, mode: ZeroMode, origin: Origin | undefined): Promise<void> {
-    const { map, grainBytes, sizeBytes } = this.#core
+    const { map, grainBytes, sizeBytes, inherit } = this.#core
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
+    if (inherit.overlaps(shape.from, shape.to)) {
+      if (mode.fast) throw new NbdeltaError('not-fast', 'a part of this range has to be copied from a snapshot first')
+      await this.#adopter.zero(shape.wholeFrom, shape.wholeTo, true, origin)
+      // What is left are parts of grains at the edges.
+      if (inherit.overlaps(shape.from, shape.from + 1)) await this.#adopter.adopt(shape.from, shape.from + 1)
+      if (inherit.overlaps(shape.to - 1, shape.to)) await this.#adopter.adopt(shape.to - 1, shape.to)
+    }
     const plan = planZero(map, shape, length, mode)
     const end = offset + length
     switch (plan.rule) {
@@ -89,6 +116,7 @@ export class Changes {
 
   async trim(offset: number, length: number): Promise<void> {
     const shape = shapeOf(offset, length, this.#core.grainBytes, this.#core.sizeBytes)
+    if (shape.wholeFrom < shape.wholeTo) await this.#adopter.zero(shape.wholeFrom, shape.wholeTo, false, undefined)
     const plan = planTrim(this.#core.map, shape)
     if (plan.rule !== 'mark') return
     if (!this.#core.chain.isEmpty) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, false, undefined)
@@ -238,6 +266,6 @@ export class Changes {
   }
 }
 
-function refuseGone(origin: Origin | undefined): void {
+export function refuseGone(origin: Origin | undefined): void {
   if (origin?.gone) throw new NbdeltaError('gone', 'the client that asked is gone; the rest was not zeroed')
 }

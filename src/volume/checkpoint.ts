@@ -14,6 +14,8 @@
  *   Points: their maps are saved between 2 and 3, exact ones in two turns (point-store.ts); before a page is written the
  *   journal is synced, so that no bit is on disk whose record is not. What happened to them meanwhile (`fresh`) is in
  *   the snapshot: extents in which something was marked stay hot, grains that were preserved or lent are said again.
+ *   Inherited: likewise the bitmaps of layers. Where the view was switched since the last checkpoint, what the undo point took
+ *   over is saved before all of this (step 5 in restore.ts has why).
  * Cut short anywhere, the old journal still stands over newer pages. Replaying it over them only ever turns a hole into
  * data, never data into a hole: whatever it clears lies in a region that it also opens.
  *
@@ -104,23 +106,36 @@ export class Checkpointer {
   }
 
   async #run(): Promise<void> {
-    const { map, mapFile, journal, logger } = this.#core
-    const { chain } = this.#core
+    const { map, mapFile, journal, logger, chain, inherit } = this.#core
+    await this.#settle()
     const pages = map.beginCheckpoint()
     const points = chain.beginCheckpoint()
+    const layers = inherit.beginCheckpoint()
     try {
       await flushNow(this.#core)
       await mapFile.save(map.data, pages, () => journal.sync())
       await mapFile.flush()
       for (const [point, dirty] of points) await point.files.save(point, dirty, () => journal.sync())
+      for (const [layer, dirty] of layers) await layer.file.save(layer.todo, dirty, () => journal.sync())
     } catch (error) {
       map.dirtyAgain(pages)
       map.abandonCheckpoint()
       chain.abandonCheckpoint(points)
+      inherit.abandonCheckpoint(layers)
       throw error
     }
     await journal.rewrite(() => this.#snapshot())
     logger.debug({ pages: pages.length, staleRuns: map.stale.size, openRegions: map.open.size }, 'checkpoint')
+  }
+
+  async #settle(): Promise<void> {
+    const { inherit, journal } = this.#core
+    for (const layer of inherit.layers) {
+      if (layer.settled || !layer.undo) continue
+      await layer.undo.files.save(layer.undo, layer.undo.dirtyPages, () => journal.sync())
+      await inherit.confirm(layer)
+      layer.settled = true
+    }
   }
 
   /**
@@ -128,10 +143,11 @@ export class Checkpointer {
    * which it would be behind the record that says which point is the newest.
    */
   #snapshot(): LogRecord[] {
-    const { map, chain } = this.#core
+    const { map, chain, inherit } = this.#core
     const open = map.endCheckpoint()
     return [
       ...encodeRanges('open', runsOf(open)),
+      ...inherit.endCheckpoint(),
       ...encodeRanges('unstale', map.kept),
       ...encodeRanges('zero', map.stale),
       ...chain.endCheckpoint(),

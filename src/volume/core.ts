@@ -10,6 +10,7 @@ import type { Logger } from '../device/logger.js'
 import type { RangeLock } from '../device/range-lock.js'
 import type { MapFile } from '../store/map-file.js'
 import type { Chain } from './chain.js'
+import type { Inherited } from './inherited.js'
 import type { VolumeJournal } from './journal.js'
 import type { Run, VolumeMap } from './volume-map.js'
 
@@ -35,6 +36,8 @@ export interface VolumeCore {
   readonly map: VolumeMap
   /** Its points, and what they need of changes. */
   readonly chain: Chain
+  /** Grains that another's content is still shown for. */
+  readonly inherit: Inherited
   readonly mapFile: MapFile
   readonly journal: VolumeJournal
   readonly mapDevice: MetadataDevice

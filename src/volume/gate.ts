@@ -69,9 +69,9 @@ export class Gate {
 
   /** What one batch takes: of what reads as zeros and is lent to nobody all there is, for nothing is copied. */
   #piece(at: number, to: number): number {
-    const { map } = this.#core
+    const { map, inherit } = this.#core
     const batch = Math.min(to, at + BATCH_GRAINS)
-    if (batch === to || map.data.get(at)) return batch
+    if (batch === to || map.data.get(at) || inherit.overlaps(at, to)) return batch
     const end = map.data.next(at, to, true)
     return end <= batch || this.#chain.isLent(at, end) ? batch : end
   }
@@ -87,7 +87,7 @@ export function planGate(chain: Chain, from: number, to: number, settled: boolea
     at = run.end
   }
   const preserves = copies.length
-  if (chain.isLent(from, to)) addLent(chain, from, Math.min(to, chain.lent!.length), copies)
+  copies.push(...lentCopies(chain, from, to))
   const extents = newest ? coldExtents(chain, newest, from, to) : []
   if (settled && chain.loose.size > 0) chain.loose.clear()
   const loose = chain.loose.size > 0 && chain.loose.overlaps(from, to)
@@ -96,17 +96,18 @@ export function planGate(chain: Chain, from: number, to: number, settled: boolea
   return extents.length > 0 || loose ? { rule: 'mark', copies, extents } : FREE
 }
 
-function addLent(chain: Chain, from: number, to: number, copies: Copy[]): void {
-  for (let at = chain.lent!.next(from, to, true); at < to;) {
-    const end = chain.lent!.runEnd(at, to)
-    while (at < end) {
+/** Grains of [from, to) whose bytes in live's file belong to some snapshot. */
+export function lentCopies(chain: Chain, from: number, to: number): Copy[] {
+  const copies: Copy[] = []
+  for (const { start, end } of chain.lentRuns(to, from)) {
+    for (let at = start; at < end;) {
       const point = chain.borrowerOf(at)
       const stop = point.lent.runEnd(at, Math.min(end, point.lent.length))
       copies.push({ point, run: { start: at, end: stop }, lent: true })
       at = stop
     }
-    at = chain.lent!.next(end, to, true)
   }
+  return copies
 }
 
 /** Extents of unmarked grains that are not hot. Grains that are preserved are marked by that record. */

@@ -1,20 +1,24 @@
 /**
  * LiveView: what live shows at a place, whoever asks: clients, and everybody who needs a grain's old content before it is
- * overwritten. Data is read from the raw file, all else is zeros without I/O. No range is locked here.
+ * overwritten. Data is read from the raw file, what is inherited from its source, all else is zeros without I/O. No range is
+ * locked here.
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import type { Origin, Pending } from '../device/block-device.js'
 import { allSettled, type LiveDevice, type VolumeCore } from './core.js'
+import type { Inherited } from './inherited.js'
 
 export class LiveView {
   readonly #live: LiveDevice
   readonly #data: GrainBitmap
+  readonly #inherit: Inherited
   readonly #grainBytes: number
 
   constructor(core: VolumeCore) {
     this.#live = core.live
     this.#data = core.map.data
+    this.#inherit = core.inherit
     this.#grainBytes = core.grainBytes
   }
 
@@ -23,7 +27,8 @@ export class LiveView {
     const from = Math.floor(offset / this.#grainBytes)
     const runEnd = this.#data.runEnd(from, divCeil(offset + length, this.#grainBytes))
     const bytes = Math.min(runEnd * this.#grainBytes, offset + length) - offset
-    return this.#data.get(from) ? bytes : -bytes
+    if (this.#data.get(from)) return bytes
+    return this.#inherit.active ? this.#inherit.zeroRun(offset, bytes) : -bytes
   }
 
   /** The pieces in parallel. */
@@ -35,7 +40,7 @@ export class LiveView {
         const run = this.zeroRun(start, end - start)
         const bytes = Math.abs(run)
         const place = at + start - offset
-        const piece = run > 0 ? this.#live.read(start, bytes, into, place, origin) : void into.fill(0, place, place + bytes)
+        const piece = run > 0 ? this.#readRun(start, bytes, into, place, origin) : void into.fill(0, place, place + bytes)
         if (piece) pending.push(piece)
         start += bytes
       }
@@ -45,5 +50,10 @@ export class LiveView {
       pending.push(Promise.reject(error))
     }
     return pending.length > 0 ? allSettled(pending) : undefined
+  }
+
+  #readRun(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
+    const device = this.#data.get(Math.floor(offset / this.#grainBytes)) ? this.#live : this.#inherit
+    return device.read(offset, length, into, at, origin)
   }
 }

@@ -14,7 +14,10 @@ import { NbdeltaError } from '../device/errors.js'
 import { silentLogger } from '../device/logger.js'
 import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
 import { importImage, type ImageSource, type TransferOptions } from './image.js'
-import { type CreateVolumeInput, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions } from './options.js'
+import type { InheritJob } from './copier.js'
+import {
+  type CloneVolumeInput, type CreateVolumeInput, judgeCloneVolume, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions,
+} from './options.js'
 import type { StoreVolume } from './store-volume.js'
 import { Volumes } from './volumes.js'
 
@@ -34,6 +37,10 @@ export interface Store {
    * once the store is opened again. Do not export it before this is done.
    */
   importVolume(options: CreateVolumeInput, source: ImageSource, transfer?: TransferOptions): Promise<StoreVolume>
+  /** A writable volume that shows a snapshot of another at once and copies nothing; the snapshot is pinned. */
+  cloneVolume(options: CloneVolumeInput): Promise<StoreVolume>
+  /** Copies what a clone has not got yet, in the background; then it stands alone. */
+  promoteVolume(name: string, options?: { readonly bytesPerSecond?: number }): Promise<InheritJob>
   /** Growth is visible to attached clients at once. To shrink, see to it first that nobody writes. */
   resizeVolume(name: string, sizeBytes: number): Promise<void>
   /** Removes the volume and its data; an adopted backing stays. See to it first that nobody is attached. */
@@ -84,6 +91,16 @@ class OpenStore implements Store {
   async importVolume(options: CreateVolumeInput, source: ImageSource, transfer?: TransferOptions): Promise<StoreVolume> {
     this.#judgeOpen()
     return this.#volumes.import(judgeCreateVolume(options), volume => importImage(volume, source, transfer))
+  }
+
+  async cloneVolume(options: CloneVolumeInput): Promise<StoreVolume> {
+    this.#judgeOpen()
+    return this.#volumes.clone(judgeCloneVolume(options))
+  }
+
+  async promoteVolume(name: string, { bytesPerSecond }: { readonly bytesPerSecond?: number } = {}): Promise<InheritJob> {
+    this.#judgeOpen()
+    return this.#volumes.promote(name, bytesPerSecond)
   }
 
   async resizeVolume(name: string, sizeBytes: number): Promise<void> {

@@ -1,10 +1,11 @@
 /**
  * Opening one volume over its three devices, and laying down the map and journal of a new one.
  *
- * Order at open: journal (says `damaged` or `newer-format` before anything is touched) -> map file -> points -> replay -> live is
- * cut where a crash in a shrink left it too long. Nothing here reads the data: time goes with the map's mixed pages and
+ * Order at open: journal (says `damaged` or `newer-format` before anything is touched) -> map file -> points and layers ->
+ * replay -> live is cut where a crash in a shrink left it too long. Nothing here reads the data: time goes with the map's mixed pages and
  * the journal's records, not with the size.
  */
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import type { BlockDevice } from '../device/block-device.js'
 import { type Clock, systemClock } from '../device/clock.js'
@@ -15,11 +16,14 @@ import { RangeLock } from '../device/range-lock.js'
 import { JOURNAL_MAGIC } from '../store/journal-records.js'
 import { formatMapFile, MapFile, mapFileSizeBytes } from '../store/map-file.js'
 import { formatRecordLog, openRecordLog } from '../store/open-record-log.js'
+import { Adopter } from './adopter.js'
 import { Checkpointer } from './checkpoint.js'
 import { Chain } from './chain.js'
 import { allSettled, type LiveDevice, type MetadataDevice, type VolumeCore } from './core.js'
 import { ExcessScan } from './excess-scan.js'
 import { Gate } from './gate.js'
+import { Inherited, Layer } from './inherited.js'
+import type { InheritStore } from './inherit-store.js'
 import { VolumeJournal } from './journal.js'
 import { LiveView } from './live-view.js'
 import type { PointStore } from './point-store.js'
@@ -27,7 +31,8 @@ import { loadPoints } from './point-loading.js'
 import { VolumePoints } from './points.js'
 import { Preserver } from './preserver.js'
 import { Reclaimer } from './reclaim.js'
-import { replay, type Recovered } from './recovery.js'
+import { replay, replayLayers, type Recovered } from './recovery.js'
+import { Inheritor } from './restore.js'
 import { Volume, type VolumeParts } from './volume.js'
 import { VolumeMap } from './volume-map.js'
 
@@ -47,6 +52,8 @@ interface OpenVolumeOptions {
   readonly journal: BlockDevice
   /** Where its snappoints are; without, it has none. */
   readonly points?: PointStore | undefined
+  /** Where it says what it inherits; without, it can neither be restored nor be a clone. */
+  readonly inherit?: InheritStore | undefined
   readonly clock?: Clock
   readonly logger?: Logger
 }
@@ -86,9 +93,11 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   if (missingBytes > 0) await options.map.resize(mapFileSizeBytes(map.grains))
   const chain = new Chain(map)
   const pointNotes = options.points ? await loadPoints(options.points, chain, grainBytes, map.grains) : []
-  const found = replay(map, chain, records, journalName)
+  const { inherit, notes: layerNotes } = await loadLayers(options.inherit, chain, grainBytes, map.grains)
+  const found = replay(map, chain, inherit, records, journalName)
   chain.settle()
-  const notes = [...recovery, ...faults, ...pointNotes, ...await fitLive(live, sizeBytes, options.adopted ?? false)]
+  replayLayers(map, chain, inherit)
+  const notes = [...recovery, ...faults, ...pointNotes, ...layerNotes, ...await fitLive(live, sizeBytes, options.adopted ?? false)]
   const recovered: Recovered = { ...found, notes }
   if (faults.length > 0) map.allDirty()
   if (notes.length > 0 || found.openRegions > 0) logger.warn({ volume: name, ...recovered }, 'volume recovered after a crash')
@@ -98,7 +107,7 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   }, () => clock.now())
   let checkpointer: Checkpointer | undefined
   const core: VolumeCore = {
-    live, map, chain, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
+    live, map, chain, inherit, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
     mapDevice: options.map,
     journalDevice: options.journal,
     journal: new VolumeJournal(log, () => checkpointer!.join(), () => flushes.changed()),
@@ -107,14 +116,36 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   const reclaimer = new Reclaimer(core)
   const view = new LiveView(core)
   const preserver = new Preserver(core, view, checkpointer)
+  const gate = new Gate(core, preserver, reclaimer)
+  const adopter = new Adopter({ core, gate, preserver, reclaimer, checkpointer })
+  const points = new VolumePoints({ core, checkpointer, reclaimer, view }, options.points)
   const parts = {
-    core, checkpointer, reclaimer, view, recovered,
+    core, checkpointer, reclaimer, view, recovered, gate, adopter, points,
     scan: new ExcessScan(core, checkpointer),
-    gate: new Gate(core, preserver, reclaimer),
-    points: new VolumePoints({ core, checkpointer, reclaimer, view }, options.points),
+    inheritor: new Inheritor({
+      core, checkpointer, adopter, points, pointStore: options.points, store: options.inherit, uuid: options.uuid, name,
+    }),
   }
   if (faults.length > 0) checkpointer.wanted()
   return parts
+}
+
+/** What the table says that the volume inherits. Errors: damaged, io. */
+async function loadLayers(
+  store: InheritStore | undefined, chain: Chain, grainBytes: number, grains: number,
+): Promise<{ readonly inherit: Inherited, readonly notes: string[] }> {
+  const inherit = new Inherited(grainBytes)
+  const notes: string[] = []
+  for (let next = store?.inheritance; next; next = next.base) {
+    const { kind, undo: uuid, settled = true } = next
+    const undo = uuid === null ? undefined : chain.points.find(({ info }) => info.uuid === uuid)
+    if (uuid !== null && !undo) throw new NbdeltaError('damaged', `the undo point ${uuid} of a restore is not there`)
+    const file = await store!.open(kind, grains)
+    const bits = new GrainBitmap(grains)
+    notes.push(...await file.load(bits))
+    inherit.layers.push(new Layer(kind, bits, file, undo, settled))
+  }
+  return { inherit, notes }
 }
 
 /** A crash in a shrink or growth leaves live too long. Too short it is only if somebody else cut it. */

@@ -31,11 +31,21 @@ const CREATE_VOLUME = z.strictObject({
   description: z.string().default(''),
 })
 
+const CLONE_VOLUME = z.strictObject({
+  name: z.string(),
+  from: z.strictObject({ volume: z.string(), point: z.string() }),
+  description: z.string().default(''),
+})
+
+export type CloneVolumeInput = z.input<typeof CLONE_VOLUME>
+export type CloneVolumeOptions = z.output<typeof CLONE_VOLUME>
+
 export type OpenStoreOptions = z.input<typeof OPEN_STORE>
 export type CreateVolumeInput = z.input<typeof CREATE_VOLUME>
 export type CreateVolumeOptions = z.output<typeof CREATE_VOLUME>
 
 export const judgeOpenStore = (options: unknown): z.output<typeof OPEN_STORE> => judged(OPEN_STORE, options, 'openStore')
+export const judgeCloneVolume = (options: unknown): CloneVolumeOptions => judged(CLONE_VOLUME, options, 'cloneVolume')
 export const judgeCreateVolume = (options: unknown): CreateVolumeOptions => judged(CREATE_VOLUME, options, 'createVolume')
 
 function judged<T extends z.ZodType>(schema: T, options: unknown, call: string): z.output<T> {

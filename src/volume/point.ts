@@ -83,10 +83,13 @@ export class Point {
   noteChanged(from: number, to: number): void { note(this.#dirtyChanged, from, to) }
   noteExact(from: number, to: number): void { note(this.#dirtyExact, from, to) }
 
+  /** Pages that differ from what is on disk. */
+  get dirtyPages(): DirtyPages { return { changed: ascending(this.#dirtyChanged), exact: ascending(this.#dirtyExact) } }
+
   /** Pages to save; from now on what happens is kept in `fresh` as well. */
   beginSave(): DirtyPages {
     this.fresh = { bytes: new IntervalSet(), zero: new IntervalSet(), lent: new IntervalSet(), extents: new IntervalSet() }
-    const pages = { changed: ascending(this.#dirtyChanged), exact: ascending(this.#dirtyExact) }
+    const pages = this.dirtyPages
     this.#dirtyChanged.clear()
     this.#dirtyExact.clear()
     return pages

@@ -127,8 +127,14 @@ export class VolumePoints implements Snappoints {
   open(name: string): PointDevice {
     const point = this.#known(name)
     if (!point.isSnapshot) throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
+    return this.openPoint(point)
+  }
+
+  openPoint(point: Point): PointDevice {
     return new OpenPointDevice(this.#parts.core, this.#parts.view, point, (since, until) => this.#runs(since, until))
   }
+
+  byUuid(uuid: string): Point | undefined { return this.#points.find(({ state, info }) => state === 'ready' && info.uuid === uuid) }
 
   changedRuns(since: string, until?: string): Run[] {
     return this.#runs(since, until === undefined ? undefined : this.#known(until))

@@ -40,6 +40,8 @@ export interface Copy {
   readonly run: Run
   /** Its bytes are live's raw ones, which live itself does not show. */
   readonly lent: boolean
+  /** Live is going to show the same as before: nothing is marked as changed. */
+  readonly neutral?: boolean
 }
 
 interface Job {
@@ -51,7 +53,7 @@ interface Job {
 }
 
 /** What one batch has copied for one point. */
-interface Copied { readonly bytes: Run[], readonly zero: Run[], readonly stale: Run[] }
+interface Copied { readonly bytes: Run[], readonly zero: Run[], readonly stale: Run[], readonly changing: Run[] }
 
 export class Preserver {
   readonly #core: VolumeCore
@@ -124,10 +126,11 @@ export class Preserver {
     const pending: Promise<void>[] = []
     let filled = 0
     try {
-      for (const { point, run, lent } of copies) {
+      for (const { point, run, lent, neutral } of copies) {
         let copied = done.get(point)
-        if (!copied) done.set(point, copied = { bytes: [], zero: [], stale: [] })
+        if (!copied) done.set(point, copied = { bytes: [], zero: [], stale: [], changing: [] })
         if (lent) copied.stale.push(run)
+        if (!neutral) copied.changing.push(run)
         for (let at = run.start; at < run.end;) {
           const { length } = bytesOf(this.#core, { start: at, end: run.end })
           const there = lent ? length : this.#view.zeroRun(at * this.#core.grainBytes, length)
@@ -180,18 +183,12 @@ export class Preserver {
       }
       for (const part of parts(bytes)) {
         appends.push(journal.append('preserve', part, () => {
-          for (const { start, end } of part) {
-            chain.preserve(point, start, end)
-            chain.mark(start, end)
-          }
+          for (const { start, end } of part) chain.preserve(point, start, end)
         }, point.seq))
       }
       for (const part of parts(zero)) {
         appends.push(journal.append('preserveZero', part, () => {
-          for (const { start, end } of part) {
-            chain.preserveZero(point, start, end)
-            chain.mark(start, end)
-          }
+          for (const { start, end } of part) chain.preserveZero(point, start, end)
         }, point.seq))
       }
     }
@@ -203,6 +200,7 @@ export class Preserver {
       }
     }
     await allSettled(appends)
+    for (const { changing } of copied.values()) for (const { start, end } of changing) chain.mark(start, end)
     const { loose } = chain
     const settled = [...loose]
     await journal.sync()

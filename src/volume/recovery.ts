@@ -13,6 +13,9 @@
  *           of every other record. The checkpoint's own records stand before the first HOT and mark nothing.
  *   at last what is lent is neither data nor stale, whatever else was said of it
  *
+ *   layers  INHERITED: data, and in no layer; INHERITED_ZERO: stale, in none, marked. What is in a layer at the end is not data.
+ *           Where a layer's undo point is not settled, nothing of it was ever taken: what is data in it is lent to that point.
+ *
  * Every record says all of the state of its grains, so it does not matter how much of it the map files know already.
  *
  * Bound: after a clean close nothing is open. After a crash the excess is the open regions (checkpoint.ts bounds them),
@@ -25,6 +28,7 @@ import {
 } from '../store/journal-records.js'
 import type { LogRecord } from '../store/record-log-layout.js'
 import type { Chain } from './chain.js'
+import type { Inherited } from './inherited.js'
 import type { Point } from './point.js'
 import type { Run, VolumeMap } from './volume-map.js'
 
@@ -37,7 +41,9 @@ export interface Recovered {
 }
 
 /** Brings `map`, which holds the pages of the map file, up to date. Throws `damaged` or `newer-format`. */
-export function replay(map: VolumeMap, chain: Chain, records: readonly LogRecord[], name: string): Omit<Recovered, 'notes'> {
+export function replay(
+  map: VolumeMap, chain: Chain, inherit: Inherited, records: readonly LogRecord[], name: string,
+): Omit<Recovered, 'notes'> {
   const regions = new Set<number>()
   const kept = new IntervalSet()
   let newest: Point | undefined
@@ -48,9 +54,11 @@ export function replay(map: VolumeMap, chain: Chain, records: readonly LogRecord
     for (const range of ranges) {
       if (kind === 'open' || kind === 'close') replayRegions(regions, kind, range, divCeil(map.grains, REGION_GRAINS))
       else if (seq !== undefined) replayPoint(map, chain, entry as PointEntry, range, newest)
-      else if (kind !== 'inherited') {
+      else {
+        const end = Math.min(range.end, map.grains)
+        if ((kind === 'inherited' || kind === 'inheritedZero') && range.start < end) inherit.take(range.start, end)
         replayGrains(map, kept, kind, range)
-        if (kind === 'zero' && newest) chain.markIn(newest, range.start, range.end)
+        if ((kind === 'zero' || kind === 'inheritedZero') && newest) chain.markIn(newest, range.start, range.end)
       }
     }
   }
@@ -89,16 +97,36 @@ function replayRegions(regions: Set<number>, kind: 'open' | 'close', range: Run,
   }
 }
 
-function replayGrains(map: VolumeMap, kept: IntervalSet, kind: 'zero' | 'clear' | 'unstale', range: Run): void {
+/** What layers hold, once the chain is settled. */
+export function replayLayers(map: VolumeMap, chain: Chain, inherit: Inherited): void {
+  for (const { todo, undo, settled } of inherit.layers) {
+    for (let at = undo && !settled ? todo.next(0, map.grains, true) : map.grains; at < map.grains;) {
+      const stop = todo.runEnd(at, map.grains)
+      while (at < stop) {
+        const end = Math.min(map.data.runEnd(at, stop), undo!.lent.runEnd(at, stop))
+        if (map.data.get(at) || undo!.lent.get(at)) chain.lend(undo!, at, end)
+        else chain.preserveZero(undo!, at, end)
+        chain.markIn(undo!, at, end)
+        at = end
+      }
+      at = stop < map.grains ? todo.next(stop, map.grains, true) : stop
+    }
+    map.becomeInherited(todo)
+  }
+}
+
+type GrainKind = 'zero' | 'clear' | 'unstale' | 'inherited' | 'inheritedZero'
+
+function replayGrains(map: VolumeMap, kept: IntervalSet, kind: GrainKind, range: Run): void {
   const start = range.start
   const end = Math.min(range.end, map.grains)
   if (start >= end) return
-  if (kind === 'unstale') {
+  if (kind === 'unstale' || kind === 'inherited') {
     map.becomeData(start, end)
-    kept.add(start, end)
+    if (kind === 'unstale') kept.add(start, end)
     return
   }
   kept.remove(start, end)
-  if (kind === 'zero') map.becomeStale(start, end)
+  if (kind !== 'clear') map.becomeStale(start, end)
   else map.becomeHole(start, end)
 }

@@ -7,6 +7,8 @@
  *   Shrink   catalog -> memory -> live is cut. Live first, and a crash leaves the old size with its end gone. A crash in
  *            between leaves live too long: it is cut at the next open, or before the next growth. Before all of it, what
  *            snapshots need of the end passes the gate like an overwrite; no space for that, and nothing is cut.
+ *   Layers   a short last grain that is inherited is adopted before its end moves. Bitmaps grow before the catalog says so and
+ *            shrink after, like the map: what lies behind their end is ignored.
  *   Points   the newest point's changed map grows before the catalog says so: what is not in the file reads as changed.
  *
  * The whole volume is locked meanwhile: requests wait, none fails.
@@ -16,14 +18,17 @@ import { NbdeltaError } from '../device/errors.js'
 import type { Checkpointer } from './checkpoint.js'
 import { flushNow, type VolumeCore } from './core.js'
 import { mapFileSizeBytes } from '../store/map-file.js'
+import type { Adopter } from './adopter.js'
 import type { Gate } from './gate.js'
 import type { Reclaimer } from './reclaim.js'
+import { resized } from './restore-plan.js'
 
 interface Parts {
   readonly core: VolumeCore
   readonly checkpointer: Checkpointer
   readonly reclaimer: Reclaimer
   readonly gate: Gate
+  readonly adopter: Adopter
 }
 
 /** @param commit makes the new size durable in the catalog */
@@ -34,6 +39,7 @@ export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () =
     if (sizeBytes === core.sizeBytes) return await commit()
     // It also makes room in the journal, so that nothing below needs another one, which it keeps out.
     await checkpointer.run()
+    await adoptEnd(parts, Math.min(sizeBytes, core.sizeBytes))
     if (sizeBytes < core.sizeBytes) await parts.gate.admit(Math.floor(sizeBytes / core.grainBytes), core.map.grains)
     await checkpointer.exclude(() => sizeBytes > core.sizeBytes ? grow(core, sizeBytes, commit) : shrink(core, sizeBytes, commit))
     if (core.map.stale.size > 0) reclaimer.wake()
@@ -42,8 +48,13 @@ export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () =
   }
 }
 
+async function adoptEnd({ core, adopter }: Parts, end: number): Promise<void> {
+  const grain = Math.floor(end / core.grainBytes)
+  if (end % core.grainBytes !== 0 && core.inherit.overlaps(grain, grain + 1)) await adopter.adopt(grain, grain + 1)
+}
+
 async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
-  const { live, map, journal, grainBytes } = core
+  const { live, map, journal, grainBytes, inherit } = core
   const fresh = { start: map.grains, end: divCeil(sizeBytes, grainBytes) }
   const foreign = live.kind === 'block'
   if (foreign && live.sizeBytes < sizeBytes) {
@@ -64,9 +75,16 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
   await core.mapFile.flush()
   const newest = core.chain.newest
   if (newest && newest.changed.length < fresh.end) await newest.files.resize(fresh.end)
-  await commit()
+  try {
+    for (const { file, todo } of inherit.layers) await file.resize(resized(todo, fresh.end))
+    await commit()
+  } catch (error) {
+    for (const { file, todo } of inherit.layers) await file.resize(todo)
+    throw error
+  }
   core.sizeBytes = sizeBytes
   map.resize(fresh.end)
+  inherit.resize(fresh.end)
   core.chain.resize(fresh.end)
   if (stale) map.becomeStale(fresh.start, fresh.end)
 }
@@ -82,8 +100,10 @@ async function shrink(core: VolumeCore, sizeBytes: number, commit: () => Promise
   core.sizeBytes = sizeBytes
   core.map.resize(divCeil(sizeBytes, core.grainBytes))
   core.chain.resize(core.map.grains)
+  core.inherit.resize(core.map.grains)
   try {
     await core.mapFile.resize(core.map.grains)
+    for (const { file, todo } of core.inherit.layers) await file.resize(todo)
     if (core.live.kind !== 'block') await core.live.resize(sizeBytes)
   } catch (error) {
     // The volume has its new size whatever happens here; the next growth or open cuts live again.

@@ -7,6 +7,8 @@
 import type { BlockDevice, BlockSizes, Capabilities, Extents, Pending } from '../device/block-device.js'
 import type { NbdeltaError } from '../device/errors.js'
 import type { CatalogEntry } from '../store/catalog.js'
+import type { InheritJob } from './copier.js'
+import type { RestoreOptions } from './restore.js'
 import type { Snappoints } from './snappoint.js'
 import { Volume, type VolumeParts } from './volume.js'
 
@@ -23,6 +25,10 @@ export interface StoreVolume extends BlockDevice {
   readonly problem: NbdeltaError | undefined
   /** Its snapshots and bookmarks. */
   readonly points: Snappoints
+  /** Shows a snapshot's content when this resolves; copying goes on in the background. */
+  restore(options: RestoreOptions): Promise<InheritJob>
+  /** That copying, or a promotion's. */
+  readonly inheriting: InheritJob | undefined
   facts(): Promise<StoreVolumeFacts>
 }
 
@@ -82,6 +88,8 @@ export class BrokenStoreVolume implements StoreVolume {
   get description(): string { return this.entry.description }
 
   get points(): Snappoints { throw this.problem }
+  readonly inheriting = undefined
+  async restore(): Promise<InheritJob> { throw this.problem }
   read(): Pending { throw this.problem }
   write(): Pending { throw this.problem }
   zero(): Pending { throw this.problem }

@@ -31,11 +31,14 @@ import type { Checkpointer } from './checkpoint.js'
 import type { Chain } from './chain.js'
 import { allSettled, type LiveDevice, type VolumeCore } from './core.js'
 import type { ExcessScan } from './excess-scan.js'
+import type { Adopter } from './adopter.js'
+import type { InheritJob } from './copier.js'
 import type { Gate } from './gate.js'
 import type { LiveView } from './live-view.js'
 import type { VolumePoints } from './points.js'
 import type { Reclaimer } from './reclaim.js'
 import type { Recovered } from './recovery.js'
+import type { Inheritor, RestoreOptions } from './restore.js'
 import type { Snappoints } from './snappoint.js'
 import { resizeVolume } from './resize.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
@@ -55,6 +58,8 @@ export interface VolumeParts {
   readonly view: LiveView
   readonly gate: Gate
   readonly points: VolumePoints
+  readonly adopter: Adopter
+  readonly inheritor: Inheritor
   readonly recovered: Recovered
 }
 
@@ -115,11 +120,24 @@ export class Volume implements BlockDevice {
     if (core.map.stale.size > 0) parts.reclaimer.wake()
     parts.scan.start()
     parts.points.start()
+    parts.inheritor.onDoubt = reason => this.refuseChanges(reason)
+    parts.inheritor.start()
   }
 
   get sizeBytes(): number { return this.#core.sizeBytes }
   /** Its snapshots and bookmarks. */
   get points(): Snappoints { return this.#parts.points }
+  /** What it shows of other content and does not hold itself yet. */
+  get inheritor(): Inheritor { return this.#parts.inheritor }
+  /** Copying that goes on in the background. */
+  get inheriting(): InheritJob | undefined { return this.#parts.inheritor.job }
+
+  /** Shows a snapshot's content when this resolves; copying goes on in the background (restore.ts). */
+  restore(options: RestoreOptions): Promise<InheritJob> {
+    this.#judgeOpen()
+    if (this.#refusal) throw this.#refusal
+    return this.#parts.inheritor.restore(options)
+  }
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
@@ -224,7 +242,7 @@ export class Volume implements BlockDevice {
       return undefined
     }
     if (kind === 'write') return this.#writeByPlan(offset, length, from!, at, origin)
-    if (this.#locks.idle) {
+    if (this.#locks.idle && !this.#core.inherit.active) {
       const shape = shapeOf(offset, length, this.grainBytes, this.sizeBytes)
       const { rule } = kind === 'zero' ? planZero(this.#core.map, shape, length, mode!) : planTrim(this.#core.map, shape)
       if (rule === 'nothing') return undefined
@@ -238,7 +256,8 @@ export class Volume implements BlockDevice {
     const first = Math.floor(offset / this.grainBytes)
     const end = divCeil(offset + length, this.grainBytes)
     const { rule } = planWrite(this.#core.map, first, end)
-    if ((rule !== 'overwrite' && rule !== 'fill') || !this.#locks.tryLock(offset, offset + length)) {
+    const atOnce = (rule === 'overwrite' || rule === 'fill') && !this.#core.inherit.overlaps(first, end)
+    if (!atOnce || !this.#locks.tryLock(offset, offset + length)) {
       return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
     }
     let pending: Pending
@@ -289,9 +308,12 @@ export class Volume implements BlockDevice {
 
   async #close(tidy: boolean): Promise<void> {
     this.#open = false
-    const { core, checkpointer, reclaimer, scan, points } = this.#parts
+    const { core, checkpointer, reclaimer, scan, points, inheritor } = this.#parts
     await scan.stop()
+    await inheritor.stop()
     await points.stop()
+    // A restore that had begun by then.
+    await inheritor.stop()
     // Everything that was accepted has its turn before this lock is granted; nothing more is accepted.
     await this.#locks.lock(0, Number.MAX_SAFE_INTEGER)
     this.#locks.unlock(0, Number.MAX_SAFE_INTEGER)
@@ -304,6 +326,7 @@ export class Volume implements BlockDevice {
       core.logger.error({ err: error }, 'the volume was closed without a checkpoint; the next open recovers as after a crash')
     } finally {
       await core.journal.close()
+      await inheritor.close()
       await allSettled([...[core.live, core.mapDevice, core.journalDevice].map(device => device.close()), points.close()])
     }
   }

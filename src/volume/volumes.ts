@@ -15,7 +15,10 @@ import type { Logger } from '../device/logger.js'
 import { type CatalogEntry, judgeEntry } from '../store/catalog.js'
 import type { StoreDirectory } from '../store/store-directory.js'
 import type { VolumeFiles } from '../store/volume-files.js'
-import type { CreateVolumeOptions } from './options.js'
+import type { CloneVolumeOptions, CreateVolumeOptions } from './options.js'
+import type { InheritJob } from './copier.js'
+import { StoreInheritance } from './inherit-disk.js'
+import { Lineage, ownerOf } from './lineage.js'
 import { StorePoints } from './point-disk.js'
 import { BrokenStoreVolume, OpenStoreVolume, type StoreVolume } from './store-volume.js'
 import { formatVolume, JOURNAL_BYTES, openVolumeParts } from './open-volume.js'
@@ -32,6 +35,7 @@ export class Volumes {
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #byName = new Map<string, Kept>()
+  readonly #lineage: Lineage
   /** The last change of the set; the next one starts when it is over. */
   #last: Promise<unknown> = Promise.resolve()
 
@@ -39,6 +43,7 @@ export class Volumes {
     this.#directory = directory
     this.#clock = clock
     this.#logger = logger
+    this.#lineage = new Lineage(directory, () => this.#byName.values(), logger)
   }
 
   /**
@@ -52,6 +57,8 @@ export class Volumes {
       for (let entry = entries.shift(); entry; entry = entries.shift()) this.#byName.set(entry.name, await this.#open(entry))
     }
     await Promise.all(Array.from({ length: OPEN_AT_ONCE }, worker))
+    await this.#lineage.releaseLeftPins()
+    for (const volume of this.#byName.values()) if (volume instanceof OpenStoreVolume) this.#lineage.attach(volume)
   }
 
   /** By name. */
@@ -80,6 +87,43 @@ export class Volumes {
       })
       throw error
     }
+  }
+
+  /**
+   * A writable volume that shows a snapshot of another: size and grain are the snapshot's, nothing is copied, and the snapshot
+   * is pinned. All or nothing, like an import: what is half made the next open removes.
+   * Errors: not-found, bad-argument (a bookmark), exists, no-space, io.
+   */
+  clone({ name, from, description }: CloneVolumeOptions): Promise<StoreVolume> {
+    return this.#inTurn(async () => {
+      const source = this.#usable(from.volume)
+      const info = source.points.get(from.point)
+      if (!info) throw new NbdeltaError('not-found', `volume '${from.volume}' has no snapshot '${from.point}'`)
+      if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${from.point}' is a bookmark: it keeps no content`)
+      const entry = judgeEntry({
+        uuid: randomUUID(), name, sizeBytes: info.sizeBytes, grainBytes: source.grainBytes, backing: null,
+        createdAt: this.#clock.wallTime().toISOString(), description, importing: true,
+      })
+      this.#directory.catalog.judge(entry)
+      const owner = ownerOf('clone', name)
+      await source.points.pin(info.name, { owner, expiresAt: null })
+      try {
+        const volume = await this.#makeClone(entry, { volume: source.uuid, point: info.uuid })
+        this.#byName.set(name, volume)
+        this.#lineage.attach(volume)
+        this.#logger.info({ volume: name, uuid: entry.uuid, from }, 'volume cloned')
+        return volume
+      } catch (error) {
+        await this.#unmake(entry)
+        if (!this.#directory.catalog.get(name)) await source.points.unpin(info.name, owner)
+        throw error
+      }
+    })
+  }
+
+  /** Copies what a clone has not got yet; it stands alone when the job has finished. Errors: not-found, wrong-state (no clone). */
+  promote(name: string, bytesPerSecond: number | undefined): Promise<InheritJob> {
+    return this.#usable(name).inheritor.promote(bytesPerSecond)
   }
 
   #create(options: CreateVolumeOptions, importing: boolean): Promise<OpenStoreVolume> {
@@ -131,17 +175,24 @@ export class Volumes {
   delete(name: string): Promise<void> {
     return this.#inTurn(async () => {
       const volume = this.#known(name)
+      const heirs = this.#lineage.heirsOf(volume.uuid)
+      if (heirs.length > 0) {
+        const hint = 'promote or delete them first'
+        throw new NbdeltaError('busy', `volume '${name}' is needed by: ${heirs.join(', ')}`, { hint })
+      }
+      const links = this.#lineage.linksOf(volume.uuid)
       // Somebody's own file outlives its volume and is left in order; the store's own goes anyway.
       if (volume instanceof OpenStoreVolume && volume.backing === null) await volume.abandon()
       else await volume.close()
       try {
         await this.#directory.removeVolumeFiles(name)
       } catch (error) {
-        if (this.#directory.catalog.get(name)) this.#byName.set(name, await this.#open(volume.entry))
+        if (this.#directory.catalog.get(name)) await this.#reopen(volume.entry)
         else this.#byName.delete(name)
         throw error
       }
       this.#byName.delete(name)
+      await this.#lineage.release(links)
       this.#logger.info({ volume: name, uuid: volume.uuid }, 'volume deleted')
     })
   }
@@ -149,13 +200,16 @@ export class Volumes {
   /** Flushes and closes all of them; the first failure is thrown when every one is closed. */
   async close(): Promise<void> {
     await this.#last
-    const results = await Promise.allSettled([...this.#byName.values()].map(async volume => {
-      try {
-        if (volume instanceof OpenStoreVolume) await volume.flush()
-      } finally {
-        await volume.close()
-      }
-    }))
+    const results: PromiseSettledResult<void>[] = []
+    for (const round of this.#lineage.heirsFirst()) {
+      results.push(...await Promise.allSettled(round.map(async volume => {
+        try {
+          if (volume instanceof OpenStoreVolume) await volume.flush()
+        } finally {
+          await volume.close()
+        }
+      })))
+    }
     for (const result of results) if (result.status === 'rejected') throw result.reason
   }
 
@@ -169,13 +223,44 @@ export class Volumes {
     return this.#openOn(files, entry)
   }
 
+  /** Order: files, with an entry that says that it is half a volume; what it inherits; then the entry of a whole one. */
+  async #makeClone(entry: CatalogEntry, source: { volume: string, point: string }): Promise<OpenStoreVolume> {
+    const { uuid, sizeBytes, grainBytes } = entry
+    const { points, pointFolders, catalog } = this.#directory
+    const grains = divCeil(sizeBytes, grainBytes)
+    const files = await this.#directory.createVolumeFiles(entry, {
+      journalBytes: JOURNAL_BYTES, format: ({ map, journal }) => formatVolume({ uuid, grains, map, journal, allData: false }),
+    })
+    try {
+      await pointFolders.makeTodo(uuid, grains, true, 'base')
+      await points.put({ volumes: [{ volume: uuid, inherit: { kind: 'clone', source, undo: null } }] })
+    } catch (error) {
+      await Promise.allSettled(Object.values(files).map((disk: VolumeFiles['live']) => disk.close()))
+      throw error
+    }
+    const volume = await this.#openOn(files, entry)
+    try {
+      await volume.imported(whole => catalog.put(whole))
+      return volume
+    } catch (error) {
+      await volume.abandon()
+      throw error
+    }
+  }
+
   /** What failed only after the catalog had it. If it cannot be taken out again it stays, and can be listed and deleted. */
   async #unmake(entry: CatalogEntry): Promise<void> {
     if (this.#directory.catalog.get(entry.name)?.uuid !== entry.uuid) return
     await this.#directory.removeVolumeFiles(entry.name).catch((error: unknown) => {
       this.#logger.error({ err: error, volume: entry.name }, 'a volume whose creation failed could not be removed')
     })
-    if (this.#directory.catalog.get(entry.name)) this.#byName.set(entry.name, await this.#open(entry))
+    if (this.#directory.catalog.get(entry.name)) await this.#reopen(entry)
+  }
+
+  async #reopen(entry: CatalogEntry): Promise<void> {
+    const volume = await this.#open(entry)
+    this.#byName.set(entry.name, volume)
+    if (volume instanceof OpenStoreVolume) this.#lineage.attach(volume)
   }
 
   async #removeHalf(name: string): Promise<void> {
@@ -200,10 +285,12 @@ export class Volumes {
 
   async #openOn(files: VolumeFiles, entry: CatalogEntry): Promise<OpenStoreVolume> {
     const { uuid, name, sizeBytes, grainBytes, backing } = entry
-    const points = new StorePoints(uuid, grainBytes, this.#directory.points, this.#directory.pointFolders)
+    const { points: table, pointFolders } = this.#directory
+    const points = new StorePoints(uuid, grainBytes, table, pointFolders)
+    const inherit = new StoreInheritance(uuid, table, pointFolders)
     try {
       const parts = await openVolumeParts({
-        uuid, name, sizeBytes, grainBytes, ...files, points, adopted: backing !== null, clock: this.#clock, logger: this.#logger,
+        uuid, name, sizeBytes, grainBytes, ...files, points, inherit, adopted: backing !== null, clock: this.#clock, logger: this.#logger,
       })
       return new OpenStoreVolume(parts, entry)
     } catch (error) {

@@ -20,6 +20,7 @@ export const KEEP: ZeroMode = { allocate: true, fast: false }
 export interface Disks { live: LiveDevice, map: MetadataDevice, journal: MetadataDevice }
 
 interface LabOptions {
+  readonly uuid?: string
   readonly sizeBytes: number
   readonly grainBytes?: number
   readonly journalBytes?: number
@@ -35,11 +36,11 @@ interface OpenOptions {
 }
 
 export async function freshDisks(options: LabOptions) {
-  const { sizeBytes, grainBytes = GRAIN, journalBytes = 2 ** 20, live = new MemoryDisk(sizeBytes), allData = false } = options
+  const { sizeBytes, grainBytes = GRAIN, journalBytes = 2 ** 20, live = new MemoryDisk(sizeBytes), allData = false, uuid = UUID } = options
   const grains = divCeil(sizeBytes, grainBytes)
   const map = new MemoryDisk(mapFileSizeBytes(grains))
   const journal = new MemoryDisk(journalBytes)
-  await formatVolume({ uuid: UUID, grains, map, journal, allData })
+  await formatVolume({ uuid, grains, map, journal, allData })
   return { live, map, journal }
 }
 

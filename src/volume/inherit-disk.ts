@@ -1,0 +1,74 @@
+/** Inheritance of one volume of an open store: inherit-store.ts over the table of points and the files of src/store. */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import type { BlockDevice, Pending } from '../device/block-device.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { MapIdentity } from '../store/map-file.js'
+import type { Inheritance } from '../store/point-entry.js'
+import type { PointFolders, TodoName } from '../store/point-files.js'
+import { todoMap } from '../store/point-maps.js'
+import type { PointTable } from '../store/point-table.js'
+import type { TwinMap } from '../store/twin-map.js'
+import type { InheritFile, InheritStore } from './inherit-store.js'
+import type { LayerKind } from './inherited.js'
+import type { PointRecord } from './point-store.js'
+
+/** The bitmap of a layer on a device of TODO_FILE_BYTES. */
+export class InheritDisk implements InheritFile {
+  readonly #device: BlockDevice
+  readonly #map: TwinMap
+  readonly #name: string
+
+  constructor(device: BlockDevice, identity: MapIdentity, grains: number) {
+    this.#device = device
+    this.#map = todoMap(device, identity, grains)
+    this.#name = identity.name
+  }
+
+  async load(into: GrainBitmap): Promise<string[]> {
+    const { damagedPages, faults } = await this.#map.load(into)
+    if (damagedPages.length === 0) return [...faults]
+    throw new NbdeltaError('damaged', `${this.#name}: page ${damagedPages[0]} cannot be read: what is inherited there is not known`)
+  }
+
+  save(from: GrainBitmap, pages: Iterable<number>, settle?: () => Pending): Promise<void> {
+    return this.#map.save(from, pages, settle)
+  }
+
+  resize(bitmap: GrainBitmap): Promise<void> { return this.#map.resize(bitmap) }
+  close(): Promise<void> { return this.#device.close() }
+}
+
+export class StoreInheritance implements InheritStore {
+  readonly #volume: string
+  readonly #table: PointTable
+  readonly #folders: PointFolders
+
+  /** @param volume its uuid */
+  constructor(volume: string, table: PointTable, folders: PointFolders) {
+    this.#volume = volume
+    this.#table = table
+    this.#folders = folders
+  }
+
+  get inheritance(): Inheritance | null { return this.#table.state(this.#volume).inherit }
+
+  put(points: readonly PointRecord[], inherit: Inheritance | null): Promise<void> {
+    const volume = this.#volume
+    const entries = points.map(({ deleting, ...info }) => ({ ...info, volume, state: deleting ? 'deleting' as const : 'ready' as const }))
+    return this.#table.put({ points: entries, volumes: [{ volume, inherit }] })
+  }
+
+  async make(kind: LayerKind, grains: number, fill: boolean): Promise<InheritFile> {
+    await this.#folders.makeTodo(this.#volume, grains, fill, fileOf(kind))
+    return this.open(kind, grains)
+  }
+
+  async open(kind: LayerKind, grains: number): Promise<InheritFile> {
+    const device = await this.#folders.openTodo(this.#volume, fileOf(kind))
+    return new InheritDisk(device, this.#folders.todoIdentity(this.#volume), grains)
+  }
+
+  remove(kind: LayerKind): Promise<void> { return this.#folders.removeTodo(this.#volume, fileOf(kind)) }
+}
+
+function fileOf(kind: LayerKind): TodoName { return kind === 'restore' ? 'todo' : 'base' }

@@ -1,0 +1,414 @@
+/**
+ * Restore of an open volume from a snapshot, and what it inherits as a clone: layers made, gone on with, and ended.
+ *
+ * The switch. Order of disk writes, and what each other order would lose
+ *   1. folder of the undo point, and a bitmap file without a bit: durable, before anybody waits.
+ *   2. whole volume locked, no checkpoint: the undo point comes into the chain; the set goes into the bitmap file; flush.
+ *      Between the undo point and the switch nothing is written, or the undo would not have it.
+ *   3. one record in the table: the undo point, both pins, the restore, `settled: false`. From here on the restore has happened.
+ *      Before 2 is durable, and a power cut leaves a restore that does not know its grains.
+ *   4. memory: what live holds of the set is lent to the undo point; the set is inherited. Unlocked, and answered.
+ *   5. the next checkpoint (at once) saves the undo point's maps first, then says `settled` in the table, then saves the rest.
+ *      Live's map first, and a power cut leaves grains that are nobody's bytes. Until 5 is done no grain of the set is taken:
+ *      so an open that finds `settled: false` makes 4 again from live's map as it was (recovery.ts).
+ *   6. the copier (copier.ts, adopter.ts). When nothing is left, one record: pins and restore are gone; then the file.
+ *
+ * One restore at a time: a second one waits until the first has copied all, which goes without limit then. Size stays as it is:
+ * of a shorter snapshot what lies behind its end is left as it was, of a longer one what lies behind the volume's end is left out.
+ */
+import { divCeil } from '../../native-free/integer.js'
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import type { BlockDevice } from '../device/block-device.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { Inheritance } from '../store/point-entry.js'
+import type { Adopter } from './adopter.js'
+import type { Checkpointer } from './checkpoint.js'
+import { ComposedSource } from './composed-source.js'
+import { Copier, type InheritJob } from './copier.js'
+import type { VolumeCore } from './core.js'
+import type { InheritFile, InheritStore } from './inherit-store.js'
+import { Layer, type LayerKind } from './inherited.js'
+import { NewPoint } from './point-creation.js'
+import type { Point } from './point.js'
+import type { PointRecord, PointStore } from './point-store.js'
+import type { VolumePoints } from './points.js'
+import { planRestore } from './restore-plan.js'
+import type { PointDevice, PointInfo, Snappoints } from './snappoint.js'
+
+const NAME_MAX = 128
+/** Requests may take what room a checkpoint has made; then one more is tried. */
+const ROOM_ATTEMPTS = 3
+
+/** Another volume to restore from: one of the same store, of equal grain. */
+export interface SourceVolume {
+  readonly uuid: string
+  readonly grainBytes: number
+  readonly points: Snappoints
+}
+
+export interface RestoreOptions {
+  /** Name of the snapshot. */
+  readonly from: string
+  /** Whose snapshot; by default one of this volume. */
+  readonly sourceVolume?: SourceVolume
+  /** Bytes; by default all. Nothing outside of it changes, to the byte. */
+  readonly offset?: number
+  readonly length?: number
+  /** Of the copying in the background; by default no limit. */
+  readonly bytesPerSecond?: number
+}
+
+interface Parts {
+  readonly core: VolumeCore
+  readonly checkpointer: Checkpointer
+  readonly adopter: Adopter
+  readonly points: VolumePoints
+  readonly pointStore: PointStore | undefined
+  readonly store: InheritStore | undefined
+  readonly uuid: string
+  readonly name: string
+}
+
+type Request = RestoreOptions & { readonly offset: number, readonly length: number, readonly pace: number | null }
+
+export class Inheritor {
+  /** Called when only the next open tells whether a restore has happened: nothing may be changed until then. */
+  onDoubt: (reason: NbdeltaError) => void = () => undefined
+  readonly #parts: Parts
+  readonly #copiers = new Map<LayerKind, Copier>()
+  /** Whoever holds a foreign source is told when it is needed no more. */
+  readonly #releases = new Map<LayerKind, () => Promise<void>>()
+  #stopped = false
+
+  /** The last change of what the table says; the next one starts when it is over. */
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+    parts.core.inherit.confirm = layer => this.#put([], () => this.#with(layer.kind, now => ({ ...now, settled: true })))
+  }
+
+  /** What is being copied: by a restore, or else by a promotion. */
+  get job(): InheritJob | undefined { return this.#copiers.get('restore') ?? this.#copiers.get('clone') }
+
+  /** What the table says, outermost first. */
+  get #inheritances(): Inheritance[] {
+    const outer = this.#parts.store?.inheritance
+    return outer ? [outer, ...outer.base ? [outer.base] : []] : []
+  }
+
+  /** Sources that are other volumes' snapshots, by uuid, and whoever is to open them (`attach`). */
+  get foreign(): { readonly kind: LayerKind, readonly volume: string, readonly point: string }[] {
+    return this.#inheritances.filter(({ source }) => source.volume !== this.#parts.uuid)
+      .map(({ kind, source }) => ({ kind, ...source }))
+  }
+
+  /** The volume is open: goes on with what a close or a crash cut short. */
+  start(): void {
+    for (const inheritance of this.#inheritances) {
+      if (inheritance.source.volume !== this.#parts.uuid) continue
+      const point = this.#parts.points.byUuid(inheritance.source.point)
+      if (!point) throw new NbdeltaError('damaged', `the snapshot ${inheritance.source.point}, which is being restored, is not there`)
+      this.#attach(inheritance, this.#parts.points.openPoint(point))
+    }
+  }
+
+  /** A foreign source has been opened. @param release its pin is needed no more */
+  attach(kind: LayerKind, device: PointDevice, release: () => Promise<void>): void {
+    const inheritance = this.#inheritances.find(other => other.kind === kind)
+    if (!inheritance) throw new Error(`nothing is inherited by a ${kind}`)
+    this.#releases.set(kind, release)
+    this.#attach(inheritance, device)
+  }
+
+  /**
+   * The volume shows the snapshot's content when this resolves, and copies it in the background. An undo point, labelled
+   * `auto`: `undo`, keeps what was there. Where nothing differs nothing is done at all.
+   * Errors: not-found, bad-argument (a bookmark, another grain, a range outside), busy (a clone that is not promoted, from a
+   * foreign source), wrong-state, no-space, io.
+   */
+  async restore(options: RestoreOptions): Promise<InheritJob> {
+    for (;;) {
+      await this.#copiers.get('restore')?.hurry()
+      const job = await this.#parts.points.inTurn(async () => {
+        if (this.#stopped) throw new NbdeltaError('wrong-state', 'the volume is being closed')
+        if (this.#copiers.has('restore')) return undefined
+        if (this.#parts.core.inherit.of('restore')) {
+          throw new NbdeltaError('busy', 'an earlier restore cannot go on: the volume it restores from is not open')
+        }
+        return this.#restore(this.#judge(options))
+      })
+      if (job) return job
+    }
+  }
+
+  /** Copies what a clone has not got yet, so that it stands alone in the end. Errors: wrong-state (it is no clone), io. */
+  async promote(bytesPerSecond?: number): Promise<InheritJob> {
+    const pace = judgePace(bytesPerSecond)
+    return this.#parts.points.inTurn(async () => {
+      const layer = this.#parts.core.inherit.of('clone')
+      if (!layer) throw new NbdeltaError('wrong-state', 'this volume is no clone, or stands alone already')
+      await this.#copiers.get('clone')?.stop(cancelled('another promotion takes over'))
+      await this.#put([], () => this.#with('clone', inheritance => ({ ...inheritance, copier: { bytesPerSecond: pace } })))
+      return this.#copy(layer, pace)
+    })
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true
+    const why = cancelled('the volume was closed; copying goes on when it is opened again')
+    await Promise.all([...this.#copiers.values()].map(copier => copier.stop(why)))
+  }
+
+  async close(): Promise<void> {
+    for (const { file, source } of this.#parts.core.inherit.layers) {
+      await source?.close()
+      await file.close()
+    }
+  }
+
+  #judge(options: RestoreOptions): Request {
+    const { sizeBytes, grainBytes } = this.#parts.core
+    const { offset = 0, length = sizeBytes - offset, sourceVolume } = options
+    const pace = judgePace(options.bytesPerSecond)
+    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 1 || offset + length > sizeBytes) {
+      throw new NbdeltaError('bad-argument', `the volume has no bytes from ${offset} to ${offset + length}`)
+    }
+    if (sourceVolume && sourceVolume.uuid !== this.#parts.uuid && sourceVolume.grainBytes !== grainBytes) {
+      throw new NbdeltaError('bad-argument', `the other volume has grains of ${sourceVolume.grainBytes} bytes, this one of ${grainBytes}`)
+    }
+    return { ...options, offset, length, pace }
+  }
+
+  async #restore(request: Request): Promise<InheritJob> {
+    const { core, points, uuid } = this.#parts
+    const foreign = request.sourceVolume && request.sourceVolume.uuid !== uuid ? request.sourceVolume : undefined
+    const info = (foreign?.points ?? points).get(request.from)
+    if (!info) throw new NbdeltaError('not-found', `there is no snapshot '${request.from}'`)
+    if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${request.from}' is a bookmark: it keeps no content`)
+    if (foreign && core.inherit.of('clone')) {
+      throw new NbdeltaError('busy', 'a clone cannot be restored from another volume', { hint: 'promote it first' })
+    }
+    if (this.#plan(request, info, foreign).rule === 'nothing') return nothingToDo()
+    if (!foreign) return this.#switch(request, info, undefined)
+    const owner = `restore ${this.#parts.name}`
+    await foreign.points.pin(info.name, { owner, expiresAt: null })
+    const release = (): Promise<void> => foreign.points.unpin(nameOf(foreign.points, info), owner)
+    try {
+      return await this.#switch(request, info, { device: foreign.points.open(info.name), volume: foreign.uuid, release })
+    } catch (error) {
+      if (!this.#parts.pointStore!.inDoubt) await release()
+      throw error
+    }
+  }
+
+  #plan(request: Request, info: PointInfo, foreign: SourceVolume | undefined): ReturnType<typeof planRestore> {
+    const { core, points } = this.#parts
+    const { grainBytes, map, chain } = core
+    const end = Math.min(request.offset + request.length, info.sizeBytes)
+    const range = { start: Math.floor(request.offset / grainBytes), end: divCeil(end, grainBytes) }
+    const from = foreign ? undefined : points.byUuid(info.uuid)
+    const owned = from && chain.points.filter(point => point.isSnapshot && point.seq >= from.seq).map(point => point.owned)
+    return planRestore(map.grains, owned, request.offset < end ? range : { start: 0, end: 0 }, core.inherit.of('clone')?.todo)
+  }
+
+  async #switch(
+    request: Request, info: PointInfo,
+    foreign: { readonly device: PointDevice, readonly volume: string, release(): Promise<void> } | undefined,
+  ): Promise<InheritJob> {
+    const { core, checkpointer, points, pointStore, store, uuid } = this.#parts
+    if (!pointStore || !store) throw new NbdeltaError('wrong-state', 'this volume has no place for snapshots')
+    const undo = new NewPoint({ core, checkpointer, store: pointStore }, {
+      name: this.#undoName(request.from), kind: 'snapshot', labels: { auto: 'undo' },
+    }, null)
+    let file: InheritFile | undefined
+    let layer: Layer | undefined
+    try {
+      file = await store.make('restore', core.map.grains, false)
+      await undo.prepare()
+      await this.#hold(undo, async () => {
+        const plan = this.#plan(request, info, foreign && request.sourceVolume)
+        const set = plan.rule === 'nothing' ? new GrainBitmap(core.map.grains) : plan.set
+        undo.take()
+        await file!.save(set, pagesOf(set))
+        await undo.secure()
+        const inheritance = {
+          kind: 'restore', source: { volume: foreign?.volume ?? uuid, point: info.uuid }, undo: undo.record.uuid,
+          range: { offset: request.offset, length: request.length }, settled: false,
+          copier: { bytesPerSecond: request.pace },
+        } as const
+        await this.#commit(undo, inheritance)
+        layer = new Layer('restore', set, file!, undo.point, false)
+        core.chain.lendAll(undo.point!, set, core.map.data)
+        core.map.becomeInherited(set)
+        core.inherit.layers.unshift(layer)
+        if (foreign) this.#releases.set('restore', foreign.release)
+        this.#source(layer, inheritance, foreign?.device ?? points.openPoint(points.byUuid(info.uuid)!))
+      })
+    } catch (error) {
+      await foreign?.device.close()
+      await this.#giveUp(undo, file, error)
+      throw error
+    }
+    const job = this.#copy(layer!, request.pace)
+    checkpointer.run().catch((error: unknown) => core.logger.warn({ err: error }, 'a checkpoint after a restore failed'))
+    return job
+  }
+
+  /** Step 3. */
+  async #commit(undo: NewPoint, inheritance: Inheritance): Promise<void> {
+    const pin = { owner: 'restore', expiresAt: null }
+    const record: PointRecord = { ...undo.record, pins: [pin] }
+    const own = inheritance.source.volume === this.#parts.uuid ? this.#parts.points.byUuid(inheritance.source.point) : undefined
+    const source = own && { ...own.info, pins: [...own.info.pins.filter(({ owner }) => owner !== 'restore'), pin] }
+    await this.#put([...source ? [{ ...source, deleting: false }] : [], record], () => ({ ...inheritance, ...this.#below() }))
+    if (own && source) own.info = source
+    undo.point!.info = { ...undo.point!.info, pins: record.pins }
+    undo.confirm()
+  }
+
+  /** Whole volume locked, no checkpoint, room in the journal for what comes. */
+  async #hold(undo: NewPoint, work: () => Promise<void>): Promise<void> {
+    for (let attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
+      await undo.lock()
+      try {
+        if (undo.hasRoom) return await this.#parts.checkpointer.exclude(work)
+      } finally {
+        undo.unlock()
+      }
+      await undo.makeRoom()
+    }
+    throw new NbdeltaError('busy', 'the journal of the volume has no room for an undo point')
+  }
+
+  async #giveUp(undo: NewPoint, file: InheritFile | undefined, error: unknown): Promise<void> {
+    const { points, pointStore, store } = this.#parts
+    await file?.close()
+    if (pointStore!.inDoubt) {
+      const hint = 'restart the server: it then shows one of the two contents, and nothing else is lost'
+      this.onDoubt(new NbdeltaError('flush-failed', 'whether the volume was restored is not known: no more changes', { cause: error, hint }))
+      return
+    }
+    if (undo.point) await points.giveUp(undo)
+    else await undo.discard()
+    await store!.remove('restore')
+  }
+
+  #attach(inheritance: Inheritance, device: PointDevice): void {
+    const layer = this.#parts.core.inherit.of(inheritance.kind)!
+    this.#source(layer, inheritance, device)
+    if (inheritance.copier) this.#copy(layer, inheritance.copier.bytesPerSecond)
+  }
+
+  #source(layer: Layer, { range }: Inheritance, device: BlockDevice): void {
+    const { offset = 0, length = device.sizeBytes } = range ?? {}
+    const outside = layer.undo && this.#parts.points.openPoint(layer.undo)
+    layer.source = new ComposedSource(device, offset, offset + length, outside)
+  }
+
+  #copy(layer: Layer, bytesPerSecond: number | null): Copier {
+    const { core, adopter } = this.#parts
+    const copier: Copier = new Copier({
+      core, adopter, layer, bytesPerSecond,
+      end: () => this.#parts.points.inTurn(() => this.#end(layer)),
+      cancel: () => layer.kind === 'restore' ? this.#cancelRestore(layer) : this.#cancelPromotion(copier),
+    })
+    this.#copiers.set(layer.kind, copier)
+    return copier
+  }
+
+  /** Step 6: nothing is left. */
+  async #end(layer: Layer): Promise<void> {
+    const { core, checkpointer, points, uuid, store } = this.#parts
+    if (!layer.settled) await checkpointer.run()
+    const ended = this.#inheritances.find(({ kind }) => kind === layer.kind)!
+    const freed: Point[] = layer.undo ? [layer.undo] : []
+    const own = ended.source.volume === uuid ? points.byUuid(ended.source.point) : undefined
+    if (own) freed.push(own)
+    const infos = freed.map(({ info }) => ({ ...info, pins: info.pins.filter(({ owner }) => owner !== 'restore') }))
+    await this.#put(infos.map(info => ({ ...info, deleting: false })), () => this.#with(layer.kind, () => null))
+    for (const [i, point] of freed.entries()) point.info = infos[i]
+    await checkpointer.exclude(async () => {
+      core.inherit.layers.splice(core.inherit.layers.indexOf(layer), 1)
+      this.#copiers.delete(layer.kind)
+      await layer.file.close()
+    })
+    await layer.source?.close()
+    await store!.remove(layer.kind)
+    await this.#releases.get(layer.kind)?.()
+    this.#releases.delete(layer.kind)
+  }
+
+  async #cancelRestore(layer: Layer): Promise<void> {
+    const { core } = this.#parts
+    const inheritance = this.#inheritances.find(({ kind }) => kind === 'restore')
+    if (!core.inherit.layers.includes(layer) || !inheritance) {
+      throw new NbdeltaError('wrong-state', 'the restore is over', { hint: 'restore from its undo point' })
+    }
+    const { offset, length } = inheritance.range!
+    await this.restore({ from: layer.undo!.info.name, offset, length: Math.min(length, core.sizeBytes - offset) })
+  }
+
+  async #cancelPromotion(copier: Copier): Promise<void> {
+    await copier.stop(cancelled('the promotion was stopped'))
+    await this.#parts.points.inTurn(async () => {
+      if (this.#copiers.get('clone') !== copier) return
+      await this.#put([], () => this.#with('clone', inheritance => ({ ...inheritance, copier: undefined })))
+      this.#copiers.delete('clone')
+    })
+  }
+
+  #put(points: readonly PointRecord[], inheritance: () => Inheritance | null): Promise<void> {
+    const change = this.#last.then(() => this.#parts.store!.put(points, inheritance()))
+    this.#last = change.catch(() => undefined)
+    return change
+  }
+
+  /** What the table says, with one layer of it changed or gone. */
+  #with(kind: LayerKind, change: (inheritance: Inheritance) => Inheritance | null): Inheritance | null {
+    const outer = this.#parts.store!.inheritance!
+    if (outer.kind === kind) return change(outer) ?? outer.base ?? null
+    const base = change(outer.base!)
+    return { ...outer, base: base === null ? undefined : { ...base, kind: 'clone' } }
+  }
+
+  #below(): Pick<Inheritance, 'base'> {
+    const base = this.#parts.store!.inheritance
+    return base ? { base: { ...base, kind: 'clone' } } : {}
+  }
+
+  /** `undo-NAME-N`, the first that is free. */
+  #undoName(from: string): string {
+    for (let n = 1; ; n++) {
+      const end = `-${n}`
+      const name = `undo-${from}`.slice(0, NAME_MAX - end.length) + end
+      if (!this.#parts.points.get(name)) return name
+    }
+  }
+}
+
+function nameOf(points: Snappoints, { uuid, name }: PointInfo): string {
+  return points.list().find(info => info.uuid === uuid)?.name ?? name
+}
+
+function pagesOf(set: GrainBitmap): number[] {
+  const pages: number[] = []
+  for (let page = 0; page < set.pageCount; page++) if (set.pageKind(page) !== 0) pages.push(page)
+  return pages
+}
+
+function judgePace(bytesPerSecond: number | undefined): number | null {
+  if (bytesPerSecond === undefined) return null
+  if (Number.isSafeInteger(bytesPerSecond) && bytesPerSecond >= 1) return bytesPerSecond
+  throw new NbdeltaError('bad-argument', `${bytesPerSecond} is no rate: whole bytes per second, at least 1`)
+}
+
+function cancelled(message: string): NbdeltaError { return new NbdeltaError('cancelled', message) }
+
+function nothingToDo(): InheritJob {
+  return {
+    progress: () => ({ doneBytes: 0, totalBytes: 0 }),
+    cancel: async () => undefined,
+    finished: Promise.resolve(),
+  }
+}

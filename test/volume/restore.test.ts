@@ -1,0 +1,236 @@
+// Restore of a volume from its own snapshots and another's: the seeds' A4, A5, A7, A12, A13, A14, A17, A18, A21, B9, B10, B11, by id.
+import t from 'tap'
+import { readAll, GRAIN } from './lab.js'
+import { Rig, settle } from './inherit-lab.js'
+
+const G = GRAIN
+const SLOW_PACE = { bytesPerSecond: G }
+
+async function rig(sizeBytes = 16 * G): Promise<Rig> { return Rig.open({ sizeBytes }) }
+
+async function fill(rig: Rig, value: number, from = 0, grains = rig.sizeBytes / G - from): Promise<void> {
+  await rig.volume.write(from * G, grains * G, Buffer.alloc(grains * G, value), 0)
+}
+
+const snapshot = (rig: Rig, name: string) => rig.volume.points.create({ name, kind: 'snapshot' })
+
+async function contentOf(rig: Rig, name: string): Promise<Buffer> {
+  const device = rig.volume.points.open(name)
+  const found = await readAll(device)
+  await device.close()
+  return found
+}
+
+/** First byte of each grain. */
+async function grains(rig: Rig): Promise<string> { return bytesOf(await readAll(rig.volume)) }
+function bytesOf(content: Buffer): string {
+  return Array.from({ length: Math.ceil(content.length / G) }, (_, grain) => content[grain * G]).join('')
+}
+
+t.test('A4, A14, B10: the view switches at once; the undo point has what was there; copying ends', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2, 4, 4)
+  await r.volume.trim(8 * G, 2 * G)
+  const job = await r.volume.restore({ from: 's', ...SLOW_PACE })
+  t.equal(await grains(r), '1'.repeat(16), 'the snapshot shows')
+  const undo = r.volume.points.list().at(-1)!
+  t.same([undo.name, undo.labels, undo.kind], ['undo-s-1', { auto: 'undo' }, 'snapshot'])
+  t.equal(bytesOf(await contentOf(r, undo.name)), '1111222200111111', 'the undo point shows what was there')
+  t.same(job.progress(), { doneBytes: 0, totalBytes: 6 * G }, 'only what differs')
+  await settle(r.clock, job.finished)
+  t.same(job.progress(), { doneBytes: 6 * G, totalBytes: 6 * G })
+  t.equal(await grains(r), '1'.repeat(16))
+  t.equal(bytesOf(await contentOf(r, undo.name)), '1111222200111111')
+  t.equal(r.inherit.inheritance, null)
+  t.equal(r.volume.inheriting, undefined)
+  const back = await r.volume.restore({ from: undo.name })
+  t.equal(await grains(r), '1111222200111111', 'and back again')
+  await settle(r.clock, back.finished)
+  await r.reopen(true)
+  t.equal(await grains(r), '1111222200111111')
+})
+
+t.test('A5: the oldest of three takes all that changed since; B9: newer ones stay', async t => {
+  const r = await rig()
+  for (const [i, name] of ['s1', 's2', 's3'].entries()) {
+    await fill(r, i + 1, i, 3)
+    await snapshot(r, name)
+  }
+  await fill(r, 9, 15, 1)
+  const before = await Promise.all(['s1', 's2', 's3'].map(name => contentOf(r, name)))
+  const job = await r.volume.restore({ from: 's1' })
+  t.equal(await grains(r), bytesOf(before[0]))
+  await settle(r.clock, job.finished)
+  for (const [i, name] of ['s1', 's2', 's3'].entries()) t.ok((await contentOf(r, name)).equals(before[i]), name)
+  t.equal(await grains(r), bytesOf(before[0]))
+})
+
+t.test('A7: a restore that changes nothing makes no point, no mark, no copy', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  const job = await r.volume.restore({ from: 's' })
+  t.same(job.progress(), { doneBytes: 0, totalBytes: 0 })
+  await job.finished
+  t.same(r.volume.points.list().map(({ name }) => name), ['s'])
+  t.same(r.volume.points.changedRuns('s'), [])
+  await fill(r, 2, 3, 1)
+  await (await r.volume.restore({ from: 's', offset: 0, length: 3 * G })).finished
+  t.equal(r.volume.points.list().length, 1, 'nor where only the rest differs')
+})
+
+t.test('A12, A13: writes of a part and of the whole to a grain that is not copied yet', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  const job = await r.volume.restore({ from: 's', ...SLOW_PACE })
+  await r.volume.write(5 * G + 7, 1, Buffer.from([9]), 0)
+  await r.volume.write(7 * G, 2 * G, Buffer.alloc(2 * G, 8), 0)
+  const wanted = Buffer.alloc(16 * G, 1)
+  wanted[5 * G + 7] = 9
+  wanted.fill(8, 7 * G, 9 * G)
+  t.ok((await readAll(r.volume)).equals(wanted), 'the rest of the grain is the snapshot\'s')
+  await settle(r.clock, job.finished)
+  t.ok((await readAll(r.volume)).equals(wanted), 'the copier left them alone')
+  t.ok((await contentOf(r, 'undo-s-1')).equals(Buffer.alloc(16 * G, 2)))
+  t.ok((await contentOf(r, 's')).equals(Buffer.alloc(16 * G, 1)))
+})
+
+t.test('B11: a snapshot taken while copying is the restored image, and stays it', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  const job = await r.volume.restore({ from: 's', ...SLOW_PACE })
+  await snapshot(r, 'n')
+  await fill(r, 7, 3, 2)
+  await r.volume.trim(12 * G, G)
+  await r.volume.zero(13 * G + 5, 10, { allocate: false, fast: false })
+  await settle(r.clock, job.finished)
+  t.ok((await contentOf(r, 'n')).equals(Buffer.alloc(16 * G, 1)))
+  t.equal(await grains(r), '1117711111110111')
+  const runs = r.volume.points.changedRuns('n').map(({ start, end }) => [start, end])
+  t.same(runs, [[3, 5], [12, 14]], 'copying marks nothing as changed')
+})
+
+t.test('A17: a shorter snapshot leaves what lies behind its end; a longer one what lies behind the volume\'s', async t => {
+  const r = await rig(10 * G + 512)
+  await fill(r, 1, 0, 10)
+  await snapshot(r, 's')
+  await r.resize(16 * G)
+  await fill(r, 2, 0, 16)
+  await settle(r.clock, (await r.volume.restore({ from: 's' })).finished)
+  t.equal(r.volume.sizeBytes, 16 * G)
+  const wanted = Buffer.alloc(16 * G, 2)
+  wanted.fill(1, 0, 10 * G).fill(0, 10 * G, 10 * G + 512)
+  t.ok((await readAll(r.volume)).equals(wanted))
+  await snapshot(r, 'long')
+  await r.resize(6 * G)
+  await fill(r, 3, 0, 6)
+  await settle(r.clock, (await r.volume.restore({ from: 'long' })).finished)
+  t.equal(await grains(r), '111111')
+})
+
+t.test('A18: a range touches nothing outside, to the byte', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  const job = await r.volume.restore({ from: 's', offset: 3 * G + 100, length: 2 * G + 50 })
+  const wanted = Buffer.alloc(16 * G, 2)
+  wanted.fill(1, 3 * G + 100, 5 * G + 150)
+  t.ok((await readAll(r.volume)).equals(wanted), 'while copying')
+  t.equal(job.progress().totalBytes, 3 * G)
+  await settle(r.clock, job.finished)
+  t.ok((await readAll(r.volume)).equals(wanted), 'and after')
+  const undone = r.volume.points.changedRuns('undo-s-1').map(({ start, end }) => [start, end])
+  t.same(undone, [[3, 6]], 'only its grains are marked')
+})
+
+t.test('A21: source and undo point cannot be deleted meanwhile, afterwards they can', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  const job = await r.volume.restore({ from: 's', ...SLOW_PACE })
+  for (const name of ['s', 'undo-s-1']) await t.rejects(r.volume.points.delete(name), { code: 'busy' }, name)
+  await settle(r.clock, job.finished)
+  for (const name of ['s', 'undo-s-1']) await r.volume.points.delete(name)
+  await settle(r.clock, r.volume.points.settled())
+  t.equal(await grains(r), '1'.repeat(16))
+})
+
+t.test('A second restore while the first still copies; A16: cancelling', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's1')
+  await fill(r, 2, 0, 8)
+  await snapshot(r, 's2')
+  await fill(r, 3, 4, 8)
+  const first = await r.volume.restore({ from: 's1', ...SLOW_PACE })
+  const second = await settle(r.clock, r.volume.restore({ from: 's2', ...SLOW_PACE }))
+  await first.finished
+  t.equal(await grains(r), '2222222211111111')
+  await settle(r.clock, second.cancel())
+  t.equal(await grains(r), '1'.repeat(16), 'what the second undid')
+  await settle(r.clock, Promise.resolve(r.volume.inheriting?.finished))
+  await settle(r.clock, (await r.volume.restore({ from: 'undo-s1-1' })).finished)
+  t.equal(await grains(r), '2222333333331111')
+})
+
+t.test('closing in the middle pauses, killing too, and the next open goes on', async t => {
+  for (const clean of [true, false]) {
+    const r = await rig()
+    await fill(r, 1)
+    await snapshot(r, 's')
+    await fill(r, 2)
+    const job = await r.volume.restore({ from: 's', ...SLOW_PACE })
+    await r.clock.advance(3000)
+    const { doneBytes } = job.progress()
+    t.ok(doneBytes > 0 && doneBytes < 16 * G, `${doneBytes} bytes are copied`)
+    await r.reopen(clean)
+    if (clean) await t.rejects(job.finished, { code: 'cancelled' })
+    t.equal(await grains(r), '1'.repeat(16))
+    t.equal(bytesOf(await contentOf(r, 'undo-s-1')), '2'.repeat(16))
+    await settle(r.clock, r.volume.inheriting!.finished)
+    t.equal(await grains(r), '1'.repeat(16))
+    t.equal(bytesOf(await contentOf(r, 'undo-s-1')), '2'.repeat(16))
+    await r.reopen(true)
+    t.equal(await grains(r), '1'.repeat(16))
+  }
+})
+
+t.test('from a snapshot of another volume', async t => {
+  const r = await rig()
+  const other = await Rig.open({ sizeBytes: 12 * G, uuid: '00000000-0000-4000-8000-000000000002', clock: r.clock })
+  await fill(other, 5, 2, 4)
+  await snapshot(other, 's')
+  await fill(other, 6)
+  await fill(r, 1)
+  const job = await r.volume.restore({ from: 's', sourceVolume: other.source, ...SLOW_PACE })
+  t.equal(await grains(r), '0055550000001111')
+  await t.rejects(other.volume.points.delete('s'), { code: 'busy' })
+  await settle(r.clock, job.finished)
+  t.equal(await grains(r), '0055550000001111')
+  await other.volume.points.delete('s')
+  t.equal(bytesOf(await contentOf(r, 'undo-s-1')), '1'.repeat(16))
+})
+
+t.test('what cannot be restored', async t => {
+  const r = await rig()
+  await r.volume.points.create({ name: 'b', kind: 'bookmark' })
+  await t.rejects(r.volume.restore({ from: 'x' }), { code: 'not-found' })
+  await t.rejects(r.volume.restore({ from: 'b' }), { code: 'bad-argument' })
+  await snapshot(r, 's')
+  await t.rejects(r.volume.restore({ from: 's', offset: 15 * G, length: 2 * G }), { code: 'bad-argument' })
+  await t.rejects(r.volume.restore({ from: 's', bytesPerSecond: 0 }), { code: 'bad-argument' })
+  r.points.putError = new Error('no')
+  await fill(r, 1)
+  await t.rejects(r.volume.restore({ from: 's' }), { message: 'no' })
+  r.points.putError = undefined
+  t.equal(await grains(r), '1'.repeat(16))
+  t.same(r.volume.points.list().map(({ name }) => name), ['b', 's'])
+})
