@@ -1,6 +1,8 @@
 /** The kernels (package export `nbdelta/kernels`): pure functions and values over bytes. No I/O, clock, randomness or state. */
 export * from './bytes.js'
 export * from './checksum.js'
+export * from './delta-record.js'
+export * from './delta-stream.js'
 export * from './grain-bitmap.js'
 export * from './integer.js'
 export * from './interval-set.js'

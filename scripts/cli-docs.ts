@@ -1,6 +1,6 @@
 /** docs/cli.md as text, out of the command table: the same words as `--help`, for reading in a browser. */
 import { COMMANDS, EXIT, EXIT_MEANING, GLOBAL_OPTIONS, NOUNS, commandName } from '../src/control/commands.js'
-import { optionHelp, optionTerm, synopsis } from '../src/cli/help.js'
+import { argumentTerm, optionHelp, optionTerm, synopsis } from '../src/cli/help.js'
 import type { Command } from '../src/control/commands.js'
 import type { Parameter } from '../src/control/options.js'
 
@@ -20,7 +20,7 @@ function page(command: Command): string[] {
   return [
     `## nbdelta ${commandName(command)}`, '', `${command.description}`, '',
     '```', synopsis(command), '```', '',
-    ...table(['argument', 'meaning'], command.positional.map(parameter => [`\`${parameter.value}\``, parameter.help])),
+    ...table(['argument', 'meaning'], command.positional.map(parameter => [`\`${argumentTerm(parameter)}\``, parameter.help])),
     ...table(['option', 'meaning'], optionRows(command.options)),
     ...fields.length > 0 ? [`With \`--json\`: ${command.result!.many ? 'an array of objects' : 'an object'}`
       + `${command.longRunning && command.destructive ? '; with `--dry-run` one with `target`, `changed`, `dryRun` and `steps`'

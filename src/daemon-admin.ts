@@ -5,17 +5,21 @@
  * could attach, so the export is closed to new ones meanwhile.
  */
 import { formatSize } from './control/options.js'
+import { DaemonDeltas } from './daemon-deltas.js'
+import { DaemonGroups } from './daemon-groups.js'
+import { DaemonPoints } from './daemon-points.js'
+import { count, FACTS_MS, noVolume, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
+import type { SchedulesAdmin } from './control/admin-points.js'
+import type { Access } from './daemon-shared.js'
 import type { Health } from './health.js'
-import type { NbdServer, Store, StoreVolume } from './index.js'
+import type { NbdServer, PointInfo, Store, StoreVolume } from './index.js'
 import type { StoreExports } from './store-exports.js'
 
 /** A client that does not take its answers for that long is closed hard. */
 const SOFT_CLOSE_MS = 30_000
-/** One volume on a stuck disk must not keep the others from being listed. */
-const FACTS_MS = 1000
 const UNKNOWN = { allocatedBytes: null, mappedBytes: null, staleBytes: null }
 
 interface AdminParts {
@@ -23,6 +27,7 @@ interface AdminParts {
   readonly server: NbdServer
   readonly exports: StoreExports
   readonly health: Health
+  readonly schedules: SchedulesAdmin
   readonly version: string
   readonly control: string
   readonly memoryBytes: number
@@ -30,13 +35,28 @@ interface AdminParts {
 
 export class DaemonAdmin implements ServerAdmin {
   draining = false
+  readonly points: DaemonPoints
+  readonly groups: DaemonGroups
+  readonly schedules: SchedulesAdmin
+  readonly deltas: DaemonDeltas
   readonly #parts: AdminParts
   readonly #transfers: Transfers
   readonly #startedAtMs = performance.now()
 
   constructor(parts: AdminParts) {
     this.#parts = parts
-    this.#transfers = new Transfers({ ...parts, assertUnattached: (name, doing) => { this.#assertUnattached(name, doing) } })
+    const access: Access = {
+      store: parts.store,
+      get: name => this.#get(name),
+      show: name => this.showVolume(name),
+      assertUnattached: (name, doing) => { this.#assertUnattached(name, doing) },
+      closedToNew: (name, work) => this.#closedToNew(name, work),
+    }
+    this.#transfers = new Transfers({ ...parts, ...access })
+    this.points = new DaemonPoints(access)
+    this.groups = new DaemonGroups(access)
+    this.schedules = parts.schedules
+    this.deltas = new DaemonDeltas(access, this.#transfers)
   }
 
   /** As typed in --nbd. */
@@ -110,9 +130,13 @@ export class DaemonAdmin implements ServerAdmin {
 
   async deleteVolume({ name, force, ifExists, dryRun }: Parameters<ServerAdmin['deleteVolume']>[0]): Promise<ActionRow> {
     if (!this.#parts.store.get(name) && ifExists) return { target: name, changed: false, dryRun, steps: [] }
-    const { sizeBytes, backing } = this.#get(name)
+    const volume = this.#get(name)
+    const { sizeBytes, backing } = volume
+    const points = volume.problem ? [] : volume.points.list()
+    refuseNeeded(name, points)
     const clients = this.#clientsOf(name)
     const steps = [...clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : [],
+      ...points.length > 0 ? [`delete ${count(points.length, 'point', 'snapshots and bookmarks')} of ${name}`] : [],
       backing === null ? `delete volume ${name}, ${formatSize(sizeBytes)}` : `forget volume ${name}; ${backing} stays`]
     await this.#closedToNew(name, async () => {
       if (!force) this.#assertUnattached(name, 'delete')
@@ -193,7 +217,7 @@ export class DaemonAdmin implements ServerAdmin {
 
   #get(name: string): StoreVolume {
     const volume = this.#parts.store.get(name)
-    if (!volume) throw new NbdeltaError('not-found', `there is no volume ${name}`, { hint: 'see: nbdelta volume list' })
+    if (!volume) throw noVolume(name)
     return volume
   }
 
@@ -208,17 +232,20 @@ export class DaemonAdmin implements ServerAdmin {
   }
 
   /** Runs `work` while no new client can attach. */
-  async #closedToNew(name: string, work: () => Promise<void>): Promise<void> {
+  async #closedToNew<T>(name: string, work: () => Promise<T>): Promise<T> {
     const { exports } = this.#parts
     const changed = exports.setHidden(name, true)
-    try { await work() } finally { if (changed) exports.setHidden(name, false) }
+    try { return await work() } finally { if (changed) exports.setHidden(name, false) }
   }
 }
 
-async function within<T>(limitMs: number, work: Promise<T>, otherwise: T): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<T>(resolve => { timer = setTimeout(resolve, limitMs, otherwise) })
-  try { return await Promise.race([work, late]) } finally { clearTimeout(timer) }
+/** Whoever has a point pinned needs the volume: a clone would lose what it reads. */
+function refuseNeeded(name: string, points: readonly PointInfo[]): void {
+  const now = new Date()
+  for (const point of points) {
+    const pin = point.pins.find(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
+    if (!pin) continue
+    throw new NbdeltaError('busy', `cannot delete ${name}: its snapshot ${point.name} is pinned by ${pin.owner}`,
+      { hint: `release it: nbdelta snapshot unpin; a clone: nbdelta volume promote, or delete it` })
+  }
 }
-
-function count(number: number, noun: string): string { return `${number} ${noun}${number === 1 ? '' : 's'}` }

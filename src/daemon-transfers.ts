@@ -8,6 +8,7 @@
 import { realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join, sep } from 'node:path'
 import { formatSize } from './control/options.js'
+import { noVolume } from './daemon-shared.js'
 import { NbdeltaError, exportImage, importImage, openFileDisk } from './index.js'
 import type { ServerAdmin, Transfer, TransferControl } from './control/admin.js'
 import type { Store, StoreVolume } from './index.js'
@@ -57,9 +58,9 @@ export class Transfers {
 
   async prepareExport({ name, path, overwrite }: Parameters<ServerAdmin['prepareExport']>[0]): Promise<Transfer> {
     const volume = this.#parts.store.get(name)
-    if (!volume) throw new NbdeltaError('not-found', `there is no volume ${name}`, { hint: 'see: nbdelta volume list' })
+    if (!volume) throw noVolume(name)
     if (volume.problem) throw volume.problem
-    await this.#judgeTarget(path, overwrite)
+    await this.judgeTarget(path, overwrite)
     return { steps: [`copy volume ${name} to ${path}`], run: control => exportImage(volume, path, { ...control, overwrite }) }
   }
 
@@ -98,7 +99,14 @@ export class Transfers {
     if (adopted) throw new NbdeltaError('busy', `${path} is the backing of volume ${adopted.name}`, { hint })
   }
 
-  async #judgeTarget(path: string, overwrite: boolean): Promise<void> {
+  /** It is there and no part of the store. Errors: not-found, bad-argument, busy. */
+  async judgeSource(path: string): Promise<void> {
+    await sizeOf(path)
+    await this.#refuseOwn(path, await realpath(path), 'export it, and import that')
+  }
+
+  /** What is written there harms no volume. Errors: not-found, bad-argument, busy, exists. */
+  async judgeTarget(path: string, overwrite: boolean): Promise<void> {
     const folder = await realpath(dirname(path)).catch(() => undefined)
     if (folder === undefined) throw new NbdeltaError('not-found', `cannot write ${path}: there is no folder ${dirname(path)}`)
     const target = await realpath(path).catch(() => join(folder, basename(path)))

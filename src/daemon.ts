@@ -15,6 +15,7 @@ import { createControlServer } from './control/server.js'
 import { judgeSocketPath, parseAddress, parseCreation } from './control/options.js'
 import { DaemonAdmin } from './daemon-admin.js'
 import { createLog } from './daemon-log.js'
+import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
 import { EXIT, NbdeltaError, createServer, openStore } from './index.js'
 import { StoreExports } from './store-exports.js'
@@ -27,7 +28,14 @@ import type { NbdServer, Store } from './index.js'
 const CONTROL_SOCKET = 'control.sock'
 const NBD_SOCKET = 'nbd.sock'
 const SIGNAL_WORDS = ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once']
-const CLOCK = { now: () => performance.now(), wallTime: () => new Date() }
+const CLOCK = {
+  now: () => performance.now(),
+  wallTime: () => new Date(),
+  setTimeout: (callback: () => void, delayMs: number) => {
+    const timer = setTimeout(callback, delayMs).unref()
+    return { cancel: () => { clearTimeout(timer) } }
+  },
+}
 
 interface ServeOptions extends ServeArguments {
   readonly store: string
@@ -42,6 +50,7 @@ interface Parts {
   readonly control: ControlServer
   readonly admin: DaemonAdmin
   readonly health: Health
+  readonly schedules: Schedules
 }
 
 /**
@@ -78,10 +87,13 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     const limits = { memoryBytes: options.memory }
     const server = holder.server = await createServer({ exports, listen, limits, logger, spin: options.spin })
     open.unshift(() => server.close({ deadlineMs: 0 }))
-    const admin = new DaemonAdmin({ store, server, exports, health, version: options.version, control: controlAt, ...limits })
+    const schedules = new Schedules({ store, clock: CLOCK, logger })
+    const parts = { store, server, exports, health, schedules, version: options.version, control: controlAt, ...limits }
+    const admin = new DaemonAdmin(parts)
     await assertFolder(controlAt)
     const control = await createControlServer({ path: controlAt, admin, clock: CLOCK, logger })
-    return { store, server, control, admin, health }
+    schedules.start()
+    return { store, server, control, admin, health, schedules }
   } catch (error) {
     for (const close of open) {
       await close().catch((again: unknown) => { logger.error({ err: again }, 'closing after a failed start') })
@@ -166,9 +178,8 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
 }
 
 /** Returns the exit code: 0 after a clean drain, else that of what failed. */
-async function stop(
-  { store, server, control, admin, health }: Parts, { drainSeconds }: ServeOptions, { logger }: DaemonLog, signals: Signals,
-): Promise<number> {
+async function stop(parts: Parts, { drainSeconds }: ServeOptions, { logger }: DaemonLog, signals: Signals): Promise<number> {
+  const { store, server, control, admin, health, schedules } = parts
   let hurried = false
   signals.hurry = () => {
     hurried = true
@@ -177,7 +188,7 @@ async function stop(
   admin.draining = true
   let failure: unknown
   try {
-    await Promise.all([control.stop(), server.close({ deadlineMs: drainSeconds * 1000 })])
+    await Promise.all([control.stop(), schedules.stop(), server.close({ deadlineMs: drainSeconds * 1000 })])
     await store.close()
   } catch (error) {
     failure = error

@@ -3,7 +3,10 @@
  * daemon.ts is written against it and nothing else.
  */
 export { openStore } from './volume/open-store.js'
+export { applyDelta, exportDelta, verifyDelta } from './volume/delta.js'
+export { mergeDeltas } from './volume/delta-merge.js'
 export { exportImage, importImage } from './volume/image.js'
+export { judgeRetention, nextDue, planRetention } from './volume/retention.js'
 export { createServer } from './nbd/server.js'
 export { openFileDisk } from './device/file-disk.js'
 export { NbdeltaError, ERRORS, EXIT } from './device/errors.js'
@@ -11,6 +14,7 @@ export type { ErrorCode } from './device/errors.js'
 export type { BoundAddress, ListenAddress } from './nbd/listener.js'
 export type { ExportHandle, ExportInfo, ExportProvider } from './nbd/export.js'
 export type { NbdServer, ServerOptions, ServerStats } from './nbd/server.js'
+export type { Retention } from './volume/retention.js'
 export type { Store } from './volume/open-store.js'
 export type { StoreVolume } from './volume/store-volume.js'
 export type { InheritJob } from './volume/copier.js'

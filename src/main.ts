@@ -13,4 +13,8 @@ process.exitCode = await runCli(process.argv.slice(2), {
     const { serve } = await import('./daemon.js')
     return serve({ ...options, version })
   },
+  local: async (verb, args, control) => {
+    const { runLocal } = await import('./local-commands.js')
+    return runLocal(verb, args, control)
+  },
 })

@@ -10,6 +10,7 @@ import { EXIT, NbdeltaError } from '../control/commands.js'
 import { shorten } from '../control/options.js'
 import { COMPLETION_SCRIPTS, complete, encodeCompletion } from './completion.js'
 import { parseArguments } from './program.js'
+import { followLocal } from './progress.js'
 import { askServer, controlPath } from './remote.js'
 import { renderText } from './render.js'
 import type { ServeArguments } from '../control/commands.js'
@@ -19,12 +20,19 @@ import type { Globals, Invocation } from './program.js'
 /** A TAB must not hang: what is not known by then is not offered. */
 const LOOKUP_MS = 1000
 
+export interface LocalControl {
+  readonly signal: AbortSignal
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void
+}
+
 interface CliHooks {
   readonly version: string
   /** Runs the server until it has stopped; resolves with the exit code. */
   readonly serve: (
     options: ServeArguments & { readonly store: string, readonly control: string | undefined, readonly json: boolean },
   ) => Promise<number>
+  /** Runs a command that needs files only: `delta merge`, `delta verify`. */
+  readonly local: (verb: string, args: Record<string, unknown>, control: LocalControl) => Promise<object | undefined>
 }
 
 /** Runs one command line (without `node` and script name) and resolves with its exit code. */
@@ -53,7 +61,10 @@ async function run({ command, args, globals }: Extract<Invocation, { kind: 'comm
     print(globals.json ? JSON.stringify(versions, null, 2) : `nbdelta ${versions.nbdelta} (Node.js ${versions.node})`)
     return EXIT.ok
   }
-  const result = await askServer(command, args, globals)
+  const result = command.remote ? await askServer(command, args, globals)
+    : await followLocal(command.verb, globals.json, control => hooks.local(command.verb, args, control))
+  // What the command wrote to standard output is its answer.
+  if (result === undefined) return EXIT.ok
   const text = globals.json ? JSON.stringify(result, null, 2) : renderText(command, result, args.quiet === true)
   if (text !== '') print(text)
   return EXIT.ok
@@ -92,19 +103,22 @@ const HINTS: Readonly<Partial<Record<NbdeltaError['code'], string>>> = {
   'denied': 'run it as the user that owns the files, or with sudo',
 }
 
-const QUESTIONS = { volume: ['volume.list', 'name'], client: ['client.list', 'id'], job: ['job.list', 'id'] } as const
+const QUESTIONS = {
+  volume: ['volume.list', 'name'], point: ['snapshot.list', 'name'], group: ['group.list', 'name'],
+  client: ['client.list', 'id'], job: ['job.list', 'id'],
+} as const
 
 /** Names out of a running server, for completion; none when it cannot be asked. */
-const lookup: Lookup = async (kind, where) => {
+const lookup: Lookup = async (kind, where, volume) => {
   const [method, key] = QUESTIONS[kind]
   try {
     const client = await connectControl(controlPath({ ...where, json: false }))
     // Hanging up makes the call fail.
     const timer = setTimeout(() => { client.close() }, LOOKUP_MS)
     try {
-      const rows = await client.call(method, {}) as Record<string, unknown>[]
+      const rows = await client.call(method, kind === 'point' ? { volume } : {}) as Record<string, unknown>[]
       return rows.map((row): Candidate =>
-        ({ value: String(row[key]), help: String(row.description ?? row.export ?? row.volume ?? '') }))
+        ({ value: String(row[key]), help: String(row.description ?? row.export ?? row.kind ?? row.volume ?? '') }))
     } finally {
       clearTimeout(timer)
       client.close()

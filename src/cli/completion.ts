@@ -13,13 +13,15 @@ export interface Candidate { readonly value: string, readonly help: string }
 /** `files`, `directories`: the shell completes paths itself. */
 export interface Completion { readonly paths: 'files' | 'directories' | 'none', readonly candidates: readonly Candidate[] }
 
-/** Asks a running server for names; answers nothing when there is none. */
-export type Lookup = (kind: 'volume' | 'client' | 'job', globals: { store: string | undefined, control: string | undefined }) =>
-  Promise<Candidate[]>
+type Where = { store: string | undefined, control: string | undefined }
+/** Asks a running server for names; answers nothing when there is none. Points are those of `volume`. */
+export type Lookup = (
+  kind: 'volume' | 'point' | 'group' | 'client' | 'job', where: Where, volume?: string,
+) => Promise<Candidate[]>
 
 interface Scan {
   readonly plain: string[]
-  readonly globals: { store: string | undefined, control: string | undefined }
+  readonly globals: Where
   readonly used: Set<string>
   /** The option whose value is being typed. */
   readonly open: Parameter | undefined
@@ -31,7 +33,7 @@ function optionNamed(word: string): Parameter | undefined {
 }
 
 function scan(words: readonly string[]): Scan {
-  const globals: Scan['globals'] = { store: undefined, control: undefined }
+  const globals: Where = { store: undefined, control: undefined }
   const plain: string[] = []
   const used = new Set<string>()
   let open: Parameter | undefined
@@ -48,12 +50,13 @@ function scan(words: readonly string[]): Scan {
   return { plain, globals, used, open }
 }
 
-async function valuesOf(parameter: Parameter, globals: Scan['globals'], lookup: Lookup): Promise<Completion> {
+async function valuesOf(parameter: Parameter, globals: Where, volume: string | undefined, lookup: Lookup): Promise<Completion> {
   if (parameter.type === 'enum') return { paths: 'none', candidates: parameter.choices!.map(value => ({ value, help: '' })) }
   switch (parameter.complete) {
     case 'file': return { paths: 'files', candidates: [] }
     case 'directory': return { paths: 'directories', candidates: [] }
     case undefined: return { paths: 'none', candidates: [] }
+    case 'point': return { paths: 'none', candidates: volume === undefined ? [] : await lookup('point', globals, volume) }
     default: return { paths: 'none', candidates: await lookup(parameter.complete, globals) }
   }
 }
@@ -71,8 +74,8 @@ export async function complete(words: readonly string[], lookup: Lookup): Promis
   const { plain, globals, used, open } = scan(words.slice(0, -1))
   const fitting = ({ paths, candidates }: Completion): Completion =>
     ({ paths, candidates: candidates.filter(one => one.value.startsWith(current)) })
-  if (open) return fitting(await valuesOf(open, globals, lookup))
-  const [noun, verb] = plain
+  const [noun, verb, volume] = plain
+  if (open) return fitting(await valuesOf(open, globals, volume, lookup))
   const command = COMMANDS.find(row => row.noun === noun && (row.verb === '' || row.verb === verb))
   if (current.startsWith('-')) return fitting({ paths: 'none', candidates: optionCandidates(command, used) })
   if (noun === undefined) {
@@ -83,8 +86,10 @@ export async function complete(words: readonly string[], lookup: Lookup): Promis
     const verbs = plain.length === 1 ? COMMANDS.filter(row => row.noun === noun) : []
     return fitting({ paths: 'none', candidates: verbs.map(row => ({ value: row.verb, help: row.summary })) })
   }
-  const next = command.positional[plain.length - (command.verb === '' ? 1 : 2)]
-  return next ? fitting(await valuesOf(next, globals, lookup))
+  const given = plain.length - (command.verb === '' ? 1 : 2)
+  const last = command.positional.at(-1)
+  const next = command.positional[given] ?? (last?.repeat ? last : undefined)
+  return next ? fitting(await valuesOf(next, globals, volume, lookup))
     : fitting({ paths: 'none', candidates: optionCandidates(command, used) })
 }
 

@@ -22,10 +22,11 @@ export function optionTerm(option: Parameter): string {
 export function optionHelp(option: Parameter): string {
   const notes: string[] = []
   if (option.choices && option.choices.length <= 8) notes.push(`one of ${option.choices.join(', ')}`)
-  if (option.minimum !== undefined && option.minimum > 1 && option.type === 'size') {
+  const sized = option.type === 'size' || option.type === 'rate'
+  if (option.minimum !== undefined && option.minimum > 1 && sized) {
     notes.push(`at least ${exactSize(option.minimum)}`)
   }
-  if (option.type === 'size' && option.maximum !== undefined) notes.push(`at most ${exactSize(option.maximum)}`)
+  if (sized && option.maximum !== undefined) notes.push(`at most ${exactSize(option.maximum)}`)
   if (option.default !== undefined && option.type !== 'bool' && option.default !== '') {
     notes.push(`default ${option.type === 'size' ? exactSize(option.default as number) : option.default}`)
   }
@@ -33,9 +34,14 @@ export function optionHelp(option: Parameter): string {
   return notes.length > 0 ? `${option.help} (${notes.join('; ')})` : option.help
 }
 
+/** `NAME`, `[VOLUME]`, `VOLUME...`. */
+export function argumentTerm({ value, required, repeat }: Parameter): string {
+  return required ? `${value}${repeat ? '...' : ''}` : `[${value}]`
+}
+
 /** `nbdelta volume create NAME [--size SIZE] ...` */
 export function synopsis(command: Command): string {
-  const words = ['nbdelta', commandName(command), ...command.positional.map(parameter => parameter.value!)]
+  const words = ['nbdelta', commandName(command), ...command.positional.map(argumentTerm)]
   for (const option of command.options) {
     const term = optionTerm(option).replace(/^-\w, /, '')
     words.push(option.required ? term : `[${term}]${option.repeat ? '...' : ''}`)
@@ -75,7 +81,7 @@ export function commandHelp(command: Command): string {
     section('NAME', [wrap(`nbdelta ${commandName(command)} - ${command.summary}`, INDENT)]),
     section('SYNOPSIS', [wrap(synopsis(command), INDENT + INDENT, INDENT)]),
     section('DESCRIPTION', [wrap(command.description, INDENT)]),
-    section('ARGUMENTS', command.positional.map(parameter => definition(parameter.value!, parameter.help))),
+    section('ARGUMENTS', command.positional.map(parameter => definition(argumentTerm(parameter), parameter.help))),
     section('OPTIONS', command.options.map(option => definition(optionTerm(option), optionHelp(option)))),
     section('GLOBAL OPTIONS', GLOBAL_OPTIONS.map(option => definition(optionTerm(option), optionHelp(option)))),
     section(command.result?.many ? 'ANSWER WITH --json: an array of objects' : 'ANSWER WITH --json: an object',

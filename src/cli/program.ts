@@ -8,6 +8,7 @@ import { Argument, Command as Program, CommanderError, Option } from 'commander'
 import { COMMANDS, GLOBAL_OPTIONS, NOUNS, NbdeltaError, commandName } from '../control/commands.js'
 import { judge, label, wireName } from '../control/options.js'
 import { commandHelp, nounHelp, topHelp } from './help.js'
+import { splitPoints } from './point-words.js'
 import type { Command } from '../control/commands.js'
 import type { Parameter } from '../control/options.js'
 
@@ -36,7 +37,7 @@ export function parseArguments(argv: readonly string[]): Invocation {
     built.action((...values: unknown[]) => { found = invocation(command, values, built.opts(), program.opts()) })
   }
   try {
-    program.parse(argv, { from: 'user' })
+    program.parse(splitPoints(argv), { from: 'user' })
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error
     if (error.exitCode === 0) return { kind: 'help', text: page }
@@ -46,8 +47,10 @@ export function parseArguments(argv: readonly string[]): Invocation {
 }
 
 function argumentOf(parameter: Parameter): Argument {
-  const term = parameter.required ? `<${parameter.value}>` : `[${parameter.value}]`
-  return new Argument(term, parameter.help).argParser(text => judgeNamed(parameter, text))
+  const value = `${parameter.value}${parameter.repeat ? '...' : ''}`
+  const argument = new Argument(parameter.required ? `<${value}>` : `[${value}]`, parameter.help)
+  if (!parameter.repeat) return argument.argParser(text => judgeNamed(parameter, text))
+  return argument.argParser<unknown[]>((text, before) => [...before ?? [], judgeNamed(parameter, text)])
 }
 
 function optionsOf(option: Parameter): Option[] {

@@ -4,6 +4,7 @@
  */
 import { Presets, SingleBar } from 'cli-progress'
 import { formatSize } from '../control/options.js'
+import { NbdeltaError } from '../control/commands.js'
 import { formatSeconds } from './render.js'
 import type { JobRow } from '../control/commands.js'
 
@@ -12,8 +13,10 @@ const LINE_MS = 10_000
 /** JSON lines are for programs that draw by themselves. */
 const JSON_MS = 1000
 
+type ProgressRow = Pick<JobRow, 'state' | 'doneBytes' | 'totalBytes' | 'volume'> & { readonly kind: string }
+
 interface Progress {
-  update(row: JobRow): void
+  update(row: ProgressRow): void
   stop(): void
 }
 
@@ -59,5 +62,28 @@ function bar(stream: NodeJS.WriteStream): Progress {
       })
     },
     stop: () => { if (startedAtMs > 0) single.stop() },
+  }
+}
+
+/** Runs work of this process's own with progress and Ctrl-C. */
+export async function followLocal<T>(
+  verb: string, json: boolean,
+  work: (control: { signal: AbortSignal, onProgress: (done: number, total: number) => void }) => Promise<T>,
+): Promise<T> {
+  const progress = createProgress({ json, stream: process.stderr })
+  const abort = new AbortController()
+  const onInterrupt = (): void => { abort.abort() }
+  process.on('SIGINT', onInterrupt)
+  try {
+    const onProgress = (doneBytes: number, totalBytes: number): void => {
+      progress.update({ kind: verb, volume: 'deltas', state: 'running', doneBytes, totalBytes })
+    }
+    return await work({ signal: abort.signal, onProgress })
+  } catch (error) {
+    if (abort.signal.aborted) throw new NbdeltaError('cancelled', `${verb} cancelled`, { cause: error })
+    throw error
+  } finally {
+    progress.stop()
+    process.off('SIGINT', onInterrupt)
   }
 }

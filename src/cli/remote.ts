@@ -4,11 +4,14 @@ import { connectControl } from '../control/client.js'
 import { NbdeltaError, methodName } from '../control/commands.js'
 import { wireName } from '../control/options.js'
 import { createProgress } from './progress.js'
+import { openStreamSocket } from './stream-socket.js'
 import type { ControlClient } from '../control/client.js'
 import type { Command } from '../control/commands.js'
 import type { Globals } from './program.js'
 
 const CONTROL_SOCKET = 'control.sock'
+/** Standard input or output in the place of a file. */
+const STANDARD = '-'
 
 /** Where the server listens: --control, else in --store, else in NBDELTA_STORE. */
 export function controlPath(globals: Globals): string {
@@ -24,23 +27,47 @@ export function controlPath(globals: Globals): string {
 /**
  * What is sent: paths absolute, since the server has another working directory, and nothing that concerns the command line alone.
  */
-function wireArguments(command: Command, args: Record<string, unknown>): Record<string, unknown> {
+function wireArguments(command: Command, args: Record<string, unknown>, stream: string | undefined): Record<string, unknown> {
   const sent = [...command.positional, ...command.options].filter(parameter => !parameter.local)
-  return Object.fromEntries(sent.flatMap(parameter => {
-    const value = args[wireName(parameter.name)]
-    return value === undefined ? [] : [[wireName(parameter.name), parameter.type === 'path' ? resolve(value as string) : value]]
+  return Object.fromEntries(sent.flatMap(({ name, type }): [string, unknown][] => {
+    const value = args[wireName(name)]
+    if (value === undefined) return []
+    if (type === 'stream' && value === STANDARD) return [[wireName(name), stream]]
+    return [[wireName(name), type === 'path' || type === 'stream' ? resolve(value as string) : value]]
   }))
 }
 
-/** @throws NbdeltaError: the server's own, or unreachable, denied */
+function usesStandard(command: Command, args: Record<string, unknown>): boolean {
+  return command.positional.some(({ name, type }) => type === 'stream' && args[wireName(name)] === STANDARD)
+}
+
+/**
+ * The answer; undefined when standard output holds a stream instead.
+ * @throws NbdeltaError: the server's own, or unreachable, denied
+ */
 export async function askServer(command: Command, args: Record<string, unknown>, globals: Globals): Promise<unknown> {
-  const path = controlPath(globals)
-  const client = await connectControl(path).catch((error: unknown) => { throw withStore(error, globals) })
-  const params = wireArguments(command, args)
+  const client = await connectControl(controlPath(globals)).catch((error: unknown) => { throw withStore(error, globals) })
   try {
+    if (usesStandard(command, args)) return await askWithStream(client, command, args, globals)
+    const params = wireArguments(command, args, undefined)
     return command.longRunning ? await follow(client, command, params, globals) : await client.call(methodName(command), params)
   } finally {
     client.close()
+  }
+}
+
+async function askWithStream(
+  client: ControlClient, command: Command, args: Record<string, unknown>, globals: Globals,
+): Promise<unknown> {
+  if (args.wait === false) throw new NbdeltaError('bad-argument', '- needs this command to stay: leave --no-wait out')
+  const direction = command.verb === 'import' ? 'in' : 'out'
+  const stream = await openStreamSocket(direction)
+  try {
+    const result = await follow(client, command, wireArguments(command, args, stream.address), globals)
+    await stream.settled()
+    return direction === 'in' ? result : undefined
+  } finally {
+    await stream.close()
   }
 }
 

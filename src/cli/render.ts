@@ -7,6 +7,10 @@ import type { Command, Field, JobRow, Result } from '../control/commands.js'
 
 type Row = Readonly<Record<string, unknown>>
 
+interface Pin { readonly owner: string, readonly expiresAt: string | null }
+interface Range { readonly offset: number, readonly length: number }
+interface Verdict { readonly name: string, readonly keep: boolean, readonly reasons: readonly string[] }
+
 /** Names and descriptions come from people: nothing in them may move the cursor. */
 function clean(text: string): string {
   // eslint-disable-next-line no-control-regex
@@ -29,6 +33,13 @@ function cell(field: Field, value: unknown): string {
     case 'bool': return value ? 'yes' : 'no'
     case 'seconds': return formatSeconds(value as number)
     case 'milliseconds': return `${Math.round(value as number * 10) / 10} ms`
+    case 'pins': return (value as Pin[]).map(pin => clean(pin.expiresAt ? `${pin.owner} (until ${pin.expiresAt})` : pin.owner))
+      .join(', ') || '-'
+    case 'labels': return Object.entries(value as Record<string, string>).map(([key, text]) => clean(`${key}=${text}`)).join(', ')
+      || '-'
+    case 'ranges': return (value as Range[]).map(({ offset, length }) => `\n  ${offset} +${length}`).join('') || '-'
+    case 'verdicts': return (value as Verdict[]).map(({ name, keep, reasons }) =>
+      `\n  ${keep ? 'keep' : 'drop'} ${clean(name)}: ${reasons.map(clean).join(', ')}`).join('') || '-'
     case 'lines': return (value as string[]).map(clean).join(', ') || '-'
     default: return clean(String(value))
   }
@@ -83,6 +94,7 @@ export function renderText(command: Command, result: unknown, quiet: boolean): s
   const row = result as Row
   if ('steps' in row) return steps(row)
   if (command.longRunning) return job(result as JobRow)
+  if (shape.sentence) return shape.sentence.replace(/\{(\w+)\}/g, (_, name: string) => cell(shape.fields[name]!, row[name]))
   if ('created' in row) {
     const what = row.created ? 'created volume' : 'there already: volume'
     return `${what} ${clean(String(row.name))}, ${formatSize(row.sizeBytes as number)}`

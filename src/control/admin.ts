@@ -8,6 +8,8 @@
  * - `dryRun` judges everything the real call would judge, changes nothing and answers with the same steps.
  * - Rows are plain data, times are ISO 8601 in UTC, sizes are bytes. `null` = does not apply or is not known.
  */
+import type { DeltasAdmin, GroupsAdmin, PointsAdmin, SchedulesAdmin } from './admin-points.js'
+
 export interface VolumeRow {
   readonly name: string
   readonly uuid: string
@@ -81,11 +83,14 @@ export interface StatusRow {
 }
 
 export type JobState = 'running' | 'done' | 'failed' | 'cancelled'
+export type JobKind = 'import' | 'export' | 'restore' | 'promotion' | 'group restore' | 'delta export' | 'delta import'
 export interface JobRow {
   readonly id: number
-  readonly kind: 'import' | 'export'
+  readonly kind: JobKind
+  /** Of a group restore the group. */
   readonly volume: string
-  readonly path: string
+  /** Null for a job without a file. */
+  readonly path: string | null
   readonly state: JobState
   readonly doneBytes: number
   /** Null until it is known. */
@@ -105,11 +110,19 @@ export interface TransferControl {
 export interface Transfer {
   /** What `run` will do, in words. */
   readonly steps: readonly string[]
+  /** Done before the command answers, also with --no-wait. When it rejects nothing has changed. */
+  readonly begin?: () => Promise<void>
   /** Copies; when it rejects, for whatever reason, it has cleaned up after itself. */
   readonly run: (control: TransferControl) => Promise<void>
+  /** Volumes it works on beside the one that was named. */
+  readonly volumes?: readonly string[]
 }
 
 export interface ServerAdmin {
+  readonly points: PointsAdmin
+  readonly groups: GroupsAdmin
+  readonly schedules: SchedulesAdmin
+  readonly deltas: DeltasAdmin
   createVolume(options: {
     name: string, sizeBytes: number | undefined, grainBytes: number,
     backing: string | undefined, description: string, ifNotExists: boolean,

@@ -8,7 +8,8 @@ import { EXIT } from '../device/errors.js'
 import type { Parameter } from './options.js'
 
 /** How a field of a result is shown in text; in JSON it is always the plain value. */
-type FieldType = 'string' | 'bytes' | 'int' | 'bool' | 'time' | 'seconds' | 'milliseconds' | 'lines' | 'progress'
+type FieldType = 'string' | 'bytes' | 'int' | 'bool' | 'time' | 'seconds' | 'milliseconds' | 'lines' | 'pins' | 'labels'
+  | 'ranges' | 'verdicts'
 
 export interface Field {
   readonly type: FieldType
@@ -23,6 +24,8 @@ export interface Result {
   readonly fields: Readonly<Record<string, Field>>
   /** Which field `--quiet` prints, one a line. */
   readonly key?: string
+  /** What is said in text instead of all fields; names of fields stand in braces. */
+  readonly sentence?: string
 }
 
 type ExitName = keyof typeof EXIT
@@ -40,7 +43,10 @@ export interface Command {
   readonly remote: boolean
   readonly longRunning?: boolean
   readonly destructive?: boolean
-  /** Commands with this set that name the same volume run one after the other, in order of arrival. */
+  /**
+   * Commands with this set that name the same volume (or group) by their first argument run one after the other, in order of
+   * arrival.
+   */
   readonly serialised?: boolean
   readonly exits: readonly ExitName[]
   /** What follows `nbdelta`. */
@@ -52,9 +58,9 @@ export const EXIT_MEANING: Readonly<Record<ExitName, string>> = {
   ok: 'done',
   failure: 'failed for a reason of no kind below',
   usage: 'the command line is not acceptable; nothing was tried',
-  notFound: 'no such volume, export, client, job or file',
+  notFound: 'no such volume, snapshot, group, export, client, job or file',
   conflict: 'it exists already, or its state does not allow this',
-  busy: 'somebody uses it: clients are attached, a job runs, or another server holds the store',
+  busy: 'somebody uses it: clients are attached, a job runs, a snapshot is pinned, or another server holds the store',
   noSpace: 'the disk or a limit is full',
   io: 'reading or writing failed',
   damaged: 'a file of the store does not check, or a newer version wrote it',
@@ -65,6 +71,19 @@ export const EXIT_MEANING: Readonly<Record<ExitName, string>> = {
 
 export const VOLUME = {
   name: 'name', type: 'name', value: 'NAME', required: true, complete: 'volume', help: 'name of the volume',
+} as const satisfies Parameter
+/** The volume as first argument of commands about something it has. */
+export const OF_VOLUME = {
+  name: 'volume', type: 'name', value: 'VOLUME', required: true, complete: 'volume', help: 'name of the volume',
+} as const satisfies Parameter
+/** Behind OF_VOLUME; `VOLUME@NAME` may stand for the two. */
+export const POINT = {
+  name: 'name', type: 'name', value: 'NAME', required: true, complete: 'point', help: 'name of the snapshot or bookmark',
+} as const satisfies Parameter
+/** A name that is not there yet, so that nothing can be offered for it. */
+export const NEW_NAME = { name: 'name', type: 'name', value: 'NAME', required: true } as const
+export const RATE = {
+  name: 'rate', type: 'rate', value: 'SIZE', minimum: 4096, help: 'copy at most so many bytes a second: 50MiB, 50MiB/s',
 } as const satisfies Parameter
 export const DRY_RUN = {
   name: 'dry-run', type: 'bool', default: false, help: 'say what would be done, do nothing',
@@ -78,3 +97,5 @@ export const QUIET = {
 
 /** Exit codes that every command sent to a server can end with. */
 export const REMOTE_EXITS = ['ok', 'failure', 'usage', 'unreachable', 'denied'] as const satisfies readonly ExitName[]
+/** Of commands that change volumes or what they have. */
+export const CHANGES = [...REMOTE_EXITS, 'notFound', 'conflict', 'busy', 'noSpace', 'io'] as const

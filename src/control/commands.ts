@@ -5,19 +5,28 @@
  * argument types, docs/cli.md. A new command is one row here and one handler (the compiler asks for it). Pure data.
  */
 import { EXIT, NbdeltaError } from '../device/errors.js'
+import { DELTA_COMMANDS } from './table-delta.js'
+import { GROUP_COMMANDS } from './table-group.js'
 import { SERVER_COMMANDS } from './table-server.js'
+import { SNAPSHOT_COMMANDS } from './table-snapshot.js'
 import { VOLUME_COMMANDS } from './table-volume.js'
 import type { Command } from './command.js'
 import type { Parameter } from './options.js'
 
-const TABLE = [...VOLUME_COMMANDS, ...SERVER_COMMANDS] as const
+const TABLE = [
+  ...VOLUME_COMMANDS, ...SNAPSHOT_COMMANDS, ...GROUP_COMMANDS, ...DELTA_COMMANDS, ...SERVER_COMMANDS,
+] as const
 export const COMMANDS: readonly Command[] = TABLE
 
 export const NOUNS: Readonly<Record<string, string>> = {
-  volume: 'virtual disks: create, list, show, resize, import, export, delete',
+  volume: 'virtual disks: create, list, show, resize, import, export, delete, promote',
+  snapshot: 'content kept as of an instant: create, list, show, diff, restore, clone, pin, delete',
+  group: 'volumes with snapshots of one instant: create, list, show, snapshot, restore, delete',
+  schedule: 'snapshots by the clock: set, show, clear',
+  delta: 'what changed, as a file: export, import, merge, verify',
   export: 'what NBD clients can attach: list, hide, unhide, kick',
   client: 'connections of NBD clients: list, kick',
-  job: 'imports and exports in the background: list, show, cancel',
+  job: 'imports, exports, restores in the background: list, show, cancel',
 }
 
 /** Accepted by every command, before or behind its name. */
@@ -41,7 +50,8 @@ type RowOf<M extends Method> = RemoteRow extends infer R ? R extends RemoteRow ?
   : never
 
 type Camel<S extends string> = S extends `${infer A}-${infer B}` ? `${A}${Capitalize<Camel<B>>}` : S
-type One<P> = P extends { readonly choices: readonly (infer C)[] } ? C : P extends { readonly type: 'size' | 'int' } ? number
+type Numeric = 'size' | 'rate' | 'duration' | 'int'
+type One<P> = P extends { readonly choices: readonly (infer C)[] } ? C : P extends { readonly type: Numeric } ? number
   : P extends { readonly type: 'bool' } ? boolean : string
 type ValueOf<P> = P extends { readonly repeat: true } ? One<P>[] : One<P>
 type Given<P> = P extends { readonly required: true } | { readonly default: unknown } ? P : never
@@ -51,6 +61,11 @@ type Values<P> = { readonly [K in Given<P> as NameOf<K>]: ValueOf<K> }
   & { readonly [K in Exclude<P, Given<P>> as NameOf<K>]?: ValueOf<K> | undefined }
 /** Arguments of a method as its handler gets them: judged, defaults filled in. */
 export type ArgumentsOf<M extends Method> = Values<ParametersOf<RowOf<M>>>
+/** What the mutex of a serialised command is for: the volume or group that its first argument names. */
+export function serialKey({ noun, positional: [first] }: Command, args: Readonly<Record<string, unknown>>): string {
+  return `${noun === 'group' ? 'group' : 'volume'} ${String(args[first!.name])}`
+}
+
 /** Arguments of `nbdelta serve`. */
 export type ServeArguments = Values<ParametersOf<Extract<Row, { readonly noun: 'serve' }>>>
 
@@ -68,3 +83,4 @@ export { EXIT, NbdeltaError }
 export { EXIT_MEANING } from './command.js'
 export type { Command, Field, Result } from './command.js'
 export type { JobRow } from './admin.js'
+export type { DeltaRow } from './table-delta.js'

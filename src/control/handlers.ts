@@ -6,12 +6,15 @@
  * disturb it is refused as busy instead of waiting for minutes without a word.
  */
 import { NbdeltaError } from '../device/errors.js'
-import { COMMANDS, methodName } from './commands.js'
+import { COMMANDS, methodName, serialKey } from './commands.js'
 import { Jobs } from './jobs.js'
 import type { JobsClock } from './jobs.js'
 import { KeyedMutex } from './keyed-mutex.js'
-import type { ActionRow, ClientRow, CreatedRow, ExportRow, JobRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './admin.js'
+import { pointHandlers } from './handlers-points.js'
+import { Started, start, startOrTell } from './started.js'
+import type { ActionRow, ClientRow, CreatedRow, ExportRow, JobRow, ServerAdmin, StatusRow, VolumeRow } from './admin.js'
 import type { ArgumentsOf, Method } from './commands.js'
+import type { PointResults } from './handlers-points.js'
 
 /** The request as its handler sees it. */
 export interface Call {
@@ -20,7 +23,7 @@ export interface Call {
   readonly onProgress: (row: JobRow) => void
 }
 
-interface Results {
+interface Results extends PointResults {
   'volume.create': CreatedRow
   'volume.list': VolumeRow[]
   'volume.show': VolumeRow
@@ -59,7 +62,7 @@ export class Handlers {
     const command = COMMANDS.find(row => row.remote && methodName(row) === method)!
     const handler = this.#table[method as Method] as (args: Record<string, unknown>, call: Call) => Promise<unknown>
     if (!command.serialised) return handler(args, call)
-    const started = await this.#mutex.run(String(args.name), async () => {
+    const started = await this.#mutex.run(serialKey(command, args), async () => {
       if (this.#stopping) throw new NbdeltaError('shutting-down', 'the server is stopping: nothing is changed any more')
       // Wrapped, so that the mutex is not held while a transfer that the handler started is awaited.
       return { result: await handler(args, call) }
@@ -67,15 +70,15 @@ export class Handlers {
     return started.result instanceof Started ? this.#follow(started.result, call) : started.result
   }
 
-  /** From now on nothing is changed; running transfers are cancelled and have cleaned up when this resolves. */
+  /** From now on nothing is changed; transfers are cancelled and have cleaned up when this resolves, but lasting ones go on. */
   async stop(): Promise<void> {
     this.#stopping = true
-    await this.#jobs.cancelAll()
+    await this.#jobs.leave()
   }
 
-  /** A transfer that is waited for ends with its client. */
+  /** A transfer that is waited for ends with its client, if it is none that lasts. */
   async #follow({ row }: Started, call: Call): Promise<JobRow> {
-    const cancel = (): void => { void this.#jobs.cancel(row.id) }
+    const cancel = (): void => { if (!this.#jobs.isLasting(row.id)) void this.#jobs.cancel(row.id) }
     if (call.signal.aborted) cancel()
     call.signal.addEventListener('abort', cancel, { once: true })
     try {
@@ -85,23 +88,19 @@ export class Handlers {
     }
   }
 
-  #start(kind: JobRow['kind'], args: { name: string, path: string, wait: boolean }, transfer: Transfer): JobRow | Started {
-    const row = this.#jobs.start(kind, args.name, args.path, control => transfer.run(control))
-    return args.wait ? new Started(row) : row
-  }
-
   async #import(args: ArgumentsOf<'volume.import'>): Promise<JobRow | ActionRow | Started> {
-    const { name, path, grain, overwrite, dryRun } = args
+    const { name, path, grain, overwrite, dryRun, wait } = args
     this.#jobs.assertFree(name, 'import into')
     this.#jobs.assertRoom()
     const transfer = await this.#admin.prepareImport({ name, path, grainBytes: grain, overwrite })
-    return dryRun ? { target: name, changed: false, dryRun, steps: transfer.steps } : this.#start('import', args, transfer)
+    return startOrTell(this.#jobs, { kind: 'import', target: name, path, dryRun, wait }, transfer)
   }
 
   async #export(args: ArgumentsOf<'volume.export'>): Promise<JobRow | Started> {
     this.#jobs.assertFree(args.name, 'export')
     this.#jobs.assertRoom()
-    return this.#start('export', args, await this.#admin.prepareExport(args))
+    const { name, path, wait } = args
+    return start(this.#jobs, { kind: 'export', target: name, path, wait }, await this.#admin.prepareExport(args))
   }
 
   async #delete(args: ArgumentsOf<'volume.delete'>): Promise<ActionRow> {
@@ -131,26 +130,21 @@ export class Handlers {
       'export.list': () => admin.listExports(),
       // An import keeps its export hidden, and opens it at the end.
       'export.hide': async ({ name }) => {
-        jobs.assertFree(name, 'hide', 'import')
+        jobs.assertFree(name, 'hide', 'import', 'delta import')
         return admin.setHidden(name, true)
       },
       'export.unhide': async ({ name }) => {
-        jobs.assertFree(name, 'unhide', 'import')
+        jobs.assertFree(name, 'unhide', 'import', 'delta import')
         return admin.setHidden(name, false)
       },
       'export.kick': args => admin.closeExport(args),
       'client.list': args => admin.listClients(args.export),
       'client.kick': args => admin.kickClient(args),
+      ...pointHandlers(admin, jobs),
       'job.list': async () => jobs.list(),
       'job.show': async ({ id }) => jobs.show(id),
       'job.cancel': ({ id }) => jobs.cancel(id),
       'status': async () => ({ ...await admin.status(), jobsRunning: jobs.running }),
     }
   }
-}
-
-/** A job just started whose end is the command's answer. */
-class Started {
-  readonly row: JobRow
-  constructor(row: JobRow) { this.row = row }
 }

@@ -1,13 +1,16 @@
 /**
  * Jobs: transfers that go on after the command that started them has returned.
  *
+ * A lasting one (restore, promotion) is on disk as well: it ends neither with who waits for it nor with the server, whose next
+ * start goes on with it; only an explicit `cancel` ends it early.
+ *
  * States: running -> done | failed | cancelled, each once. At most JOBS_RUNNING_MAX run; of those that ended the last
  * JOBS_KEPT_MAX are remembered. A job holds its volume: what would disturb it is refused by `assertFree`.
  * Ids are numbers that count up and are never reused within one server run; jobs do not outlive the server.
  */
 import { NbdeltaError } from '../device/errors.js'
 import type { Clock } from '../device/clock.js'
-import type { JobRow, JobState, TransferControl } from './admin.js'
+import type { JobKind, JobRow, JobState, Transfer } from './admin.js'
 
 /** Each moves data at full speed through one disk and one event loop; more would only be slower side by side. */
 const JOBS_RUNNING_MAX = 16
@@ -16,13 +19,17 @@ const JOBS_KEPT_MAX = 200
 /** Five reports a second look steady and cost nothing. */
 const PROGRESS_MS = 200
 
+const LASTING: ReadonlySet<JobKind> = new Set(['restore', 'promotion', 'group restore'])
+
 export type JobsClock = Pick<Clock, 'now' | 'wallTime'>
 
 interface Job {
   readonly id: number
-  readonly kind: 'import' | 'export'
+  readonly kind: JobKind
   readonly volume: string
-  readonly path: string
+  /** All that it works on. */
+  readonly volumes: readonly string[]
+  readonly path: string | null
   readonly startedAt: string
   readonly abort: AbortController
   /** Settles when the job has ended and cleaned up; never rejects. */
@@ -40,17 +47,18 @@ interface Job {
 export class Jobs {
   readonly #clock: JobsClock
   readonly #jobs = new Map<number, Job>()
+  readonly #left = new AbortController()
   #lastId = 0
 
   constructor(clock: JobsClock) { this.#clock = clock }
 
   get running(): number { return this.#running().length }
 
-  /** Refuses when a job works on the volume; with `kind`, only one of that kind. */
-  assertFree(volume: string, doing: string, kind?: Job['kind']): void {
-    const job = this.#running().find(one => one.volume === volume && (kind === undefined || one.kind === kind))
+  /** Refuses when a job works on the volume; with `kinds`, only one of these. */
+  assertFree(volume: string, doing: string, ...kinds: readonly JobKind[]): void {
+    const job = this.#running().find(one => one.volumes.includes(volume) && (kinds.length === 0 || kinds.includes(one.kind)))
     if (job) {
-      throw new NbdeltaError('busy', `cannot ${doing} ${volume}: job ${job.id}, an ${job.kind}, works on it`,
+      throw new NbdeltaError('busy', `cannot ${doing} ${volume}: job ${job.id} works on it: ${job.kind}`,
         { hint: `wait for it, or stop it with: nbdelta job cancel ${job.id}` })
     }
   }
@@ -63,19 +71,19 @@ export class Jobs {
   }
 
   /** Starts `work` at once. Its failure is kept in the job, not thrown. */
-  start(kind: Job['kind'], volume: string, path: string, work: (control: TransferControl) => Promise<void>): JobRow {
+  start(kind: JobKind, volume: string, path: string | null, { run, volumes = [volume] }: Transfer): JobRow {
     const job: Job = {
-      id: ++this.#lastId, kind, volume, path, startedAt: this.#clock.wallTime().toISOString(),
+      id: ++this.#lastId, kind, volume, volumes, path, startedAt: this.#clock.wallTime().toISOString(),
       abort: new AbortController(), ended: Promise.resolve(),
       state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, watchers: new Set(), toldAtMs: -Infinity,
     }
     this.#jobs.set(job.id, job)
-    job.ended = this.#run(job, work)
+    job.ended = this.#run(job, run)
     this.#forget()
     return rowOf(job)
   }
 
-  async #run(job: Job, work: (control: TransferControl) => Promise<void>): Promise<void> {
+  async #run(job: Job, work: Transfer['run']): Promise<void> {
     try {
       await work({
         signal: job.abort.signal,
@@ -110,7 +118,10 @@ export class Jobs {
     if (job.state === 'running') {
       job.watchers.add(watcher)
       watcher(rowOf(job))
-      await job.ended
+      await Promise.race([job.ended, this.#leaving])
+    }
+    if (job.state === 'running') {
+      throw new NbdeltaError('shutting-down', `the server stops; the ${job.kind} of ${job.volume} goes on when it starts again`)
     }
     if (job.state === 'cancelled') {
       throw new NbdeltaError('cancelled', `the ${job.kind} of ${job.volume} was cancelled`, { cause: job.error })
@@ -127,11 +138,29 @@ export class Jobs {
     return rowOf(job)
   }
 
-  /** Cancels what works on the volume (of undefined: on any) and waits. Returns how many there were. */
-  async cancelAll(volume?: string): Promise<number> {
-    const running = this.#running().filter(job => volume === undefined || job.volume === volume)
+  /** Its end does not depend on who waits for it. */
+  isLasting(id: number): boolean { return LASTING.has(this.#get(id).kind) }
+
+  /** Cancels what works on the volume and waits. Returns how many there were. */
+  cancelAll(volume: string): Promise<number> { return this.#cancel(this.#running().filter(job => job.volumes.includes(volume))) }
+
+  /** The server stops: cancels all but the lasting ones and waits; who waits for a lasting one is told. */
+  async leave(): Promise<void> {
+    this.#left.abort()
+    await this.#cancel(this.#running().filter(({ kind }) => !LASTING.has(kind)))
+  }
+
+  async #cancel(running: readonly Job[]): Promise<number> {
     await Promise.all(running.map(job => this.cancel(job.id)))
     return running.length
+  }
+
+  get #leaving(): Promise<void> {
+    const { signal } = this.#left
+    return new Promise(resolve => {
+      if (signal.aborted) resolve()
+      else signal.addEventListener('abort', () => { resolve() }, { once: true })
+    })
   }
 
   #running(): Job[] { return [...this.#jobs.values()].filter(job => job.state === 'running') }

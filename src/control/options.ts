@@ -7,7 +7,8 @@
  */
 import { NbdeltaError } from '../device/errors.js'
 
-type ParameterType = 'size' | 'string' | 'name' | 'int' | 'bool' | 'path' | 'enum' | 'address' | 'creation'
+type ParameterType = 'size' | 'rate' | 'duration' | 'string' | 'name' | 'int' | 'bool' | 'path' | 'stream' | 'enum' | 'address'
+  | 'creation' | 'label'
 
 export interface Parameter {
   /** As typed, in kebab case; the wire name is its camel case. */
@@ -28,7 +29,7 @@ export interface Parameter {
   /** Concerns the command line alone and is not sent. */
   readonly local?: boolean
   /** What a shell may offer as completion. */
-  readonly complete?: 'volume' | 'job' | 'client' | 'file' | 'directory'
+  readonly complete?: 'volume' | 'point' | 'group' | 'job' | 'client' | 'file' | 'directory'
 }
 
 /** What the catalog allows a volume's name (src/store/catalog.ts), within the 256 bytes of PROTOCOL H5 for an export's. */
@@ -163,6 +164,33 @@ function parseInteger(text: string): number {
   return Number(text)
 }
 
+const SECONDS = { s: 1, m: 60, h: 3600, d: 86_400, w: 7 * 86_400 } as const
+/** Ten years: longer is a mistake, not a duration. */
+const DURATION_SECONDS_MAX = 10 * 366 * SECONDS.d
+
+/** Seconds out of text such as `90`, `90s`, `15m`, `12h`, `7d`, `2w`. */
+function parseDuration(text: string): number {
+  const match = /^(\d{1,9})\s*([smhdw])?$/i.exec(text.trim())
+  const seconds = match ? Number(match[1]) * SECONDS[(match[2]?.toLowerCase() ?? 's') as keyof typeof SECONDS] : NaN
+  if (seconds >= 1 && seconds <= DURATION_SECONDS_MAX) return seconds
+  refuse(`'${shorten(text)}' is not a duration`,
+    'a duration is a number of seconds, or a number with s, m, h, d or w, ten years at most: 90s, 12h, 7d')
+}
+
+/** `KEY=VALUE`. What may stand in them is the store's to say. */
+export function parseLabel(text: string): [key: string, value: string] {
+  const at = text.indexOf('=')
+  if (at < 1) refuse(`'${shorten(text)}' is not KEY=VALUE`, 'write --label purpose=backup')
+  return [text.slice(0, at), text.slice(at + 1)]
+}
+
+/** A file's path, or `unix:PATH` for a socket that the asking command line listens on. */
+export const STREAM_SOCKET = 'unix:'
+function judgeStream(text: string): void {
+  if (text.startsWith(STREAM_SOCKET)) judgeSocketPath(text.slice(STREAM_SOCKET.length))
+  else judgePath(text)
+}
+
 /** How the user calls it in messages: `--size` or `NAME`. */
 export function label(parameter: Parameter): string {
   return parameter.value && parameter.required && !parameter.name.includes('-')
@@ -171,7 +199,7 @@ export function label(parameter: Parameter): string {
 }
 
 function judgeRange(parameter: Parameter, value: number): number {
-  const show = (bound: number): string => parameter.type === 'size' ? exactSize(bound) : String(bound)
+  const show = (bound: number): string => parameter.type === 'int' ? String(bound) : exactSize(bound)
   const { minimum = 0, maximum = Number.MAX_SAFE_INTEGER } = parameter
   if (value < minimum) refuse(`${label(parameter)} ${show(value)} is too small`, `at least ${show(minimum)}`)
   if (value > maximum) refuse(`${label(parameter)} ${show(value)} is too large`, `at most ${show(maximum)}`)
@@ -181,14 +209,22 @@ function judgeRange(parameter: Parameter, value: number): number {
   return value
 }
 
+function judgeText(parameter: Parameter, text: string): void {
+  if (Buffer.byteLength(text) > TEXT_BYTES_MAX) refuse(`${label(parameter)} is longer than ${TEXT_BYTES_MAX} bytes`)
+}
+
 /**
- * One value as typed, judged: what it means. Sizes and integers become Numbers, the rest stays text
- * (addresses and creations are judged here and parsed again by who uses them).
+ * One value as typed, judged: what it means. Sizes, rates, durations and integers become Numbers, the rest stays text
+ * (addresses, creations and labels are judged here and parsed again by who uses them).
  * @throws NbdeltaError bad-argument
  */
 export function judge(parameter: Parameter, text: string): string | number {
   switch (parameter.type) {
     case 'size': return judgeRange(parameter, parseSize(text))
+    case 'rate': return judgeRange(parameter, parseSize(text.replace(/\/s$/, '')))
+    case 'duration': return parseDuration(text)
+    case 'label': parseLabel(text); judgeText(parameter, text); return text
+    case 'stream': judgeStream(text); return text
     case 'int': return judgeRange(parameter, parseInteger(text))
     case 'name': judgeName(text); return text
     case 'path': judgePath(text); return text
@@ -199,9 +235,7 @@ export function judge(parameter: Parameter, text: string): string | number {
         refuse(`${label(parameter)} '${shorten(text)}' is unknown`, `one of ${parameter.choices!.join(', ')}`)
       }
       return text
-    case 'string':
-      if (Buffer.byteLength(text) > TEXT_BYTES_MAX) refuse(`${label(parameter)} is longer than ${TEXT_BYTES_MAX} bytes`)
-      return text
+    case 'string': judgeText(parameter, text); return text
     case 'bool': throw new Error(`${parameter.name}: a flag has no text`)
   }
 }

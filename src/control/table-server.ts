@@ -48,7 +48,7 @@ const STATUS_FIELDS = {
   volumes: { type: 'int', help: 'volumes in the store' },
   volumesBroken: { type: 'int', help: 'of them, those that cannot be opened and are not served: volume list tells why' },
   clients: { type: 'int', help: 'connections of NBD clients' },
-  jobsRunning: { type: 'int', help: 'imports and exports that run' },
+  jobsRunning: { type: 'int', help: 'jobs that run: imports, exports, restores' },
   rssBytes: { type: 'bytes', help: 'resident memory of the process' },
   memoryBudgetBytes: { type: 'bytes', help: 'limit of bytes held for requests in flight' },
   memoryInUseBytes: { type: 'bytes', help: 'bytes held for requests in flight' },
@@ -158,7 +158,7 @@ export const SERVER_COMMANDS = [
   },
   {
     noun: 'job', verb: 'list', remote: true,
-    summary: 'list imports and exports',
+    summary: 'list jobs',
     description: 'Lists jobs that run and the last ones that ended.',
     positional: [], options: [QUIET],
     result: { many: true, key: 'id', fields: JOB_FIELDS },

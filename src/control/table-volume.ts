@@ -1,6 +1,6 @@
 /** Rows of the command table: `nbdelta volume ...`. */
 import type { ActionRow, CreatedRow, JobRow, VolumeRow } from './admin.js'
-import { DRY_RUN, QUIET, REMOTE_EXITS, VOLUME, WAIT } from './command.js'
+import { CHANGES, DRY_RUN, QUIET, RATE, REMOTE_EXITS, VOLUME, WAIT } from './command.js'
 import type { Command, Field } from './command.js'
 import type { Parameter } from './options.js'
 
@@ -14,7 +14,7 @@ const GRAIN = {
 } as const satisfies Parameter
 const size = { name: 'size', type: 'size', value: 'SIZE', minimum: 512 } as const
 
-const VOLUME_FIELDS = {
+export const VOLUME_FIELDS = {
   name: { type: 'string', column: 'NAME', help: 'name, also the name of its export' },
   uuid: { type: 'string', help: 'identity, never used twice' },
   sizeBytes: { type: 'bytes', column: 'SIZE', help: 'size that clients see' },
@@ -38,9 +38,9 @@ export const ACTION_FIELDS = {
 
 export const JOB_FIELDS = {
   id: { type: 'int', column: 'JOB', help: 'number, unique until the server stops' },
-  kind: { type: 'string', column: 'KIND', help: 'import or export' },
-  volume: { type: 'string', column: 'VOLUME', help: 'volume it works on' },
-  path: { type: 'string', column: 'FILE', help: 'file on the server\'s host' },
+  kind: { type: 'string', column: 'KIND', help: 'import, export, restore, promotion, group restore, delta export, delta import' },
+  volume: { type: 'string', column: 'VOLUME', help: 'volume it works on; the group of a group restore' },
+  path: { type: 'string', column: 'FILE', help: 'file on the server\'s host; null when there is none' },
   state: { type: 'string', column: 'STATE', help: 'running, done, failed or cancelled' },
   doneBytes: { type: 'bytes', column: 'DONE', help: 'bytes done; zeros that were skipped count' },
   totalBytes: { type: 'bytes', column: 'OF', help: 'bytes in all; null until known' },
@@ -48,8 +48,6 @@ export const JOB_FIELDS = {
   finishedAt: { type: 'time', help: 'when it ended; null while it runs' },
   error: { type: 'string', help: 'why it failed; null otherwise' },
 } as const satisfies Record<keyof JobRow, Field>
-
-const CHANGES = [...REMOTE_EXITS, 'notFound', 'conflict', 'busy', 'noSpace', 'io'] as const
 
 export const VOLUME_COMMANDS = [
   {
@@ -167,5 +165,17 @@ export const VOLUME_COMMANDS = [
     result: { many: false, fields: ACTION_FIELDS },
     exits: [...CHANGES],
     examples: ['volume delete disk --dry-run', 'volume delete disk', 'volume delete disk --force --if-exists'],
+  },
+  {
+    noun: 'volume', verb: 'promote', remote: true, serialised: true, longRunning: true,
+    summary: 'make a clone stand alone',
+    description: 'Copies into a clone what it still reads from its snapshot, in the background, and then lets go of that: the '
+      + 'snapshot can be deleted. Clients may use the clone meanwhile. Ctrl-C or `job cancel` stops the copy: the clone stays a '
+      + 'clone. When the command ends for any other reason the copy goes on.',
+    positional: [VOLUME],
+    options: [RATE, WAIT],
+    result: { many: false, fields: JOB_FIELDS },
+    exits: [...CHANGES, 'interrupted'],
+    examples: ['volume promote test-disk', 'volume promote test-disk --rate 100MiB/s --no-wait'],
   },
 ] as const satisfies readonly Command[]

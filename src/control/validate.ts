@@ -13,9 +13,11 @@ import type { Parameter } from './options.js'
 /** `repeat` options: as many listeners or volumes as a command line can sensibly hold. */
 const REPEAT_MAX = 256
 
+const NUMERIC: ReadonlySet<string> = new Set(['size', 'rate', 'duration', 'int'])
+
 /** Text or number, judged as the command line judges it. */
 function judged(parameter: Parameter): z.ZodType {
-  const raw = parameter.type === 'size' || parameter.type === 'int' ? z.union([z.string().max(64), z.int()]) : z.string()
+  const raw = NUMERIC.has(parameter.type) ? z.union([z.string().max(64), z.int()]) : z.string()
   return raw.transform((value, context) => {
     try {
       return judge(parameter, String(value))

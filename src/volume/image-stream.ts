@@ -33,10 +33,10 @@ export async function readStream(
 }
 
 /** Resolves when the stream has taken the piece and wants more. */
-export function writeStream(target: Writable, piece: Buffer): Promise<void> {
+export function writeStream(target: Writable, piece: Buffer, doing = 'write the image'): Promise<void> {
   return new Promise((resolve, reject) => {
     target.write(piece, error => {
-      if (error) reject(asNbdeltaError(error, 'write the image'))
+      if (error) reject(asNbdeltaError(error, doing))
       else resolve()
     })
   })

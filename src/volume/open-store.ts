@@ -13,11 +13,14 @@ import { systemClock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import { silentLogger } from '../device/logger.js'
 import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
+import type { JsonValue } from '../store/point-entry.js'
+import type { GroupPoint, VolumeGroup } from './groups.js'
 import { importImage, type ImageSource, type TransferOptions } from './image.js'
 import type { InheritJob } from './copier.js'
 import {
   type CloneVolumeInput, type CreateVolumeInput, judgeCloneVolume, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions,
 } from './options.js'
+import type { CreatePointOptions } from './snappoint.js'
 import type { StoreVolume } from './store-volume.js'
 import { Volumes } from './volumes.js'
 
@@ -45,6 +48,17 @@ export interface Store {
   resizeVolume(name: string, sizeBytes: number): Promise<void>
   /** Removes the volume and its data; an adopted backing stays. See to it first that nobody is attached. */
   deleteVolume(name: string): Promise<void>
+  /** By name. */
+  readonly groups: readonly VolumeGroup[]
+  /** Puts volumes under one name. A volume may be in several groups. */
+  createGroup(name: string, volumes: readonly string[]): Promise<VolumeGroup>
+  /** Volumes and their points stay. */
+  deleteGroup(name: string): Promise<void>
+  /** A point of this name of each volume of the group, all of one instant, all or none. */
+  createGroupPoints(options: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]>
+  /** The volume's schedule as it was set; null: none. What it means is the caller's. */
+  scheduleOf(volume: string): JsonValue
+  setSchedule(volume: string, schedule: JsonValue): Promise<void>
   /** Flushes and closes every volume and gives the lock back. Idempotent. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -111,6 +125,30 @@ class OpenStore implements Store {
   async deleteVolume(name: string): Promise<void> {
     this.#judgeOpen()
     await this.#volumes.delete(name)
+  }
+
+  get groups(): VolumeGroup[] { return this.#volumes.groups.list() }
+
+  async createGroup(name: string, volumes: readonly string[]): Promise<VolumeGroup> {
+    this.#judgeOpen()
+    return this.#volumes.groups.create(name, volumes)
+  }
+
+  async deleteGroup(name: string): Promise<void> {
+    this.#judgeOpen()
+    await this.#volumes.groups.delete(name)
+  }
+
+  async createGroupPoints(options: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]> {
+    this.#judgeOpen()
+    return this.#volumes.groups.createPoints(options)
+  }
+
+  scheduleOf(volume: string): JsonValue { return this.#volumes.scheduleOf(volume) }
+
+  async setSchedule(volume: string, schedule: JsonValue): Promise<void> {
+    this.#judgeOpen()
+    await this.#volumes.setSchedule(volume, schedule)
   }
 
   close(): Promise<void> {

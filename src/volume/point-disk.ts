@@ -154,6 +154,7 @@ export class StorePoints implements PointStore {
   }
 }
 
-function entryOf(volume: string, { deleting, ...info }: PointRecord): PointEntry {
+/** As the table has it. @param volume its uuid */
+export function entryOf(volume: string, { deleting, ...info }: PointRecord): PointEntry {
   return { ...info, volume, state: deleting ? 'deleting' : 'ready' }
 }

@@ -66,17 +66,22 @@ export class VolumePoints implements Snappoints {
 
   create(options: CreatePointOptions): Promise<PointInfo> {
     return this.inTurn(async () => {
-      const store = this.#needStore()
-      if (this.#find(options.name)) throw new NbdeltaError('exists', `there is a point '${options.name}' already`)
-      const fresh = new NewPoint({ ...this.#parts, store }, options, null)
+      const fresh = this.begin(options, null)
       try {
-        await createPoints([fresh], () => store.put([fresh.record], []))
+        await createPoints([fresh], () => this.#needStore().put([fresh.record], []))
       } catch (error) {
         await this.giveUp(fresh)
         throw error
       }
       return fresh.point!.info
     })
+  }
+
+  /** A point in the making; asked for in turn. `group`: uuid of the operation that makes others with it. Errors: exists. */
+  begin(options: CreatePointOptions, group: string | null): NewPoint {
+    const store = this.#needStore()
+    if (this.#find(options.name)) throw new NbdeltaError('exists', `there is a point '${options.name}' already`)
+    return new NewPoint({ ...this.#parts, store }, options, group)
   }
 
   /** A point that was taken into the chain, but never confirmed, goes again. */

@@ -39,7 +39,6 @@ import type { VolumePoints } from './points.js'
 import type { Reclaimer } from './reclaim.js'
 import type { Recovered } from './recovery.js'
 import type { Inheritor, RestoreOptions } from './restore.js'
-import type { Snappoints } from './snappoint.js'
 import { resizeVolume } from './resize.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
 
@@ -126,7 +125,7 @@ export class Volume implements BlockDevice {
 
   get sizeBytes(): number { return this.#core.sizeBytes }
   /** Its snapshots and bookmarks. */
-  get points(): Snappoints { return this.#parts.points }
+  get points(): VolumePoints { return this.#parts.points }
   /** What it shows of other content and does not hold itself yet. */
   get inheritor(): Inheritor { return this.#parts.inheritor }
   /** Copying that goes on in the background. */

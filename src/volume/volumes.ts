@@ -13,8 +13,10 @@ import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import type { Logger } from '../device/logger.js'
 import { type CatalogEntry, judgeEntry } from '../store/catalog.js'
+import type { JsonValue } from '../store/point-entry.js'
 import type { StoreDirectory } from '../store/store-directory.js'
 import type { VolumeFiles } from '../store/volume-files.js'
+import { Groups } from './groups.js'
 import type { CloneVolumeOptions, CreateVolumeOptions } from './options.js'
 import type { InheritJob } from './copier.js'
 import { StoreInheritance } from './inherit-disk.js'
@@ -36,6 +38,7 @@ export class Volumes {
   readonly #logger: Logger
   readonly #byName = new Map<string, Kept>()
   readonly #lineage: Lineage
+  readonly groups: Groups
   /** The last change of the set; the next one starts when it is over. */
   #last: Promise<unknown> = Promise.resolve()
 
@@ -44,6 +47,10 @@ export class Volumes {
     this.#clock = clock
     this.#logger = logger
     this.#lineage = new Lineage(directory, () => this.#byName.values(), logger)
+    this.groups = new Groups(directory.points, {
+      usable: name => this.#usable(name),
+      nameOf: uuid => [...this.#byName.values()].find(volume => volume.uuid === uuid)?.name,
+    })
   }
 
   /**
@@ -67,6 +74,14 @@ export class Volumes {
   }
 
   get(name: string): StoreVolume | undefined { return this.#byName.get(name) }
+
+  /** Null: none. What it means is the caller's. */
+  scheduleOf(name: string): JsonValue { return this.#directory.points.state(this.#known(name).uuid).schedule }
+
+  /** Durable when done. Errors: not-found, bad-argument, no-space, io. */
+  async setSchedule(name: string, schedule: JsonValue): Promise<void> {
+    await this.#directory.points.put({ volumes: [{ volume: this.#known(name).uuid, schedule }] })
+  }
 
   /** Errors: bad-argument, exists, not-found (the backing), busy, no-space, denied, io. Nothing is left when it fails. */
   create(options: CreateVolumeOptions): Promise<StoreVolume> { return this.#create(options, false) }

@@ -1,5 +1,6 @@
 /** A ServerAdmin over a plain map: what the handlers and the socket are tested with, without store and NBD server. */
 import { NbdeltaError } from '../../src/device/errors.js'
+import { FakePoints } from './fake-points.js'
 import type { ServerAdmin, VolumeRow } from '../../src/control/admin.js'
 
 export class FakeAdmin {
@@ -28,6 +29,7 @@ export class FakeAdmin {
   }
 
   readonly admin: ServerAdmin = {
+    ...new FakePoints(this).admins,
     createVolume: ({ name, sizeBytes = 0, grainBytes, description }) => this.change(`create ${name}`, () => {
       if (this.volumes.has(name)) throw new NbdeltaError('exists', `volume ${name} exists`)
       const row: VolumeRow = {
@@ -48,8 +50,8 @@ export class FakeAdmin {
       if (!dryRun) this.volumes.delete(name)
       return { target: name, changed: !dryRun, dryRun, steps: [`delete ${name}`] }
     }),
-    prepareImport: async ({ name }) => ({ steps: [`fill ${name}`], run: control => this.#transfer(name, control) }),
-    prepareExport: async ({ name }) => ({ steps: [`copy ${name}`], run: control => this.#transfer(name, control) }),
+    prepareImport: async ({ name }) => ({ steps: [`fill ${name}`], run: control => this.transfer(name, control) }),
+    prepareExport: async ({ name }) => ({ steps: [`copy ${name}`], run: control => this.transfer(name, control) }),
     listExports: async () => [],
     setHidden: async (name, hidden) => ({ target: name, changed: true, dryRun: false, steps: [hidden ? 'hide' : 'show'] }),
     closeExport: async ({ name, dryRun }) => ({ target: name, changed: !dryRun, dryRun, steps: [] }),
@@ -62,7 +64,7 @@ export class FakeAdmin {
     }),
   }
 
-  #transfer(name: string,
+  transfer(name: string,
     { signal, onProgress }: { signal: AbortSignal, onProgress: (done: number, total: number) => void }): Promise<void> {
     onProgress(1, 100)
     return new Promise((resolve, reject) => {

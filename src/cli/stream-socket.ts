@@ -1,0 +1,53 @@
+/**
+ * `-` as FILE of a command that a server carries out: this process listens on a socket in a folder of its own (mode 0700), the
+ * server connects to it, and what it sends goes to standard output, or standard input goes to it. One connection, once.
+ */
+import { chmodSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { finished } from 'node:stream/promises'
+import { STREAM_SOCKET } from '../control/options.js'
+import type { Socket } from 'node:net'
+
+interface StreamSocket {
+  /** What is sent in the place of a path. */
+  readonly address: string
+  /** Everything that the server has sent is in standard output. */
+  settled(): Promise<void>
+  close(): Promise<void>
+}
+
+/** @param direction in: standard input goes to the server */
+export async function openStreamSocket(direction: 'in' | 'out'): Promise<StreamSocket> {
+  const folder = await mkdtemp(join(tmpdir(), 'nbdelta-'))
+  chmodSync(folder, 0o700)
+  const path = join(folder, 'stream')
+  let peer: Socket | undefined
+  let done: Promise<void> = Promise.resolve()
+  const server = createServer(socket => {
+    if (peer) { socket.destroy(); return }
+    peer = socket
+    socket.on('error', () => {})
+    if (direction === 'in') {
+      process.stdin.pipe(socket)
+      return
+    }
+    // Whoever reads has gone: the server is told by the end of the connection.
+    process.stdout.once('error', () => { socket.destroy() })
+    done = finished(socket, { writable: false }).catch(() => undefined)
+    socket.pipe(process.stdout, { end: false })
+  })
+  await new Promise<void>((resolve, reject) => { server.once('error', reject).listen(path, resolve) })
+  return {
+    address: `${STREAM_SOCKET}${path}`,
+    settled: () => done,
+    close: async () => {
+      server.close()
+      peer?.destroy()
+      if (direction === 'in') process.stdin.destroy()
+      await rm(folder, { recursive: true, force: true })
+    },
+  }
+}

@@ -1,0 +1,234 @@
+/**
+ * DaemonDeltas: deltas out of volumes and into them, judged first, then run as jobs.
+ *
+ * Export: both points are pinned meanwhile, by a pin that ends by itself if the server does not get to release it.
+ * Import: the target must *be* at the delta's base: it has a point of that identity (its uuid, or `origin` among its labels), and
+ * since then nothing of it has changed. Where marks say that something may have, content is compared: marks may be too many. In
+ * the end the target gets a snapshot with the delta's target as its `origin`: from there the next delta goes on.
+ */
+import { connect } from 'node:net'
+import { finished } from 'node:stream/promises'
+import { STREAM_SOCKET } from './control/options.js'
+import { judgeReadable } from './daemon-points.js'
+import { pointOf, usable } from './daemon-shared.js'
+import { NbdeltaError, applyDelta, exportDelta } from './index.js'
+import type { Socket } from 'node:net'
+import type { Transfer, TransferControl } from './control/admin.js'
+import type { DeltasAdmin } from './control/admin-points.js'
+import type { Access } from './daemon-shared.js'
+import type { Transfers } from './daemon-transfers.js'
+import type { PointInfo, StoreVolume } from './index.js'
+
+type ExportOptions = Parameters<DeltasAdmin['prepareExport']>[0]
+
+/** What `origin` is called among the labels of a point. */
+const ORIGIN = 'origin'
+/** A pin is renewed while its export makes progress, and outlives a killed server by no more than this. */
+const PIN_MS = 3_600_000
+const PIN_RENEW_MS = 600_000
+/** Of the uuid in the name of an imported point. */
+const UUID_SHOWN = 8
+/** Content is compared in pieces of this size. */
+const COMPARE_BYTES = 2 ** 20
+
+export class DaemonDeltas implements DeltasAdmin {
+  readonly #access: Access
+  readonly #transfers: Transfers
+  #lastExport = 0
+
+  constructor(access: Access, transfers: Transfers) {
+    this.#access = access
+    this.#transfers = transfers
+  }
+
+  async prepareExport(options: ExportOptions): Promise<Transfer> {
+    const { volume: of, from, to, path, overwrite } = options
+    const volume = usable(this.#access, of)
+    judgeReadable(pointOf(volume, to))
+    const base = from === undefined ? undefined : pointOf(volume, from)
+    if (!path.startsWith(STREAM_SOCKET)) await this.#transfers.judgeTarget(path, overwrite)
+    const what = base ? `what differs between ${base.name} and ${to}` : `the content of ${to}`
+    return { steps: [`write ${what} of ${of} to ${path}`], run: control => this.#export(volume, options, control) }
+  }
+
+  async #export(volume: StoreVolume, options: ExportOptions, { signal, onProgress }: TransferControl): Promise<void> {
+    const { to, from, path, compress = 'none', overwrite } = options
+    const pins = new Pins(volume, [to, ...from === undefined ? [] : [from]], `delta export ${++this.#lastExport}`)
+    const point = volume.points.open(to)
+    try {
+      await pins.renew()
+      const base = from === undefined ? undefined : pointOf(volume, from)
+      const runs = base && runsBetween(volume, base, point.point)
+      await toSink(path, signal, sink => exportDelta({
+        volume, from: base, to: point, runs, sink, compress, overwrite, signal,
+        onProgress: (done, total) => {
+          onProgress(done, total)
+          pins.renewIfDue()
+        },
+      }))
+    } finally {
+      await point.close()
+      await pins.release()
+    }
+  }
+
+  async prepareImport({ volume: of, path }: Parameters<DeltasAdmin['prepareImport']>[0]): Promise<Transfer> {
+    const volume = usable(this.#access, of)
+    this.#access.assertUnattached(of, 'import into')
+    if (!path.startsWith(STREAM_SOCKET)) await this.#transfers.judgeSource(path)
+    return {
+      steps: [`bring ${of} to the point that ${path} leads to`],
+      run: control => this.#access.closedToNew(of, () => {
+        this.#access.assertUnattached(of, 'import into')
+        return this.#import(volume, path, control)
+      }),
+    }
+  }
+
+  async #import(volume: StoreVolume, path: string, { signal, onProgress }: TransferControl): Promise<void> {
+    const { name } = volume
+    let base: PointInfo | undefined
+    let begun = false
+    const source = path.startsWith(STREAM_SOCKET) ? await connected(path) : path
+    try {
+      await applyDelta({
+        source, target: volume, signal, onProgress,
+        identity: async header => {
+          base = findOrigin(volume, header.base)
+          return identityOf(volume, header)
+        },
+        begin: () => { begun = true },
+        resize: sizeBytes => this.#access.store.resizeVolume(name, sizeBytes),
+        commit: async ({ uuid }) => {
+          await volume.points.create({ name: `delta-${uuid.slice(0, UUID_SHOWN)}`, kind: 'snapshot', labels: { [ORIGIN]: uuid } })
+        },
+      })
+    } catch (error) {
+      if (!begun || !(error instanceof NbdeltaError)) throw error
+      const hint = base?.kind === 'snapshot' ? `nbdelta snapshot restore ${name} ${base.name}, then import again`
+        : 'make an empty volume, and import again'
+      const message = `${error.message}; the content of volume ${name} is a mixture now`
+      throw new NbdeltaError(error.code, message, { hint, cause: error })
+    } finally {
+      if (typeof source !== 'string') source.destroy()
+    }
+  }
+}
+
+/** Grains in which two points of a volume may differ, whichever is the older. */
+function runsBetween({ points }: StoreVolume, a: PointInfo, b: PointInfo) {
+  if (a.seq === b.seq) return []
+  return a.seq < b.seq ? points.changedRuns(a.name, b.name) : points.changedRuns(b.name, a.name)
+}
+
+function findOrigin({ points }: StoreVolume, uuid: string): PointInfo | undefined {
+  return points.list().findLast(point => point.uuid === uuid || point.labels[ORIGIN] === uuid)
+}
+
+/** Uuid of the point that the volume's content is, as far as the delta cares. Errors: wrong-state. */
+async function identityOf(volume: StoreVolume, { base, target }: { base: string, target: string }): Promise<string> {
+  for (const uuid of [target, base]) {
+    const point = findOrigin(volume, uuid)
+    if (!point) continue
+    if (await isUnchanged(volume, point)) return uuid
+    if (uuid === base) {
+      throw new NbdeltaError('wrong-state', `volume ${volume.name} has changed since ${point.name}, where the delta starts`,
+        { hint: `nbdelta snapshot restore ${volume.name} ${point.name}, then import again` })
+    }
+  }
+  const { mappedBytes } = await volume.facts()
+  if (mappedBytes === 0) return 'empty'
+  return volume.points.list().findLast(({ labels }) => labels[ORIGIN] !== undefined)?.labels[ORIGIN] ?? 'content of its own'
+}
+
+/** Marks may be too many: what they name is compared with the point's content, where it has one. */
+async function isUnchanged(volume: StoreVolume, { name, kind, sizeBytes }: PointInfo): Promise<boolean> {
+  const runs = volume.points.changedRuns(name)
+  if (volume.sizeBytes !== sizeBytes) return false
+  if (runs.length === 0 || kind === 'bookmark') return runs.length === 0
+  const point = volume.points.open(name)
+  try {
+    const [now, then] = [Buffer.allocUnsafe(COMPARE_BYTES), Buffer.allocUnsafe(COMPARE_BYTES)]
+    for (const run of runs) {
+      const end = Math.min(run.end * volume.grainBytes, sizeBytes)
+      for (let offset = run.start * volume.grainBytes; offset < end; offset += COMPARE_BYTES) {
+        const length = Math.min(COMPARE_BYTES, end - offset)
+        await volume.read(offset, length, now, 0)
+        await point.read(offset, length, then, 0)
+        if (now.compare(then, 0, length, 0, length) !== 0) return false
+      }
+    }
+    return true
+  } finally {
+    await point.close()
+  }
+}
+
+class Pins {
+  readonly #volume: StoreVolume
+  /** By uuid: names may change meanwhile. */
+  readonly #uuids: readonly string[]
+  readonly #owner: string
+  #renewedAtMs = 0
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor(volume: StoreVolume, names: readonly string[], owner: string) {
+    this.#volume = volume
+    this.#uuids = names.map(name => pointOf(volume, name).uuid)
+    this.#owner = owner
+  }
+
+  renew(): Promise<void> {
+    this.#renewedAtMs = Date.now()
+    const expiresAt = new Date(this.#renewedAtMs + PIN_MS).toISOString()
+    return this.#each(name => this.#volume.points.pin(name, { owner: this.#owner, expiresAt }))
+  }
+
+  renewIfDue(): void {
+    if (Date.now() - this.#renewedAtMs < PIN_RENEW_MS) return
+    // One that cannot be renewed lasts until it expires, and the open snapshot cannot be deleted anyway.
+    this.#last = this.renew().catch(() => undefined)
+  }
+
+  async release(): Promise<void> {
+    await this.#last
+    await this.#each(name => this.#volume.points.unpin(name, this.#owner))
+  }
+
+  async #each(work: (name: string) => Promise<void>): Promise<void> {
+    for (const uuid of this.#uuids) {
+      const point = this.#volume.points.list().find(one => one.uuid === uuid)
+      if (point) await work(point.name)
+    }
+  }
+}
+
+/** Runs `work` with a path, or with the socket that the path stands for; everything is on its way when this resolves. */
+async function toSink(path: string, signal: AbortSignal, work: (sink: string | Socket) => Promise<unknown>): Promise<void> {
+  if (!path.startsWith(STREAM_SOCKET)) { await work(path); return }
+  const socket = await connected(path)
+  const abort = (): void => { socket.destroy() }
+  signal.addEventListener('abort', abort, { once: true })
+  try {
+    await work(socket)
+    socket.end()
+    await finished(socket, { readable: false })
+  } finally {
+    signal.removeEventListener('abort', abort)
+    socket.destroy()
+  }
+}
+
+function connected(address: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(address.slice(STREAM_SOCKET.length), () => {
+      socket.off('error', fail)
+      socket.on('error', () => undefined)
+      resolve(socket)
+    })
+    const fail = (error: Error): void => {
+      reject(new NbdeltaError('io', `the stream of the command: ${error.message}`, { cause: error }))
+    }
+    socket.on('error', fail)
+  })
+}

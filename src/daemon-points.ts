@@ -1,0 +1,170 @@
+/**
+ * DaemonPoints: what operators do with snapshots and bookmarks, over the store.
+ *
+ * Figures that take looking (exclusive, referenced) are asked for one point after the other, and not at all once FACTS_MS have
+ * passed: they are null then. A list never waits longer.
+ */
+import { formatSize } from './control/options.js'
+import { count, FACTS_MS, pointOf, refuseAuto, usable, within } from './daemon-shared.js'
+import { beginAndFollow, inheriting, restorable } from './daemon-inherit.js'
+import { NbdeltaError } from './index.js'
+import type { ActionRow, CreatedRow, Transfer } from './control/admin.js'
+import type { DiffRow, PointRow, PointsAdmin, RangeRow } from './control/admin-points.js'
+import type { Access } from './daemon-shared.js'
+import type { PointFacts, PointInfo, StoreVolume } from './index.js'
+
+type Options<M extends keyof PointsAdmin> = Parameters<PointsAdmin[M]>[0]
+
+export class DaemonPoints implements PointsAdmin {
+  readonly #access: Access
+
+  constructor(access: Access) { this.#access = access }
+
+  async create({ volume: of, name, bookmark, labels }: Options<'create'>): Promise<PointRow> {
+    const volume = usable(this.#access, of)
+    refuseAuto(labels)
+    const point = await volume.points.create({ name, kind: bookmark ? 'bookmark' : 'snapshot', labels })
+    return this.#row(volume, point, Date.now() + FACTS_MS)
+  }
+
+  async list(of: string | undefined): Promise<PointRow[]> {
+    const volumes = of === undefined ? this.#access.store.list().filter(({ problem }) => !problem) : [usable(this.#access, of)]
+    const deadline = Date.now() + FACTS_MS
+    const rows: PointRow[] = []
+    for (const volume of volumes) for (const point of volume.points.list()) rows.push(await this.#row(volume, point, deadline))
+    return rows
+  }
+
+  async show({ volume: of, name }: Options<'show'>): Promise<PointRow> {
+    const volume = usable(this.#access, of)
+    return this.#row(volume, pointOf(volume, name), Date.now() + FACTS_MS)
+  }
+
+  async rename({ volume: of, name, to }: Options<'rename'>): Promise<ActionRow> {
+    const volume = usable(this.#access, of)
+    const point = pointOf(volume, name)
+    if (to !== name) await volume.points.rename(name, to)
+    const steps = [`rename ${point.kind} ${name} of ${of} to ${to}`]
+    return { target: `${of}@${name}`, changed: to !== name, dryRun: false, steps }
+  }
+
+  async delete({ volume: of, name, dryRun }: Options<'delete'>): Promise<ActionRow> {
+    const volume = usable(this.#access, of)
+    const point = pointOf(volume, name)
+    const facts = await factsOf(volume, point, Date.now() + FACTS_MS)
+    if (dryRun) refusePinned(of, point)
+    else await volume.points.delete(name)
+    const bytes = point.kind === 'bookmark' ? '' : facts ? `, about ${formatSize(facts.exclusiveBytes)}` : ', size not known'
+    const steps = [`delete ${point.kind} ${name} of ${of}${bytes}`]
+    return { target: `${of}@${name}`, changed: !dryRun, dryRun, steps }
+  }
+
+  async diff({ volume: of, from, to, limit }: Options<'diff'>): Promise<DiffRow> {
+    const volume = usable(this.#access, of)
+    const older = pointOf(volume, from)
+    const newer = to === undefined ? undefined : pointOf(volume, to)
+    if (newer && newer.seq < older.seq) {
+      throw new NbdeltaError('bad-argument', `${from} is newer than ${newer.name}`, { hint: 'name the older one first' })
+    }
+    const { grainBytes } = volume
+    const end = newer?.sizeBytes ?? volume.sizeBytes
+    const ranges: RangeRow[] = []
+    let changedBytes = 0
+    const runs = volume.points.changedRuns(from, to)
+    for (const run of runs) {
+      const offset = run.start * grainBytes
+      const length = Math.min(run.end * grainBytes, end) - offset
+      changedBytes += length
+      if (ranges.length < limit) ranges.push({ offset, length })
+    }
+    return { volume: of, from, to: to ?? null, changedBytes, rangeCount: runs.length, ranges }
+  }
+
+  async pin({ volume: of, name, owner, expiresSeconds }: Options<'pin'>): Promise<ActionRow> {
+    const volume = usable(this.#access, of)
+    pointOf(volume, name)
+    const expiresAt = expiresSeconds === undefined ? null : new Date(Date.now() + expiresSeconds * 1000).toISOString()
+    await volume.points.pin(name, { owner, expiresAt })
+    const until = expiresAt === null ? '' : ` until ${expiresAt}`
+    return { target: `${of}@${name}`, changed: true, dryRun: false, steps: [`pin ${name} of ${of} for ${owner}${until}`] }
+  }
+
+  async unpin({ volume: of, name, owner }: Options<'unpin'>): Promise<ActionRow> {
+    const volume = usable(this.#access, of)
+    const { pins } = pointOf(volume, name)
+    if (!pins.some(pin => pin.owner === owner)) {
+      throw new NbdeltaError('not-found', `${name} of ${of} is not pinned by ${owner}`,
+        { hint: pins.length > 0 ? `it is by: ${pins.map(pin => pin.owner).join(', ')}` : 'nobody has it pinned' })
+    }
+    await volume.points.unpin(name, owner)
+    return { target: `${of}@${name}`, changed: true, dryRun: false, steps: [`release ${name} of ${of} for ${owner}`] }
+  }
+
+  async prepareRestore({ volume: of, name, force, ...range }: Options<'prepareRestore'>): Promise<Transfer> {
+    const volume = usable(this.#access, of)
+    const point = pointOf(volume, name)
+    const part = judgeRestore(volume, point, range)
+    if (!force) this.#access.assertUnattached(of, 'restore')
+    const steps = [`keep what ${of} shows now as a snapshot`, `give ${of} the content of snapshot ${name}${part}`]
+    return beginAndFollow(steps, () => this.#access.closedToNew(of, async () => {
+      // Somebody may have attached between the look and the hiding.
+      if (!force) this.#access.assertUnattached(of, 'restore')
+      return restorable(volume).restore({ from: name, ...range })
+    }))
+  }
+
+  async clone({ volume: of, name, to }: Options<'clone'>): Promise<CreatedRow> {
+    const volume = usable(this.#access, of)
+    judgeReadable(pointOf(volume, name))
+    await inheriting(this.#access.store).cloneVolume({ name: to, from: { volume: of, point: name } })
+    return { ...await this.#access.show(to), created: true }
+  }
+
+  async preparePromote({ name, bytesPerSecond }: Options<'preparePromote'>): Promise<Transfer> {
+    usable(this.#access, name)
+    return beginAndFollow([`make ${name} stand alone`],
+      async () => inheriting(this.#access.store).promoteVolume(name, { bytesPerSecond }))
+  }
+
+  async #row(volume: StoreVolume, point: PointInfo, deadline: number): Promise<PointRow> {
+    const facts = await factsOf(volume, point, deadline)
+    const { name, uuid, seq, kind, createdAt, sizeBytes, pins, labels, group } = point
+    return {
+      volume: volume.name, name, uuid, seq, kind, createdAt, sizeBytes,
+      exclusiveBytes: facts?.exclusiveBytes ?? null, referencedBytes: facts?.referencedBytes ?? null,
+      changedBytes: facts ? facts.changedGrains * volume.grainBytes : null, pins, labels, group,
+    }
+  }
+}
+
+async function factsOf({ points }: StoreVolume, { name }: PointInfo, deadline: number): Promise<PointFacts | undefined> {
+  const leftMs = deadline - Date.now()
+  if (leftMs <= 0) return undefined
+  // It may be deleted meanwhile; who asked for that one is told elsewhere.
+  return within(leftMs, points.facts(name).catch(() => undefined), undefined)
+}
+
+function refusePinned(of: string, { name, pins }: PointInfo): void {
+  const now = new Date()
+  const held = pins.filter(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
+  if (held.length === 0) return
+  throw new NbdeltaError('busy', `${name} of ${of} is pinned by ${held.map(({ owner }) => owner).join(', ')}`,
+    { hint: 'release the pin, or wait until it expires' })
+}
+
+export function judgeReadable({ name, kind }: PointInfo): void {
+  if (kind === 'snapshot') return
+  throw new NbdeltaError('bad-argument', `${name} is a bookmark: it keeps no content`, { hint: 'name a snapshot' })
+}
+
+/** The range in words, if it is one. */
+function judgeRestore(
+  { sizeBytes }: StoreVolume, point: PointInfo, { offset, length }: { offset: number, length: number | undefined },
+): string {
+  judgeReadable(point)
+  const end = length === undefined ? sizeBytes : offset + length
+  if (offset >= sizeBytes || end > sizeBytes) {
+    throw new NbdeltaError('bad-argument', `the range ends behind the volume, which has ${formatSize(sizeBytes)}`)
+  }
+  return offset === 0 && end === sizeBytes ? '' : `, ${count(end - offset, 'byte')} from ${offset} on`
+}

@@ -1,0 +1,118 @@
+/**
+ * Groups: volumes under one name, and points of all of them made at one instant.
+ *
+ *   1. in turn     no other change of the points of any member until the end; members in order of uuid, as everybody takes them
+ *   2. prepare     folders and empty maps, durable; nobody waits yet
+ *   3. hold        each member's whole-volume lock, in that order; when the last one is held the instant is there
+ *   4. take, release, secure each (point-creation.ts)
+ *   5. put         one record names all new points: now they exist
+ *
+ * The instant is consistent: a write that was sent after another was answered cannot be in any point without that other. For
+ * the first was answered before its volume's lock was free to take, and all locks are held together once.
+ *
+ * Failure anywhere before 5 is durable: none of the points exists, and those taken already are merged away. A crash likewise.
+ */
+import { randomUUID } from 'node:crypto'
+import { NbdeltaError } from '../device/errors.js'
+import type { PointTable } from '../store/point-table.js'
+import { allSettled } from './core.js'
+import { createPoints, type NewPoint } from './point-creation.js'
+import { entryOf } from './point-disk.js'
+import type { PointRecord } from './point-store.js'
+import type { VolumePoints } from './points.js'
+import type { CreatePointOptions, PointInfo } from './snappoint.js'
+
+/** Names of volumes, ascending. */
+export interface VolumeGroup { readonly name: string, readonly volumes: readonly string[] }
+export interface GroupPoint { readonly volume: string, readonly point: PointInfo }
+
+interface Member {
+  readonly uuid: string
+  readonly points: Pick<VolumePoints, 'inTurn' | 'begin' | 'giveUp'>
+}
+
+/** What groups need of the store's volumes. Errors: not-found, and why a volume cannot be opened. */
+interface Members {
+  usable(name: string): Member & { readonly name: string }
+  nameOf(uuid: string): string | undefined
+}
+
+/**
+ * Makes a point of each member, all or none. `put` makes one record of them durable. In the order of the members.
+ * Errors: exists (a name), busy (a volume did not come to rest), no-space, io, and those of `put`.
+ */
+export async function createGroupPoints(
+  members: readonly Member[], options: CreatePointOptions,
+  put: (records: readonly { readonly volume: string, readonly record: PointRecord }[]) => Promise<void>,
+): Promise<PointInfo[]> {
+  const ordered = [...members].sort((a, b) => a.uuid < b.uuid ? -1 : 1)
+  return inTurnOfAll(ordered, async () => {
+    const group = randomUUID()
+    const fresh = new Map<string, NewPoint>()
+    for (const { uuid, points } of ordered) fresh.set(uuid, points.begin(options, group))
+    try {
+      await createPoints([...fresh.values()], () => put([...fresh].map(([volume, { record }]) => ({ volume, record }))))
+    } catch (error) {
+      await allSettled(ordered.map(({ uuid, points }) => points.giveUp(fresh.get(uuid)!)))
+      throw error
+    }
+    return members.map(({ uuid }) => fresh.get(uuid)!.point!.info)
+  })
+}
+
+function inTurnOfAll<T>([first, ...rest]: readonly Member[], work: () => Promise<T>): Promise<T> {
+  return first ? first.points.inTurn(() => inTurnOfAll(rest, work)) : work()
+}
+
+export class Groups {
+  readonly #table: PointTable
+  readonly #members: Members
+
+  constructor(table: PointTable, members: Members) {
+    this.#table = table
+    this.#members = members
+  }
+
+  /** By name. Volumes that are gone are no members any more. */
+  list(): VolumeGroup[] { return this.#table.groups().map(({ name, volumes }) => ({ name, volumes: this.#names(volumes) })) }
+
+  /** Errors: not-found (a volume), exists, bad-argument, no-space, io. */
+  async create(name: string, volumes: readonly string[]): Promise<VolumeGroup> {
+    if (this.#table.group(name)) throw new NbdeltaError('exists', `there is a group '${name}' already`)
+    const uuids = [...new Set(volumes)].map(volume => this.#members.usable(volume).uuid)
+    if (uuids.length === 0) throw new NbdeltaError('bad-argument', 'a group needs a volume')
+    await this.#table.put({ groups: [{ name, volumes: uuids }] })
+    return { name, volumes: this.#names(uuids) }
+  }
+
+  /** Volumes and points stay. Errors: not-found, io. */
+  async delete(name: string): Promise<void> {
+    this.get(name)
+    await this.#table.put({ removeGroups: [name] })
+  }
+
+  /** Errors: not-found. */
+  get(name: string): VolumeGroup {
+    const found = this.#table.group(name)
+    if (!found) throw new NbdeltaError('not-found', `there is no group '${name}'`)
+    return { name, volumes: this.#names(found.volumes) }
+  }
+
+  /** A point of this name of each volume, of one instant. Errors: not-found, exists, busy, no-space, io. */
+  async createPoints({ group, ...options }: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]> {
+    const members = this.#memberVolumes(group)
+    const points = await createGroupPoints(members, options,
+      records => this.#table.put({ points: records.map(({ volume, record }) => entryOf(volume, record)) }))
+    return members.map(({ name }, index) => ({ volume: name, point: points[index] }))
+  }
+
+  #memberVolumes(group: string): readonly (Member & { readonly name: string })[] {
+    const { volumes } = this.get(group)
+    if (volumes.length === 0) throw new NbdeltaError('wrong-state', `group '${group}' has no volumes any more`)
+    return volumes.map(name => this.#members.usable(name))
+  }
+
+  #names(uuids: readonly string[]): string[] {
+    return uuids.map(uuid => this.#members.nameOf(uuid)).filter(name => name !== undefined).sort()
+  }
+}
