@@ -7,7 +7,7 @@
  * - What changed since a point: `must` = content of the grain changed in some step since; `may` = some operation since reached it. An exact
  *   product says something in between. After a crash a product may say more of points that were there (`doubtful`).
  * - Whole grains that are trimmed read as zeros; parts of grains stay. What a resize cuts off is gone and comes back as zeros.
- * - A clone is a volume of its own; it, and a restore that runs, hold their snapshot (`held`): it cannot be deleted.
+ * - A clone is a volume of its own (`heir`) and holds its snapshot: that cannot be deleted.
  */
 export type NaiveKind = 'snapshot' | 'bookmark'
 
@@ -32,6 +32,8 @@ export interface NaiveChanges {
 
 export class NaiveVolume {
   live: Buffer
+  /** A clone of one of its snapshots, perhaps promoted. */
+  heir: NaiveVolume | undefined
   /** Oldest first. */
   points: readonly NaivePoint[] = []
 
@@ -41,6 +43,7 @@ export class NaiveVolume {
   fork(): NaiveVolume {
     const twin = new NaiveVolume(this.grain, this.live)
     twin.points = this.points
+    twin.heir = this.heir?.fork()
     return twin
   }
 
@@ -96,25 +99,36 @@ export class NaiveVolume {
     this.points = this.points.map(point => ({ ...point, held: point.held.filter(other => other !== owner) }))
   }
 
-  /** Live becomes what the snapshot froze, cut or filled with zeros to live's size; how it was before becomes the snapshot `undo`. */
-  restore(name: string, undo: string): void {
+  /** A restore from it would change something. */
+  differs(name: string): boolean {
     const { content } = this.known(name)
-    const { may, exact } = this.changes(name)
+    const length = Math.min(content.length, this.live.length)
+    return !content.subarray(0, length).equals(this.live.subarray(0, length))
+  }
+
+  /**
+   * [offset, end) of live becomes what the snapshot froze; what lies behind the snapshot's end stays as it is. How live was
+   * before becomes the snapshot `undo`.
+   */
+  restore(name: string, undo: string, offset = 0, end = this.live.length): void {
+    const { content } = this.known(name)
+    const { may } = this.changes(name)
     this.create(undo, 'snapshot')
-    const next = Buffer.alloc(this.live.length)
-    content.copy(next)
+    const next = Buffer.from(this.live)
+    if (offset < content.length) content.copy(next, offset, offset, Math.min(content.length, end))
     const before = this.live
     this.live = next
-    const differ = differing(before, next, this.grain)
-    this.#note(differ, exact ? union(may, differ) : everything(this.grains))
+    this.#note(differing(before, next, this.grain), may)
   }
 
   /** A writable volume with the snapshot's content and no points. */
-  clone(name: string, owner: string): NaiveVolume {
-    const { content } = this.known(name)
-    this.hold(name, owner)
-    return new NaiveVolume(this.grain, content)
+  clone(name: string): void {
+    this.heir = new NaiveVolume(this.grain, this.known(name).content)
+    this.hold(name, 'clone')
   }
+
+  /** The clone stands alone: its snapshot may go. */
+  promote(): void { this.release('clone') }
 
   /** All that a crash may make less exact. */
   crash(): void { this.points = this.points.map(point => ({ ...point, doubtful: true })) }
@@ -184,5 +198,3 @@ export function differing(a: Buffer, b: Buffer, grain: number): Set<number> {
 function union(a: ReadonlySet<number>, b: ReadonlySet<number>): ReadonlySet<number> {
   return b.size === 0 ? a : a.size === 0 ? b : new Set([...a, ...b])
 }
-
-function everything(grains: number): Set<number> { return new Set(Array.from({ length: grains }, (_, grain) => grain)) }

@@ -48,7 +48,7 @@ function remove(name: string, choose: (model: NaiveVolume) => number): Operation
     name,
     possible: model => choose(model) >= 0 && model.points[choose(model)].held.length === 0,
     model: model => model.delete(model.points[choose(model)].name),
-    run: (subject, model) => subject.volume.points.delete(model.points[choose(model)].name),
+    run: (subject, model) => subject.deletePoint(model.points[choose(model)].name),
   }
 }
 
@@ -58,6 +58,20 @@ function make(kind: 'snapshot' | 'bookmark'): Operation {
     possible: room,
     model: (model, step) => model.create(`p${step}`, kind),
     run: (subject, _, step) => subject.volume.points.create({ name: `p${step}`, kind }),
+  }
+}
+
+const snapshots = ({ points }: NaiveVolume): string[] => points.filter(({ kind }) => kind === 'snapshot').map(({ name }) => name)
+const heirSize = ({ heir }: NaiveVolume): number => heir!.live.length
+
+function restore(name: string, choose: (model: NaiveVolume) => string | undefined, slowly: boolean): Operation {
+  return {
+    name,
+    possible: model => room(model) && choose(model) !== undefined && model.differs(choose(model)!),
+    model: (model, step) => model.restore(choose(model)!, `p${step}`),
+    run: async (subject, model, step) => {
+      if (!await subject.restore(choose(model)!, `p${step}`, slowly)) throw new Error('a restore that changes something made no undo point')
+    },
   }
 }
 
@@ -92,6 +106,32 @@ export const OPERATIONS: readonly Operation[] = [
   remove('delete oldest', ({ points }) => points.length > 0 ? 0 : -1),
   remove('delete newest', ({ points }) => points.length > 1 ? points.length - 1 : -1),
   remove('delete middle', ({ points }) => points.length > 2 ? 1 : -1),
+  restore('restore oldest slowly', model => snapshots(model).at(0), true),
+  restore('restore newest', model => snapshots(model).at(-1), false),
+  {
+    name: 'clone',
+    possible: model => !model.heir && snapshots(model).length > 0,
+    model: model => model.clone(snapshots(model).at(-1)!),
+    run: (subject, model) => subject.clone(snapshots(model).at(-1)!),
+  },
+  {
+    name: 'write clone',
+    possible: model => model.heir !== undefined,
+    model: (model, step) => model.heir!.write(700, data(step, heirSize(model) - 1400)),
+    run: async (subject, model, step) => subject.heir!.write(700, heirSize(model) - 1400, data(step, heirSize(model) - 1400), 0),
+  },
+  {
+    name: 'trim clone',
+    possible: model => model.heir !== undefined,
+    model: model => model.heir!.trim(0, GRAIN),
+    run: async subject => subject.heir!.trim(0, GRAIN),
+  },
+  {
+    name: 'promote',
+    possible: model => model.points.some(({ held }) => held.length > 0),
+    model: model => model.promote(),
+    run: subject => subject.promote(),
+  },
   {
     name: 'resize',
     possible: always,
