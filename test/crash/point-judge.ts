@@ -8,7 +8,7 @@
  * - All of this stays: through merging, reclaim and checkpoint, writes, deletion of others, close and open (B6, B7). When merging
  *   has settled no folder is left that is no point's.
  */
-import type { Random } from '../../src/device/testing.js'
+import type { ManualClock, Random } from '../../src/device/testing.js'
 import type { PointKind } from '../../src/volume/snappoint.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { GRAIN } from '../volume/lab.js'
@@ -33,6 +33,8 @@ export interface PointHistory {
   readonly from: number
   readonly running: ReadonlySet<number>
   to: number
+  /** Of an undo point: the window before and after the restore that made it. */
+  restored?: { readonly before: Buffer, readonly after: Buffer }
 }
 
 interface Known { readonly point: PointHistory, readonly content: Buffer, readonly sure: boolean }
@@ -47,7 +49,10 @@ export class PointsJudge {
     this.#known = known
   }
 
-  get empty(): boolean { return this.#known.length === 0 }
+  /** Held by a clone: they were not deleted. */
+  readonly #kept: string[] = []
+
+  get empty(): boolean { return this.#known.length + this.#kept.length === 0 }
 
   /** What is there, as what must be there from now on. */
   static async readAll(volume: Volume): Promise<PointHistory[]> {
@@ -59,8 +64,16 @@ export class PointsJudge {
     return found
   }
 
-  /** Deletions that the crash cut short come to their end. */
-  async settle(volume: Volume): Promise<void> { await volume.points.settled() }
+  /** Deletions and restores that the crash cut short come to their end. */
+  async settle(volume: Volume, clock: ManualClock): Promise<void> {
+    await volume.points.settled()
+    let over = false
+    volume.inheriting?.finished.then(() => { over = true }, () => { over = true })
+    for (let i = 0; volume.inheriting && !over; i++) {
+      if (i > 1000) throw new Error('A15: the restore never ends')
+      await clock.advance(1000)
+    }
+  }
 
   /** Every snapshot is what it was, and the maps know what tells it from `live`. */
   async same(volume: Volume, what: string, live: Buffer): Promise<void> {
@@ -92,7 +105,7 @@ export class PointsJudge {
   async judgeFolders(store: PointDisks): Promise<void> {
     const listed = store.list().map(({ seq }) => seq)
     const left = await store.leftFolders()
-    if (left.join() !== listed.join() || listed.length !== this.#known.length) {
+    if (left.join() !== listed.join() || listed.length !== this.#known.length + this.#kept.length) {
       throw new Error(`B7: folders ${left.join()}, table ${listed.join()}, points ${this.#known.length}`)
     }
   }
@@ -102,7 +115,10 @@ export class PointsJudge {
     const count = random(3) === 0 ? this.#known.length : random(this.#known.length + 1)
     for (let i = 0; i < count; i++) {
       const [{ point }] = this.#known.splice(random(this.#known.length), 1)
-      await volume.points.delete(point.name)
+      const pins = volume.points.get(point.name)!.pins.map(({ owner }) => owner)
+      if (pins.length > 0 && pins.join() !== 'clone heir') throw new Error(`${point.name} is still held by ${pins.join()}`)
+      if (pins.length > 0) this.#kept.push(point.name)
+      else await volume.points.delete(point.name)
     }
     await volume.points.settled()
   }
@@ -137,6 +153,7 @@ export async function judgePoints(
   const unwanted = new Set<number>()
   const gone = new Set<number>()
   for (const note of notes) {
+    if (note.heir) continue
     if (note.kind === 'asked') asked.add(note.point)
     else if (note.kind === 'made') made.add(note.point)
     else if (note.kind === 'unwanted') unwanted.add(note.point)
@@ -157,9 +174,22 @@ export async function judgePoints(
     known.push(await judgeOne(lab, volume, point))
   }
   if (at < listed.length) throw new Error(`D6: the points are ${listed.map(({ name }) => name).join()}`)
+  judgeSwitches(lab, live, known, asked, made)
   const judge = new PointsJudge(lab, known)
   judge.judgeMaps(volume, live)
   return judge
+}
+
+/** A15, D6: a restore that was cut short has happened, and then its undo point is there, or it has not; never a part of it. */
+function judgeSwitches(lab: CrashLab, live: Buffer, known: readonly Known[], asked: ReadonlySet<number>, made: ReadonlySet<number>): void {
+  for (const { id, name, restored } of lab.points) {
+    if (!restored || !asked.has(id) || made.has(id)) continue
+    const wanted = known.some(({ point }) => point.id === id) ? restored.after : restored.before
+    const at = live.findIndex((byte, i) => byte !== wanted[i])
+    if (at < 0) continue
+    const there = wanted === restored.after ? 'there' : 'not there'
+    throw new Error(`A15: ${name} is ${there}, and live has ${live[at]} at byte ${at}, not ${wanted[at]}; before ${restored.before[at]}, after ${restored.after[at]}`)
+  }
 }
 
 async function judgeOne(lab: CrashLab, volume: Volume, point: PointHistory): Promise<Known> {

@@ -22,7 +22,7 @@ async function create(lab: CrashLab): Promise<void> {
 }
 
 async function remove(lab: CrashLab): Promise<void> {
-  const { ready } = lab
+  const ready = lab.ready.filter(point => lab.isFree(point))
   if (ready.length > 0) await lab.deletePoint(ready[lab.random(ready.length)])
 }
 
@@ -107,4 +107,32 @@ export async function pointRacesStep(lab: CrashLab): Promise<void> {
     if (lab.random(2) === 0) await lab.wait(lab.random(2) === 0 ? 30 : 11_000)
   }
   await Promise.all([client(0), client(1), operator()])
+}
+
+/** The volume becomes what a snapshot was, at once or slowly, whole or in part, while all else goes on. */
+export async function restoreStep(lab: CrashLab): Promise<void> {
+  const roll = lab.random(12)
+  const snapshots = lab.ready.filter(({ kind }) => kind === 'snapshot')
+  if (roll < 3 && snapshots.length > 0) {
+    const range = lab.random(4) === 0 ? lab.place(3) : undefined
+    await lab.restore(snapshots[lab.random(snapshots.length)], [undefined, undefined, 2048][lab.random(3)], range)
+  } else if (roll < 4 || lab.points.length === 0) await create(lab)
+  else if (roll < 5) await remove(lab)
+  else if (roll < 7) await lab.wait([30, 1500, 11_000][lab.random(3)])
+  else await preserveStep(lab)
+}
+
+/** A clone, written to while its base is, then perhaps promoted. */
+export async function cloneStep(lab: CrashLab): Promise<void> {
+  const roll = lab.random(12)
+  const { heir } = lab
+  const snapshots = lab.ready.filter(({ kind, sizeBytes }) => kind === 'snapshot' && sizeBytes === lab.options.sizeBytes)
+  if (!heir) {
+    if (snapshots.length > 0 && roll < 6) await lab.makeClone(snapshots[lab.random(snapshots.length)])
+    else await (roll < 8 ? create(lab) : preserveStep(lab))
+  } else if (roll < 6) await zeroesStep(heir)
+  else if (roll < 7 && heir.volume.inheritor.foreign.length > 0) await heir.promote()
+  else if (roll < 8) await lab.reopen()
+  else if (roll < 9) await remove(lab)
+  else await preserveStep(lab)
 }

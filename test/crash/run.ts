@@ -13,6 +13,7 @@ export interface WorkloadOptions {
   readonly settleEvery?: number
   readonly plant?: Plant
   readonly points?: boolean
+  readonly clone?: boolean
   readonly plantFile?: LabOptions['plantFile']
 }
 
