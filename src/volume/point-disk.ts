@@ -154,6 +154,6 @@ export class StorePoints implements PointStore {
   }
 }
 
-function entryOf(volume: string, { deleting, ...info }: PointRecord): PointEntry {
+export function entryOf(volume: string, { deleting, ...info }: PointRecord): PointEntry {
   return { ...info, volume, state: deleting ? 'deleting' : 'ready' }
 }
