@@ -42,7 +42,7 @@ export interface CrashOptions {
 
 export interface CrashState<Name extends string = string, Note = unknown> {
   readonly kind: 'kill' | 'power'
-  /** Fresh disks; changing them changes no other state. */
+  /** Fresh disks; changing them changes no other state. Made when first looked at: look before the next state is asked for. */
   readonly disks: Readonly<Record<Name, MemoryDisk>>
   /** What had been noted before the crash. Valid until the next state is asked for. */
   readonly notes: readonly Note[]
@@ -151,12 +151,14 @@ class Medium {
     }
   }
 
-  build(plan: Plan): MemoryDisk[] {
-    const images = this.#lanes[plan.lane].images.map(image => image.fork())
+  /** Disks that the window changed; all others are as the lane has them. */
+  build(plan: Plan): Image[] {
+    const { images } = this.#lanes[plan.lane]
+    const built: Image[] = images.map(image => ({ from: image, own: undefined }))
     this.#window.forEach((change, i) => {
-      if (plan.mask & 2 ** i) apply(change, plan.torn ? tear(change, this.#random) : 'whole', images[change.disk])
+      if (plan.mask & 2 ** i) apply(change, plan.torn ? tear(change, this.#random) : 'whole', own(built[change.disk]))
     })
-    return images
+    return built
   }
 
   tell(plan: Plan): string {
@@ -188,8 +190,15 @@ class Medium {
   }
 }
 
-function named<Name extends string>(array: DiskArray<Name>, images: readonly MemoryDisk[]): Record<Name, MemoryDisk> {
-  return Object.fromEntries(array.names.map((name, i) => [name, images[i]])) as Record<Name, MemoryDisk>
+/** One disk of a state: a copy is made when somebody needs it. */
+interface Image { readonly from: MemoryDisk, own: MemoryDisk | undefined }
+
+function own(image: Image): MemoryDisk { return image.own ??= image.from.fork() }
+
+function named<Name extends string>(array: DiskArray<Name>, images: readonly Image[]): Record<Name, MemoryDisk> {
+  const disks = {}
+  for (const [i, name] of array.names.entries()) Object.defineProperty(disks, name, { enumerable: true, get: () => own(images[i]) })
+  return disks as Record<Name, MemoryDisk>
 }
 
 /** Where a kill may cut a write: at a page boundary inside it; 0 = nowhere. */
@@ -206,7 +215,7 @@ function* cutShort<Name extends string, Note>(
   if (cut === 0) return
   const [everything] = medium.plans()
   const images = medium.build(everything)
-  apply({ ...event, data: event.data.subarray(0, cut) }, 'whole', images[event.disk])
+  apply({ ...event, data: event.data.subarray(0, cut) }, 'whole', own(images[event.disk]))
   const story = `killed ${cut} bytes into write#${event.serial}`
   yield { kind: 'kill', disks: named(array, images), notes, position: event.serial, story }
 }

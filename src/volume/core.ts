@@ -2,6 +2,7 @@
  * What the parts of one open volume share: the gate, the reclaimer, the scan and the checkpoint work on the same map,
  * the same locks and the same journal, and each of them is one file. Created by Volume.open, closed by Volume.close.
  */
+import { divCeil } from '../../native-free/integer.js'
 import type { BlockDevice } from '../device/block-device.js'
 import type { Clock } from '../device/clock.js'
 import type { GroupFlush } from '../device/group-flush.js'
@@ -58,6 +59,11 @@ export interface VolumeCore {
 export function bytesOf(core: VolumeCore, run: Run): { readonly offset: number, readonly length: number } {
   const offset = run.start * core.grainBytes
   return { offset, length: Math.min(run.end * core.grainBytes, core.sizeBytes) - offset }
+}
+
+/** For so many bytes at once, but never for more than the volume has, and for one grain at least. */
+export function bufferFor({ grainBytes, sizeBytes }: VolumeCore, bytes: number): Buffer {
+  return Buffer.allocUnsafe(Math.max(grainBytes, Math.min(bytes, divCeil(sizeBytes, grainBytes) * grainBytes)))
 }
 
 /** Everything that was written and appended before this call is durable afterwards. */

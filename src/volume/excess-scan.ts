@@ -9,7 +9,7 @@
  */
 import { isZero } from '../../native-free/zero-scan.js'
 import { REGION_GRAINS } from '../store/journal-records.js'
-import { bytesOf, type VolumeCore } from './core.js'
+import { bufferFor, bytesOf, type VolumeCore } from './core.js'
 import type { Checkpointer } from './checkpoint.js'
 import type { Run } from './volume-map.js'
 
@@ -22,7 +22,7 @@ const WHILE_CHECKPOINT_MS = 50
 export class ExcessScan {
   readonly #core: VolumeCore
   readonly #checkpointer: Checkpointer
-  readonly #buffer: Buffer
+  #buffer: Buffer | undefined
   #stopped = false
   #wake: (() => void) | undefined
   #running: Promise<void> | undefined
@@ -31,7 +31,6 @@ export class ExcessScan {
   constructor(core: VolumeCore, checkpointer: Checkpointer) {
     this.#core = core
     this.#checkpointer = checkpointer
-    this.#buffer = core.map.unscanned.size > 0 ? Buffer.alloc(Math.max(CHUNK_BYTES, core.grainBytes)) : Buffer.alloc(0)
   }
 
   start(): void {
@@ -88,11 +87,12 @@ export class ExcessScan {
     try {
       if (run.end > map.grains) return true
       const { offset, length } = bytesOf(this.#core, run)
-      await live.read(offset, length, this.#buffer, 0)
+      const buffer = this.#buffer ??= bufferFor(this.#core, CHUNK_BYTES)
+      await live.read(offset, length, buffer, 0)
       if (this.#checkpointer.running) return false
       for (let grain = run.start; grain < run.end; grain++) {
         const at = (grain - run.start) * grainBytes
-        if (map.kept.has(grain) || !map.data.get(grain) || !isZero(this.#buffer, at, Math.min(grainBytes, length - at))) continue
+        if (map.kept.has(grain) || !map.data.get(grain) || !isZero(buffer, at, Math.min(grainBytes, length - at))) continue
         map.becomeHole(grain, grain + 1)
         this.#freedGrains++
       }

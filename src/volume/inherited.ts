@@ -61,6 +61,13 @@ export class Layer {
     for (let page = Math.floor(from / PAGE_BITS); page < divCeil(to, PAGE_BITS); page++) this.#dirty.add(page)
   }
 
+  /** Nothing had been taken of it after all. `todo` as it was loaded. */
+  reset(todo: GrainBitmap): void {
+    this.todo.or(todo)
+    this.left = this.todo.count()
+    this.#dirty.clear()
+  }
+
   beginSave(): number[] {
     this.fresh = new IntervalSet()
     const pages = [...this.#dirty].sort((a, b) => a - b)

@@ -56,6 +56,8 @@ export class NewPoint {
     const { seq, kind, sizeBytes } = this.record
     if (kind === 'snapshot') await core.staging?.open(true)
     this.#files = await store.make(seq, kind, sizeBytes)
+    // A map knows what it says of the pages around those that it saves only when it has been loaded.
+    await this.#files.load(this.#inMaking())
     await flushNow(core)
   }
 
@@ -78,15 +80,20 @@ export class NewPoint {
 
   take(): void {
     const { core } = this.#parts
-    const { chain, journal, map } = core
-    const { deleting: _, ...info } = this.record
-    const point = this.#point = new Point(info, 'making', this.#files!, core.grainBytes, map.grains)
+    const { chain, journal } = core
+    const point = this.#point = this.#inMaking()
     chain.add(point)
     const extents = [...point.hot, NO_EXTENT]
     for (let at = 0; at < extents.length; at += RANGES_PER_RECORD_MAX) {
-      this.#appends.push(journal.append('hot', extents.slice(at, at + RANGES_PER_RECORD_MAX), () => undefined, info.seq))
+      this.#appends.push(journal.append('hot', extents.slice(at, at + RANGES_PER_RECORD_MAX), () => undefined, point.seq))
     }
     core.flushes.changed()
+  }
+
+  #inMaking(): Point {
+    const { core } = this.#parts
+    const { deleting: _, ...info } = this.record
+    return new Point(info, 'making', this.#files!, core.grainBytes, core.map.grains)
   }
 
   async secure(): Promise<void> {

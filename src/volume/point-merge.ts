@@ -14,7 +14,7 @@
  */
 import { NbdeltaError } from '../device/errors.js'
 import type { Checkpointer } from './checkpoint.js'
-import { allSettled, type VolumeCore } from './core.js'
+import { allSettled, bufferFor, type VolumeCore } from './core.js'
 import { placeIn } from './chain.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
@@ -104,7 +104,7 @@ export class PointMerger {
   /** Step 1. */
   async #handOver(point: Point, heir: Point): Promise<void> {
     const limit = Math.min(point.owned.length, heir.owned.length)
-    const buffer = Buffer.allocUnsafe(Math.max(BUFFER_BYTES, this.#parts.core.grainBytes))
+    const buffer = bufferFor(this.#parts.core, BUFFER_BYTES)
     const room = Math.floor(buffer.length / this.#parts.core.grainBytes)
     for (let at = 0; at < limit && !this.#stopped;) {
       const bytes: Run[] = []
@@ -172,7 +172,7 @@ export class PointMerger {
 
   async #handBytesOf(point: Point, heir: Point, run: Run): Promise<void> {
     const { grainBytes } = this.#parts.core
-    const buffer = Buffer.allocUnsafe(Math.max(BUFFER_BYTES, grainBytes))
+    const buffer = bufferFor(this.#parts.core, BUFFER_BYTES)
     const room = Math.floor(buffer.length / grainBytes)
     for (let start = run.start; start < run.end; start += room) {
       await this.#handBytes(point, heir, [{ start, end: Math.min(run.end, start + room) }], buffer)

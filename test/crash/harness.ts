@@ -12,22 +12,38 @@
  * byte, where writes of less than a sector were lost or not.
  */
 import {
-  crashStates, type CrashState, DiskArray, ManualClock, type MemoryDisk, type Random, seededRandom,
+  crashStates, type CrashState, DiskArray, ManualClock, MemoryDisk, type Random, seededRandom,
 } from '../../src/device/testing.js'
+import { EXTENT_GRAINS } from '../../src/store/journal-records.js'
+import type { PointTable } from '../../src/store/point-table.js'
+import type { PointKind } from '../../src/volume/snappoint.js'
+import { openVolume } from '../../src/volume/open-volume.js'
 import type { Volume } from '../../src/volume/volume.js'
-import { freshDisks, GRAIN, killed, openOn, readAll, SMALL_JOURNAL_BYTES, type Disks } from '../volume/lab.js'
+import { freshDisks, GRAIN, killed, readAll, SMALL_JOURNAL_BYTES, UUID, type Disks } from '../volume/lab.js'
+import { InheritDisks, layerNames } from './inherit-disks.js'
+import { FOLDERS_BYTES, formatTable, openTable, PointDisks, slotNames, TABLE_BYTES, type Devices, type FileDevice } from './point-disks.js'
+import { judgePoints, type PointHistory, PointsJudge } from './point-judge.js'
 
 const SECTOR = 512
+/** A clone's disks begin with this. */
+const HEIR = 'heir.'
+const HEIR_UUID = '00000000-0000-4000-8000-000000000002'
 
-export type Note =
+export type Note = (
   | { readonly kind: 'issued' | 'done', readonly op: number }
   /** A flush that was called when all operations below `op` were done is acknowledged. */
   | { readonly kind: 'flushed', readonly op: number }
   /** The catalog is about to say, or says durably, that the volume has this size. */
   | { readonly kind: 'committing' | 'committed', readonly sizeBytes: number }
+  /** A point was asked for or answered, its deletion likewise: number `point` of the lab's. */
+  | { readonly kind: 'asked' | 'made' | 'unwanted' | 'gone', readonly point: number }
+  /** There is a clone from here on. */
+  | { readonly kind: 'cloned' }
+) & { /** Of the clone. */ readonly heir?: boolean }
 
-type Name = 'live' | 'map' | 'journal'
-export type Array3 = DiskArray<Name, Note>
+/** live, map, journal; with points: table, folders, mapsSEQ, preservedSEQ. */
+type Name = string
+export type LabArray = DiskArray<Name, Note>
 
 interface Version { readonly op: number, readonly content: Buffer }
 
@@ -41,6 +57,9 @@ export class History {
     this.versions = Array.from({ length: length / SECTOR }, (_, sector) =>
       [{ op: -1, content: Buffer.from(before.subarray(sector * SECTOR, (sector + 1) * SECTOR)) }])
   }
+
+  /** The window as it is now, once everything that was issued is done. */
+  get now(): Buffer { return this.#now }
 
   /** Operation `op` turns [offset, offset + length) into `data`, or zeros. */
   change(op: number, offset: number, length: number, data: Buffer | undefined): void {
@@ -56,15 +75,21 @@ export class History {
 }
 
 /** Wraps a disk of the array for the volume under test: how faults are planted without touching the product. */
-export type Plant = (disks: { [name in Name]: ReturnType<Array3['disk']> }, random: Random) => Disks
+export type Plant = (disks: Record<keyof Disks, ReturnType<LabArray['disk']>>, random: Random) => Disks
 
 export interface LabOptions {
   readonly seed: number
   readonly sizeBytes: number
   /** Part of the volume that the workload uses and the judge reads; all of it by default. */
-  readonly window?: readonly [start: number, length: number]
+  readonly window?: readonly [start: number, length: number] | undefined
   readonly journalBytes?: number
-  readonly plant?: Plant
+  readonly plant?: Plant | undefined
+  /** The volume has points, on disks of the same array. */
+  readonly points?: boolean | undefined
+  /** A clone may be made; its disks are in the array. */
+  readonly clone?: boolean | undefined
+  /** As `plant`, for the disks of the points. */
+  readonly plantFile?: ((disk: ReturnType<LabArray['disk']>, name: string, random: Random) => FileDevice) | undefined
 }
 
 /** Runs a workload and remembers. One operation at a time, or several that do not overlap. */
@@ -73,26 +98,50 @@ export class CrashLab {
   readonly clock = new ManualClock()
   history: History
   readonly window: readonly [start: number, length: number]
-  array!: Array3
+  array!: LabArray
   volume!: Volume
+  /** Every point that was ever asked for. */
+  readonly points: PointHistory[] = []
+  store: PointDisks | undefined
+  /** A volume that shows a snapshot of this one. */
+  heir: CrashLab | undefined
+  /** Of a clone: whose. */
+  #base: { readonly lab: CrashLab, readonly point: string } | undefined
+  #table: PointTable | undefined
   sizeBytes: number
   readonly #plant: Plant
   #ops = 0
   readonly #running = new Set<number>()
+
+  /** Grains of all extents that the window touches: of these a map may say too much after a crash. */
+  readonly extents: readonly [number, number]
 
   private constructor(readonly options: LabOptions) {
     this.random = seededRandom(options.seed)
     this.sizeBytes = options.sizeBytes
     this.window = options.window ?? [0, options.sizeBytes]
     this.history = new History(...this.window)
+    const [start, length] = this.window
+    this.extents = [
+      Math.floor(start / GRAIN / EXTENT_GRAINS) * EXTENT_GRAINS, Math.ceil((start + length) / GRAIN / EXTENT_GRAINS) * EXTENT_GRAINS,
+    ]
     this.#plant = options.plant ?? (disks => disks)
   }
 
   static async open(options: LabOptions): Promise<CrashLab> {
     const lab = new CrashLab(options)
     const { sizeBytes, journalBytes = SMALL_JOURNAL_BYTES } = options
-    const { live, map, journal } = killed(await freshDisks({ sizeBytes, journalBytes }))
-    lab.array = new DiskArray<Name, Note>({ live, map, journal }, { lateFlush: lab.random(2) === 0 })
+    const disks: Record<Name, MemoryDisk | number> = { ...killed(await freshDisks({ sizeBytes, journalBytes })) }
+    if (options.points) {
+      for (const name of [...slotNames(''), ...layerNames('')]) disks[name] = 0
+      disks['folders'] = FOLDERS_BYTES
+      disks['table'] = await formatTable(new MemoryDisk(TABLE_BYTES))
+    }
+    if (options.clone) {
+      const { live, map, journal } = await freshDisks({ sizeBytes, journalBytes, uuid: HEIR_UUID })
+      Object.assign(disks, { [`${HEIR}live`]: live, [`${HEIR}map`]: map, [`${HEIR}journal`]: journal, [`${HEIR}clone`]: 0 })
+    }
+    lab.array = new DiskArray<Name, Note>(disks, { lateFlush: lab.random(2) === 0 })
     await lab.#openVolume()
     return lab
   }
@@ -101,25 +150,114 @@ export class CrashLab {
   static async resume(options: LabOptions, disks: Readonly<Record<Name, MemoryDisk>>): Promise<CrashLab> {
     const lab = new CrashLab(options)
     const before = Buffer.alloc(lab.window[1])
-    const copies = { live: disks.live.fork(), map: disks.map.fork(), journal: disks.journal.fork() }
-    await (await openOn(copies, options.sizeBytes)).read(lab.window[0], before.length, before, 0)
+    const copies = Object.fromEntries(Object.entries(disks).map(([name, disk]) => [name, disk.fork()]))
+    const { volume } = await openState(lab, copies, options.sizeBytes, lab.clock, false)
+    await volume.read(lab.window[0], before.length, before, 0)
     lab.history = new History(...lab.window, before)
+    if (options.points) for (const point of await PointsJudge.readAll(volume)) lab.points.push(point)
     lab.array = new DiskArray<Name, Note>(disks, { lateFlush: lab.random(2) === 0 })
     await lab.#openVolume()
     return lab
   }
 
+  get #prefix(): string { return this.#base ? HEIR : '' }
+
+  #note(note: Note): void { this.array.note(this.#base ? { ...note, heir: true } : note) }
+
+  #file(name: string): FileDevice {
+    const disk = this.array.disk(name)
+    return this.options.plantFile?.(disk, name, this.random) ?? disk
+  }
+
   async #openVolume(): Promise<void> {
     const { array, random } = this
-    const disks = this.#plant({ live: array.disk('live'), map: array.disk('map'), journal: array.disk('journal') }, random)
+    const disk = (name: string): ReturnType<LabArray['disk']> => array.disk(this.#prefix + name)
+    const disks = this.#plant({ live: disk('live'), map: disk('map'), journal: disk('journal') }, random)
     // The array's disks outlive the volume: a clean close and a new open are part of a history.
-    for (const disk of Object.values(disks)) disk.close = async () => undefined
-    this.volume = await openOn(disks, this.sizeBytes, { clock: this.clock })
+    for (const one of Object.values(disks)) one.close = async () => undefined
+    if (this.options.points) {
+      this.#table = this.#base ? this.#base.lab.#table! : await openTable(this.#file('table'))
+      if (!this.#base) this.store = new PointDisks(UUID, '', this.#table, name => this.#file(name), GRAIN)
+    }
+    this.volume = await openOne(this, disks, this.sizeBytes, this.clock, this.#table, name => this.#file(name), this.store)
+    if (this.#base) attachTo(this.volume, this.#base.lab.volume, this.#base.point)
   }
 
   async reopen(): Promise<void> {
+    await this.heir?.volume.close()
     await this.volume.close()
+    await this.#table?.close()
     await this.#openVolume()
+    if (this.heir) await this.heir.#openVolume()
+  }
+
+  get isHeir(): boolean { return this.#base !== undefined }
+  get basePoint(): string { return this.#base!.point }
+
+  /** As a store makes one: pin, bitmap, one record. The volume's own files mean nothing before that, nor does anybody ask for them. */
+  async makeClone(point: PointHistory): Promise<void> {
+    const info = this.volume.points.get(point.name)!
+    await this.volume.points.pin(point.name, { owner: 'clone heir', expiresAt: null })
+    const heir = new CrashLab({ ...this.options, seed: this.options.seed ^ 0xc10e, sizeBytes: point.sizeBytes })
+    heir.#base = { lab: this, point: point.name }
+    heir.array = this.array
+    heir.history = new History(...this.window, Buffer.from(point.copy))
+    const inherit = new InheritDisks(HEIR_UUID, HEIR, this.#table!, name => this.#file(name))
+    await inherit.make('clone', Math.ceil(point.sizeBytes / GRAIN), true)
+    await inherit.put([], { kind: 'clone', source: { volume: UUID, point: info.uuid }, undo: null })
+    await heir.#openVolume()
+    this.heir = heir
+    this.array.note({ kind: 'cloned' })
+  }
+
+  /** Of a clone. */
+  async promote(): Promise<void> {
+    const { finished } = await this.volume.inheritor.promote()
+    await this.#until(finished)
+  }
+
+  /** The whole window, or a range of it, becomes what the snapshot froze; at once, all or nothing, and durable (D6, A15). */
+  async restore(point: PointHistory, bytesPerSecond: number | undefined, [offset, length] = [0, this.sizeBytes]): Promise<boolean> {
+    if (!this.store!.hasRoom) return false
+    const before = Buffer.from(this.history.now.subarray(0, this.sizeBytes - this.window[0]))
+    let n = 1
+    while (this.volume.points.get(`undo-${point.name}-${n}`)) n++
+    const undo: PointHistory = {
+      id: this.points.length, name: `undo-${point.name}-${n}`, kind: 'snapshot', sizeBytes: this.sizeBytes, base: false, state: 'making',
+      copy: before, from: this.#ops, running: new Set(this.#running), to: this.#ops + 1,
+    }
+    this.points.push(undo)
+    this.#note({ kind: 'asked', point: undo.id })
+    const end = Math.min(offset + length, point.copy.length)
+    await this.#operate(op => {
+      if (offset < end) this.history.change(op, offset, end - offset, point.copy.subarray(offset, end))
+    }, () => this.#until(this.volume.restore({ from: point.name, offset, length, ...bytesPerSecond ? { bytesPerSecond } : {} })))
+    if (this.volume.points.get(undo.name)) {
+      undo.state = 'ready'
+      undo.restored = { before, after: Buffer.from(this.history.now.subarray(0, before.length)) }
+      this.#note({ kind: 'made', point: undo.id })
+      this.#note({ kind: 'flushed', op: this.#ops })
+    } else {
+      undo.state = 'gone'
+      this.#note({ kind: 'unwanted', point: undo.id })
+      this.#note({ kind: 'gone', point: undo.id })
+    }
+    return true
+  }
+
+  /** Nobody holds it. */
+  isFree(point: PointHistory): boolean { return (this.volume.points.get(point.name)?.pins.length ?? 0) === 0 }
+
+  /** Time passes until that is done. */
+  async #until(work: Promise<unknown>): Promise<void> {
+    let over = false
+    const done = work.finally(() => { over = true })
+    done.catch(() => undefined)
+    for (let i = 0; !over; i++) {
+      if (i > 10_000) throw new Error('it never ends')
+      await this.clock.advance(i < 50 ? 0 : 1000)
+    }
+    await done
   }
 
   async write(offset: number, length: number): Promise<void> {
@@ -148,7 +286,7 @@ export class CrashLab {
   async flush(): Promise<void> {
     const op = this.#running.size > 0 ? Math.min(...this.#running) : this.#ops
     await this.volume.flush()
-    this.array.note({ kind: 'flushed', op })
+    this.#note({ kind: 'flushed', op })
   }
 
   async resize(sizeBytes: number): Promise<void> {
@@ -157,11 +295,38 @@ export class CrashLab {
       // What is cut off reads as zeros when it comes back.
       if (sizeBytes < before) this.history.change(op, sizeBytes, before - sizeBytes, undefined)
     }, () => this.volume.resize(sizeBytes, async () => {
-      this.array.note({ kind: 'committing', sizeBytes })
+      this.#note({ kind: 'committing', sizeBytes })
       await Promise.resolve()
-      this.array.note({ kind: 'committed', sizeBytes })
+      this.#note({ kind: 'committed', sizeBytes })
     }))
     this.sizeBytes = sizeBytes
+  }
+
+  /** Points that are there, and not being deleted. */
+  get ready(): PointHistory[] { return this.points.filter(({ state }) => state === 'ready') }
+
+  /** False when the lab has no room for one more. */
+  async createPoint(kind: PointKind): Promise<boolean> {
+    if (!this.store!.hasRoom) return false
+    const point: PointHistory = {
+      id: this.points.length, name: `p${this.points.length}`, kind, sizeBytes: this.sizeBytes, base: false, state: 'making',
+      copy: Buffer.from(this.history.now.subarray(0, this.sizeBytes - this.window[0])),
+      from: this.#ops, running: new Set(this.#running), to: Infinity,
+    }
+    this.points.push(point)
+    this.#note({ kind: 'asked', point: point.id })
+    await this.volume.points.create({ name: point.name, kind })
+    point.to = this.#ops
+    point.state = 'ready'
+    this.#note({ kind: 'made', point: point.id })
+    return true
+  }
+
+  async deletePoint(point: PointHistory): Promise<void> {
+    point.state = 'gone'
+    this.#note({ kind: 'unwanted', point: point.id })
+    await this.volume.points.delete(point.name)
+    this.#note({ kind: 'gone', point: point.id })
   }
 
   /** Time passes: reclaim, checkpoint and scan get their turns. */
@@ -181,10 +346,10 @@ export class CrashLab {
     const op = this.#ops++
     model(op)
     this.#running.add(op)
-    this.array.note({ kind: 'issued', op })
+    this.#note({ kind: 'issued', op })
     await run()
     this.#running.delete(op)
-    this.array.note({ kind: 'done', op })
+    this.#note({ kind: 'done', op })
   }
 }
 
@@ -237,24 +402,65 @@ function sizesOf(notes: readonly Note[], initial: number): Set<number> {
   return new Set(coming === undefined ? [size] : [size, coming])
 }
 
+interface OpenedState { readonly volume: Volume, readonly store: PointDisks | undefined, readonly heir: Volume | undefined }
+
+/** One volume on disks of an array or of a state. */
+async function openOne(
+  lab: CrashLab, disks: Disks, sizeBytes: number, clock: ManualClock, table: PointTable | undefined, file: Devices, store: PointDisks | undefined,
+): Promise<Volume> {
+  const [uuid, prefix] = lab.isHeir ? [HEIR_UUID, HEIR] : [UUID, '']
+  const { live, map, journal } = disks
+  return openVolume({
+    uuid, sizeBytes, grainBytes: GRAIN, live, map, journal, clock, points: store, inherit: table && new InheritDisks(uuid, prefix, table, file),
+  })
+}
+
+/** A clone that has not been promoted shows a snapshot of its base. */
+function attachTo(heir: Volume, base: Volume, point: string): void {
+  if (heir.inheritor.foreign.length === 0) return
+  heir.inheritor.attach('clone', base.points.open(point), () => base.points.unpin(point, 'clone heir'))
+}
+
+async function openState(
+  lab: CrashLab, disks: Readonly<Record<Name, MemoryDisk>>, sizeBytes: number, clock: ManualClock, withHeir: boolean,
+): Promise<OpenedState> {
+  const table = lab.options.points ? await openTable(disks['table']) : undefined
+  const file: Devices = name => disks[name]
+  const store = table && new PointDisks(UUID, '', table, file, GRAIN)
+  const three = (prefix: string): Disks => ({ live: disks[`${prefix}live`], map: disks[`${prefix}map`], journal: disks[`${prefix}journal`] })
+  const volume = await openOne(lab, three(''), sizeBytes, clock, table, file, store)
+  if (!withHeir) return { volume, store, heir: undefined }
+  const heir = await openOne(lab.heir!, three(HEIR), lab.heir!.sizeBytes, clock, table, file, undefined)
+  attachTo(heir, volume, lab.heir!.basePoint)
+  return { volume, store, heir }
+}
+
 async function judgeState(
   lab: CrashLab, state: State, sizeBytes: number, random: Random, settle: boolean, reopen: boolean,
 ): Promise<void> {
   const clock = new ManualClock()
-  const disks = killed(state.disks)
-  let volume = await openOn(disks, sizeBytes, { clock })
+  const { disks } = state
+  const withHeir = lab.heir !== undefined && state.notes.some(({ kind }) => kind === 'cloned')
+  let { volume, store, heir } = await openState(lab, disks, sizeBytes, clock, withHeir)
   const start = lab.window[0]
   const length = Math.min(lab.window[1], sizeBytes - start)
   const found = await readAll(volume, start, length)
   judgeContent(lab.history, found, state)
+  const points = store && await judgePoints(lab, volume, state, found)
+  const heirFound = heir && await readAll(heir, start, Math.min(lab.window[1], heir.sizeBytes - start))
+  if (heirFound) judgeContent(lab.heir!.history, heirFound, state, true)
   const same = async (what: string): Promise<void> => {
     const again = await readAll(volume, start, length)
     if (!found.equals(again)) throw new Error(`${what} changed byte ${start + firstDifference(found, again)}`)
+    await points?.same(volume, what, found)
+    if (heirFound && !heirFound.equals(await readAll(heir!, start, heirFound.length))) throw new Error(`${what} changed the clone`)
   }
   if (settle) {
+    await points?.settle(volume, clock)
     // Reclaim at once, the scan after a second, a checkpoint when all has been quiet.
     for (let i = 0; i < 4; i++) await clock.advance(4000)
     await same('the background work')
+    await points?.judgeFolders(store!)
   }
   for (let at = 0; at < length; at += GRAIN) {
     const sectors = Math.max(1, Math.floor(Math.min(GRAIN, length - at) / SECTOR))
@@ -265,21 +471,32 @@ async function judgeState(
   }
   await same('writing to other parts of the grains')
   if (!reopen) return
+  if (points) {
+    await points.settle(volume, clock)
+    await points.deleteSome(volume, random)
+    await same('deleting points')
+  }
+  await heir?.close()
   await volume.flush()
   await volume.close()
-  volume = await openOn(killed(disks), sizeBytes, { clock })
+  const after = Object.fromEntries(lab.array.names.map(name => [name, disks[name].fork()]))
+  if (points?.empty && !after.live.toBuffer().subarray(start, start + length).equals(found)) throw new Error('live at rest is no plain image')
+  ;({ volume, store, heir } = await openState(lab, after, sizeBytes, clock, withHeir))
   await same('closing and opening')
+  await points?.judgeFolders(store!)
   const { notes } = volume.recovered
   if (notes.length > 0) throw new Error(`an open after a clean close recovered something: ${notes.join('; ')}`)
 }
 
 export function judgeContent(
   history: History, found: Buffer, { kind, notes }: { readonly kind: 'kill' | 'power', readonly notes: readonly unknown[] },
+  heir = false,
 ): void {
   let flushed = 0
   let issued = -1
   const running = new Set<number>()
   for (const note of notes as readonly Note[]) {
+    if ((note.heir ?? false) !== heir) continue
     if (note.kind === 'issued') {
       issued = Math.max(issued, note.op)
       running.add(note.op)

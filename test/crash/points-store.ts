@@ -5,8 +5,9 @@ import { MemoryDisk, type RecordingDisk } from '../../src/device/testing.js'
 import type { MapIdentity } from '../../src/store/map-file.js'
 import { formatRecordLog } from '../../src/store/open-record-log.js'
 import type { PointFolders } from '../../src/store/point-files.js'
-import { formatPointMaps, pointMapsLayout } from '../../src/store/point-maps.js'
+import { formatPointMaps, pointMapsLayout, TODO_FILE_BYTES, todoMap } from '../../src/store/point-maps.js'
 import { openPointTable, POINTS_MAGIC, type PointTable } from '../../src/store/point-table.js'
+import { StoreInheritance } from '../../src/volume/inherit-disk.js'
 import { StorePoints } from '../../src/volume/point-disk.js'
 import { GRAIN, UUID } from '../volume/lab.js'
 
@@ -20,7 +21,7 @@ export const PRESERVED_BYTES = 64 * GRAIN
 /** Two marks, and halves that take five entries of a grain each. */
 const STAGED_BYTES = 8192 + 2 * 24 * 1024
 
-export type PointDiskName = 'table' | 'folders' | 'maps' | 'preserved' | 'staged'
+export type PointDiskName = 'table' | 'folders' | 'maps' | 'preserved' | 'staged' | 'layers'
 export type PointDisks = Readonly<Record<PointDiskName, BlockDevice>>
 
 export async function freshPointDisks(): Promise<Record<PointDiskName, MemoryDisk>> {
@@ -28,7 +29,7 @@ export async function freshPointDisks(): Promise<Record<PointDiskName, MemoryDis
   await formatRecordLog(table, { magic: POINTS_MAGIC, owner: OWNER, name: 'points' })
   return {
     table, folders: new MemoryDisk(SEQS_MAX * SECTOR), maps: new MemoryDisk(SEQS_MAX * MAPS_BYTES),
-    preserved: new MemoryDisk(SEQS_MAX * PRESERVED_BYTES), staged: new MemoryDisk(STAGED_BYTES),
+    preserved: new MemoryDisk(SEQS_MAX * PRESERVED_BYTES), staged: new MemoryDisk(STAGED_BYTES), layers: new MemoryDisk(TODO_FILE_BYTES),
   }
 }
 
@@ -36,12 +37,15 @@ export async function openTable(disk: BlockDevice): Promise<PointTable> {
   return (await openPointTable(disk, OWNER, 'points')).table
 }
 
+interface VolumeStores { readonly points: StorePoints, readonly inherit: StoreInheritance }
+
 /** Points of one of several volumes that share a table. */
-export function pointsOf(uuid: string, table: PointTable, disks: Omit<PointDisks, 'table'>): StorePoints {
-  return new StorePoints(uuid, GRAIN, table, new DiskFolders(disks) as unknown as PointFolders)
+export function pointsOf(uuid: string, table: PointTable, disks: Omit<PointDisks, 'table'>): VolumeStores {
+  const folders = new DiskFolders(disks) as unknown as PointFolders
+  return { points: new StorePoints(uuid, GRAIN, table, folders), inherit: new StoreInheritance(uuid, table, folders) }
 }
 
-export async function openPoints(disks: PointDisks): Promise<StorePoints> {
+export async function openPoints(disks: PointDisks): Promise<VolumeStores> {
   return pointsOf(UUID, await openTable(disks.table), disks)
 }
 
@@ -92,6 +96,17 @@ class DiskFolders {
   async markDeleted(_volume: string, seq: number): Promise<void> { await this.#name(seq, DELETED, 0) }
   async removeDeleted(_volume: string, seq: number): Promise<void> { await this.#name(seq, ABSENT, 0) }
   async removeUnfinished(): Promise<void> {}
+
+  /** Of one layer, a restore's. */
+  async makeTodo(_volume: string, grains: number, fill: boolean): Promise<void> {
+    await todoMap(this.#layers(), this.todoIdentity(), grains).format(fill)
+    await this.#disks.layers.flush()
+  }
+
+  async openTodo() { return this.#layers() }
+  async removeTodo(): Promise<void> {}
+  todoIdentity(): MapIdentity { return { owner: OWNER, name: 'layer' } }
+  #layers() { return new SliceDevice(this.#disks.layers, 0, TODO_FILE_BYTES) }
 
   async #name(seq: number, state: number, sizeBytes: number): Promise<void> {
     const sector = Buffer.alloc(SECTOR)

@@ -12,14 +12,21 @@ export interface WorkloadOptions {
   readonly steps: number
   readonly settleEvery?: number
   readonly plant?: Plant
+  readonly points?: boolean
+  readonly clone?: boolean
+  readonly plantFile?: LabOptions['plantFile']
 }
 
 interface Assert {
+  setTimeout(ms: number): unknown
   comment(text: string): void
   strictSame(found: unknown, wanted: unknown, message: string): unknown
   ok(value: unknown, message: string): unknown
   test(name: string, run: (t: Assert) => Promise<void>): unknown
 }
+
+/** A file may take so long on a machine that is busy. */
+const FILE_MS = 1_800_000
 
 /** Small, so that requests meet the background work often; live is quick and what surrounds it slow. */
 export const RACES = {
@@ -31,8 +38,8 @@ export const RACES = {
 export const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 
 export async function explore(step: Step, seed: number, options: WorkloadOptions): Promise<Verdict> {
-  const { steps, statesPerRun = 1000, settleEvery = 4, sizeBytes, window, plant } = options
-  const lab = await CrashLab.open({ seed, sizeBytes, ...(window ? { window } : {}), ...(plant ? { plant } : {}) })
+  const { steps, statesPerRun = 1000, settleEvery = 4, states: _, ...rest } = options
+  const lab = await CrashLab.open({ seed, ...rest })
   for (let i = 0; i < steps; i++) await step(lab)
   return judge(lab, { statesMax: statesPerRun, settleEvery })
 }
@@ -41,6 +48,7 @@ export type Step = (lab: CrashLab) => Promise<void>
 
 /** One test: `step` again and again, with a seed of its own for each run. */
 export function runWorkload(t: Assert, name: string, options: WorkloadOptions, step: Step): void {
+  t.setTimeout(FILE_MS)
   t.test(`${name}: at least ${options.states} crash states`, t =>
     countStates(t, options.states, seed => explore(step, seed, options)))
 }
