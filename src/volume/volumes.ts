@@ -136,7 +136,7 @@ export class Volumes {
     })
   }
 
-  /** Copies what a clone has not got yet; it stands alone when the job has finished. Errors: not-found, wrong-state (no clone). */
+  /** Copies what a clone has not got yet; it stands alone when the job has finished. Errors: not-found, wrong-state. */
   promote(name: string, bytesPerSecond: number | undefined): Promise<InheritJob> {
     return this.#usable(name).inheritor.promote(bytesPerSecond)
   }
