@@ -197,7 +197,9 @@ function own(image: Image): MemoryDisk { return image.own ??= image.from.fork() 
 
 function named<Name extends string>(array: DiskArray<Name>, images: readonly Image[]): Record<Name, MemoryDisk> {
   const disks = {}
-  for (const [i, name] of array.names.entries()) Object.defineProperty(disks, name, { enumerable: true, get: () => own(images[i]) })
+  for (const [i, name] of array.names.entries()) {
+    Object.defineProperty(disks, name, { enumerable: true, get: () => own(images[i]) })
+  }
   return disks as Record<Name, MemoryDisk>
 }
 
