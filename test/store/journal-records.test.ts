@@ -11,7 +11,7 @@ const SEED = Number(process.env.SEED ?? Date.now() % 1e9)
 t.comment(`SEED=${SEED}`)
 const KINDS = Object.keys(JOURNAL_TYPES) as JournalKind[]
 /** Those that speak of a point. */
-const OF_POINTS = new Set<JournalKind>(['preserve', 'preserveZero', 'lend', 'hot'])
+const OF_POINTS = new Set<JournalKind>(['preserve', 'preserveZero', 'lend', 'hot', 'layer'])
 const seqOf = (kind: JournalKind, seq: number): { seq?: number } => OF_POINTS.has(kind) ? { seq } : {}
 
 t.test('one range of every kind, up to the last grain there can be', async t => {
@@ -86,7 +86,7 @@ t.test('what makes no sense is damage, what is unknown is newer', async t => {
   t.throws(() => decode(encodeRange(7, 7)), { code: 'damaged' })
   t.throws(() => decode(encodeRange(8, 7)), { code: 'damaged' })
   t.throws(() => decode(huge), { code: 'damaged' }, 'beyond 2^53')
-  t.throws(() => decode(encodeRange(1, 2), 11), { code: 'newer-format' })
+  t.throws(() => decode(encodeRange(1, 2), 13), { code: 'newer-format' })
   t.throws(() => decode(encodeRange(1, 2), 6), { code: 'damaged' }, 'no point')
   t.throws(() => decode(encodeRange(1, 2, 0), 6), { code: 'damaged' }, 'points are numbered from 1')
   t.throws(() => decode(encodeRange(1, 2, 3)), { code: 'damaged' })
