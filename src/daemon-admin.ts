@@ -246,7 +246,8 @@ export class DaemonAdmin implements ServerAdmin {
 function refuseNeeded(name: string, points: readonly PointInfo[]): void {
   const now = new Date()
   for (const point of points) {
-    const pin = point.pins.find(({ owner, expiresAt }) => owner !== 'restore' && (expiresAt === null || new Date(expiresAt) > now))
+    const pin = point.pins.find(({ owner, expiresAt }) =>
+      owner !== 'restore' && (expiresAt === null || new Date(expiresAt) > now))
     if (!pin) continue
     throw new NbdeltaError('busy', `cannot delete ${name}: its snapshot ${point.name} is pinned by ${pin.owner}`,
       { hint: `release it: nbdelta snapshot unpin; a clone: nbdelta volume promote, or delete it` })
