@@ -15,9 +15,10 @@
  *   HOT            grains of these extents may change from now on without further notice: they count as changed
  *   INHERITED      live holds what these grains are to read as, durably; the source is no longer asked
  *   INHERITED_ZERO the source is no longer asked, and they read as zeros, whatever live holds of them
+ *   LAYER          a restore begins: what came before says nothing about it. The point is the one that undoes it; no range counts
  *
- * Every payload is a list of ranges [start, end): start u64, end u64, big endian; PRESERVE, PRESERVE_ZERO, LEND and HOT have
- * the point's seq, u64, in front of it. OPEN and CLOSE count regions (REGION_GRAINS grains each), HOT extents (EXTENT_GRAINS
+ * Every payload is a list of ranges [start, end): start u64, end u64, big endian; PRESERVE, PRESERVE_ZERO, LEND, HOT and LAYER
+ * have the point's seq, u64, in front of it. OPEN and CLOSE count regions (REGION_GRAINS grains each), HOT extents (EXTENT_GRAINS
  * grains each), the others grains. One record says all its ranges at once or none.
  */
 import { PAGE_BITS, readU64, recordSizeBytes, writeU64 } from '../../native-free/index.js'
@@ -37,15 +38,16 @@ const SEQ_BYTES = 8
 
 export const JOURNAL_TYPES = Object.freeze({
   zero: 1, clear: 2, unstale: 3, open: 4, close: 5, preserve: 6, preserveZero: 7, lend: 8, hot: 9, inherited: 10,
-  inheritedZero: 11,
+  inheritedZero: 11, layer: 12,
 } as const)
 export type JournalKind = keyof typeof JOURNAL_TYPES
 /** Records about one point of the volume, named by its seq. */
-export type PointJournalKind = 'preserve' | 'preserveZero' | 'lend' | 'hot'
+export type PointJournalKind = 'preserve' | 'preserveZero' | 'lend' | 'hot' | 'layer'
+const POINT_KINDS: readonly JournalKind[] = ['preserve', 'preserveZero', 'lend', 'hot', 'layer'] satisfies PointJournalKind[]
 const KINDS = new Map(Object.entries(JOURNAL_TYPES).map(([kind, type]) => [type as number, kind as JournalKind]))
 
 function isPointKind(kind: JournalKind): kind is PointJournalKind {
-  return kind === 'preserve' || kind === 'preserveZero' || kind === 'lend' || kind === 'hot'
+  return POINT_KINDS.includes(kind)
 }
 
 /** [start, end) in grains, in regions, or in extents. */

@@ -64,7 +64,16 @@ export class Chain {
   /** A point read from disk, newer than those that are there. */
   adopt(point: Point): void {
     this.points.push(point)
-    const { lent } = point
+    this.#addLentOf(point)
+  }
+
+  /** After a replay: an old record may have taken from `lent` what a newer map on disk has lent again. */
+  unite(): void {
+    this.lent = undefined
+    for (const point of this.points) this.#addLentOf(point)
+  }
+
+  #addLentOf({ lent }: Point): void {
     for (let at = lent.next(0, lent.length, true); at < lent.length;) {
       const end = lent.runEnd(at, lent.length)
       this.#addLent(at, end)

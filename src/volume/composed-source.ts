@@ -83,7 +83,8 @@ export class ComposedSource implements BlockDevice {
     }
     const stop = offset < this.#start ? Math.min(length, this.#start - offset) : length
     const reach = this.#outside?.sizeBytes ?? 0
-    return offset < reach ? { device: this.#outside, length: Math.min(stop, reach - offset) } : { device: undefined, length: stop }
+    if (offset >= reach) return { device: undefined, length: stop }
+    return { device: this.#outside, length: Math.min(stop, reach - offset) }
   }
 }
 

@@ -10,6 +10,7 @@ import type { PointTable } from '../store/point-table.js'
 import type { TwinMap } from '../store/twin-map.js'
 import type { InheritFile, InheritStore } from './inherit-store.js'
 import type { LayerKind } from './inherited.js'
+import { entryOf } from './point-disk.js'
 import type { PointRecord } from './point-store.js'
 
 /** The bitmap of a layer on a device of TODO_FILE_BYTES. */
@@ -27,7 +28,8 @@ export class InheritDisk implements InheritFile {
   async load(into: GrainBitmap): Promise<string[]> {
     const { damagedPages, faults } = await this.#map.load(into)
     if (damagedPages.length === 0) return [...faults]
-    throw new NbdeltaError('damaged', `${this.#name}: page ${damagedPages[0]} cannot be read: what is inherited there is not known`)
+    const what = `${this.#name}: page ${damagedPages[0]} cannot be read: what is inherited there is not known`
+    throw new NbdeltaError('damaged', what)
   }
 
   save(from: GrainBitmap, pages: Iterable<number>, settle?: () => Pending): Promise<void> {
@@ -54,8 +56,7 @@ export class StoreInheritance implements InheritStore {
 
   put(points: readonly PointRecord[], inherit: Inheritance | null): Promise<void> {
     const volume = this.#volume
-    const entries = points.map(({ deleting, ...info }) => ({ ...info, volume, state: deleting ? 'deleting' as const : 'ready' as const }))
-    return this.#table.put({ points: entries, volumes: [{ volume, inherit }] })
+    return this.#table.put({ points: points.map(record => entryOf(volume, record)), volumes: [{ volume, inherit }] })
   }
 
   async make(kind: LayerKind, grains: number, fill: boolean): Promise<InheritFile> {

@@ -84,7 +84,7 @@ export class Lineage {
     const rounds: StoreVolume[][] = []
     while (left.length > 0) {
       const here = new Set(left.map(({ uuid }) => uuid))
-      const needed = new Set(links.filter(({ heir, volume }) => here.has(heir.uuid) && heir.uuid !== volume).map(({ volume }) => volume))
+      const needed = new Set(links.filter(({ heir }) => here.has(heir.uuid)).map(({ volume }) => volume))
       const round = left.filter(({ uuid }) => !needed.has(uuid))
       // Two that are restored from each other have no order.
       if (round.length === 0) return [...rounds, left]

@@ -2,8 +2,8 @@
  * Opening one volume over its three devices, and laying down the map and journal of a new one.
  *
  * Order at open: journal (says `damaged` or `newer-format` before anything is touched) -> map file -> points and layers ->
- * replay -> live is cut where a crash in a shrink left it too long. Nothing here reads the data: time goes with the map's mixed pages and
- * the journal's records, not with the size.
+ * replay -> live is cut where a crash in a shrink left it too long. Nothing here reads the data: time goes with the map's
+ * mixed pages and the journal's records, not with the size.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
@@ -97,7 +97,8 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   const found = replay(map, chain, inherit, records, journalName)
   chain.settle()
   replayLayers(map, chain, inherit)
-  const notes = [...recovery, ...faults, ...pointNotes, ...layerNotes, ...await fitLive(live, sizeBytes, options.adopted ?? false)]
+  const fitted = await fitLive(live, sizeBytes, options.adopted ?? false)
+  const notes = [...recovery, ...faults, ...pointNotes, ...layerNotes, ...fitted]
   const recovered: Recovered = { ...found, notes }
   if (faults.length > 0) map.allDirty()
   if (notes.length > 0 || found.openRegions > 0) logger.warn({ volume: name, ...recovered }, 'volume recovered after a crash')

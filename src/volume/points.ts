@@ -139,7 +139,9 @@ export class VolumePoints implements Snappoints {
     return new OpenPointDevice(this.#parts.core, this.#parts.view, point, (since, until) => this.#runs(since, until))
   }
 
-  byUuid(uuid: string): Point | undefined { return this.#points.find(({ state, info }) => state === 'ready' && info.uuid === uuid) }
+  byUuid(uuid: string): Point | undefined {
+    return this.#points.find(({ state, info }) => state === 'ready' && info.uuid === uuid)
+  }
 
   changedRuns(since: string, until?: string): Run[] {
     return this.#runs(since, until === undefined ? undefined : this.#known(until))

@@ -81,7 +81,7 @@ export class Preserver {
     const grains = copies.reduce((sum, { run }) => sum + run.end - run.start, 0)
     return new Promise((resolve, reject) => {
       this.#waiting.push({ copies, extents, grains, resolve, reject })
-      this.#running ??= this.#work().finally(() => { this.#running = undefined })
+      this.#running ??= this.#work()
     })
   }
 
@@ -97,6 +97,8 @@ export class Preserver {
       }
       await this.#batch(this.#waiting.splice(0, count))
     }
+    // In the turn of the last look: whoever comes later begins anew.
+    this.#running = undefined
   }
 
   async #batch(jobs: readonly Job[]): Promise<void> {

@@ -14,6 +14,7 @@
  *   at last what is lent is neither data nor stale, whatever else was said of it
  *
  *   layers  INHERITED: data, and in no layer; INHERITED_ZERO: stale, in none, marked. What is in a layer at the end is not data.
+ *           LAYER: of the restore with that undo point nothing had been taken before. (A checkpoint drops it, and all before it.)
  *           Where a layer's undo point is not settled, nothing of it was ever taken: what is data in it is lent to that point.
  *
  * Every record says all of the state of its grains, so it does not matter how much of it the map files know already.
@@ -47,10 +48,20 @@ export function replay(
   const regions = new Set<number>()
   const kept = new IntervalSet()
   let newest: Point | undefined
+  const restore = inherit.of('restore')
+  const loaded = restore?.undo && { todo: restore.todo.clone(), lent: restore.undo.lent.clone() }
   for (const record of records) {
     const entry = decodeJournalRecord(record, name)
     const { kind, seq, ranges } = entry
     if (kind === 'hot') newest = chain.at(seq)
+    if (kind === 'layer') {
+      if (loaded && seq === restore!.undo!.seq) {
+        restore!.reset(loaded.todo)
+        // What the journal said before was older than these maps may be: it may have lent the same grains to another.
+        restore!.undo!.lent.or(loaded.lent)
+      }
+      continue
+    }
     for (const range of ranges) {
       if (kind === 'open' || kind === 'close') replayRegions(regions, kind, range, divCeil(map.grains, REGION_GRAINS))
       else if (seq !== undefined) replayPoint(map, chain, entry as PointEntry, range, newest)
@@ -63,6 +74,7 @@ export function replay(
     }
   }
   map.presumeData([...regions].sort((a, b) => a - b))
+  chain.unite()
   for (const { start, end } of chain.lentRuns(map.grains)) map.becomeLent(start, end)
   for (const run of kept) map.keep(run.start, run.end)
   return { openRegions: map.open.size, staleRuns: map.stale.size }

@@ -11,10 +11,12 @@
  *   5. the next checkpoint (at once) saves the undo point's maps first, then says `settled` in the table, then saves the rest.
  *      Live's map first, and a power cut leaves grains that are nobody's bytes. Until 5 is done no grain of the set is taken:
  *      so an open that finds `settled: false` makes 4 again from live's map as it was (recovery.ts).
- *   6. the copier (copier.ts, adopter.ts). When nothing is left, one record: pins and restore are gone; then the file.
+ *   6. the copier (copier.ts, adopter.ts). When nothing is left: the journal is synced, then one record: pins and restore
+ *      are gone; then the file. Record first, and a power cut that loses INHERITED shows zeros: nobody is asked any more.
  *
- * One restore at a time: a second one waits until the first has copied all, which goes without limit then. Size stays as it is:
- * of a shorter snapshot what lies behind its end is left as it was, of a longer one what lies behind the volume's end is left out.
+ * One restore at a time: a second one waits until the first has copied all, which goes without limit then. Size stays as it
+ * is: of a shorter snapshot what lies behind its end is left as it was, of a longer one what lies behind the volume's end is
+ * left out.
  */
 import { divCeil } from '../../native-free/integer.js'
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
@@ -36,6 +38,8 @@ import { planRestore } from './restore-plan.js'
 import type { PointDevice, PointInfo, Snappoints } from './snappoint.js'
 
 const NAME_MAX = 128
+/** Room in the journal for what a switch says beside the extents of the undo point. */
+const HOLD_RANGES = 64
 /** Requests may take what room a checkpoint has made; then one more is tried. */
 const ROOM_ATTEMPTS = 3
 
@@ -108,7 +112,7 @@ export class Inheritor {
     for (const inheritance of this.#inheritances) {
       if (inheritance.source.volume !== this.#parts.uuid) continue
       const point = this.#parts.points.byUuid(inheritance.source.point)
-      if (!point) throw new NbdeltaError('damaged', `the snapshot ${inheritance.source.point}, which is being restored, is not there`)
+      if (!point) throw new NbdeltaError('damaged', `the snapshot of a restore is not there: ${inheritance.source.point}`)
       this.#attach(inheritance, this.#parts.points.openPoint(point))
     }
   }
@@ -171,11 +175,13 @@ export class Inheritor {
     const { sizeBytes, grainBytes } = this.#parts.core
     const { offset = 0, length = sizeBytes - offset, sourceVolume } = options
     const pace = judgePace(options.bytesPerSecond)
-    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 1 || offset + length > sizeBytes) {
+    const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length)
+    if (!whole || offset < 0 || length < 1 || offset + length > sizeBytes) {
       throw new NbdeltaError('bad-argument', `the volume has no bytes from ${offset} to ${offset + length}`)
     }
     if (sourceVolume && sourceVolume.uuid !== this.#parts.uuid && sourceVolume.grainBytes !== grainBytes) {
-      throw new NbdeltaError('bad-argument', `the other volume has grains of ${sourceVolume.grainBytes} bytes, this one of ${grainBytes}`)
+      const what = `the other volume has grains of ${sourceVolume.grainBytes} bytes, this one of ${grainBytes}`
+      throw new NbdeltaError('bad-argument', what)
     }
     return { ...options, offset, length, pace }
   }
@@ -230,7 +236,10 @@ export class Inheritor {
         const plan = this.#plan(request, info, foreign && request.sourceVolume)
         const set = plan.rule === 'nothing' ? new GrainBitmap(core.map.grains) : plan.set
         undo.take()
+        // What the journal says of an earlier restore must not be taken for this one.
+        const begun = core.journal.append('layer', [{ start: 0, end: 1 }], () => undefined, undo.record.seq)
         await file!.save(set, pagesOf(set))
+        await begun
         await undo.secure()
         const inheritance = {
           kind: 'restore', source: { volume: foreign?.volume ?? uuid, point: info.uuid }, undo: undo.record.uuid,
@@ -272,7 +281,8 @@ export class Inheritor {
     for (let attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
       await undo.lock()
       try {
-        if (undo.hasRoom) return await this.#parts.checkpointer.exclude(work)
+        const { journal, chain } = this.#parts.core
+        if (journal.hasRoomFor((chain.newest?.hot.size ?? 0) + HOLD_RANGES)) return await this.#parts.checkpointer.exclude(work)
       } finally {
         undo.unlock()
       }
@@ -286,7 +296,8 @@ export class Inheritor {
     await file?.close()
     if (pointStore!.inDoubt) {
       const hint = 'restart the server: it then shows one of the two contents, and nothing else is lost'
-      this.onDoubt(new NbdeltaError('flush-failed', 'whether the volume was restored is not known: no more changes', { cause: error, hint }))
+      const what = 'whether the volume was restored is not known: no more changes'
+      this.onDoubt(new NbdeltaError('flush-failed', what, { cause: error, hint }))
       return
     }
     if (undo.point) await points.giveUp(undo)
@@ -321,6 +332,7 @@ export class Inheritor {
   async #end(layer: Layer): Promise<void> {
     const { core, checkpointer, points, uuid, store } = this.#parts
     if (!layer.settled) await checkpointer.run()
+    await core.journal.sync()
     const ended = this.#inheritances.find(({ kind }) => kind === layer.kind)!
     const freed: Point[] = layer.undo ? [layer.undo] : []
     const own = ended.source.volume === uuid ? points.byUuid(ended.source.point) : undefined

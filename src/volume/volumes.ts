@@ -114,7 +114,7 @@ export class Volumes {
       const source = this.#usable(from.volume)
       const info = source.points.get(from.point)
       if (!info) throw new NbdeltaError('not-found', `volume '${from.volume}' has no snapshot '${from.point}'`)
-      if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${from.point}' is a bookmark: it keeps no content`)
+      if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${from.point}' is a bookmark without content`)
       const entry = judgeEntry({
         uuid: randomUUID(), name, sizeBytes: info.sizeBytes, grainBytes: source.grainBytes, backing: null,
         createdAt: this.#clock.wallTime().toISOString(), description, importing: true,
@@ -136,7 +136,7 @@ export class Volumes {
     })
   }
 
-  /** Copies what a clone has not got yet; it stands alone when the job has finished. Errors: not-found, wrong-state (no clone). */
+  /** Copies what a clone has not got yet; it stands alone when the job has finished. Errors: not-found, wrong-state. */
   promote(name: string, bytesPerSecond: number | undefined): Promise<InheritJob> {
     return this.#usable(name).inheritor.promote(bytesPerSecond)
   }
@@ -305,7 +305,8 @@ export class Volumes {
     const inherit = new StoreInheritance(uuid, table, pointFolders)
     try {
       const parts = await openVolumeParts({
-        uuid, name, sizeBytes, grainBytes, ...files, points, inherit, adopted: backing !== null, clock: this.#clock, logger: this.#logger,
+        uuid, name, sizeBytes, grainBytes, ...files, points, inherit, adopted: backing !== null,
+        clock: this.#clock, logger: this.#logger,
       })
       return new OpenStoreVolume(parts, entry)
     } catch (error) {

@@ -13,7 +13,7 @@ const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 const SIZE = 4 * GRAIN
 const MEMBERS = ['a', 'b'] as const
 const UUIDS = { a: '00000000-0000-4000-8000-00000000000a', b: '00000000-0000-4000-8000-00000000000b' }
-const PARTS = ['live', 'map', 'journal', 'folders', 'maps', 'preserved'] as const
+const PARTS = ['live', 'map', 'journal', 'folders', 'maps', 'preserved', 'layers'] as const
 type DiskName = `${typeof MEMBERS[number]}.${typeof PARTS[number]}` | 'table'
 interface Note { readonly what: 'creating' | 'created' | 'deleting' | 'deleted', readonly name: string }
 interface Opened { readonly table: PointTable, readonly volumes: readonly Volume[] }
@@ -24,8 +24,8 @@ async function open(disks: Disks): Promise<Opened> {
   const table = await openTable(disks.table)
   const volumes: Volume[] = []
   for (const member of MEMBERS) {
-    const [live, map, journal, folders, maps, preserved] = PARTS.map(part => disks[`${member}.${part}`]) as MemoryDisk[]
-    const points = pointsOf(UUIDS[member], table, { folders, maps, preserved })
+    const [live, map, journal, folders, maps, preserved, layers] = PARTS.map(part => disks[`${member}.${part}`]) as MemoryDisk[]
+    const points = pointsOf(UUIDS[member], table, { folders, maps, preserved, layers })
     volumes.push(await openOn({ live, map, journal }, SIZE, { clock: new ManualClock(), points }))
   }
   return { table, volumes }

@@ -15,6 +15,8 @@ export type PointsName = 'live' | 'map' | 'journal' | PointDiskName
 type Note =
   | { readonly kind: 'issued' | 'done' | 'flushed', readonly op: number }
   | { readonly kind: 'creating' | 'created' | 'deleting' | 'deleted', readonly name: string }
+  /** Operation `op` is a restore: it has happened, all of it and durably, if and only if its undo point is there. */
+  | { readonly kind: 'restoring', readonly op: number, readonly undo: string }
 type Recorded = ReturnType<DiskArray<PointsName, Note>['disk']>
 type AllDisks = Readonly<Record<PointsName, Recorded>>
 export type PointsPlant = (disks: AllDisks, random: Random) => AllDisks
@@ -61,7 +63,7 @@ export class PointsLab {
     const all = Object.fromEntries(this.array.names.map(name => [name, this.array.disk(name)])) as unknown as AllDisks
     const disks = this.options.plant?.(all, this.random) ?? all
     for (const disk of Object.values(disks)) everlasting(disk)
-    this.volume = await openOn(disks as unknown as Disks, this.sizeBytes, { clock: this.clock, points: await openPoints(disks) })
+    this.volume = await openOn(disks as unknown as Disks, this.sizeBytes, { clock: this.clock, ...await openPoints(disks) })
   }
 
   async reopen(): Promise<void> {
@@ -101,11 +103,38 @@ export class PointsLab {
   }
 
   async delete(): Promise<void> {
-    if (this.names.length === 0) return
-    const [name] = this.names.splice(this.random(this.names.length), 1)
+    const free = this.names.filter(name => this.volume.points.get(name)!.pins.length === 0)
+    if (free.length === 0) return
+    const name = free[this.random(free.length)]
+    this.names.splice(this.names.indexOf(name), 1)
     this.array.note({ kind: 'deleting', name })
     await this.volume.points.delete(name)
     this.array.note({ kind: 'deleted', name })
+  }
+
+  /** From any snapshot; nobody writes until it is answered. */
+  async restore(offset: number, length: number, bytesPerSecond: number): Promise<void> {
+    const snapshots = this.names.filter(name => this.frozen.get(name)!.kind === 'snapshot')
+    if (snapshots.length === 0) return
+    const from = snapshots[this.random(snapshots.length)]
+    let n = 1
+    while (this.frozen.has(`undo-${from}-${n}`)) n++
+    const undo = `undo-${from}-${n}`
+    // Names of points that are gone are used again, which the judge could not tell apart.
+    if (this.volume.points.list().length < this.names.length || n > 1 && !this.volume.points.get(`undo-${from}-${n - 1}`)) return
+    const content = Buffer.from(this.frozen.get(from)!.content.subarray(offset, offset + length))
+    this.frozen.set(undo, { kind: 'snapshot', content: Buffer.from(this.now) })
+    this.array.note({ kind: 'creating', name: undo })
+    this.array.note({ kind: 'restoring', op: this.#ops, undo })
+    const before = Buffer.from(this.now)
+    await this.#operate(offset, length, content, async () => { await this.volume.restore({ from, offset, length, bytesPerSecond }) })
+    if (!this.volume.points.get(undo)) {
+      if (!this.now.equals(before)) throw new Error(`restore from ${from} did nothing`)
+      this.frozen.delete(undo)
+      return
+    }
+    this.array.note({ kind: 'created', name: undo })
+    this.names.push(undo)
   }
 
   /** A range of whole grains. */
@@ -129,6 +158,23 @@ export class PointsLab {
 
 export type PointsStep = (lab: PointsLab) => Promise<void>
 
+/** Restores of all and of parts, with clients at work while the copier is. */
+export async function restoreStep(lab: PointsLab): Promise<void> {
+  const roll = lab.random(40)
+  const [from, count] = lab.grains()
+  if (roll < 12) await lab.write(from * GRAIN + lab.random(4) * 512, Math.min(count * GRAIN - 2048, (1 + lab.random(16)) * 512))
+  else if (roll < 14) await lab.trim(from, count)
+  else if (roll < 16) await lab.zero(from * GRAIN + lab.random(2) * 512, count * GRAIN - 512, [SLOW, KEEP][lab.random(2)])
+  else if (roll < 20) await lab.create('snapshot')
+  else if (roll < 22) await lab.delete()
+  else if (roll < 24) await lab.flush()
+  else if (roll < 31) await lab.wait([300, 1000, 1000, 3000, 11_000][lab.random(5)])
+  else if (roll < 32) await lab.reopen()
+  else if (roll < 33) await Promise.all([lab.write(0, GRAIN), lab.write(3 * GRAIN + 512, 512), lab.trim(1, 1)])
+  else if (roll < 37) await lab.restore(0, lab.sizeBytes, [1, 2, 1000][lab.random(3)] * GRAIN)
+  else await lab.restore(from * GRAIN + 512, count * GRAIN - 1024, GRAIN)
+}
+
 /** Creates, writes of all kinds, deletes, time passing, clean closes. */
 export async function pointsStep(lab: PointsLab): Promise<void> {
   const roll = lab.random(40)
@@ -146,6 +192,18 @@ export async function pointsStep(lab: PointsLab): Promise<void> {
     const half = Math.floor(lab.options.grains / 2)
     await Promise.all([lab.write(0, GRAIN), lab.write(half * GRAIN + 512, 512), lab.trim(1, 1)])
   }
+}
+
+/** A trim, and what is written over it at once, while no extent is hot and the region is open: the trim's record is the only mark. */
+export async function looseStep(lab: PointsLab): Promise<void> {
+  const from = lab.random(3)
+  await lab.write(from * GRAIN, 2 * GRAIN)
+  await lab.flush()
+  await lab.wait(11_000)
+  await lab.write(6 * GRAIN, 512)
+  await lab.create('bookmark')
+  await lab.trim(from, 1 + lab.random(2))
+  await lab.write(from * GRAIN + 512, 1024)
 }
 
 /** A client that goes on while checkpoints, reclaim and merges run on slow disks: they meet between any two steps of each other. */
@@ -192,16 +250,16 @@ export async function explorePoints(step: PointsStep, steps: number, options: Po
 
 async function openState(disks: State['disks'], sizeBytes: number, clock: ManualClock): Promise<Volume> {
   for (const disk of Object.values(disks)) everlasting(disk)
-  return openOn(disks, sizeBytes, { clock, points: await openPoints(disks) })
+  return openOn(disks, sizeBytes, { clock, ...await openPoints(disks) })
 }
 
 async function judgeState(lab: PointsLab, state: State, random: Random, verdict: Verdict): Promise<void> {
   const clock = new ManualClock()
   let volume = await openState(state.disks, lab.sizeBytes, clock)
   const found = await readAll(volume)
-  judgeContent(lab.history, found, state)
   const { surely, maybe } = told(state.notes)
   const names = volume.points.list().map(({ name }) => name)
+  judgeContent(lab.history, found, { ...state, notes: withRestores(state.notes, new Set([...names, ...gone(state.notes)])) })
   for (const name of surely) if (!names.includes(name)) throw new Error(`${name} is gone`)
   for (const name of names) if (!surely.has(name) && !maybe.has(name)) throw new Error(`${name} is there`)
   const check = async (what: string): Promise<void> => {
@@ -255,6 +313,25 @@ function judgeMarks(volume: Volume, since: string, until: string | undefined, be
     const grain = at / GRAIN
     if (!runs.some(({ start, end }) => start <= grain && grain < end)) throw new Error(`${what}: grain ${grain} is not marked from ${since} to ${until ?? 'now'}`)
   }
+}
+
+/** Points whose deletion has begun. */
+function gone(notes: readonly Note[]): string[] {
+  return notes.flatMap(note => note.kind === 'deleting' ? [note.name] : [])
+}
+
+/** A restore is whole and durable once its undo point is there, and before it nothing of it is. */
+function withRestores(notes: readonly Note[], there: ReadonlySet<string>): Note[] {
+  const never = new Set<number>()
+  const result: Note[] = []
+  for (const note of notes) {
+    if ('op' in note && never.has(note.op)) continue
+    result.push(note)
+    if (note.kind !== 'restoring') continue
+    if (there.has(note.undo)) result.push({ kind: 'issued', op: note.op }, { kind: 'done', op: note.op }, { kind: 'flushed', op: note.op + 1 })
+    else never.add(note.op)
+  }
+  return result
 }
 
 /** Points that are there for sure, and those that may be. */

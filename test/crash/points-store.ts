@@ -5,8 +5,9 @@ import { MemoryDisk, type RecordingDisk } from '../../src/device/testing.js'
 import type { MapIdentity } from '../../src/store/map-file.js'
 import { formatRecordLog } from '../../src/store/open-record-log.js'
 import type { PointFolders } from '../../src/store/point-files.js'
-import { formatPointMaps, pointMapsLayout } from '../../src/store/point-maps.js'
+import { formatPointMaps, pointMapsLayout, TODO_FILE_BYTES, todoMap } from '../../src/store/point-maps.js'
 import { openPointTable, POINTS_MAGIC, type PointTable } from '../../src/store/point-table.js'
+import { StoreInheritance } from '../../src/volume/inherit-disk.js'
 import { StorePoints } from '../../src/volume/point-disk.js'
 import { GRAIN, UUID } from '../volume/lab.js'
 
@@ -18,7 +19,7 @@ const SEQS_MAX = 64
 const MAPS_BYTES = pointMapsLayout(1, 'snapshot').sizeBytes
 export const PRESERVED_BYTES = 64 * GRAIN
 
-export type PointDiskName = 'table' | 'folders' | 'maps' | 'preserved'
+export type PointDiskName = 'table' | 'folders' | 'maps' | 'preserved' | 'layers'
 export type PointDisks = Readonly<Record<PointDiskName, BlockDevice>>
 
 export async function freshPointDisks(): Promise<Record<PointDiskName, MemoryDisk>> {
@@ -26,7 +27,7 @@ export async function freshPointDisks(): Promise<Record<PointDiskName, MemoryDis
   await formatRecordLog(table, { magic: POINTS_MAGIC, owner: OWNER, name: 'points' })
   return {
     table, folders: new MemoryDisk(SEQS_MAX * SECTOR), maps: new MemoryDisk(SEQS_MAX * MAPS_BYTES),
-    preserved: new MemoryDisk(SEQS_MAX * PRESERVED_BYTES),
+    preserved: new MemoryDisk(SEQS_MAX * PRESERVED_BYTES), layers: new MemoryDisk(TODO_FILE_BYTES),
   }
 }
 
@@ -39,8 +40,10 @@ export function pointsOf(uuid: string, table: PointTable, disks: Omit<PointDisks
   return new StorePoints(uuid, GRAIN, table, new DiskFolders(disks) as unknown as PointFolders)
 }
 
-export async function openPoints(disks: PointDisks): Promise<StorePoints> {
-  return pointsOf(UUID, await openTable(disks.table), disks)
+export async function openPoints(disks: PointDisks): Promise<{ points: StorePoints, inherit: StoreInheritance }> {
+  const table = await openTable(disks.table)
+  const folders = new DiskFolders(disks) as unknown as PointFolders
+  return { points: pointsOf(UUID, table, disks), inherit: new StoreInheritance(UUID, table, folders) }
 }
 
 const ABSENT = 0
@@ -89,6 +92,17 @@ class DiskFolders {
   async markDeleted(_volume: string, seq: number): Promise<void> { await this.#name(seq, DELETED, 0) }
   async removeDeleted(_volume: string, seq: number): Promise<void> { await this.#name(seq, ABSENT, 0) }
   async removeUnfinished(): Promise<void> {}
+
+  /** Of one layer, a restore's. */
+  async makeTodo(_volume: string, grains: number, fill: boolean): Promise<void> {
+    await todoMap(this.#layers(), this.todoIdentity(), grains).format(fill)
+    await this.#disks.layers.flush()
+  }
+
+  async openTodo() { return this.#layers() }
+  async removeTodo(): Promise<void> {}
+  todoIdentity(): MapIdentity { return { owner: OWNER, name: 'layer' } }
+  #layers() { return new SliceDevice(this.#disks.layers, 0, TODO_FILE_BYTES) }
 
   async #name(seq: number, state: number, sizeBytes: number): Promise<void> {
     const sector = Buffer.alloc(SECTOR)
