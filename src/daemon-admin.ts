@@ -1,8 +1,8 @@
 /**
  * DaemonAdmin: what the control socket asks for, done over the store and the NBD server.
  *
- * It judges what needs both: a volume with clients is neither deleted nor shrunk. Between that look and the deed a client
- * could attach, so the export is closed to new ones meanwhile.
+ * It judges what needs both: a volume with clients is neither deleted nor shrunk; clients of its snapshots are in the way of
+ * deleting only. Between that look and the deed a client could attach, so the export is closed to new ones meanwhile.
  */
 import { formatSize } from './control/options.js'
 import { DaemonDeltas } from './daemon-deltas.js'
@@ -12,6 +12,7 @@ import { DaemonPoints } from './daemon-points.js'
 import { count, FACTS_MS, noVolume, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
 import { NbdeltaError } from './index.js'
+import { volumeNameOf } from './point-exports.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
 import type { SchedulesAdmin } from './control/admin-points.js'
 import type { Access } from './daemon-shared.js'
@@ -135,14 +136,14 @@ export class DaemonAdmin implements ServerAdmin {
     const { sizeBytes, backing } = volume
     const points = volume.problem ? [] : volume.points.list()
     refuseNeeded(name, points)
-    const clients = this.#clientsOf(name)
+    const clients = this.#attachedTo(name).length
     const steps = [...clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : [],
       ...points.length > 0 ? [`delete ${count(points.length, 'point', 'snapshots and bookmarks')} of ${name}`] : [],
       backing === null ? `delete volume ${name}, ${formatSize(sizeBytes)}` : `forget volume ${name}; ${backing} stays`]
     await this.#closedToNew(name, async () => {
       if (!force) this.#assertUnattached(name, 'delete')
       if (dryRun) return
-      if (this.#clientsOf(name) > 0) await this.#parts.server.closeExport(name, 'hard')
+      for (const each of new Set(this.#attachedTo(name))) await this.#parts.server.closeExport(each, 'hard')
       await this.#parts.store.deleteVolume(name)
       this.#parts.exports.setHidden(name, false)
     })
@@ -226,8 +227,14 @@ export class DaemonAdmin implements ServerAdmin {
 
   #clientsOf(name: string): number { return this.#parts.server.clients().filter(client => client.export === name).length }
 
+  /** What clients of a volume and of its snapshots are attached to, by name of export. */
+  #attachedTo(volumeName: string): string[] {
+    const names = this.#parts.server.clients().flatMap(client => client.export ?? [])
+    return names.filter(name => volumeNameOf(name) === volumeName)
+  }
+
   #assertUnattached(name: string, doing: string): void {
-    const clients = this.#clientsOf(name)
+    const clients = doing === 'delete' ? this.#attachedTo(name).length : this.#clientsOf(name)
     if (clients === 0) return
     throw new NbdeltaError('busy',
       `cannot ${doing} ${name}: ${count(clients, 'client')} ${clients === 1 ? 'is' : 'are'} attached`,
