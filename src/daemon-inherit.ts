@@ -4,6 +4,7 @@
  * `begin` resolves when the volume shows the new content; what is followed is the copy in the background. Cancelling takes the
  * restore back; the end of the server only pauses it.
  */
+import { NbdeltaError } from './index.js'
 import type { ServerAdmin, Transfer, TransferControl } from './control/admin.js'
 import type { InheritJob, Store } from './index.js'
 
@@ -49,14 +50,26 @@ async function followJob(job: InheritJob, { signal, onProgress }: TransferContro
   else signal.addEventListener('abort', cancel, { once: true })
   report()
   try {
-    await job.finished
+    await job.finished.catch(async (error: unknown) => {
+      await cancelled
+      throw error
+    })
+    // A restore that is taken back copies to its end first.
+    if (cancelled && await tookBack(cancelled)) throw new NbdeltaError('cancelled', 'what it showed before is shown again')
     report()
-  } catch (error) {
-    // Cancelled is only what has been taken back.
-    await cancelled
-    throw error
   } finally {
     clearInterval(timer)
     signal.removeEventListener('abort', cancel)
+  }
+}
+
+/** False: it was over before it could be. */
+async function tookBack(cancelled: Promise<void>): Promise<boolean> {
+  try {
+    await cancelled
+    return true
+  } catch (error) {
+    if (error instanceof NbdeltaError && error.code === 'wrong-state') return false
+    throw error
   }
 }

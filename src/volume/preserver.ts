@@ -61,7 +61,7 @@ export class Preserver {
   readonly #view: LiveView
   readonly #checkpointer: Checkpointer
   readonly #waiting: Job[] = []
-  #working = false
+  #running: Promise<void> | undefined
   #buffer: Buffer | undefined
   #failure: NbdeltaError | undefined
 
