@@ -21,7 +21,7 @@ import { asNbdeltaError } from '../device/errors.js'
 import { EXTENT_GRAINS, RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import type { Chain } from './chain.js'
 import type { Checkpointer } from './checkpoint.js'
-import { allSettled, bufferFor, bytesOf, type VolumeCore } from './core.js'
+import { allSettled, bytesOf, type VolumeCore } from './core.js'
 import type { LiveView } from './live-view.js'
 import type { Point } from './point.js'
 import type { Run } from './volume-map.js'
@@ -81,9 +81,7 @@ export class Preserver {
     const grains = copies.reduce((sum, { run }) => sum + run.end - run.start, 0)
     return new Promise((resolve, reject) => {
       this.#waiting.push({ copies, extents, grains, resolve, reject })
-      if (this.#working) return
-      this.#working = true
-      void this.#work()
+      this.#running ??= this.#work()
     })
   }
 
@@ -99,8 +97,8 @@ export class Preserver {
       }
       await this.#batch(this.#waiting.splice(0, count))
     }
-    // In the same turn as the look at `waiting`: whoever comes later starts it anew.
-    this.#working = false
+    // In the turn of the last look: whoever comes later begins anew.
+    this.#running = undefined
   }
 
   async #batch(jobs: readonly Job[]): Promise<void> {
@@ -126,7 +124,7 @@ export class Preserver {
   /** Step 1. */
   async #copy(copies: readonly Copy[]): Promise<Map<Point, Copied>> {
     const done = new Map<Point, Copied>()
-    const buffer = this.#buffer ??= bufferFor(this.#core, BUFFER_BYTES)
+    const buffer = this.#buffer ??= Buffer.allocUnsafe(Math.max(BUFFER_BYTES, this.#core.grainBytes))
     const pending: Promise<void>[] = []
     let filled = 0
     try {
