@@ -58,6 +58,8 @@ export class NewPoint {
     this.#files = await store.make(seq, kind, sizeBytes)
     // A map knows what it says of the pages around those that it saves only when it has been loaded.
     await this.#files.load(this.#inMaking())
+    // Most of what is staged is in its place before anybody waits for the rest.
+    await core.staging?.drain()
     await flushNow(core)
   }
 

@@ -6,4 +6,4 @@ import { runWorkload } from './run.js'
 
 const border = 2 * EXTENT_GRAINS * 4096
 const window = [border - 3 * 4096, 6 * 4096] as const
-runWorkload(t, 'D4 excess', { ...POINTS, states: 15_000, sizeBytes: 5 * EXTENT_GRAINS * 4096, window, settleEvery: 0 }, preserveAtBorderStep)
+runWorkload(t, 'D4 excess', { ...POINTS, states: 4_000, sizeBytes: 5 * EXTENT_GRAINS * 4096, window, settleEvery: 0 }, preserveAtBorderStep)
