@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz mutants sim-long interop-snapshots bench coverage clean
+.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz groups mutants sim-long interop-snapshots bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,6 +35,9 @@ interop-new: deps build ## the real-client tests with a newer Debian's libnbd an
 
 fuzz: build      ## 1,000,000 mutated inputs against the NBD parser (SEED=n INPUTS=n)
 	@$(NODE) dist/test/fuzz/run.js --inputs $(or $(INPUTS),1000000) $(if $(SEED),--seed $(SEED))
+
+groups: build    ## 10,000 group snapshots under dependent writes, and how long 1, 16 and 256 volumes are held
+	@ROUNDS=10000 $(NODE) dist/test/volume/groups.test.js && $(NODE) dist/scripts/group-holds.js
 
 mutants: build   ## plants faults in the code of snapshots, one at a time; each must be seen by its test (MUTANTS=word SEED=n)
 	@$(NODE) dist/scripts/mutants.js

@@ -1,16 +1,18 @@
 /**
  * DaemonAdmin: what the control socket asks for, done over the store and the NBD server.
  *
- * It judges what needs both: a volume with clients is neither deleted nor shrunk. Between that look and the deed a client
- * could attach, so the export is closed to new ones meanwhile.
+ * It judges what needs both: a volume with clients is neither deleted nor shrunk; clients of its snapshots are in the way of
+ * deleting only. Between that look and the deed a client could attach, so the export is closed to new ones meanwhile.
  */
 import { formatSize } from './control/options.js'
 import { DaemonDeltas } from './daemon-deltas.js'
 import { DaemonGroups } from './daemon-groups.js'
+import { resumedJobs } from './daemon-inherit.js'
 import { DaemonPoints } from './daemon-points.js'
 import { count, FACTS_MS, noVolume, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
 import { NbdeltaError } from './index.js'
+import { volumeNameOf } from './point-exports.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
 import type { SchedulesAdmin } from './control/admin-points.js'
 import type { Access } from './daemon-shared.js'
@@ -134,14 +136,14 @@ export class DaemonAdmin implements ServerAdmin {
     const { sizeBytes, backing } = volume
     const points = volume.problem ? [] : volume.points.list()
     refuseNeeded(name, points)
-    const clients = this.#clientsOf(name)
+    const clients = this.#attachedTo(name).length
     const steps = [...clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : [],
       ...points.length > 0 ? [`delete ${count(points.length, 'point', 'snapshots and bookmarks')} of ${name}`] : [],
       backing === null ? `delete volume ${name}, ${formatSize(sizeBytes)}` : `forget volume ${name}; ${backing} stays`]
     await this.#closedToNew(name, async () => {
       if (!force) this.#assertUnattached(name, 'delete')
       if (dryRun) return
-      if (this.#clientsOf(name) > 0) await this.#parts.server.closeExport(name, 'hard')
+      for (const each of new Set(this.#attachedTo(name))) await this.#parts.server.closeExport(each, 'hard')
       await this.#parts.store.deleteVolume(name)
       this.#parts.exports.setHidden(name, false)
     })
@@ -155,6 +157,8 @@ export class DaemonAdmin implements ServerAdmin {
   prepareExport(options: Parameters<ServerAdmin['prepareExport']>[0]): Promise<Transfer> {
     return this.#transfers.prepareExport(options)
   }
+
+  resumed(): ReturnType<ServerAdmin['resumed']> { return resumedJobs(this.#parts.store) }
 
   async listExports(): Promise<ExportRow[]> {
     const { store, server, exports } = this.#parts
@@ -223,8 +227,14 @@ export class DaemonAdmin implements ServerAdmin {
 
   #clientsOf(name: string): number { return this.#parts.server.clients().filter(client => client.export === name).length }
 
+  /** What clients of a volume and of its snapshots are attached to, by name of export. */
+  #attachedTo(volumeName: string): string[] {
+    const names = this.#parts.server.clients().flatMap(client => client.export ?? [])
+    return names.filter(name => volumeNameOf(name) === volumeName)
+  }
+
   #assertUnattached(name: string, doing: string): void {
-    const clients = this.#clientsOf(name)
+    const clients = doing === 'delete' ? this.#attachedTo(name).length : this.#clientsOf(name)
     if (clients === 0) return
     throw new NbdeltaError('busy',
       `cannot ${doing} ${name}: ${count(clients, 'client')} ${clients === 1 ? 'is' : 'are'} attached`,
@@ -239,11 +249,12 @@ export class DaemonAdmin implements ServerAdmin {
   }
 }
 
-/** Whoever has a point pinned needs the volume: a clone would lose what it reads. */
+/** Whoever has a point pinned needs the volume. A restore of the volume itself goes with it; of clones the store knows more. */
 function refuseNeeded(name: string, points: readonly PointInfo[]): void {
   const now = new Date()
   for (const point of points) {
-    const pin = point.pins.find(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
+    const pin = point.pins.find(({ owner, expiresAt }) =>
+      owner !== 'restore' && (expiresAt === null || new Date(expiresAt) > now))
     if (!pin) continue
     throw new NbdeltaError('busy', `cannot delete ${name}: its snapshot ${point.name} is pinned by ${pin.owner}`,
       { hint: `release it: nbdelta snapshot unpin; a clone: nbdelta volume promote, or delete it` })

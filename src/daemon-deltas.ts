@@ -48,7 +48,7 @@ export class DaemonDeltas implements DeltasAdmin {
     const base = from === undefined ? undefined : pointOf(volume, from)
     if (!path.startsWith(STREAM_SOCKET)) await this.#transfers.judgeTarget(path, overwrite)
     const what = base ? `what differs between ${base.name} and ${to}` : `the content of ${to}`
-    return { steps: [`write ${what} of ${of} to ${path}`], run: control => this.#export(volume, options, control) }
+    return { steps: [`write ${what} of ${of}`], run: control => this.#export(volume, options, control) }
   }
 
   async #export(volume: StoreVolume, options: ExportOptions, { signal, onProgress }: TransferControl): Promise<void> {
@@ -77,7 +77,7 @@ export class DaemonDeltas implements DeltasAdmin {
     this.#access.assertUnattached(of, 'import into')
     if (!path.startsWith(STREAM_SOCKET)) await this.#transfers.judgeSource(path)
     return {
-      steps: [`bring ${of} to the point that ${path} leads to`],
+      steps: [`bring ${of} to the point that the delta leads to, if it is at its base`],
       run: control => this.#access.closedToNew(of, () => {
         this.#access.assertUnattached(of, 'import into')
         return this.#import(volume, path, control)

@@ -1,7 +1,7 @@
 /** DaemonGroups: what operators do with groups of volumes, over the store. */
-import { beginAndFollow, inheriting } from './daemon-inherit.js'
+import { beginAndFollow } from './daemon-inherit.js'
 import { judgeReadable } from './daemon-points.js'
-import { pointOf, refuseAuto, usable } from './daemon-shared.js'
+import { defined, pointOf, refuseAuto, usable } from './daemon-shared.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, Transfer } from './control/admin.js'
 import type { GroupPointsRow, GroupRow, GroupsAdmin } from './control/admin-points.js'
@@ -54,7 +54,7 @@ export class DaemonGroups implements GroupsAdmin {
     assertUnattached()
     const steps = volumes.flatMap(volume =>
       [`keep what ${volume} shows now as a snapshot`, `give ${volume} the content of snapshot ${name}`])
-    const begin = () => inheriting(this.#access.store).restoreGroup({ group, name, bytesPerSecond })
+    const begin = () => this.#access.store.restoreGroup({ group, name, ...defined({ bytesPerSecond }) })
     const guarded = volumes.reduce<typeof begin>((work, volume) => () => this.#access.closedToNew(volume, work), async () => {
       assertUnattached()
       return begin()

@@ -5,43 +5,11 @@
  * restore back; the end of the server only pauses it.
  */
 import { NbdeltaError } from './index.js'
-import type { Transfer, TransferControl } from './control/admin.js'
-import type { Store, StoreVolume } from './index.js'
+import type { ServerAdmin, Transfer, TransferControl } from './control/admin.js'
+import type { InheritJob, Store } from './index.js'
 
 /** Five reports a second, as often as anybody is told. */
 const PROGRESS_MS = 200
-
-export interface InheritJob {
-  progress(): { readonly doneBytes: number, readonly totalBytes: number }
-  cancel(): Promise<void>
-  readonly finished: Promise<void>
-}
-
-export interface RestoreRange {
-  readonly offset?: number
-  readonly length?: number | undefined
-  readonly bytesPerSecond?: number | undefined
-}
-
-interface InheritingStore {
-  cloneVolume(options: { name: string, from: { volume: string, point: string } }): Promise<unknown>
-  promoteVolume(name: string, options: { bytesPerSecond?: number | undefined }): Promise<InheritJob> | InheritJob
-  restoreGroup(options: { group: string, name: string, bytesPerSecond?: number | undefined }): Promise<InheritJob>
-}
-interface InheritingVolume { restore(options: RestoreRange & { from: string }): Promise<InheritJob> }
-
-export function inheriting(store: Store): InheritingStore {
-  return able(store as unknown as Partial<InheritingStore>, 'cloneVolume') as InheritingStore
-}
-
-export function restorable(volume: StoreVolume): InheritingVolume {
-  return able(volume as unknown as Partial<InheritingVolume>, 'restore') as InheritingVolume
-}
-
-function able<T extends object>(thing: T, method: keyof T): T {
-  if (method in thing) return thing
-  throw new NbdeltaError('wrong-state', 'this server can neither restore nor clone')
-}
 
 /** What a job consists of once it is judged. */
 export function beginAndFollow(
@@ -53,6 +21,18 @@ export function beginAndFollow(
     begin: async () => { job = await begin() },
     run: control => followJob(job!, control),
   }
+}
+
+/** What the store went on with when it was opened. */
+export function resumedJobs(store: Store): ReturnType<ServerAdmin['resumed']> {
+  return store.list().flatMap(volume => {
+    const job = volume.problem ? undefined : volume.inheriting
+    if (!job) return []
+    // A restore has its undo point pinned.
+    const isRestore = volume.points.list().some(({ pins }) => pins.some(({ owner }) => owner === 'restore'))
+    const transfer = { steps: [], run: (control: TransferControl) => followJob(job, control) }
+    return [{ kind: isRestore ? 'restore' : 'promotion', volume: volume.name, transfer } as const]
+  })
 }
 
 async function followJob(job: InheritJob, { signal, onProgress }: TransferControl): Promise<void> {
@@ -70,14 +50,26 @@ async function followJob(job: InheritJob, { signal, onProgress }: TransferContro
   else signal.addEventListener('abort', cancel, { once: true })
   report()
   try {
-    await job.finished
+    await job.finished.catch(async (error: unknown) => {
+      await cancelled
+      throw error
+    })
+    // A restore that is taken back copies to its end first.
+    if (cancelled && await tookBack(cancelled)) throw new NbdeltaError('cancelled', 'what it showed before is shown again')
     report()
-  } catch (error) {
-    // Cancelled is only what has been taken back.
-    await cancelled
-    throw error
   } finally {
     clearInterval(timer)
     signal.removeEventListener('abort', cancel)
+  }
+}
+
+/** False: it was over before it could be. */
+async function tookBack(cancelled: Promise<void>): Promise<boolean> {
+  try {
+    await cancelled
+    return true
+  } catch (error) {
+    if (error instanceof NbdeltaError && error.code === 'wrong-state') return false
+    throw error
   }
 }

@@ -5,8 +5,8 @@
  * passed: they are null then. A list never waits longer.
  */
 import { formatSize } from './control/options.js'
-import { count, FACTS_MS, pointOf, refuseAuto, usable, within } from './daemon-shared.js'
-import { beginAndFollow, inheriting, restorable } from './daemon-inherit.js'
+import { count, defined, FACTS_MS, pointOf, refuseAuto, usable, within } from './daemon-shared.js'
+import { beginAndFollow } from './daemon-inherit.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, CreatedRow, Transfer } from './control/admin.js'
 import type { DiffRow, PointRow, PointsAdmin, RangeRow } from './control/admin-points.js'
@@ -83,6 +83,7 @@ export class DaemonPoints implements PointsAdmin {
   async pin({ volume: of, name, owner, expiresSeconds }: Options<'pin'>): Promise<ActionRow> {
     const volume = usable(this.#access, of)
     pointOf(volume, name)
+    refuseOwners(owner)
     const expiresAt = expiresSeconds === undefined ? null : new Date(Date.now() + expiresSeconds * 1000).toISOString()
     await volume.points.pin(name, { owner, expiresAt })
     const until = expiresAt === null ? '' : ` until ${expiresAt}`
@@ -92,6 +93,7 @@ export class DaemonPoints implements PointsAdmin {
   async unpin({ volume: of, name, owner }: Options<'unpin'>): Promise<ActionRow> {
     const volume = usable(this.#access, of)
     const { pins } = pointOf(volume, name)
+    refuseOwners(owner)
     if (!pins.some(pin => pin.owner === owner)) {
       throw new NbdeltaError('not-found', `${name} of ${of} is not pinned by ${owner}`,
         { hint: pins.length > 0 ? `it is by: ${pins.map(pin => pin.owner).join(', ')}` : 'nobody has it pinned' })
@@ -109,21 +111,21 @@ export class DaemonPoints implements PointsAdmin {
     return beginAndFollow(steps, () => this.#access.closedToNew(of, async () => {
       // Somebody may have attached between the look and the hiding.
       if (!force) this.#access.assertUnattached(of, 'restore')
-      return restorable(volume).restore({ from: name, ...range })
+      return volume.restore({ from: name, ...defined(range) })
     }))
   }
 
   async clone({ volume: of, name, to }: Options<'clone'>): Promise<CreatedRow> {
     const volume = usable(this.#access, of)
     judgeReadable(pointOf(volume, name))
-    await inheriting(this.#access.store).cloneVolume({ name: to, from: { volume: of, point: name } })
+    await this.#access.store.cloneVolume({ name: to, from: { volume: of, point: name } })
     return { ...await this.#access.show(to), created: true }
   }
 
   async preparePromote({ name, bytesPerSecond }: Options<'preparePromote'>): Promise<Transfer> {
     usable(this.#access, name)
     return beginAndFollow([`make ${name} stand alone`],
-      async () => inheriting(this.#access.store).promoteVolume(name, { bytesPerSecond }))
+      () => this.#access.store.promoteVolume(name, defined({ bytesPerSecond })))
   }
 
   async #row(volume: StoreVolume, point: PointInfo, deadline: number): Promise<PointRow> {
@@ -142,6 +144,13 @@ async function factsOf({ points }: StoreVolume, { name }: PointInfo, deadline: n
   if (leftMs <= 0) return undefined
   // It may be deleted meanwhile; who asked for that one is told elsewhere.
   return within(leftMs, points.facts(name).catch(() => undefined), undefined)
+}
+
+/** Owners of the server's own pins: without them a clone would lose what it reads. */
+function refuseOwners(owner: string): void {
+  if (!/^(clone|restore|delta export)( |$)/.test(owner)) return
+  throw new NbdeltaError('bad-argument', `'${owner}' is an owner of the server's own: its pins come and go by themselves`,
+    { hint: 'a clone lets go when it is promoted or deleted, a job when it has ended' })
 }
 
 function refusePinned(of: string, { name, pins }: PointInfo): void {

@@ -52,3 +52,8 @@ export function refuseAuto(labels: Readonly<Record<string, string>>): void {
   if (labels.auto === undefined) return
   throw new NbdeltaError('bad-argument', 'the label auto is the server\'s own', { hint: 'choose another key' })
 }
+
+/** What was given of it. */
+export function defined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as ReturnType<typeof defined<T>>
+}

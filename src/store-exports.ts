@@ -1,16 +1,24 @@
 /**
- * StoreExports: the store's volumes as the NBD server's exports. Every volume is one, under its own name; "" is the only volume
- * when there is exactly one. The description carries the uuid, so that a client can tell two volumes of one name apart.
+ * StoreExports: the store's volumes and their snapshots as the NBD server's exports. Every volume is one, under its own name;
+ * "" is the only volume when there is exactly one. The description carries the uuid, so that a client can tell two volumes of
+ * one name apart. What snappoints add stands in point-exports.ts.
  *
- * Hidden exports are closed to new clients and unlisted until the server stops; attached clients go on.
+ * Hidden exports are closed to new clients and unlisted until the server stops, their snapshots as well; attached clients go on.
+ * A snapshot that is attached stays: its open device keeps it from being deleted.
  */
 import { NbdeltaError } from './index.js'
-import type { ExportHandle, ExportInfo, ExportProvider, Store, StoreVolume } from './index.js'
+import { PointContexts, contextNamesOf, listedPoints, pointInfo, pointsOf, targetOf, volumeNameOf } from './point-exports.js'
+import type { ClientInfo, ExportHandle, ExportInfo, ExportProvider, Store, StoreVolume } from './index.js'
+import type { Target } from './point-exports.js'
+
+/** Snapshots in LIST, behind the volumes: a reply of some 150 KiB. */
+const LISTED_POINTS_MAX = 1000
 
 export class StoreExports implements ExportProvider {
   readonly #store: Store
   readonly #onAttached: (change: 1 | -1) => void
   readonly #hidden = new Set<string>()
+  readonly #bitmapMemory = { usedBytes: 0 }
 
   constructor(store: Store, onAttached: (change: 1 | -1) => void) {
     this.#store = store
@@ -19,27 +27,52 @@ export class StoreExports implements ExportProvider {
 
   list(): { name: string, description: string }[] {
     const shown = this.#store.list().filter(({ name }) => !this.#hidden.has(name))
-    return shown.map(volume => ({ name: volume.name, description: describe(volume) }))
+    const volumes = shown.map(volume => ({ name: volume.name, description: describe(volume) }))
+    const points: { name: string, description: string }[] = []
+    for (const volume of shown) {
+      if (points.length < LISTED_POINTS_MAX) points.push(...listedPoints(volume))
+    }
+    return [...volumes, ...points.slice(0, LISTED_POINTS_MAX)]
   }
 
   describe(name: string): ExportInfo | undefined {
-    const volume = this.#find(name)
-    if (!volume) return undefined
-    const { sizeBytes, blockSizes, capabilities } = volume
-    const { readOnly } = capabilities
-    return { name: volume.name, description: describe(volume), sizeBytes, readOnly, blockSizes, capabilities }
+    const target = this.#find(name)
+    return target && infoOf(target)
   }
 
-  async open(name: string): Promise<ExportHandle> {
-    const device = this.#find(name)
-    const info = this.describe(name)
-    if (!device || !info) throw new NbdeltaError('not-found', unknown(name))
-    if (device.problem) {
-      throw new NbdeltaError(device.problem.code,
-        `volume ${device.name} cannot be opened; the server's log and nbdelta volume show tell why`)
+  contexts(name: string): readonly string[] {
+    const target = this.#find(name)
+    return target ? contextNamesOf(target) : []
+  }
+
+  async open(name: string, _client: ClientInfo, contexts: readonly string[]): Promise<ExportHandle> {
+    const target = this.#find(name)
+    if (!target) throw new NbdeltaError('not-found', unknown(name))
+    const { volume, point } = target
+    if (volume.problem) {
+      throw new NbdeltaError(volume.problem.code,
+        `volume ${volume.name} cannot be opened; the server's log and nbdelta volume show tell why`)
+    }
+    const device = point && pointsOf(volume)!.open(point.name)
+    const bound = new PointContexts(this.#bitmapMemory)
+    const close = (): void => {
+      bound.release()
+      void device?.close()
+    }
+    try {
+      await bound.bind(target, device, contexts)
+      // That took its time: the volume may have been hidden or deleted meanwhile.
+      if (this.#visible(volume.name) !== volume) throw new NbdeltaError('not-found', unknown(name))
+    } catch (error) {
+      close()
+      throw error
     }
     this.#onAttached(1)
-    return { info, device, release: () => { this.#onAttached(-1) } }
+    const release = (): void => {
+      this.#onAttached(-1)
+      close()
+    }
+    return { info: infoOf(target), device: device ?? volume, contexts: bound.sources, release }
   }
 
   isHidden(name: string): boolean { return this.#hidden.has(name) }
@@ -52,11 +85,25 @@ export class StoreExports implements ExportProvider {
     return true
   }
 
-  #find(name: string): StoreVolume | undefined {
-    if (name !== '') return this.#hidden.has(name) ? undefined : this.#store.get(name)
-    const open = this.list()
-    return open.length === 1 ? this.#store.get(open[0]!.name) : undefined
+  #find(name: string): Target | undefined {
+    const volume = name === '' ? this.#only() : this.#visible(volumeNameOf(name))
+    return volume && targetOf(volume, name)
   }
+
+  #visible(volumeName: string): StoreVolume | undefined {
+    return this.#hidden.has(volumeName) ? undefined : this.#store.get(volumeName)
+  }
+
+  #only(): StoreVolume | undefined {
+    const open = this.#store.list().filter(({ name }) => !this.#hidden.has(name))
+    return open.length === 1 ? open[0] : undefined
+  }
+}
+
+function infoOf({ volume, point, moving }: Target): ExportInfo {
+  if (point) return pointInfo({ volume, moving }, point)
+  const { name, sizeBytes, blockSizes, capabilities } = volume
+  return { name, description: describe(volume), sizeBytes, readOnly: capabilities.readOnly, blockSizes, capabilities }
 }
 
 function unknown(name: string): string {

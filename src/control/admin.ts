@@ -134,6 +134,8 @@ export interface ServerAdmin {
   /** Judges all that can be judged before the copy starts; changes nothing. */
   prepareImport(options: { name: string, path: string, grainBytes: number, overwrite: boolean }): Promise<Transfer>
   prepareExport(options: { name: string, path: string, overwrite: boolean }): Promise<Transfer>
+  /** Lasting jobs of an earlier run of the server that go on in this one. Asked once, before anything else. */
+  resumed(): readonly { readonly kind: JobKind, readonly volume: string, readonly transfer: Transfer }[]
   listExports(): Promise<ExportRow[]>
   setHidden(name: string, hidden: boolean): Promise<ActionRow>
   closeExport(options: { name: string, how: 'soft' | 'hard', dryRun: boolean }): Promise<ActionRow>

@@ -4,7 +4,7 @@
  * While a job works on a volume its snapshots can be taken, renamed, pinned and deleted as always: content of points does not
  * depend on it, and what the job itself needs is pinned. A second job, a clone's origin being filled, and the like are refused.
  */
-import { parseLabel } from './options.js'
+import { parseLabel, STREAM_SOCKET } from './options.js'
 import { start, startOrTell } from './started.js'
 import type { ActionRow, CreatedRow, JobRow, ServerAdmin } from './admin.js'
 import type { DiffRow, GroupPointsRow, GroupRow, PointRow, ScheduleRow } from './admin-points.js'
@@ -39,6 +39,9 @@ export interface PointResults {
 type Table = { readonly [M in keyof PointResults]: (args: ArgumentsOf<M>) => Promise<PointResults[M] | Started> }
 
 const labelsOf = (label: readonly string[] = []): Record<string, string> => Object.fromEntries(label.map(parseLabel))
+
+/** As it was typed. */
+const shownPath = (file: string): string => file.startsWith(STREAM_SOCKET) ? '-' : file
 
 export function pointHandlers(admin: ServerAdmin, jobs: Jobs): Table {
   return { ...snapshotHandlers(admin, jobs), ...groupHandlers(admin, jobs), ...deltaHandlers(admin, jobs) }
@@ -100,13 +103,13 @@ function deltaHandlers({ deltas }: ServerAdmin, jobs: Jobs) {
     'delta.export': async ({ volume, from, to, file, compress, overwrite, wait }) => {
       jobs.assertRoom()
       const transfer = await deltas.prepareExport({ volume, from, to, path: file, compress, overwrite })
-      return start(jobs, { kind: 'delta export', target: volume, path: file, wait }, transfer)
+      return start(jobs, { kind: 'delta export', target: volume, path: shownPath(file), wait }, transfer)
     },
     'delta.import': async ({ volume, file, dryRun, wait }) => {
       jobs.assertFree(volume, 'import into')
       jobs.assertRoom()
       const transfer = await deltas.prepareImport({ volume, path: file })
-      return startOrTell(jobs, { kind: 'delta import', target: volume, path: file, dryRun, wait }, transfer)
+      return startOrTell(jobs, { kind: 'delta import', target: volume, path: shownPath(file), dryRun, wait }, transfer)
     },
   } satisfies Partial<Table>
 }

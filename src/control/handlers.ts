@@ -54,6 +54,7 @@ export class Handlers {
   constructor(admin: ServerAdmin, clock: JobsClock) {
     this.#admin = admin
     this.#jobs = new Jobs(clock)
+    for (const { kind, volume, transfer } of admin.resumed()) this.#jobs.start(kind, volume, null, transfer)
     this.#table = this.#build()
   }
 

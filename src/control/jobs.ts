@@ -93,7 +93,9 @@ export class Jobs {
     } catch (error) {
       job.error = error instanceof NbdeltaError ? error
         : new NbdeltaError('internal', 'a bug in nbdelta: the server\'s log tells more', { cause: error })
-      job.state = job.abort.signal.aborted ? 'cancelled' : 'failed'
+      // A lasting one may have failed to be taken back.
+      const stopped = job.abort.signal.aborted && (!LASTING.has(job.kind) || job.error.code === 'cancelled')
+      job.state = stopped ? 'cancelled' : 'failed'
     }
     job.finishedAt = this.#clock.wallTime().toISOString()
     this.#tell(job)

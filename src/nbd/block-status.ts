@@ -5,8 +5,8 @@
 import { CHUNK_FLAG_DONE } from '../../native-free/nbd/constants.js'
 import { chunkHeaderBytes, putStatusChunk, statusPayloadBytes } from '../../native-free/nbd/transmission.js'
 import type { Echo, ReplyStyle, StatusFilter } from '../../native-free/nbd/transmission.js'
-import type { BlockDevice, Extents } from '../device/block-device.js'
-import type { SelectedContext } from './metadata-contexts.js'
+import type { Extents } from '../device/block-device.js'
+import type { BoundContext } from './metadata-contexts.js'
 import type { Outbox } from './outbox.js'
 
 /** Longest extent of a 32-bit reply: the largest multiple of the largest block size (64 KiB) that fits (B3). */
@@ -14,24 +14,25 @@ const LONGEST_COMPACT_EXTENT = 2 ** 32 - 2 ** 16
 
 /** The contexts a filter payload names (E5); undefined when an id is unknown or named twice. */
 export function filterContexts(
-  contexts: readonly SelectedContext[], filter: StatusFilter,
-): readonly SelectedContext[] | undefined {
+  contexts: readonly BoundContext[], filter: StatusFilter,
+): readonly BoundContext[] | undefined {
   const asked = new Set(filter.ids)
   const found = contexts.filter(({ id }) => asked.has(id))
   return found.length === filter.ids.length && asked.size === filter.ids.length ? found : undefined
 }
 
-/** The extents of each context, in order; a promise when one device answers later. */
+/** The extents of each context, in order, `maxExtents` in all; a promise when one source answers later. */
 export function lookUpStatus(
-  device: BlockDevice, contexts: readonly SelectedContext[], range: { offset: number, length: number }, maxExtents: number,
+  contexts: readonly BoundContext[], range: { offset: number, length: number }, maxExtents: number,
 ): readonly Extents[] | Promise<readonly Extents[]> {
-  const found = contexts.map(({ context }) => context.extents(device, range.offset, range.length, maxExtents))
+  const each = Math.max(1, Math.floor(maxExtents / contexts.length))
+  const found = contexts.map(({ source }) => source.extents(range.offset, range.length, each))
   return found.some((extents) => extents instanceof Promise) ? Promise.all(found) : found as Extents[]
 }
 
-/** Writes the reply. Expects REPLY_ROOM_BYTES at `outbox.at` and gets itself more where it can. */
+/** Writes the reply, in as much room as it can get. The least is an empty small slab: SELECTED_CONTEXTS_MAX fit that. */
 export function replyStatus(
-  outbox: Outbox, style: ReplyStyle, echo: Echo, contexts: readonly SelectedContext[], found: readonly Extents[],
+  outbox: Outbox, style: ReplyStyle, echo: Echo, contexts: readonly BoundContext[], found: readonly Extents[],
 ): void {
   const clipped = style === 'extended' ? found : found.map(clip)
   const headerBytes = chunkHeaderBytes(style)

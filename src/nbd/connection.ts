@@ -17,6 +17,7 @@ import { asNbdeltaError } from '../device/errors.js'
 import { Counters } from './counters.js'
 import { Handshake, optionName } from './handshake.js'
 import { Inbox } from './inbox.js'
+import { bindContexts, providedContexts } from './metadata-contexts.js'
 import { Negotiation, notOpened, opened } from './negotiation.js'
 import { Outbox } from './outbox.js'
 import { Session } from './session.js'
@@ -250,7 +251,8 @@ export class Connection implements SessionHost, Reader {
   /** The export is opened only now, on a valid GO or EXPORT_NAME (H7). */
   #open(opening: Opening): void {
     this.#phase = 'opening'
-    this.#host.provider.open(opening.name, { id: this.id, address: this.address }).then(
+    const contexts = providedContexts(opening.contexts)
+    this.#host.provider.open(opening.name, { id: this.id, address: this.address }, contexts).then(
       (handle) => this.#opened(opening, handle),
       (error: unknown) => {
         this.#opening = false
@@ -270,7 +272,7 @@ export class Connection implements SessionHost, Reader {
     clearTimeout(this.#deadline)
     const { limits } = this.#host
     const { info } = handle
-    const contexts = this.#negotiation.contextsOf(info.name)
+    const contexts = bindContexts(opening.contexts, handle)
     // Who asked for the block sizes obeys them; who did not may send more than the advertised maximum (Z3, Z4).
     const told = opening.infos.includes(INFO.blockSize)
     this.#session = new Session({

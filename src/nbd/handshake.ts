@@ -96,7 +96,7 @@ export class Handshake {
     if (this.#discardBytes > 0) return 'dry'
     inbox.need(0)
     this.#header = undefined
-    if (header.option === OPTION.setMetaContext) this.#negotiation.select(undefined, [])
+    if (header.option === OPTION.setMetaContext) this.#negotiation.select([], [])
     const known = optionName(header.option) in OPTION
     const answer = known ? refuse(header.option, REPLY.errTooBig, 'this option is longer than this server takes')
       : refuse(header.option, REPLY.errUnsup, 'this option is not known here')

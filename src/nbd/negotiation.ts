@@ -14,18 +14,20 @@ import {
   decodeInfoRequest, decodeMetaRequest, encodeExportNameReply, encodeInfoBlockSize, encodeInfoExport, encodeInfoText,
   encodeMetaContext, encodeOptionReply, encodeServerEntry,
 } from '../../native-free/nbd/handshake.js'
-import { CONTEXTS, listContexts, selectContexts } from './metadata-contexts.js'
+import { contextNames, listContexts, selectContexts, SELECTED_CONTEXTS_MAX } from './metadata-contexts.js'
 import { quoteClientText, wireText } from './wire-error.js'
 import type { ReplyStyle } from '../../native-free/nbd/transmission.js'
 import type { NbdeltaError } from '../device/errors.js'
 import type { ExportInfo, ExportProvider } from './export.js'
-import type { MetadataContext, SelectedContext } from './metadata-contexts.js'
+import type { SelectedContext } from './metadata-contexts.js'
 
 /** What the client wants opened, and how to say whether it worked. */
 export interface Opening {
   readonly option: number
   readonly name: string
   readonly infos: readonly number[]
+  /** Those that hold in transmission. */
+  readonly contexts: readonly SelectedContext[]
 }
 
 type Next = 'options' | 'open' | 'end' | 'drop'
@@ -44,12 +46,12 @@ const CONTEXT_ID_LIMIT = 2 ** 31
 export class Negotiation {
   readonly provider: ExportProvider
   style: ReplyStyle = 'simple'
-  /** The export that the selected contexts hold for (C5). */
-  contextsFor: string | undefined
-  contexts: readonly SelectedContext[] = []
   #fixed = false
   #noZeroes = false
   #nextContextId = 1
+  /** The names, asked for and canonical, of the export that the selected contexts hold for (C5). */
+  #contextsFor: readonly string[] = []
+  #contexts: readonly SelectedContext[] = []
 
   constructor(provider: ExportProvider) { this.provider = provider }
 
@@ -77,10 +79,10 @@ export class Negotiation {
   }
 
   /** Replaces the selected set, also when the SET that asks for it fails later (C4). */
-  select(exportName: string | undefined, contexts: readonly MetadataContext[]): readonly SelectedContext[] {
-    this.contextsFor = exportName
-    this.contexts = contexts.map((context) => ({ id: this.#takeContextId(), context }))
-    return this.contexts
+  select(exportNames: readonly string[], contexts: readonly string[]): readonly SelectedContext[] {
+    this.#contextsFor = exportNames
+    this.#contexts = contexts.map((name) => ({ id: this.#takeContextId(), name }))
+    return this.#contexts
   }
 
   #takeContextId(): number {
@@ -89,9 +91,13 @@ export class Negotiation {
     return id
   }
 
-  /** The contexts that hold in transmission for the export that was opened (C5). */
-  contextsOf(exportName: string): readonly SelectedContext[] {
-    return this.style !== 'simple' && this.contextsFor === exportName ? this.contexts : []
+  /**
+   * The contexts that hold in transmission for an export of these names (C5). One of them must have been named in SET: a
+   * moving name such as "x@latest" may have another canonical name by now, and is the same export all the same.
+   */
+  contextsOf(...exportNames: readonly string[]): readonly SelectedContext[] {
+    const same = this.style !== 'simple' && exportNames.some((name) => this.#contextsFor.includes(name))
+    return same ? this.#contexts : []
   }
 }
 
@@ -148,7 +154,13 @@ function answerExportName(negotiation: Negotiation, data: Buffer): Answer {
   if (negotiation.style === 'extended') return drop('EXPORT_NAME after extended headers')
   const found = findExport(negotiation, data)
   if ('type' in found) return drop(found.text)
-  return { replies: [], next: 'open', opening: { option: OPTION.exportName, name: found.name, infos: [] } }
+  return { replies: [], next: 'open', opening: openingOf(negotiation, OPTION.exportName, found, []) }
+}
+
+function openingOf(
+  negotiation: Negotiation, option: number, { name, info }: { name: string, info: ExportInfo }, infos: readonly number[],
+): Opening {
+  return { option, name, infos, contexts: negotiation.contextsOf(name, info.name) }
 }
 
 function answerList(negotiation: Negotiation, _data: Buffer, option: number): Answer {
@@ -161,8 +173,9 @@ function answerInfo(negotiation: Negotiation, data: Buffer, option: number): Ans
   if (request === undefined) return refuse(option, REPLY.errInvalid, 'the lengths inside this option do not fit it')
   const found = findExport(negotiation, request.name)
   if ('type' in found) return refuse(option, found.type, found.text)
-  if (option === OPTION.go) return { replies: [], next: 'open', opening: { option, name: found.name, infos: request.infos } }
-  return accept(option, describeExport(negotiation, option, found.info, request.infos))
+  const opening = openingOf(negotiation, option, found, request.infos)
+  if (option === OPTION.go) return { replies: [], next: 'open', opening }
+  return accept(option, describeExport(negotiation, opening, found.info))
 }
 
 function answerStructured(negotiation: Negotiation, _data: Buffer, option: number): Answer {
@@ -180,7 +193,7 @@ function answerExtended(negotiation: Negotiation, _data: Buffer, option: number)
 
 function answerMeta(negotiation: Negotiation, data: Buffer, option: number): Answer {
   const set = option === OPTION.setMetaContext
-  if (set) negotiation.select(undefined, [])
+  if (set) negotiation.select([], [])
   const request = decodeMetaRequest(data)
   if (request === undefined) return refuse(option, REPLY.errInvalid, 'the lengths inside this option do not fit it')
   if (request === 'too many') return refuse(option, REPLY.errTooBig, `at most ${MAX_META_QUERIES} queries at once`)
@@ -189,17 +202,20 @@ function answerMeta(negotiation: Negotiation, data: Buffer, option: number): Ans
   if ('type' in found) return refuse(option, found.type, found.text)
   const queries = request.queries.map((query) => query.toString('utf8'))
   const reply = (id: number, name: string) => encodeOptionReply(option, REPLY.metaContext, encodeMetaContext(id, name))
-  if (!set) return accept(option, listContexts(CONTEXTS, queries).map(({ name }) => reply(0, name)))
-  const selected = negotiation.select(found.info.name, selectContexts(CONTEXTS, queries))
-  return accept(option, selected.map(({ id, context }) => reply(id, context.name)))
+  const available = contextNames(negotiation.provider, found.name)
+  if (!set) return accept(option, listContexts(available, queries).map((name) => reply(0, name)))
+  const names = selectContexts(available, queries)
+  const most = SELECTED_CONTEXTS_MAX
+  if (names.length > most) return refuse(option, REPLY.errTooBig, `at most ${most} contexts at once`)
+  return accept(option, negotiation.select([found.name, found.info.name], names).map(({ id, name }) => reply(id, name)))
 }
 
 /** The reply to an export that was opened: INFO replies and the ACK, or EXPORT_NAME's block. */
 export function opened(negotiation: Negotiation, opening: Opening, info: ExportInfo): readonly Buffer[] {
   if (opening.option === OPTION.exportName) {
-    return [encodeExportNameReply(wholeBlocks(info), transmissionFlags(negotiation, info), negotiation.padded)]
+    return [encodeExportNameReply(wholeBlocks(info), transmissionFlags(negotiation, info, opening.contexts), negotiation.padded)]
   }
-  return accept(opening.option, describeExport(negotiation, opening.option, info, opening.infos)).replies
+  return accept(opening.option, describeExport(negotiation, opening, info)).replies
 }
 
 /** The answer to a GO whose export could not be opened; EXPORT_NAME can only drop. */
@@ -211,10 +227,11 @@ export function notOpened(opening: Opening, error: NbdeltaError): Answer {
 }
 
 /** The INFO replies: EXPORT and BLOCK_SIZE always, texts when they were asked for (I1-I4). Same for INFO and GO (I7). */
-function describeExport(negotiation: Negotiation, option: number, info: ExportInfo, asked: readonly number[]): Buffer[] {
+function describeExport(negotiation: Negotiation, opening: Opening, info: ExportInfo): Buffer[] {
+  const { option, infos: asked, contexts } = opening
   const { minimum, preferred, maximum } = info.blockSizes
   const infos = [
-    encodeInfoExport(wholeBlocks(info), transmissionFlags(negotiation, info)),
+    encodeInfoExport(wholeBlocks(info), transmissionFlags(negotiation, info, contexts)),
     encodeInfoBlockSize(minimum, preferred, maximum),
   ]
   if (asked.includes(INFO.name)) infos.push(encodeInfoText(INFO.name, info.name))
@@ -226,16 +243,19 @@ function describeExport(negotiation: Negotiation, option: number, info: ExportIn
 function wholeBlocks(info: ExportInfo): number { return info.sizeBytes - info.sizeBytes % info.blockSizes.minimum }
 
 /** What the export can do, for this client (I10, I11, D3): a flag stands only for what is served. */
-export function transmissionFlags(negotiation: Negotiation, info: ExportInfo): number {
+export function transmissionFlags(
+  { style }: Pick<Negotiation, 'style'>, info: ExportInfo, contexts: readonly SelectedContext[],
+): number {
   const F = TRANSMISSION_FLAG
   const writable = !info.readOnly
   const set = (condition: boolean, flag: number) => condition ? flag : 0
-  return F.hasFlags | F.sendFlush | F.sendFua | F.sendCache | F.canMultiConn
+  return F.hasFlags | F.sendFlush | F.sendFua | F.sendCache
+    | set(info.oneConnection !== true, F.canMultiConn)
     | set(info.readOnly, F.readOnly)
     | set(info.capabilities.rotational, F.rotational)
     | set(writable && info.capabilities.trim, F.sendTrim)
     | set(writable, F.sendWriteZeroes)
     | set(writable && info.capabilities.fastZero, F.sendFastZero)
-    | set(negotiation.style !== 'simple', F.sendDf)
-    | set(negotiation.style === 'extended' && negotiation.contextsOf(info.name).length > 0, F.blockStatusPayload)
+    | set(style !== 'simple', F.sendDf)
+    | set(style === 'extended' && contexts.length > 0, F.blockStatusPayload)
 }

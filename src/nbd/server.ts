@@ -72,6 +72,8 @@ export interface NbdServer {
 const DEADLINE_MS = 10_000
 /** How often a drain looks whether everything is answered, milliseconds. */
 const DRAIN_STEP_MS = 5
+/** Exports whose past clients are counted; names of snapshots come and go, so of more the longest known are forgotten. */
+const PAST_EXPORTS_MAX = 1024
 
 /** Starts serving. Rejects with `bad-argument`, `busy`, `denied` or `io`; nothing stays open then. */
 export async function createServer(options: ServerOptions): Promise<NbdServer> {
@@ -177,6 +179,7 @@ class Server implements NbdServer, ConnectionHost {
     if (exportName === undefined) return
     if (!this.#past.has(exportName)) this.#past.set(exportName, new Counters())
     this.#past.get(exportName)!.add(connection.counters)
+    if (this.#past.size > PAST_EXPORTS_MAX) this.#past.delete(this.#past.keys().next().value!)
   }
 
   #of(name: string): Connection[] {

@@ -25,7 +25,7 @@ import type { BlockDevice, Extents, Pending } from '../device/block-device.js'
 import type { Counters } from './counters.js'
 import type { Inbox } from './inbox.js'
 import type { Jobs } from './jobs.js'
-import type { SelectedContext } from './metadata-contexts.js'
+import type { BoundContext } from './metadata-contexts.js'
 import type { Outbox } from './outbox.js'
 import type { Refusal, SessionFacts } from './request-verdict.js'
 import type { SessionHost } from './settlement.js'
@@ -47,7 +47,7 @@ interface SessionOptions {
   readonly outbox: Outbox
   readonly device: BlockDevice
   readonly facts: SessionFacts
-  readonly contexts: readonly SelectedContext[]
+  readonly contexts: readonly BoundContext[]
   readonly counters: Counters
   readonly inFlight: number
   readonly extents: number
@@ -411,11 +411,11 @@ export class Session {
     this.#settlement.conclude(request, pending)
   }
 
-  #blockStatus(request: Request, contexts: readonly SelectedContext[]): void {
+  #blockStatus(request: Request, contexts: readonly BoundContext[]): void {
     const most = (request.flags & COMMAND_FLAG.reqOne) !== 0 ? 1 : this.#options.extents
     let found: readonly Extents[] | Promise<readonly Extents[]>
     try {
-      found = lookUpStatus(this.#device, contexts, request, most)
+      found = lookUpStatus(contexts, request, most)
     } catch (error) {
       this.#settlement.fail(request, error)
       return

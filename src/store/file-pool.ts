@@ -17,7 +17,7 @@ import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { type FileDisk, openFileDisk } from '../device/file-disk.js'
 
 /** Files of points that one store has open at once. */
-export const POINT_HANDLES_MAX = 64
+export const POINT_HANDLES_MAX = 512
 /** What `st_blocks` counts. */
 const BLOCK_BYTES = 512
 

@@ -207,6 +207,7 @@ export class MapFile {
       const within = page - first
       const kind = (kinds[within >>> 2] >>> (2 * (within & 3))) & 3
       this.#kinds[page] = kind === PAGE_LOST ? this.#unknown : kind
+      if (this.#kinds[page] === PAGE_LOST) faults.push(`${this.#identity.name}: page ${page} did not check before: it is lost`)
     }
   }
 

@@ -3,7 +3,8 @@
  *
  * Invariants
  * - `apply` makes a change whole, or throws and leaves the index useless; `with` makes it on a copy that shares what does not
- *   change (maps of volumes are copied when they are changed), so that a change that is refused has changed nothing.
+ *   change (maps of volumes are copied when they are changed, that of uuids is edited by `settle`), so that a change that is
+ *   refused, or does not reach the disk, has changed nothing. Once `settle` was called, the index it came from is not used.
  * - `jsonBytes` is what all entries take as JSON, one byte each added: what a snapshot must have room for.
  */
 import { NbdeltaError } from '../device/errors.js'
@@ -26,20 +27,26 @@ type Content = Readonly<Record<'points' | 'marks' | 'volumes' | 'groups', readon
 
 export class PointIndex {
   #volumes = new Map<string, VolumePoints>()
+  /** Shared with the index that this one was made from. */
   #byUuid = new Map<string, PointEntry>()
+  /** Over it, until `settle`; undefined: gone. */
+  #uuidEdits = new Map<string, PointEntry | undefined>()
+  #pointCount = 0
   #states = new Map<string, VolumeState>()
   #groups = new Map<string, GroupEntry>()
   #jsonBytes = 0
   /** Volumes whose maps belong to this index alone. Undefined: all do. */
   #own: Set<string> | undefined
 
-  get pointCount(): number { return this.#byUuid.size }
+  get pointCount(): number { return this.#pointCount }
   get jsonBytes(): number { return this.#jsonBytes }
 
   list(volume: string): PointEntry[] { return [...this.#volumes.get(volume)?.bySeq.values() ?? []] }
   byName(volume: string, name: string): PointEntry | undefined { return this.#volumes.get(volume)?.byName.get(name) }
   bySeq(volume: string, seq: number): PointEntry | undefined { return this.#volumes.get(volume)?.bySeq.get(seq) }
-  byUuid(uuid: string): PointEntry | undefined { return this.#byUuid.get(uuid) }
+  byUuid(uuid: string): PointEntry | undefined {
+    return this.#uuidEdits.has(uuid) ? this.#uuidEdits.get(uuid) : this.#byUuid.get(uuid)
+  }
   mark(volume: string): number { return this.#volumes.get(volume)?.mark ?? 0 }
   state(volume: string): VolumeState { return this.#states.get(volume) ?? { volume, inherit: null, schedule: null } }
   states(): VolumeState[] { return [...this.#states.values()] }
@@ -84,7 +91,8 @@ export class PointIndex {
   with(change: TableChange): PointIndex {
     const next = new PointIndex()
     next.#volumes = new Map(this.#volumes)
-    next.#byUuid = new Map(this.#byUuid)
+    next.#byUuid = this.#byUuid
+    next.#pointCount = this.#pointCount
     next.#states = new Map(this.#states)
     next.#groups = new Map(this.#groups)
     next.#jsonBytes = this.#jsonBytes
@@ -93,6 +101,17 @@ export class PointIndex {
     return next
   }
 
+  /** This index takes the place of the one it was made from. */
+  settle(): this {
+    for (const [uuid, point] of this.#uuidEdits) {
+      if (point) this.#byUuid.set(uuid, point)
+      else this.#byUuid.delete(uuid)
+    }
+    this.#uuidEdits.clear()
+    return this
+  }
+
+  /** Errors: bad-argument, exists, no-space. */
   apply(change: TableChange): void {
     for (const volume of change.removeVolumes ?? []) this.#removeVolume(volume)
     for (const name of change.removeGroups ?? []) this.#setGroup(name, undefined)
@@ -106,7 +125,7 @@ export class PointIndex {
     for (const { volume, seq } of change.marks ?? []) this.#raise(volume, seq)
     for (const state of change.volumes ?? []) this.#setState(state)
     for (const group of change.groups ?? []) this.#setGroup(group.name, group)
-    if (this.#byUuid.size > POINTS_MAX) throw full(`the store has ${POINTS_MAX} points, which is its limit`)
+    if (this.#pointCount > POINTS_MAX) throw full(`the store has ${POINTS_MAX} points, which is its limit`)
     if (this.#groups.size > GROUPS_MAX) throw full(`the store has ${GROUPS_MAX} groups, which is its limit`)
   }
 
@@ -114,7 +133,7 @@ export class PointIndex {
     const { volume, seq, uuid, name } = point
     const mine = this.#mine(volume)
     const before = mine.bySeq.get(seq)
-    const other = this.#byUuid.get(uuid)
+    const other = this.byUuid(uuid)
     if (other && (other.volume !== volume || other.seq !== seq)) {
       throw new NbdeltaError('exists', `there is a point ${uuid} already: ${other.seq} of volume ${other.volume}`)
     }
@@ -127,10 +146,11 @@ export class PointIndex {
       throw new NbdeltaError('exists', `the volume has a point '${name}' already`)
     }
     if (before) this.#count(before, -1)
+    else this.#pointCount++
     this.#count(point, 1)
     mine.bySeq.set(seq, point)
     if (point.state === 'ready') mine.byName.set(name, point)
-    this.#byUuid.set(uuid, point)
+    this.#uuidEdits.set(uuid, point)
     if (mine.bySeq.size > POINTS_PER_VOLUME_MAX) {
       throw full(`the volume has ${POINTS_PER_VOLUME_MAX} points, which is its limit`)
     }
@@ -148,7 +168,8 @@ export class PointIndex {
     if (!before) return
     this.#unname(volume, seq)
     this.#mine(volume).bySeq.delete(seq)
-    this.#byUuid.delete(before.uuid)
+    this.#uuidEdits.set(before.uuid, undefined)
+    this.#pointCount--
     this.#count(before, -1)
   }
 

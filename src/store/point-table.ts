@@ -132,7 +132,9 @@ export class PointTable {
       const now = this.#index.state(volume)
       return { ...now, ...inherit !== undefined && { inherit }, ...schedule !== undefined && { schedule } }
     })
-    const judged = judgeChange({ points, removePoints, volumes: states, groups, removeGroups })
+    // An entry of a point is a fine way to name it.
+    const removed = removePoints?.map(({ volume, seq }) => ({ volume, seq }))
+    const judged = judgeChange({ points, removePoints: removed, volumes: states, groups, removeGroups })
     const needed = this.#index.needed(judged)
     return Object.keys(needed).length > 0 ? this.#planned(needed) : undefined
   }
@@ -165,7 +167,7 @@ export class PointTable {
     } else {
       await this.#log.rewrite(packed(next))
     }
-    this.#index = next
+    this.#index = next.settle()
   }
 }
 
@@ -217,7 +219,7 @@ export async function openPointTable(
   const { log, records, recovery } = await openRecordLog(device, { magic: POINTS_MAGIC, owner, name })
   const index = new PointIndex()
   for (const [i, record] of records.entries()) replay(index, record, `${name}: record ${i + 1}`)
-  return { table: new PointTable(log, index, options), recovery }
+  return { table: new PointTable(log, index.settle(), options), recovery }
 }
 
 function replay(index: PointIndex, { type, payload }: LogRecord, where: string): void {

@@ -15,11 +15,13 @@
 import { randomUUID } from 'node:crypto'
 import { NbdeltaError } from '../device/errors.js'
 import type { PointTable } from '../store/point-table.js'
+import type { InheritJob } from './copier.js'
 import { allSettled } from './core.js'
 import { createPoints, type NewPoint } from './point-creation.js'
 import { entryOf } from './point-disk.js'
 import type { PointRecord } from './point-store.js'
 import type { VolumePoints } from './points.js'
+import type { RestoreOptions } from './restore.js'
 import type { CreatePointOptions, PointInfo } from './snappoint.js'
 
 /** Names of volumes, ascending. */
@@ -28,12 +30,20 @@ export interface GroupPoint { readonly volume: string, readonly point: PointInfo
 
 interface Member {
   readonly uuid: string
+  readonly name: string
   readonly points: Pick<VolumePoints, 'inTurn' | 'begin' | 'giveUp'>
+}
+
+interface MemberVolume {
+  readonly uuid: string
+  readonly name: string
+  readonly points: VolumePoints
+  restore(options: RestoreOptions): Promise<InheritJob>
 }
 
 /** What groups need of the store's volumes. Errors: not-found, and why a volume cannot be opened. */
 interface Members {
-  usable(name: string): Member & { readonly name: string }
+  usable(name: string): MemberVolume
   nameOf(uuid: string): string | undefined
 }
 
@@ -49,7 +59,7 @@ export async function createGroupPoints(
   return inTurnOfAll(ordered, async () => {
     const group = randomUUID()
     const fresh = new Map<string, NewPoint>()
-    for (const { uuid, points } of ordered) fresh.set(uuid, points.begin(options, group))
+    for (const member of ordered) fresh.set(member.uuid, begun(member, options, group))
     try {
       await createPoints([...fresh.values()], () => put([...fresh].map(([volume, { record }]) => ({ volume, record }))))
     } catch (error) {
@@ -60,8 +70,39 @@ export async function createGroupPoints(
   })
 }
 
+/** Errors say which volume it is. */
+function begun({ name, points }: Member, options: CreatePointOptions, group: string): NewPoint {
+  try {
+    return points.begin(options, group)
+  } catch (error) {
+    if (!(error instanceof NbdeltaError)) throw error
+    throw new NbdeltaError(error.code, `volume ${name}: ${error.message}`, { hint: error.hint, cause: error })
+  }
+}
+
 function inTurnOfAll<T>([first, ...rest]: readonly Member[], work: () => Promise<T>): Promise<T> {
   return first ? first.points.inTurn(() => inTurnOfAll(rest, work)) : work()
+}
+
+/** Jobs as one: done when all are, cancelled together. */
+function together(jobs: readonly InheritJob[]): InheritJob {
+  const finished = allSettled(jobs.map(job => job.finished))
+  // Whoever does not wait for it is not told.
+  finished.catch(() => undefined)
+  return {
+    finished,
+    cancel: () => allSettled(jobs.map(job => job.cancel())),
+    progress: () => jobs.map(job => job.progress()).reduce((sum, one) =>
+      ({ doneBytes: sum.doneBytes + one.doneBytes, totalBytes: sum.totalBytes + one.totalBytes })),
+  }
+}
+
+export interface GroupRestoreOptions {
+  readonly group: string
+  /** Of the snapshots. */
+  readonly name: string
+  /** Of the copying of each volume; by default no limit. */
+  readonly bytesPerSecond?: number
 }
 
 export class Groups {
@@ -106,7 +147,35 @@ export class Groups {
     return members.map(({ name }, index) => ({ volume: name, point: points[index] }))
   }
 
-  #memberVolumes(group: string): readonly (Member & { readonly name: string })[] {
+  /**
+   * Restores every volume to its point of this name, all made by one operation. When this resolves all of them show it. One that
+   * cannot begin: those that have begun are taken back. They do not switch at one instant: see to it that nobody writes.
+   * Errors: not-found, wrong-state (not of one operation), and those of a restore.
+   */
+  async restore({ group, name, bytesPerSecond }: GroupRestoreOptions): Promise<InheritJob> {
+    const members = this.#memberVolumes(group)
+    const points = members.map(({ name: volume, points: ofVolume }) => {
+      const found = ofVolume.get(name)
+      if (!found) throw new NbdeltaError('not-found', `volume ${volume} has no snapshot '${name}'`)
+      return found
+    })
+    if (points[0].group === null || points.some(point => point.group !== points[0].group)) {
+      throw new NbdeltaError('wrong-state', `the snapshots '${name}' of group '${group}' are not of one instant`,
+        { hint: 'restore the volumes one by one' })
+    }
+    const jobs: InheritJob[] = []
+    try {
+      for (const member of members) {
+        jobs.push(await member.restore({ from: name, ...bytesPerSecond !== undefined && { bytesPerSecond } }))
+      }
+    } catch (error) {
+      await allSettled(jobs.map(job => job.cancel()))
+      throw error
+    }
+    return together(jobs)
+  }
+
+  #memberVolumes(group: string): readonly MemberVolume[] {
     const { volumes } = this.get(group)
     if (volumes.length === 0) throw new NbdeltaError('wrong-state', `group '${group}' has no volumes any more`)
     return volumes.map(name => this.#members.usable(name))

@@ -118,14 +118,23 @@ export class Inherited {
   /** Grains [from, to) are nobody else's any more: a record says so, and what they are now. */
   take(from: number, to: number): void { for (const layer of this.layers) layer.take(from, to) }
 
-  /** As BlockDevice.zeroRun, of a place that is not data in live's map; what is not inherited reads as zeros. */
+  /**
+   * As BlockDevice.zeroRun, of a place that is not data in live's map; what is not inherited reads as zeros. An answer that is
+   * shorter ends with a grain: one that is zeros in part only, because its parts come from different sources, may hold data.
+   */
   zeroRun(offset: number, length: number): number {
     const grain = Math.floor(offset / this.#grainBytes)
     const to = divCeil(offset + length, this.#grainBytes)
     const run = this.next(grain, to)
     const stop = run.start > grain ? run.start : run.end
     const bytes = Math.min(stop * this.#grainBytes, offset + length) - offset
-    return run.start > grain ? -bytes : this.at(grain)!.reader.zeroRun(offset, bytes)
+    if (run.start > grain) return -bytes
+    const found = this.at(grain)!.reader.zeroRun(offset, bytes)
+    const end = offset + Math.abs(found)
+    if (found <= -bytes || found >= bytes || end % this.#grainBytes === 0) return found
+    const zeros = end - end % this.#grainBytes - offset
+    if (found < 0 && zeros > 0) return -zeros
+    return Math.min(bytes, divCeil(end, this.#grainBytes) * this.#grainBytes - offset)
   }
 
   /** Reads what is in one layer from end to end. */

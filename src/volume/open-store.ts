@@ -14,13 +14,13 @@ import { NbdeltaError } from '../device/errors.js'
 import { silentLogger } from '../device/logger.js'
 import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
 import type { JsonValue } from '../store/point-entry.js'
-import type { GroupPoint, VolumeGroup } from './groups.js'
+import type { GroupPoint, GroupRestoreOptions, VolumeGroup } from './groups.js'
 import { importImage, type ImageSource, type TransferOptions } from './image.js'
+import type { CreatePointOptions } from './snappoint.js'
 import type { InheritJob } from './copier.js'
 import {
   type CloneVolumeInput, type CreateVolumeInput, judgeCloneVolume, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions,
 } from './options.js'
-import type { CreatePointOptions } from './snappoint.js'
 import type { StoreVolume } from './store-volume.js'
 import { Volumes } from './volumes.js'
 
@@ -56,6 +56,8 @@ export interface Store {
   deleteGroup(name: string): Promise<void>
   /** A point of this name of each volume of the group, all of one instant, all or none. */
   createGroupPoints(options: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]>
+  /** Gives every volume of the group back its snapshot of this name, all of one instant; see to it first that nobody writes. */
+  restoreGroup(options: GroupRestoreOptions): Promise<InheritJob>
   /** The volume's schedule as it was set; null: none. What it means is the caller's. */
   scheduleOf(volume: string): JsonValue
   setSchedule(volume: string, schedule: JsonValue): Promise<void>
@@ -142,6 +144,11 @@ class OpenStore implements Store {
   async createGroupPoints(options: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]> {
     this.#judgeOpen()
     return this.#volumes.groups.createPoints(options)
+  }
+
+  async restoreGroup(options: GroupRestoreOptions): Promise<InheritJob> {
+    this.#judgeOpen()
+    return this.#volumes.groups.restore(options)
   }
 
   scheduleOf(volume: string): JsonValue { return this.#volumes.scheduleOf(volume) }

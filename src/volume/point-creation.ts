@@ -25,7 +25,7 @@ import type { PointFiles, PointRecord, PointStore } from './point-store.js'
 import type { CreatePointOptions } from './snappoint.js'
 
 /** Clients of several volumes wait no longer than this for one of them that does not come to rest. */
-const HOLD_MS = 1000
+export const HOLD_MS = 1000
 /** Requests may take what room a checkpoint has made; then one more is tried. */
 const ROOM_ATTEMPTS = 3
 

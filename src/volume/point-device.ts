@@ -32,8 +32,6 @@ import type { Run } from './volume-map.js'
 /** 8 MiB at most; 16 GiB of a volume at grains of 4 KiB. */
 const PAGES_MAX = 128
 const EXTENTS_MAX = 16384
-/** Grains looked at for one piece of an answer. */
-const PIECE_GRAINS_MAX = 2 ** 20
 
 /** By grain of the page: 1 + index in the chain of the owner, 0 = nobody. All of one page alike: a number. */
 type Owners = Uint16Array | 0
@@ -137,13 +135,32 @@ export class OpenPointDevice implements PointDevice {
   #piece(offset: number, end: number): number {
     const { grainBytes } = this.#core
     const first = Math.floor(offset / grainBytes)
-    const last = Math.min(divCeil(end, grainBytes), first + PIECE_GRAINS_MAX)
+    const last = divCeil(end, grainBytes)
     if (first + 1 >= last) return Math.min(end, (first + 1) * grainBytes) - offset
+    return Math.min(end, this.#runEnd(first, last) * grainBytes) - offset
+  }
+
+  /** End of the run of grains from `first` on, within its page and below `last`, that lie in the same place. */
+  #runEnd(first: number, last: number): number {
     const owner = this.#owner(first)
-    const place = this.#placeOf(owner, first)
-    let grain = first + 1
-    while (grain < last && this.#owner(grain) === owner && this.#placeOf(owner, grain) === place) grain++
-    return Math.min(end, grain * grainBytes) - offset
+    const base = Math.floor(first / PAGE_BITS) * PAGE_BITS
+    const remembered = this.#lastOwners
+    let end = Math.min(last, base + PAGE_BITS)
+    if (remembered !== 0) {
+      const same = remembered[first - base]
+      let at = first + 1
+      while (at < end && remembered[at - base] === same) at++
+      end = at
+    }
+    const { points, target } = this.#core.chain
+    if (owner === 0) {
+      const limit = target && target.seq >= this.#point.seq ? Math.min(end, target.owned.length) : first
+      const found = first < limit ? target!.owned.next(first, limit, true) : limit
+      return found < limit ? found : end
+    }
+    const { owned, bytes, lent } = points[owner - 1]
+    end = owned.runEnd(first, Math.min(end, owned.length))
+    return Math.min(bytes.runEnd(first, end), lent.runEnd(first, end))
   }
 
   #readPiece(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
@@ -215,7 +232,11 @@ export class OpenPointDevice implements PointDevice {
     const from = page * PAGE_BITS
     let owners: Owners = 0
     for (let index = points.length - 1; index >= 0 && points[index].seq >= this.#point.seq; index--) {
-      const { owned } = points[index]
+      const { owned, damaged } = points[index]
+      if (damaged.has(page)) {
+        const name = this.#point.info.name
+        throw new NbdeltaError('damaged', `what '${name}' holds around grain ${from} is lost: maps do not check`)
+      }
       const to = Math.min(from + PAGE_BITS, owned.length)
       for (let at = from < to ? owned.next(from, to, true) : to; at < to;) {
         const end = owned.runEnd(at, to)

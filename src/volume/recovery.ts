@@ -49,13 +49,17 @@ export function replay(
   const kept = new IntervalSet()
   let newest: Point | undefined
   const restore = inherit.of('restore')
-  const whole = restore?.todo.clone()
+  const loaded = restore?.undo && { todo: restore.todo.clone(), lent: restore.undo.lent.clone() }
   for (const record of records) {
     const entry = decodeJournalRecord(record, name)
     const { kind, seq, ranges } = entry
     if (kind === 'hot') newest = chain.at(seq)
     if (kind === 'layer') {
-      if (whole && seq === restore?.undo?.seq) restore.reset(whole)
+      if (loaded && seq === restore!.undo!.seq) {
+        restore!.reset(loaded.todo)
+        // What the journal said before was older than these maps may be: it may have lent the same grains to another.
+        restore!.undo!.lent.or(loaded.lent)
+      }
       continue
     }
     for (const range of ranges) {

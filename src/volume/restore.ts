@@ -112,7 +112,7 @@ export class Inheritor {
     for (const inheritance of this.#inheritances) {
       if (inheritance.source.volume !== this.#parts.uuid) continue
       const point = this.#parts.points.byUuid(inheritance.source.point)
-      if (!point) throw new NbdeltaError('damaged', `the snapshot that is being restored is not there: ${inheritance.source.point}`)
+      if (!point) throw new NbdeltaError('damaged', `the snapshot of a restore is not there: ${inheritance.source.point}`)
       this.#attach(inheritance, this.#parts.points.openPoint(point))
     }
   }

@@ -37,8 +37,8 @@ export class Volumes {
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #byName = new Map<string, Kept>()
-  readonly #lineage: Lineage
   readonly groups: Groups
+  readonly #lineage: Lineage
   /** The last change of the set; the next one starts when it is over. */
   #last: Promise<unknown> = Promise.resolve()
 
@@ -46,11 +46,11 @@ export class Volumes {
     this.#directory = directory
     this.#clock = clock
     this.#logger = logger
-    this.#lineage = new Lineage(directory, () => this.#byName.values(), logger)
     this.groups = new Groups(directory.points, {
       usable: name => this.#usable(name),
       nameOf: uuid => [...this.#byName.values()].find(volume => volume.uuid === uuid)?.name,
     })
+    this.#lineage = new Lineage(directory, () => this.#byName.values(), logger)
   }
 
   /**
@@ -136,7 +136,7 @@ export class Volumes {
     })
   }
 
-  /** Copies what a clone has not got yet; it stands alone when the job has finished. Errors: not-found, wrong-state (no clone). */
+  /** Copies what a clone has not got yet; it stands alone when the job has finished. Errors: not-found, wrong-state. */
   promote(name: string, bytesPerSecond: number | undefined): Promise<InheritJob> {
     return this.#usable(name).inheritor.promote(bytesPerSecond)
   }

@@ -41,6 +41,16 @@ t.test('names are asked of the server the line names', async t => {
   t.same(asked, [['volume', { store: 'a', control: undefined }], ['volume', { store: undefined, control: 'b' }]])
 })
 
+t.test('points are asked for of their volume; several volumes one after the other', async t => {
+  const kinds: unknown[] = []
+  const seen = async (kind: string, _where: unknown, volume?: string) => { kinds.push([kind, volume]); return [] }
+  for (const words of [['snapshot', 'show', ''], ['snapshot', 'show', 'disk', ''], ['snapshot', 'create', 'disk', ''],
+    ['snapshot', 'diff', 'disk', 'a', ''], ['delta', 'export', 'disk', '--from', ''], ['group', 'show', ''], ['group', 'create', 'g', 'a', 'b', '']]) {
+    await complete(words, seen)
+  }
+  t.same(kinds, [['volume', undefined], ['point', 'disk'], ['point', 'disk'], ['point', 'disk'], ['group', undefined], ['volume', undefined]])
+})
+
 t.test('bash', async t => {
   const folder = mkdtempSync(join(tmpdir(), 'nbdelta-completion-'))
   t.teardown(() => { rmSync(folder, { recursive: true, force: true }) })

@@ -8,6 +8,7 @@ export class FakeAdmin {
   readonly log: string[] = []
   /** Ends of transfers that run, by volume: call to let one finish. */
   readonly finish = new Map<string, () => void>()
+  resumed: ReturnType<ServerAdmin['resumed']> = []
   /** Every change takes that long, so that overlaps would show. */
   delayMs = 0
   changing = 0
@@ -52,6 +53,7 @@ export class FakeAdmin {
     }),
     prepareImport: async ({ name }) => ({ steps: [`fill ${name}`], run: control => this.transfer(name, control) }),
     prepareExport: async ({ name }) => ({ steps: [`copy ${name}`], run: control => this.transfer(name, control) }),
+    resumed: () => this.resumed,
     listExports: async () => [],
     setHidden: async (name, hidden) => ({ target: name, changed: true, dryRun: false, steps: [hidden ? 'hide' : 'show'] }),
     closeExport: async ({ name, dryRun }) => ({ target: name, changed: !dryRun, dryRun, steps: [] }),

@@ -1,6 +1,6 @@
 // Sizes, addresses, names: what is accepted means exactly one thing, everything else is refused with words.
 import t from 'tap'
-import { exactSize, formatSize, judge, parseAddress, parseCreation, parseSize, shorten,
+import { exactSize, formatSize, judge, parseAddress, parseCreation, parseLabel, parseSize, shorten,
   wireName } from '../../src/control/options.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 
@@ -77,6 +77,23 @@ t.test('names, integers, enums, powers of two', async t => {
     bad)
   t.throws(() => judge({ name: 'how', type: 'enum', help: '', choices: ['soft', 'hard'] }, 'gently'),
     { code: 'bad-argument', hint: 'one of soft, hard' })
+})
+
+t.test('rates, durations, labels, streams', async t => {
+  const rate = { name: 'rate', type: 'rate', help: '', minimum: 4096 } as const
+  for (const [text, bytes] of [['50MiB/s', 50 * KIB ** 2], ['1M', KIB ** 2], ['4096', 4096]] as const) t.equal(judge(rate, text), bytes, text)
+  for (const bad of ['1k', '1MB/s', '1M/m', '/s', '']) t.throws(() => judge(rate, bad), { code: 'bad-argument' }, bad)
+  const duration = { name: 'expires', type: 'duration', help: '' } as const
+  const durations = [['90', 90], ['90s', 90], ['15m', 900], ['12h', 43_200], ['7d', 604_800], ['2 W', 1_209_600]] as const
+  for (const [text, seconds] of durations) t.equal(judge(duration, text), seconds, text)
+  for (const bad of ['', '0', '-1', '1.5h', '1y', '99999d', '9'.repeat(20), 'h']) t.throws(() => judge(duration, bad), { code: 'bad-argument' }, bad)
+  const key = { name: 'label', type: 'label', help: '' } as const
+  for (const good of ['a=b', 'a=', 'a=b=c']) t.equal(judge(key, good), good)
+  t.same(parseLabel('a=b=c'), ['a', 'b=c'])
+  for (const bad of ['', 'a', '=b', `a=${'x'.repeat(2000)}`]) t.throws(() => judge(key, bad), { code: 'bad-argument' }, shorten(bad))
+  const stream = { name: 'file', type: 'stream', help: '', value: 'FILE' } as const
+  for (const good of ['-', '/a/b', 'unix:/tmp/x']) t.equal(judge(stream, good), good)
+  for (const bad of ['', 'a\u0000', `unix:/${'x'.repeat(120)}`, 'unix:']) t.throws(() => judge(stream, bad), { code: 'bad-argument' }, shorten(bad))
 })
 
 t.test('messages carry no control characters and stay short', async t => {

@@ -194,6 +194,34 @@ export async function pointsStep(lab: PointsLab): Promise<void> {
   }
 }
 
+/** A trim, and what is written over it at once, while no extent is hot and the region is open: the trim's record is the only mark. */
+export async function looseStep(lab: PointsLab): Promise<void> {
+  const from = lab.random(3)
+  await lab.write(from * GRAIN, 2 * GRAIN)
+  await lab.flush()
+  await lab.wait(11_000)
+  await lab.write(6 * GRAIN, 512)
+  await lab.create('bookmark')
+  await lab.trim(from, 1 + lab.random(2))
+  await lab.write(from * GRAIN + 512, 1024)
+}
+
+/** A client that goes on while checkpoints, reclaim and merges run on slow disks: they meet between any two steps of each other. */
+export async function pointsRacesStep(lab: PointsLab): Promise<void> {
+  const client = async (): Promise<void> => {
+    for (let i = 0; i < 6; i++) {
+      for (let turns = lab.random(6); turns > 0; turns--) await new Promise(resolve => { setImmediate(resolve) })
+      const roll = lab.random(10)
+      const [from, count] = lab.grains()
+      if (roll < 5) await lab.write(from * GRAIN + lab.random(4) * 512, Math.min(count * GRAIN - 2048, (1 + lab.random(16)) * 512))
+      else if (roll < 7) await lab.trim(from, count)
+      else if (roll < 9) await lab.create(lab.random(3) === 0 ? 'bookmark' : 'snapshot')
+      else await lab.delete()
+    }
+  }
+  await Promise.all([client(), (async () => { for (const ms of [30, 5500, 5500]) await lab.wait(ms) })()])
+}
+
 const BAD_MAX = 3
 type State = CrashState<PointsName, Note>
 

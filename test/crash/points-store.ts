@@ -6,7 +6,7 @@ import type { MapIdentity } from '../../src/store/map-file.js'
 import { formatRecordLog } from '../../src/store/open-record-log.js'
 import type { PointFolders } from '../../src/store/point-files.js'
 import { formatPointMaps, pointMapsLayout, TODO_FILE_BYTES, todoMap } from '../../src/store/point-maps.js'
-import { openPointTable, POINTS_MAGIC } from '../../src/store/point-table.js'
+import { openPointTable, POINTS_MAGIC, type PointTable } from '../../src/store/point-table.js'
 import { StoreInheritance } from '../../src/volume/inherit-disk.js'
 import { StorePoints } from '../../src/volume/point-disk.js'
 import { GRAIN, UUID } from '../volume/lab.js'
@@ -31,10 +31,19 @@ export async function freshPointDisks(): Promise<Record<PointDiskName, MemoryDis
   }
 }
 
+export async function openTable(disk: BlockDevice): Promise<PointTable> {
+  return (await openPointTable(disk, OWNER, 'points')).table
+}
+
+/** Points of one of several volumes that share a table. */
+export function pointsOf(uuid: string, table: PointTable, disks: Omit<PointDisks, 'table'>): StorePoints {
+  return new StorePoints(uuid, GRAIN, table, new DiskFolders(disks) as unknown as PointFolders)
+}
+
 export async function openPoints(disks: PointDisks): Promise<{ points: StorePoints, inherit: StoreInheritance }> {
-  const { table } = await openPointTable(disks.table, OWNER, 'points')
+  const table = await openTable(disks.table)
   const folders = new DiskFolders(disks) as unknown as PointFolders
-  return { points: new StorePoints(UUID, GRAIN, table, folders), inherit: new StoreInheritance(UUID, table, folders) }
+  return { points: pointsOf(UUID, table, disks), inherit: new StoreInheritance(UUID, table, folders) }
 }
 
 const ABSENT = 0
@@ -43,8 +52,8 @@ const KINDS = { bookmark: 1, snapshot: 2 } as const
 
 /** A folder is a sector that says what its name would say; it changes as a rename does, durable when done. */
 class DiskFolders {
-  readonly #disks: PointDisks
-  constructor(disks: PointDisks) { this.#disks = disks }
+  readonly #disks: Omit<PointDisks, 'table'>
+  constructor(disks: Omit<PointDisks, 'table'>) { this.#disks = disks }
 
   identity(_volume: string, seq: number): MapIdentity { return { owner: OWNER, name: `point ${seq}`, point: seq } }
 

@@ -31,9 +31,9 @@ for (const directReceive of [true, false]) {
     let open = 0
     const provider: ExportProvider = {
       list: () => inner.list(), describe: name => inner.describe(name),
-      open: async (name, client) => {
+      open: async (name, client, contexts) => {
         await delay(below(3))
-        const handle = await inner.open(name, client)
+        const handle = await inner.open(name, client, contexts)
         open++
         let released = 0
         return { ...handle, release: () => { t.equal(++released, 1); open-- } }

@@ -76,14 +76,17 @@ t.test('I10 I11 D3: transmission flags', async t => {
   const always = F.hasFlags | F.sendFlush | F.sendFua | F.sendCache | F.canMultiConn
   const writable = F.sendTrim | F.sendWriteZeroes | F.sendFastZero
   const negotiation = begin()
-  t.equal(transmissionFlags(negotiation, provider.describe('a')!), always | writable)
-  t.equal(transmissionFlags(negotiation, provider.describe('b')!), always | F.readOnly)
+  const flags = (name: string): number => transmissionFlags(negotiation, provider.describe(name)!, negotiation.contextsOf(name))
+  t.equal(flags('a'), always | writable)
+  t.equal(flags('b'), always | F.readOnly)
   negotiation.style = 'structured'
   ask(negotiation, OPTION.setMetaContext, base('a'))
-  t.equal(transmissionFlags(negotiation, provider.describe('a')!), always | writable | F.sendDf)
+  t.equal(flags('a'), always | writable | F.sendDf)
   negotiation.style = 'extended'
-  t.equal(transmissionFlags(negotiation, provider.describe('a')!), always | writable | F.sendDf | F.blockStatusPayload)
-  t.equal(transmissionFlags(negotiation, provider.describe('b')!), always | F.readOnly | F.sendDf)
+  t.equal(flags('a'), always | writable | F.sendDf | F.blockStatusPayload)
+  t.equal(flags('b'), always | F.readOnly | F.sendDf)
+  const moving = { ...provider.describe('b')!, oneConnection: true }
+  t.equal(transmissionFlags(negotiation, moving, []) & F.canMultiConn, 0, 'connections to a moving name may differ')
 })
 
 t.test('I3 I4 I7: INFO and GO say the same', async t => {
@@ -105,7 +108,7 @@ t.test('O10: while stopping', async t => {
 })
 
 t.test('an export that cannot be opened', async t => {
-  const opening = { option: OPTION.go, name: 'a', infos: [] }
+  const opening = { option: OPTION.go, name: 'a', infos: [], contexts: [] }
   for (const [code, type] of [
     ['denied', REPLY.errPolicy], ['shutting-down', REPLY.errShutdown], ['not-found', REPLY.errUnknown], ['damaged', REPLY.errUnknown],
   ] as const) t.strictSame(types(notOpened(opening, new NbdeltaError(code, 'no'))), [type], code)
@@ -117,6 +120,6 @@ t.test('fixed devices as exports: a lone one is the default, the prototype is no
   t.equal(provider.describe('toString'), undefined)
   const lone = deviceExports({ x: new MemoryDisk(4096) })
   t.equal(lone.describe('')!.name, 'x')
-  t.equal((await lone.open('', { id: 1, address: 'unix' })).info.name, 'x')
-  await t.rejects(lone.open('y', { id: 1, address: 'unix' }), { code: 'not-found' })
+  t.equal((await lone.open('', { id: 1, address: 'unix' }, [])).info.name, 'x')
+  await t.rejects(lone.open('y', { id: 1, address: 'unix' }, []), { code: 'not-found' })
 })

@@ -3,9 +3,12 @@ import { GrainBitmap, PAGE_BITS } from '../../native-free/index.js'
 import { MemoryDisk } from '../../src/device/memory-disk.js'
 import { CATALOG_MAGIC, openCatalog, type CatalogEntry } from '../../src/store/catalog.js'
 import { encodeRange, encodeRanges, JOURNAL_MAGIC, JOURNAL_TYPES } from '../../src/store/journal-records.js'
+import type { PointEntry, VolumeState } from '../../src/store/point-entry.js'
 import { formatMapFile, MapFile, mapFileSizeBytes } from '../../src/store/map-file.js'
 import { formatRecordLog, openRecordLog } from '../../src/store/open-record-log.js'
+import { openPointTable, POINTS_MAGIC } from '../../src/store/point-table.js'
 import { encodeIdentity, uuidBytes } from '../../src/store/store-creation.js'
+import { TwinMap } from '../../src/store/twin-map.js'
 
 export const STORE = { uuid: '6e626465-6c74-4130-8000-000000000001', createdAt: '2026-01-02T03:04:05.678Z' }
 export const VOLUME = '6e626465-6c74-4130-8000-000000000002'
@@ -71,8 +74,69 @@ export async function mapImage(): Promise<MemoryDisk> {
   return disk
 }
 
-export const IMAGES: Readonly<Record<string, () => MemoryDisk | Promise<MemoryDisk>>> = {
-  'store-id': storeIdImage, 'catalog': catalogImage, 'journal': journalImage, 'map': mapImage,
+/** A store that has had a point. */
+export function storeId2Image(): MemoryDisk { return MemoryDisk.from(encodeIdentity(STORE, 2)) }
+
+export const POINT: PointEntry = {
+  uuid: '6e626465-6c74-4130-8000-000000000011', volume: VOLUME, seq: 1, name: 'monday', kind: 'snapshot', createdAt: STORE.createdAt,
+  sizeBytes: 2 ** 30, labels: { auto: 'undo' }, group: null, pins: [{ owner: 'restore', expiresAt: null }], state: 'ready',
+}
+export const VOLUME_STATE: VolumeState = {
+  volume: VOLUME, inherit: { kind: 'restore', source: { volume: VOLUME, point: POINT.uuid }, undo: POINT.uuid }, schedule: { keep: 7 },
+}
+
+/** A point with a pin, a state and a group, and the number of a point that is gone. */
+export async function pointsImage(): Promise<MemoryDisk> {
+  const disk = new MemoryDisk(LOG_BYTES)
+  const owner = uuidBytes(STORE.uuid)
+  await formatRecordLog(disk, { magic: POINTS_MAGIC, owner, name: 'points.log' })
+  const { table } = await openPointTable(disk, owner, 'points.log')
+  await table.put({ points: [POINT] })
+  await table.put({ volumes: [VOLUME_STATE], groups: [{ name: 'all', volumes: [VOLUME] }], removePoints: [{ volume: VOLUME, seq: 2 }] })
+  await table.close()
+  return disk
+}
+
+/** The records that came with points, one of each. */
+export async function journal2Image(): Promise<MemoryDisk> {
+  const disk = new MemoryDisk(LOG_BYTES)
+  const identity = { magic: JOURNAL_MAGIC, owner: uuidBytes(VOLUME), name: 'journal' }
+  await formatRecordLog(disk, identity)
+  const { log } = await openRecordLog(disk, identity)
+  for (const kind of ['preserve', 'preserveZero', 'lend', 'hot'] as const) {
+    for (const { type, payload } of encodeRanges(kind, [{ start: 5, end: 9 }, { start: 100, end: 2 ** 40 }], 3)) log.append(type, payload)
+  }
+  for (const { type, payload } of encodeRanges('inherited', [{ start: 7, end: 8 }])) log.append(type, payload)
+  await log.sync()
+  await log.close()
+  return disk
+}
+
+/** Point 3 of the volume, from 4096 of its file on. Page 0 is good in B alone, page 1 in neither. */
+export const TWIN = { owner: uuidBytes(VOLUME), name: 'twin', point: 3, base: 4096 }
+export async function twinImage(): Promise<MemoryDisk> {
+  const half = mapFileSizeBytes(MAP_GRAINS)
+  const disk = new MemoryDisk(2 * half)
+  const twin = new TwinMap(disk, TWIN, MAP_GRAINS)
+  await twin.format(false)
+  const bitmap = mapBits()
+  bitmap.clear(PAGE_BITS, PAGE_BITS + 1)
+  await twin.save(bitmap, [0, 1, 2, 3])
+  const page = (twinIndex: number, index: number): number => twinIndex * half + 512 + index * 4608
+  for (const at of [page(0, 0), page(0, 1), page(1, 1)]) disk.write(at + 100, 4, Buffer.from('torn'), 0)
+  // Saved by somebody who knew of the loss, the directories say so.
+  const again = new TwinMap(disk, TWIN, MAP_GRAINS)
+  await again.load(new GrainBitmap(MAP_GRAINS))
+  await again.saveInto(1, bitmap, [3])
+  return disk
+}
+
+type Images = Readonly<Record<string, () => MemoryDisk | Promise<MemoryDisk>>>
+/** What a store consists of that never had a point. */
+export const IMAGES_1: Images = { 'store-id': storeIdImage, 'catalog': catalogImage, 'journal': journalImage, 'map': mapImage }
+/** What comes with points. */
+export const IMAGES_2: Images = {
+  'store-id-2': storeId2Image, 'points': pointsImage, 'journal-2': journal2Image, 'twin': twinImage,
 }
 
 const LINE_BYTES = 32

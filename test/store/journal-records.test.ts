@@ -1,9 +1,9 @@
 // Journal records: round trips, how many a snapshot needs, and what is refused; random ones, whole and bent.
 import t from 'tap'
-import { recordSizeBytes } from '../../native-free/index.js'
+import { PAGE_BITS, recordSizeBytes } from '../../native-free/index.js'
 import { seededRandom } from '../../src/device/random.js'
 import {
-  decodeJournalRecord, encodeRange, encodeRanges, JOURNAL_TYPES, RANGE_RECORD_BYTES, RANGES_PER_RECORD_MAX, rangesSizeBytes,
+  decodeJournalRecord, encodeRange, EXTENT_GRAINS, REGION_GRAINS, encodeRanges, JOURNAL_TYPES, RANGE_RECORD_BYTES, RANGES_PER_RECORD_MAX, rangesSizeBytes,
   type JournalKind, type JournalRange,
 } from '../../src/store/journal-records.js'
 
@@ -39,6 +39,10 @@ t.test('a snapshot takes as few records as its size says', async t => {
       t.equal(records.length, Math.ceil(count / full))
     }
   }
+})
+
+t.test('an extent lies in one page of a map, a page in one region', async t => {
+  t.strictSame([PAGE_BITS % EXTENT_GRAINS, REGION_GRAINS % PAGE_BITS], [0, 0])
 })
 
 t.test('a record about a point names it, and no other does', async t => {

@@ -1,6 +1,6 @@
 // Restore of a volume from its own snapshots and another's: the seeds' A4, A5, A7, A12, A13, A14, A17, A18, A21, B9, B10, B11, by id.
 import t from 'tap'
-import { readAll, GRAIN } from './lab.js'
+import { LateDisk, readAll, GRAIN } from './lab.js'
 import { Rig, settle } from './inherit-lab.js'
 
 const G = GRAIN
@@ -150,6 +150,20 @@ t.test('A18: a range touches nothing outside, to the byte', async t => {
   t.same(undone, [[3, 6]], 'only its grains are marked')
 })
 
+t.test('A18: a grain of which the range takes zeros only still has the rest, for whoever preserves it', async t => {
+  const r = await rig()
+  await snapshot(r, 's')
+  await fill(r, 2)
+  const job = await r.volume.restore({ from: 's', offset: 3 * G, length: G - 512, ...SLOW_PACE })
+  await snapshot(r, 'n')
+  const wanted = await readAll(r.volume)
+  t.equal(wanted[4 * G - 1], 2)
+  await r.volume.trim(3 * G, G)
+  t.ok((await contentOf(r, 'n')).equals(wanted))
+  await settle(r.clock, job.finished)
+  t.ok((await contentOf(r, 'n')).equals(wanted))
+})
+
 t.test('A21: source and undo point cannot be deleted meanwhile, afterwards they can', async t => {
   const r = await rig()
   await fill(r, 1)
@@ -217,6 +231,44 @@ t.test('from a snapshot of another volume', async t => {
   t.equal(await grains(r), '0055550000001111')
   await other.volume.points.delete('s')
   t.equal(bytesOf(await contentOf(r, 'undo-s-1')), '1'.repeat(16))
+})
+
+t.test('writes while the switch is made: before it they are the undo point\'s, after it they stay', async t => {
+  let before = 0
+  for (let seed = 1; seed <= 40; seed++) {
+    const r = await Rig.open({ sizeBytes: 16 * G, live: new LateDisk(16 * G, seed) })
+    await fill(r, 1)
+    await snapshot(r, 's')
+    await fill(r, 2)
+    const writes = Array.from({ length: 8 }, async (_, i) => {
+      for (let turn = 0; turn < i * seed % 23; turn++) await new Promise(resolve => { setImmediate(resolve) })
+      await r.volume.write(i * G, G, Buffer.alloc(G, 3), 0)
+    })
+    const job = await r.volume.restore({ from: 's' })
+    await Promise.all(writes)
+    await settle(r.clock, job.finished)
+    const [live, undo] = [await grains(r), bytesOf(await contentOf(r, 'undo-s-1'))]
+    for (let i = 0; i < 8; i++) {
+      const pair = live[i] + undo[i]
+      if (pair === '13') before++
+      if (pair !== '13' && pair !== '32') t.fail(`seed ${seed}: grain ${i} is ${live[i]}, in the undo point ${undo[i]}`)
+    }
+    t.equal(live.slice(8), '1'.repeat(8))
+  }
+  t.ok(before > 0 && before < 320, `${before} of 320 came before`)
+})
+
+t.test('the view of a large volume switches in no time', async t => {
+  const sizeBytes = 2 ** 40
+  const r = await Rig.open({ sizeBytes })
+  await snapshot(r, 's')
+  for (let i = 0; i < 1000; i++) await r.volume.write(i * 2 ** 30, G, Buffer.alloc(G, 1), 0)
+  const started = process.hrtime.bigint()
+  await r.volume.restore({ from: 's', bytesPerSecond: 1 })
+  t.comment(`restored in ${Number(process.hrtime.bigint() - started) / 1e6} ms`)
+  const found = Buffer.alloc(G)
+  await r.volume.read(500 * 2 ** 30, G, found, 0)
+  t.ok(found.equals(Buffer.alloc(G)))
 })
 
 t.test('what cannot be restored', async t => {
