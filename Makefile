@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz groups bench coverage clean
+.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz groups mutants sim-long interop-snapshots bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -38,6 +38,12 @@ fuzz: build      ## 1,000,000 mutated inputs against the NBD parser (SEED=n INPU
 
 groups: build    ## 10,000 group snapshots under dependent writes, and how long 1, 16 and 256 volumes are held
 	@ROUNDS=10000 $(NODE) dist/test/volume/groups.test.js && $(NODE) dist/scripts/group-holds.js
+
+mutants: build   ## plants faults in the code of snapshots, one at a time; each must be seen by its test (MUTANTS=word SEED=n)
+	@$(NODE) dist/scripts/mutants.js
+
+sim-long: build  ## crash states and sequences for hours (HOURS=n SEED=n): 20 million states take about six on two cores
+	@$(NODE) dist/test/sim/long.js
 
 bench: build     ## side by side with nbdkit, qemu-nbd and nbd-server; writes docs/bench-results.md
 	@$(NODE) scripts/deps.mjs bench && $(NODE) dist/scripts/bench/main.js $(BENCH)

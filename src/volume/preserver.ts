@@ -53,7 +53,13 @@ interface Job {
 }
 
 /** What one batch has copied for one point. */
-interface Copied { readonly bytes: Run[], readonly zero: Run[], readonly stale: Run[], readonly changing: Run[] }
+interface Copied {
+  readonly point: Point
+  readonly neutral: boolean
+  readonly bytes: Run[]
+  readonly zero: Run[]
+  readonly stale: Run[]
+}
 
 export class Preserver {
   readonly #core: VolumeCore
@@ -103,7 +109,7 @@ export class Preserver {
 
   async #batch(jobs: readonly Job[]): Promise<void> {
     let going = jobs
-    let copied = new Map<Point, Copied>()
+    let copied: readonly Copied[] = []
     try {
       copied = await this.#copy(jobs.flatMap(({ copies }) => copies))
     } catch (error) {
@@ -122,17 +128,16 @@ export class Preserver {
   }
 
   /** Step 1. */
-  async #copy(copies: readonly Copy[]): Promise<Map<Point, Copied>> {
-    const done = new Map<Point, Copied>()
+  async #copy(copies: readonly Copy[]): Promise<Copied[]> {
+    const done: Copied[] = []
     const buffer = this.#buffer ??= Buffer.allocUnsafe(Math.max(BUFFER_BYTES, this.#core.grainBytes))
     const pending: Promise<void>[] = []
     let filled = 0
     try {
-      for (const { point, run, lent, neutral } of copies) {
-        let copied = done.get(point)
-        if (!copied) done.set(point, copied = { bytes: [], zero: [], stale: [], changing: [] })
+      for (const { point, run, lent, neutral = false } of copies) {
+        let copied = done.find(other => other.point === point && other.neutral === neutral)
+        if (!copied) done.push(copied = { point, neutral, bytes: [], zero: [], stale: [] })
         if (lent) copied.stale.push(run)
-        if (!neutral) copied.changing.push(run)
         for (let at = run.start; at < run.end;) {
           const { length } = bytesOf(this.#core, { start: at, end: run.end })
           const there = lent ? length : this.#view.zeroRun(at * this.#core.grainBytes, length)
@@ -159,7 +164,7 @@ export class Preserver {
     } finally {
       await allSettled(pending)
     }
-    await allSettled([...done].map(async ([{ files }, { bytes }]) => { if (bytes.length > 0) await files.preserved!.flush() }))
+    await allSettled(done.map(async ({ point, bytes }) => { if (bytes.length > 0) await point.files.preserved!.flush() }))
     return done
   }
 
@@ -175,22 +180,30 @@ export class Preserver {
   }
 
   /** Step 2. Memory changes with each record; that nobody overwrites anything yet is the locks' business. */
-  async #record(copied: ReadonlyMap<Point, Copied>, extents: readonly Run[]): Promise<void> {
+  async #record(copied: readonly Copied[], extents: readonly Run[]): Promise<void> {
     const { journal, map } = this.#core
     const chain = this.#chain
     const appends: (Promise<void> | undefined)[] = []
-    for (const [point, { bytes, zero, stale }] of copied) {
+    for (const { point, neutral, bytes, zero, stale } of copied) {
+      // In the turn of the append: a checkpoint that ends between the two would know of one and not of the other.
+      const mark = (start: number, end: number): void => { if (!neutral) chain.mark(start, end) }
       for (const part of parts(stale)) {
         appends.push(journal.append('zero', part, () => { for (const { start, end } of part) map.becomeStale(start, end) }))
       }
       for (const part of parts(bytes)) {
         appends.push(journal.append('preserve', part, () => {
-          for (const { start, end } of part) chain.preserve(point, start, end)
+          for (const { start, end } of part) {
+            chain.preserve(point, start, end)
+            mark(start, end)
+          }
         }, point.seq))
       }
       for (const part of parts(zero)) {
         appends.push(journal.append('preserveZero', part, () => {
-          for (const { start, end } of part) chain.preserveZero(point, start, end)
+          for (const { start, end } of part) {
+            chain.preserveZero(point, start, end)
+            mark(start, end)
+          }
         }, point.seq))
       }
     }
@@ -202,7 +215,6 @@ export class Preserver {
       }
     }
     await allSettled(appends)
-    for (const { changing } of copied.values()) for (const { start, end } of changing) chain.mark(start, end)
     const { loose } = chain
     const settled = [...loose]
     await journal.sync()

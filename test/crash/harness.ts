@@ -151,7 +151,7 @@ export class CrashLab {
     const lab = new CrashLab(options)
     const before = Buffer.alloc(lab.window[1])
     const copies = Object.fromEntries(Object.entries(disks).map(([name, disk]) => [name, disk.fork()]))
-    const { volume } = await openState(lab, copies, options.sizeBytes, lab.clock, false)
+    const { volume } = await openState(lab, copies, options.sizeBytes, new ManualClock(), false)
     await volume.read(lab.window[0], before.length, before, 0)
     lab.history = new History(...lab.window, before)
     if (options.points) for (const point of await PointsJudge.readAll(volume)) lab.points.push(point)
@@ -309,7 +309,7 @@ export class CrashLab {
   async createPoint(kind: PointKind): Promise<boolean> {
     if (!this.store!.hasRoom) return false
     const point: PointHistory = {
-      id: this.points.length, name: `p${this.points.length}`, kind, sizeBytes: this.sizeBytes, base: false, state: 'making',
+      id: this.points.length, name: `${this.points[0]?.base ? 'q' : 'p'}${this.points.length}`, kind, sizeBytes: this.sizeBytes, base: false, state: 'making',
       copy: Buffer.from(this.history.now.subarray(0, this.sizeBytes - this.window[0])),
       from: this.#ops, running: new Set(this.#running), to: Infinity,
     }

@@ -1,6 +1,13 @@
-// D3, D4: clients, an operator and the background at once, on disks that answer late: they meet between any two steps of each other.
+// D3, D4: points made, written around and deleted while checkpoints, reclaim and merges are at work on slow disks.
 import t from 'tap'
-import { pointRacesStep, POINTS, RACING } from './points-run.js'
-import { runWorkload } from './run.js'
+import { slow } from './liars.js'
+import { explorePoints, pointsRacesStep, type PointsPlant } from './points-harness.js'
+import { countStates } from './run.js'
 
-runWorkload(t, 'D3 D4 D6 races around points', { ...POINTS, ...RACING, states: 10_000 }, pointRacesStep)
+const STATES = Number(process.env.STATES ?? 4000)
+const plant: PointsPlant = (disks, random) => ({
+  ...disks, map: slow(disks.map, random), journal: slow(disks.journal, random), maps: slow(disks.maps, random),
+  preserved: slow(disks.preserved, random),
+})
+t.test(`D3 D4 points and races: at least ${STATES} crash states`, t =>
+  countStates(t, STATES, seed => explorePoints(pointsRacesStep, 4, { seed, grains: 8, plant }, 250)))

@@ -70,7 +70,6 @@ const WRONG: readonly [what: string, ...patches: Patch[]][] = [
     [OpenPointDevice.prototype, 'zeroRun', value(asStored(OpenPointDevice.prototype.zeroRun) as never)]],
   ['records of an earlier restore count for the next', [Layer.prototype, 'reset', value(() => undefined)]],
   ['what is lent is not united after a replay', [Chain.prototype, 'unite', value(() => undefined)]],
-  ['what is taken during a checkpoint is not said again', [Inherited.prototype, 'endCheckpoint', value(() => [])]],
 ]
 for (const [what, ...patches] of WRONG) {
   t.test(what, async t => {

@@ -127,6 +127,16 @@ export const OPERATIONS: readonly Operation[] = [
     run: async subject => subject.heir!.trim(0, GRAIN),
   },
   {
+    name: 'delete held',
+    possible: model => model.points.some(({ held }) => held.length > 0),
+    model: () => undefined,
+    run: async (subject, model) => {
+      const { name } = model.points.find(({ held }) => held.length > 0)!
+      const code = await subject.volume.points.delete(name).then(() => 'done', (error: { code?: string }) => error.code)
+      if (code !== 'busy') throw new Error(`A21: to delete ${name}, which a clone needs, is ${code}`)
+    },
+  },
+  {
     name: 'promote',
     possible: model => model.points.some(({ held }) => held.length > 0),
     model: model => model.promote(),

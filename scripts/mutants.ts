@@ -1,0 +1,64 @@
+/**
+ * Plants the faults of test/mutants/list.ts one at a time in a copy of what was compiled, and runs the test that has to see each.
+ * Prints a table; ends with 1 when one survives, or when the judges find something in the code as it is. MUTANTS=word takes those
+ * whose name has the word, SEED repeats a run.
+ */
+import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { $ as zx } from 'zx'
+import { MUTANTS, type Mutant } from '../test/mutants/list.js'
+
+/** dist/scripts -> the root of the checkout. */
+const ROOT = fileURLToPath(new URL('../../', import.meta.url))
+const SEED = Number(process.env['SEED'] ?? Date.now() % 2 ** 31)
+/** What survives costs its judge's whole budget. A fault that makes it hang is caught as well. */
+const JUDGE_MS = 600_000
+const $ = zx({ quiet: true, nothrow: true, timeout: JUDGE_MS })
+
+interface Outcome { readonly caught: boolean, readonly seconds: number, readonly words: string }
+
+async function judged(copy: string, judge: string): Promise<Outcome> {
+  const startedMs = performance.now()
+  const { exitCode, stdout, stderr } = await $`${process.execPath} ${join(copy, 'dist/test/mutants/judge.js')} ${judge} ${SEED}`
+  const [words = ''] = `${stdout}${stderr}`.split('\n').filter(line => line.trim() !== '')
+  return { caught: exitCode !== 0, seconds: (performance.now() - startedMs) / 1000, words: exitCode === null ? 'it hangs' : words }
+}
+
+async function planted(copy: string, { file, find, put, times = 1 }: Mutant, run: () => Promise<Outcome>): Promise<Outcome> {
+  const path = join(copy, 'dist/src', file)
+  const right = await readFile(path, 'utf8')
+  const parts = right.split(find)
+  if (parts.length !== times + 1) throw new Error(`the list is out of date: ${file} has ${parts.length - 1} times: ${find}`)
+  await writeFile(path, parts.join(put))
+  try {
+    return await run()
+  } finally {
+    await writeFile(path, right)
+  }
+}
+
+const wanted = MUTANTS.filter(({ name }) => name.includes(process.env['MUTANTS'] ?? ''))
+const copy = await mkdtemp(join(tmpdir(), 'nbdelta-mutants-'))
+let survivors = 0
+try {
+  for (const folder of ['src', 'native-free', 'test']) await cp(join(ROOT, 'dist', folder), join(copy, 'dist', folder), { recursive: true })
+  await cp(join(ROOT, 'package.json'), join(copy, 'package.json'))
+  await symlink(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
+  console.log(`seed ${SEED}`)
+  for (const judge of new Set(wanted.map(mutant => mutant.judge))) {
+    const { caught, words } = await judged(copy, judge)
+    if (caught) throw new Error(`${judge} finds fault with the code as it is: ${words}`)
+  }
+  for (const mutant of wanted) {
+    const { caught, seconds, words } = await planted(copy, mutant, () => judged(copy, mutant.judge))
+    if (!caught) survivors++
+    const row = [caught ? 'caught' : 'SURVIVED', mutant.judge.padEnd(11), `${seconds.toFixed(1)} s`.padStart(8), mutant.name]
+    console.log(`${row[0].padEnd(8)}  ${row.slice(1).join('  ')}\n${' '.repeat(33)}${words.slice(0, 150)}`)
+  }
+  console.log(`${wanted.length - survivors} of ${wanted.length} caught`)
+} finally {
+  await rm(copy, { recursive: true, force: true })
+}
+process.exitCode = survivors > 0 ? 1 : 0
