@@ -50,7 +50,11 @@ export class PointMerger {
   wake(): void {
     if (this.#stopped || this.#running) return
     this.#timer?.cancel()
-    this.#running = this.#work().finally(() => { this.#running = undefined })
+    this.#running = this.#work().finally(() => {
+      this.#running = undefined
+      // One may have come after the last look, and found this running.
+      if (!this.#stopped && this.#failure === undefined && this.#next()) this.wake()
+    })
   }
 
   /** Nothing is being deleted any more. Rejects when the disk fails; it is tried again later. */
