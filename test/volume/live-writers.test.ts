@@ -10,6 +10,8 @@ const WRITERS: Readonly<Record<string, readonly [calls: number, why: string]>> =
   'src/volume/changes.ts': [5, 'write, resolve (two), keep: after admit of all grains; zeros over data: after admit of each run'],
   'src/volume/reclaim.ts': [4, 'stale grains: content-neutral'],
   'src/volume/resize.ts': [4, 'growth: holes; shrink: after admit of what is cut'],
+  'src/volume/staging.ts': [1, 'what was staged: after the preserver has what snapshots need, marked'],
+  'src/volume/adopter.ts': [2, 'a client\'s write to inherited grains: after admit; the copier: content-neutral, after what is lent is kept'],
   'src/volume/open-volume.ts': [1, 'cuts what a resize left behind the end'],
 }
 
