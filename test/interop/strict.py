@@ -190,7 +190,8 @@ def options():
     h.add_meta_context("base:")
     h.add_meta_context("qemu:")
     h.opt_list_meta_context(lambda name: contexts.append(name) and 0)
-    check("C3, C6: LIST_META_CONTEXT base: finds base:allocation", contexts == ["base:allocation"], contexts)
+    both = ["base:allocation", "qemu:allocation-depth"]
+    check("C3, C6, C10: LIST_META_CONTEXT base: and qemu: finds what a volume without points has", contexts == both, contexts)
     h.clear_meta_contexts()
     h.add_meta_context("x-nobody:knows")
     h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
