@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz groups mutants sim-long interop-snapshots bench coverage clean
+.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz groups mutants sim-long bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,7 +42,7 @@ groups: build    ## 10,000 group snapshots under dependent writes, and how long 
 mutants: build   ## plants faults in the code of snapshots, one at a time; each must be seen by its test (MUTANTS=word SEED=n)
 	@$(NODE) dist/scripts/mutants.js
 
-sim-long: build  ## crash states and sequences for hours (HOURS=n SEED=n): 20 million states take about six on two cores
+sim-long: build  ## crash states and sequences for hours (HOURS=n SEED=n)
 	@$(NODE) dist/test/sim/long.js
 
 bench: build     ## side by side with nbdkit, qemu-nbd and nbd-server; writes docs/bench-results.md
