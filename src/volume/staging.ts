@@ -19,6 +19,7 @@ import type { Pending } from '../device/block-device.js'
 import { ENTRY_MAX_BYTES, type StagedEntry, StagingLog } from '../store/staging-log.js'
 import { allSettled, flushNow, type VolumeCore } from './core.js'
 import { planGate } from './gate.js'
+import { runsOf } from './journal.js'
 import { BATCH_GRAINS, type Copy, type Preserver } from './preserver.js'
 import type { PointStore } from './point-store.js'
 import type { Run } from './volume-map.js'
@@ -229,7 +230,7 @@ export class Staging {
     const last = entries[entries.length - 1]
     await this.#log!.read(first, last.address + last.length - first, buffer, 0)
     const grains = entries.flatMap(entry => this.#current(entry)).sort((a, b) => a.grain - b.grain)
-    await this.#secure(runsOf(grains))
+    await this.#secure(runsOf(grains.map(({ grain }) => grain)))
     const { live, grainBytes } = this.#core
     const pending: Pending[] = []
     for (let i = 0; i < grains.length;) {
@@ -304,16 +305,6 @@ export class Staging {
     }
     for (const [grain, { sequence }] of this.#grains) if (sequence <= upTo) this.#grains.delete(grain)
   }
-}
-
-function runsOf(grains: readonly { readonly grain: number }[]): Run[] {
-  const runs: { start: number, end: number }[] = []
-  for (const { grain } of grains) {
-    const last = runs.at(-1)
-    if (last?.end === grain) last.end++
-    else runs.push({ start: grain, end: grain + 1 })
-  }
-  return runs
 }
 
 /** Holds the whole volume, with nothing staged: for whoever changes its points or its size. Errors: those of the disks. */
