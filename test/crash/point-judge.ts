@@ -51,6 +51,8 @@ export class PointsJudge {
 
   /** Held by a clone: they were not deleted. */
   readonly #kept: string[] = []
+  /** The volume said that a page of a changed map did not check. */
+  #torn = false
 
   get empty(): boolean { return this.#known.length + this.#kept.length === 0 }
 
@@ -138,11 +140,12 @@ export class PointsJudge {
 
   /**
    * Beyond the extents that the window lies in nothing ever changed. A page of a map that the cut left half written counts as
-   * changed from end to end, and the volume says so: here it is all there is.
+   * changed from end to end, and the volume says so when it is first opened; from then on the map has it: here it is all there is.
    */
   #judgeExcess(volume: Volume, runs: readonly { readonly start: number, readonly end: number }[]): void {
     const { extents } = this.#lab
-    if (volume.recovered.notes.some(note => note.includes('taken as data'))) return
+    this.#torn ||= volume.recovered.notes.some(note => note.includes('taken as data'))
+    if (this.#torn) return
     for (const { start, end } of runs) {
       if (start < extents[0] || end > extents[1]) throw new Error(`D4: said to be changed: grains ${start} to ${end}, of which none ever was`)
     }
