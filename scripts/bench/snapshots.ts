@@ -12,11 +12,12 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { $ } from 'zx'
+import { openStore, type PointKind, type StoreVolume } from '../../src/index.js'
 import { Load } from './clients.js'
 import { median } from './results.js'
 import type { Figure } from './results.js'
 import { ServerProcess } from './server-process.js'
-import { EXPORT, nbdeltaCommand, serveStore } from './sides.js'
+import { EXPORT, serveStore } from './sides.js'
 import type { Place } from './sides.js'
 import type { Workbench } from './workbench.js'
 
@@ -43,16 +44,18 @@ async function withServer<T>(name: string, command: readonly string[], place: Pl
   try { return await work() } finally { await server.stop() }
 }
 
-/** `prepare` runs commands against the store before the burst. */
-async function ours(bench: Workbench, place: Place, depth: number, prepare: (store: string) => Promise<void>): Promise<number> {
-  const store = join(place.directory, 'store-cow')
-  rmSync(store, { recursive: true, force: true })
-  const { server } = await serveStore(place, store)
+type Prepare = (volume: StoreVolume) => Promise<unknown>
+
+/** `prepare` makes the points, before the server starts. */
+async function ours(bench: Workbench, place: Place, depth: number, prepare: Prepare): Promise<number> {
+  const path = join(place.directory, 'store-cow')
+  rmSync(path, { recursive: true, force: true })
+  const store = await openStore({ path, create: true })
   try {
-    await nbdeltaCommand(store, 'volume', 'create', EXPORT, '--backing', place.file)
-    await prepare(store)
-    return await burst(bench, place, EXPORT, depth)
-  } finally { await server.stop() }
+    await prepare(await store.createVolume({ name: EXPORT, backing: place.file }))
+  } finally { await store.close() }
+  const { server } = await serveStore(place, path)
+  try { return await burst(bench, place, EXPORT, depth) } finally { await server.stop() }
 }
 
 async function qcow2(bench: Workbench, place: Place, depth: number, bitmap: boolean): Promise<number> {
@@ -77,12 +80,10 @@ async function nbdServerCow(bench: Workbench, place: Place, depth: number): Prom
   return withServer('nbd-server', command, place, () => burst(bench, place, EXPORT, depth))
 }
 
-const point = (kind: string[], name: string) => async (store: string): Promise<void> => {
-  await nbdeltaCommand(store, 'snapshot', 'create', EXPORT, name, ...kind)
-}
+const point = (kind: PointKind): Prepare => volume => volume.points.create({ name: 'now', kind })
 
-async function longChain(store: string): Promise<void> {
-  for (let i = 0; i < CHAIN; i++) await nbdeltaCommand(store, 'snapshot', 'create', EXPORT, `s${i}`, ...i % 2 ? ['--bookmark'] : [])
+const longChain: Prepare = async volume => {
+  for (let i = 0; i < CHAIN; i++) await volume.points.create({ name: `s${i}`, kind: i % 2 ? 'bookmark' : 'snapshot' })
 }
 
 /** One after the other; a side that cannot be measured is left out and said. */
@@ -90,8 +91,8 @@ async function round(bench: Workbench, file: string, depth: number): Promise<Rat
   const rates: Rates = {}
   const sides: [string, (place: Place) => Promise<number>][] = [
     ['plain', place => ours(bench, place, depth, async () => {})],
-    ['snapshot', place => ours(bench, place, depth, point([], 'now'))],
-    ['bookmark', place => ours(bench, place, depth, point(['--bookmark'], 'now'))],
+    ['snapshot', place => ours(bench, place, depth, point('snapshot'))],
+    ['bookmark', place => ours(bench, place, depth, point('bookmark'))],
     ['qcow2', place => qcow2(bench, place, depth, false)],
     ['qcow2 with bitmap', place => qcow2(bench, place, depth, true)],
     ['nbdkit cow', place => nbdkitCow(bench, place, depth)],
@@ -99,6 +100,7 @@ async function round(bench: Workbench, file: string, depth: number): Promise<Rat
   ]
   for (const [name, measure] of sides) {
     try {
+      await bench.burst(FILE_MIB * 2 ** 20)
       rates[name] = await measure(await bench.placeOf('cow', file))
     } catch (error) { console.log(`  ! first overwrites, ${name}: ${(error as Error).message}`) }
   }
@@ -124,8 +126,7 @@ function figuresOf(rounds: readonly Rates[], depth: number): Figure[] {
 }
 
 export async function snapshots(bench: Workbench, { rounds }: { readonly rounds: number }): Promise<Figure[]> {
-  const file = join(bench.directory, 'cow.img')
-  await $`dd if=/dev/urandom of=${file} bs=1M count=${FILE_MIB} status=none`.quiet()
+  const file = await bench.burst(FILE_MIB * 2 ** 20)
   const figures: Figure[] = []
   for (const depth of DEPTHS) {
     const all: Rates[] = []
@@ -135,7 +136,7 @@ export async function snapshots(bench: Workbench, { rounds }: { readonly rounds:
   const short: number[] = []
   const long: number[] = []
   for (let i = 0; i < Math.min(rounds, 3); i++) {
-    short.push(await ours(bench, await bench.placeOf('cow', file), 16, point([], 'now')))
+    short.push(await ours(bench, await bench.placeOf('cow', file), 16, point('snapshot')))
     long.push(await ours(bench, await bench.placeOf('cow', file), 16, longChain))
   }
   figures.push({

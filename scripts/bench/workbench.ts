@@ -62,6 +62,14 @@ export class Workbench {
     return this.hotFile
   }
 
+  /** A smaller one for first overwrites, in small folios as well, all clean. */
+  async burst(sizeBytes: number): Promise<string> {
+    const path = join(this.directory, 'burst.img')
+    if (!existsSync(path)) await $`dd if=/dev/urandom of=${path} bs=4k count=${sizeBytes / 4096} status=none`.quiet()
+    this.#settle(path)
+    return path
+  }
+
   /** The file of which nothing is cached. */
   async cold(): Promise<string> {
     await this.#random(this.coldFile, 2 * this.sizeBytes)
