@@ -10,9 +10,9 @@
  */
 
 /** How long the loop is kept turning, milliseconds. */
-const SPIN_MS = 0.06
+const SPIN_MS = 0.15
 /** Batches further apart than this are not a train of requests that wait for each other, milliseconds. */
-const TRAIN_MS = 0.25
+const TRAIN_MS = 0.4
 /** Larger batches show a queue depth that keeps the loop busy by itself. */
 const SMALL_BATCH = 2
 /** More data than this takes longer to copy than a wake-up lasts. */
