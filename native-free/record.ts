@@ -67,21 +67,26 @@ export function recordSizeBytes(payloadBytes: number): number {
 
 /** Writes the record into `into` at `at` and returns its size in bytes. Throws RangeError where it does not fit. */
 export function encodeRecord(place: RecordPlace, fields: RecordFields, payload: Buffer, into: Buffer, at: number): number {
-  const sizeBytes = recordSizeBytes(payload.length)
-  if (payload.length > RECORD_PAYLOAD_MAX_BYTES) throw new RangeError(`a record payload of ${payload.length} bytes`)
+  payload.copy(into, at + RECORD_HEADER_BYTES)
+  return sealRecord(place, fields, payload.length, into, at)
+}
+
+/** As `encodeRecord`, around a payload that is in its place already: RECORD_HEADER_BYTES behind `at`. */
+export function sealRecord(place: RecordPlace, fields: RecordFields, payloadBytes: number, into: Buffer, at: number): number {
+  const sizeBytes = recordSizeBytes(payloadBytes)
+  if (payloadBytes > RECORD_PAYLOAD_MAX_BYTES) throw new RangeError(`a record payload of ${payloadBytes} bytes`)
   if (at + sizeBytes > into.length) throw new RangeError(`a record of ${sizeBytes} bytes at ${at} of ${into.length}`)
   if (place.owner.length !== RECORD_OWNER_BYTES) throw new RangeError(`an owner of ${place.owner.length} bytes`)
   into.writeUInt32BE(place.magic, at)
   into.writeUInt16BE(place.version, at + 4)
   into.writeUInt16BE(fields.type, at + 6)
-  into.writeUInt32BE(payload.length, at + 8)
+  into.writeUInt32BE(payloadBytes, at + 8)
   place.owner.copy(into, at + OWNER_AT)
   writeU64(into, at + 32, fields.epoch)
   writeU64(into, at + 40, fields.sequence)
   writeU64(into, at + 48, fields.durableSequence)
   writeU64(into, at + 56, place.address)
-  payload.copy(into, at + RECORD_HEADER_BYTES)
-  into.fill(0, at + RECORD_HEADER_BYTES + payload.length, at + sizeBytes)
+  into.fill(0, at + RECORD_HEADER_BYTES + payloadBytes, at + sizeBytes)
   into.writeUInt32BE(checksumOf(into, at, sizeBytes), at + CRC_AT)
   return sizeBytes
 }

@@ -3,41 +3,52 @@
  * survives a kill at once, and a power cut once flushed; it is moved to its place later, in batches.
  *
  *   device   [ mark 0 | mark 1 | half 0 | half 1 ]           4096 bytes each mark
- *   half     entry*                                          records, one behind the other, all of one epoch
+ *   half     stroke*                                         records, one behind the other, all of one epoch
  *
- *   ENTRY    (offset:u64 data)    this data belongs there; newer entries and later writes in place come on top of it
+ *   STROKE   (table data)         the entries of one turn of the event loop, at most 252. table: 4032 bytes, for each of them
+ *                                 offset:u64 length:u64, then zeros; data: theirs, in the same order. This data belongs there;
+ *                                 newer entries and later writes in place come on top of it. The record's number is the
+ *                                 first one's; they are numbered one by one
  *   MARK     (applied:u64)        entries up to this number are in their places, durably: never to be looked at again
  *
- * Appends go into one half until it is full, then into the other, which must be free: everything in it marked as applied.
+ * Strokes go into one half until it is full, then into the other, which must be free: everything in it marked as applied.
  * Order, and what others would lose: the entries' data is durable in its place before MARK is written; MARK is written before
  * anything else may be written over such a place. The other way round a replay would put old content over newer.
  * MARK itself is made durable by the next `flush`, with whatever came after it. Torn, the other mark counts: then entries are
  * applied again, over writes that nobody was promised.
  *
- * Reading at open: of each half the run of whole records from its start that are of one epoch and numbered upwards. What
- * follows a record that does not check had not been flushed. It may be whole all the same: so nothing is appended to what
- * was found (`sealed`); when all of it is applied, both halves begin anew in an epoch that no record can be of.
+ * A stroke that the disk refuses seals the log: its entries never were, and nothing is appended before everything else is
+ * marked, their numbers with it. Then both halves begin anew, in an epoch that no record can be of.
+ *
+ * Reading at open: of each half the run of whole strokes from its start that are of one epoch and numbered upwards. What
+ * follows one that does not check had not been flushed. It may be whole all the same: so nothing is appended to what was
+ * found (sealed, as above), and both halves begin anew when it is applied.
  */
-import { decodeRecord, encodeRecord, RECORD_HEADER_BYTES, recordSizeBytes, readU64, writeU64 } from '../../native-free/index.js'
+import {
+  decodeRecord, encodeRecord, RECORD_HEADER_BYTES, recordSizeBytes, readU64, sealRecord, writeU64,
+} from '../../native-free/index.js'
 import type { BlockDevice, Pending } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 
 /** 'NBDW' */
 const STAGING_MAGIC = 0x4e424457
 const STAGING_VERSION = 1
-const TYPE_ENTRY = 1
+const TYPE_STROKE = 1
 const TYPE_MARK = 2
 const MARK_BYTES = 4096
 const HALVES_AT = 2 * MARK_BYTES
-const PREFIX_BYTES = 8
+const MARK_PAYLOAD_BYTES = 8
+/** With the header a page: data of whole pages lies on whole pages. */
+const TABLE_BYTES = 4096 - RECORD_HEADER_BYTES
+const ROW_BYTES = 16
 /** Data of one entry at most. */
 export const ENTRY_MAX_BYTES = 64 * 1024
+/** A stroke at most; there are two such buffers. */
+const STROKE_MAX_BYTES = 512 * 1024
 /** What a scan at open reads at a time. */
-const SCAN_BYTES = 2 ** 20
-/** Zeros are laid down so far ahead of the appends, so much at a time: an append into space that is there is quick. */
-const AHEAD_BYTES = 4 * 2 ** 20
-const PIECE_BYTES = 2 ** 20
-const ZEROS = Buffer.alloc(PIECE_BYTES)
+const SCAN_BYTES = 4 * STROKE_MAX_BYTES
+/** Space worth giving back when everything is applied. */
+const WORTH_FREEING_BYTES = 64 * 2 ** 20
 
 export interface StagedEntry {
   readonly sequence: number
@@ -54,11 +65,24 @@ interface Half {
   readonly start: number
   readonly end: number
   at: number
-  /** Up to here there is space on the disk since this process began. */
-  laid: number
   epoch: number
   /** Number of the last entry in it; 0: none. */
   last: number
+}
+
+/** Entries on their way to the disk. */
+interface Stroke {
+  readonly buffer: Buffer
+  readonly half: Half
+  readonly epoch: number
+  /** Where it goes. */
+  readonly address: number
+  /** Number of its first entry. */
+  readonly first: number
+  entries: number
+  dataBytes: number
+  readonly done: Promise<void>
+  readonly settle: (error?: unknown) => void
 }
 
 interface Identity {
@@ -71,15 +95,17 @@ export class StagingLog {
   readonly #device: BlockDevice
   readonly #identity: Identity
   readonly #halves: readonly [Half, Half]
-  readonly #scratch = Buffer.alloc(recordSizeBytes(PREFIX_BYTES + ENTRY_MAX_BYTES))
+  /** Not in use just now. */
+  readonly #buffers: Buffer[] = [Buffer.alloc(STROKE_MAX_BYTES), Buffer.alloc(STROKE_MAX_BYTES)]
+  readonly #send = (): void => { this.#sendGathered() }
+  #gathered: Stroke | undefined
+  #sent: Stroke | undefined
   #active: Half
   #sequence: number
   #applied: number
   #marks = 0
   #dirty = false
   #sealed = true
-  #writing: Promise<void> | undefined
-  #laying: Promise<void> | undefined
   #failure: unknown
 
   private constructor(device: BlockDevice, identity: Identity, halves: readonly [Half, Half], applied: number, marks: number) {
@@ -100,7 +126,7 @@ export class StagingLog {
     const halfBytes = Math.floor((device.sizeBytes - HALVES_AT) / 2 / MARK_BYTES) * MARK_BYTES
     const halves = [0, 1].map(index => {
       const start = HALVES_AT + index * halfBytes
-      return { start, end: start + halfBytes, at: start, laid: start, epoch: 0, last: 0 }
+      return { start, end: start + halfBytes, at: start, epoch: 0, last: 0 }
     }) as [Half, Half]
     const entries: StagedEntry[] = []
     for (const half of halves) entries.push(...await scan(device, identity, half))
@@ -127,37 +153,41 @@ export class StagingLog {
   }
 
   /**
-   * Appends; returns where the data lies, or undefined when it cannot be done at once: no room, the disk has not finished the
-   * last append, or entries found at open are not applied yet. Throws what the disk throws.
+   * Appends; returns where the data lies, or undefined when there is no room for it, or the log is sealed. It is done when
+   * `written` says so, in this turn where the disk completes at once.
    */
   append(offset: number, from: Buffer, at: number, length: number): number | undefined {
-    const payloadBytes = PREFIX_BYTES + length
-    const sizeBytes = recordSizeBytes(payloadBytes)
-    if (this.#sealed || this.#writing || this.#failure !== undefined || length > ENTRY_MAX_BYTES) return undefined
-    if (this.#active.at + sizeBytes > this.#active.end && !this.#turn()) return undefined
-    const half = this.#active
-    this.#layAhead(half)
-    if (half.at + sizeBytes > half.laid) return undefined
-    const scratch = this.#scratch
-    writeU64(scratch, RECORD_HEADER_BYTES, offset)
-    from.copy(scratch, RECORD_HEADER_BYTES + PREFIX_BYTES, at, at + length)
-    const payload = scratch.subarray(RECORD_HEADER_BYTES, RECORD_HEADER_BYTES + payloadBytes)
-    const fields = { type: TYPE_ENTRY, epoch: half.epoch, sequence: this.#sequence + 1, durableSequence: 0 }
-    encodeRecord(this.#place(half.at), fields, payload, scratch, 0)
-    const pending = this.#device.write(half.at, sizeBytes, scratch, 0)
-    if (pending) this.#await(pending)
-    this.#dirty = true
-    const address = half.at + RECORD_HEADER_BYTES + PREFIX_BYTES
-    half.at += sizeBytes
+    if (this.#sealed || length > ENTRY_MAX_BYTES) return undefined
+    const stroke = this.#room(length)
+    if (!stroke) return undefined
+    const { buffer, entries, dataBytes, half } = stroke
+    const row = RECORD_HEADER_BYTES + entries * ROW_BYTES
+    writeU64(buffer, row, offset)
+    writeU64(buffer, row + 8, length)
+    const start = RECORD_HEADER_BYTES + TABLE_BYTES + dataBytes
+    from.copy(buffer, start, at, at + length)
+    stroke.entries++
+    stroke.dataBytes += length
+    half.at = stroke.address + recordSizeBytes(TABLE_BYTES + stroke.dataBytes)
     half.last = ++this.#sequence
-    return address
+    return stroke.address + start
   }
 
-  /** The last append, while the disk has not finished it: it must not be answered before. */
-  get writing(): Promise<void> | undefined { return this.#writing }
+  /** The last append, while it is not with the disk: it must not be answered before. Rejects with what the disk says. */
+  get written(): Promise<void> | undefined { return (this.#gathered ?? this.#sent)?.done }
+  /** Number of the last entry that is with the disk. */
+  get writtenTo(): number { return ((this.#sent ?? this.#gathered)?.first ?? this.#sequence + 1) - 1 }
 
   /** Reads data of entries that are not marked as applied. */
-  read(address: number, length: number, into: Buffer, at: number): Pending { return this.#device.read(address, length, into, at) }
+  read(address: number, length: number, into: Buffer, at: number): Pending {
+    for (const stroke of [this.#gathered, this.#sent]) {
+      if (!stroke || address < stroke.address) continue
+      if (address >= stroke.address + recordSizeBytes(TABLE_BYTES + stroke.dataBytes)) continue
+      stroke.buffer.copy(into, at, address - stroke.address, address - stroke.address + length)
+      return undefined
+    }
+    return this.#device.read(address, length, into, at)
+  }
 
   /** All entries up to `sequence` are durable in their places. */
   async mark(sequence: number): Promise<void> {
@@ -165,7 +195,7 @@ export class StagingLog {
     const count = ++this.#marks
     const at = (count % 2) * MARK_BYTES
     const page = Buffer.alloc(MARK_BYTES)
-    const payload = Buffer.alloc(PREFIX_BYTES)
+    const payload = Buffer.alloc(MARK_PAYLOAD_BYTES)
     writeU64(payload, 0, sequence)
     encodeRecord(this.#place(at), { type: TYPE_MARK, epoch: 0, sequence: count, durableSequence: 0 }, payload, page, 0)
     await this.#device.write(at, MARK_BYTES, page, 0)
@@ -176,7 +206,7 @@ export class StagingLog {
 
   /** Everything appended and marked before is durable. */
   async flush(): Promise<void> {
-    await this.#writing
+    await this.written?.catch(() => undefined)
     if (!this.#dirty) return
     this.#dirty = false
     try {
@@ -187,9 +217,21 @@ export class StagingLog {
     }
   }
 
+  /** Gives back the space that strokes have taken, if it is much and all of them are applied. Errors: those of the disk. */
+  async rest(): Promise<void> {
+    const used = this.#halves.reduce((sum, { at, start }) => sum + at - start, 0)
+    if (this.#sealed || this.#applied < this.#sequence || used < WORTH_FREEING_BYTES) return
+    this.#sealed = true
+    try {
+      await this.flush()
+      for (const { start, end } of this.#halves) await this.#device.trim(start, end - start)
+    } finally {
+      this.#unseal()
+    }
+  }
+
   async close(): Promise<void> {
-    await this.#laying
-    await this.#writing?.catch(() => undefined)
+    while (this.written) await this.written.catch(() => undefined)
     await this.#device.close()
   }
 
@@ -206,30 +248,71 @@ export class StagingLog {
     return true
   }
 
-  /** What was found at open is applied: both halves are free. */
+  /** Nothing that is in the log counts any more: both halves are free. */
   #unseal(): void {
     if (!this.#sealed || this.#applied < this.#sequence) return
     this.#sealed = false
+    this.#failure = undefined
     const epoch = Math.max(...this.#halves.map(half => half.epoch)) + EPOCH_STEP
     for (const half of this.#halves) Object.assign(half, { at: half.start, last: 0, epoch })
   }
 
-  #await(pending: Promise<void>): void {
-    this.#writing = pending.finally(() => { this.#writing = undefined })
-    this.#writing.catch((error: unknown) => { this.#failure = error })
+  /** A stroke that takes an entry of `length` bytes more; undefined: the log is full, or all that can be on their way are. */
+  #room(length: number): Stroke | undefined {
+    const going = this.#gathered
+    if (going && going.entries < TABLE_BYTES / ROW_BYTES) {
+      const sizeBytes = recordSizeBytes(TABLE_BYTES + going.dataBytes + length)
+      if (sizeBytes <= STROKE_MAX_BYTES && going.address + sizeBytes <= going.half.end) return going
+    }
+    if (going) this.#sendGathered()
+    if (this.#sealed || this.#gathered || this.#buffers.length === 0) return undefined
+    if (this.#active.at + recordSizeBytes(TABLE_BYTES + length) > this.#active.end && !this.#turn()) return undefined
+    let settle!: Stroke['settle']
+    const done = new Promise<void>((resolve, reject) => {
+      settle = error => {
+        if (error === undefined) resolve()
+        else reject(error as Error)
+      }
+    })
+    done.catch(() => undefined)
+    queueMicrotask(this.#send)
+    const half = this.#active
+    const fresh = { address: half.at, first: this.#sequence + 1, entries: 0, dataBytes: 0 }
+    return this.#gathered = { buffer: this.#buffers.pop()!, half, epoch: half.epoch, ...fresh, done, settle }
   }
 
-  /** Pieces of zeros, one after the other, in the background. Where that fails (no space) there is no room for entries. */
-  #layAhead(half: Half): void {
-    if (this.#laying || half.laid >= Math.min(half.end, half.at + AHEAD_BYTES)) return
-    const work = async (): Promise<void> => {
-      while (half.laid < Math.min(half.end, half.at + AHEAD_BYTES)) {
-        const bytes = Math.min(PIECE_BYTES, half.end - half.laid)
-        await this.#device.write(half.laid, bytes, ZEROS, 0)
-        half.laid += bytes
-      }
+  /** Writes what is gathered, unless something is on its way: that will do it when it is there. */
+  #sendGathered(): void {
+    const stroke = this.#gathered
+    if (!stroke || this.#sent) return
+    this.#gathered = undefined
+    this.#sent = stroke
+    const { buffer, address, entries, dataBytes } = stroke
+    let pending: Pending
+    try {
+      if (this.#failure !== undefined) throw this.#failure
+      buffer.fill(0, RECORD_HEADER_BYTES + entries * ROW_BYTES, RECORD_HEADER_BYTES + TABLE_BYTES)
+      const fields = { type: TYPE_STROKE, epoch: stroke.epoch, sequence: stroke.first, durableSequence: 0 }
+      const sizeBytes = sealRecord(this.#place(address), fields, TABLE_BYTES + dataBytes, buffer, 0)
+      pending = this.#device.write(address, sizeBytes, buffer, 0)
+    } catch (error) {
+      this.#arrived(stroke, error)
+      return
     }
-    this.#laying = work().then(() => { this.#laying = undefined }, () => undefined)
+    if (pending) pending.then(() => this.#arrived(stroke), (error: unknown) => this.#arrived(stroke, error))
+    else this.#arrived(stroke)
+  }
+
+  #arrived(stroke: Stroke, error?: unknown): void {
+    this.#sent = undefined
+    this.#dirty = true
+    this.#buffers.push(stroke.buffer)
+    if (error !== undefined) {
+      this.#failure = error
+      this.#sealed = true
+    }
+    stroke.settle(error)
+    this.#sendGathered()
   }
 
   #place(address: number): Parameters<typeof encodeRecord>[0] {
@@ -243,11 +326,11 @@ async function readMark(device: BlockDevice, { owner, name }: Identity, index: n
   await device.read(address, MARK_BYTES, page, 0)
   const record = decodeRecord({ magic: STAGING_MAGIC, version: STAGING_VERSION, owner, address }, page, 0)
   if (!record.ok && record.reason === 'version') throw newer(name)
-  if (!record.ok || record.type !== TYPE_MARK || record.payload.length !== PREFIX_BYTES) return undefined
+  if (!record.ok || record.type !== TYPE_MARK || record.payload.length !== MARK_PAYLOAD_BYTES) return undefined
   return { applied: readU64(record.payload, 0), count: record.sequence }
 }
 
-/** The whole records from the start of a half on; leaves `half` behind the last of them. */
+/** The entries of the whole strokes from the start of a half on; leaves `half` behind the last of them. */
 async function scan(device: BlockDevice, { owner, name }: Identity, half: Half): Promise<StagedEntry[]> {
   const entries: StagedEntry[] = []
   const buffer = Buffer.alloc(SCAN_BYTES)
@@ -256,7 +339,7 @@ async function scan(device: BlockDevice, { owner, name }: Identity, half: Half):
   let epoch: number | undefined
   for (;;) {
     const address = half.at
-    if (address + recordSizeBytes(PREFIX_BYTES + ENTRY_MAX_BYTES) > base + filled && base + filled < half.end) {
+    if (address + STROKE_MAX_BYTES > base + filled && base + filled < half.end) {
       base = address
       filled = Math.min(SCAN_BYTES, half.end - base)
       await device.read(base, filled, buffer, 0)
@@ -267,14 +350,21 @@ async function scan(device: BlockDevice, { owner, name }: Identity, half: Half):
       if (record.reason === 'version') throw newer(name)
       return entries
     }
-    if (record.type !== TYPE_ENTRY || (epoch ?? record.epoch) !== record.epoch || record.sequence <= half.last) return entries
+    if (record.type !== TYPE_STROKE || (epoch ?? record.epoch) !== record.epoch || record.sequence <= half.last) return entries
     epoch = half.epoch = record.epoch
-    half.last = record.sequence
     half.at += record.sizeBytes
-    entries.push({
-      sequence: record.sequence, offset: readU64(record.payload, 0), length: record.payload.length - PREFIX_BYTES,
-      address: address + RECORD_HEADER_BYTES + PREFIX_BYTES,
-    })
+    entries.push(...entriesOf(record.payload, record.sequence, address))
+    half.last = entries.at(-1)!.sequence
+  }
+}
+
+function* entriesOf(payload: Buffer, first: number, address: number): Generator<StagedEntry> {
+  let sequence = first
+  for (let row = 0, at = TABLE_BYTES; row < TABLE_BYTES; row += ROW_BYTES) {
+    const length = readU64(payload, row + 8)
+    if (length === 0) return
+    yield { sequence: sequence++, offset: readU64(payload, row), length, address: address + RECORD_HEADER_BYTES + at }
+    at += length
   }
 }
 

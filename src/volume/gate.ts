@@ -55,10 +55,13 @@ export class Gate {
 
   /** Grains [from, to), which the caller has locked, may be overwritten afterwards. Errors: no-space, io, flush-failed. */
   async admit(from: number, to: number): Promise<void> {
-    if (this.#core.staging?.meets(from, to)) await this.#core.staging.drain()
     for (let at = from; at < to;) {
       const end = this.#piece(at, to)
       while (!this.tryAdmit(at, end)) {
+        if (this.#core.staging?.meets(at, end)) {
+          await this.#core.staging.drain()
+          continue
+        }
         if (this.#preserver.failure) throw this.#preserver.failure
         const plan = planGate(this.#chain, at, end, this.#core.journal.isDurable)
         if (plan.rule === 'free') continue

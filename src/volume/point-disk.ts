@@ -16,8 +16,8 @@ import type { DirtyPages, Point } from './point.js'
 import type { PointFiles, PointRecord, PointStore } from './point-store.js'
 import type { PointKind } from './snappoint.js'
 
-/** Two halves of 64 MiB: some 30,000 first overwrites of 4 KiB. A sparse file: it takes what was ever used of it. */
-const STAGED_BYTES = 128 * 2 ** 20
+/** Two halves of 512 MiB: some 120,000 first overwrites of 4 KiB each. A sparse file. */
+const STAGED_BYTES = 2 ** 30
 
 /** Maps of one point on the device `maps`, and where its grains are preserved. */
 export class PointDisk implements PointFiles {

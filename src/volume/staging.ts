@@ -12,7 +12,7 @@
  *
  * Nothing of this is locked. In its stead: whoever changes the set of points or the size holds the whole volume and has
  * everything drained (`lockWhole`); whoever changes grains in place drains first where they are staged (gate.ts).
- * A log that is full, slow or broken takes nothing: then writes wait for the preserver themselves.
+ * A log that is full or broken takes nothing: then writes wait for the preserver themselves. What it could not write fails.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Pending } from '../device/block-device.js'
@@ -39,6 +39,13 @@ interface Staged extends StagedEntry {
   readonly to: number
 }
 
+/** Entries that are written in one stroke, and what was staged of their grains before: (grain, entry | undefined)*. */
+interface Stroke {
+  readonly written: Promise<void>
+  readonly first: number
+  readonly before: (number | Staged | undefined)[]
+}
+
 export class Staging {
   readonly #core: VolumeCore
   readonly #preserver: Preserver
@@ -50,8 +57,12 @@ export class Staging {
   #queue: Staged[] = []
   #head = 0
   #appliedTo = 0
-  /** Number of the last entry found at open, dropped ones included. */
-  #foundTo = 0
+  /** Entries up to this one that are not in the queue are over: dropped at open, or never written. */
+  #overTo = 0
+  /** Not with the disk yet, oldest first. */
+  #strokes: Stroke[] = []
+  /** Entries up to this one may have been forgotten: until they are marked the log may replay them. */
+  #doubtTo = 0
   #working: Promise<void> | undefined
   #timer: { cancel(): void } | undefined
   #refusing = 0
@@ -64,8 +75,8 @@ export class Staging {
   }
 
   /**
-   * From now on writes are staged, if the log is there; `create`: or can be made. What an earlier process left in it is moved to
-   * its place first. Errors: newer-format, io, no-space.
+   * From now on writes are staged, if the log is there; `create`: or can be made. What an earlier process left in it is read from
+   * there and moved to its place in the background; nothing is staged before that is done. Errors: newer-format, io, no-space.
    */
   async open(create: boolean): Promise<void> {
     if (this.#log) return
@@ -74,7 +85,7 @@ export class Staging {
     const { log, entries } = await StagingLog.open(found.device, found)
     const { grainBytes, map } = this.#core
     this.#log = log
-    this.#foundTo = log.sequence
+    this.#overTo = log.sequence
     this.#appliedTo = log.applied
     for (const entry of entries) {
       const from = entry.offset / grainBytes
@@ -83,7 +94,7 @@ export class Staging {
       if (!Number.isInteger(from) || to > map.grains || !map.data.isAll(from, to, true)) continue
       this.#note({ ...entry, from, to })
     }
-    if (this.#queue.length > 0) await this.drain()
+    if (this.#queue.length > 0) this.#begin().catch(() => undefined)
     else await log.mark(log.sequence)
   }
 
@@ -91,10 +102,11 @@ export class Staging {
   /** Nothing is staged: the usual case, and the quick question. */
   get idle(): boolean { return this.#grains.size === 0 }
   /** The last `take` is not with the device yet. */
-  get pending(): Promise<void> | undefined { return this.#log?.writing }
+  get pending(): Promise<void> | undefined { return this.#log?.written }
 
   /** Some of grains [from, to) are staged, or were and are not retired. */
   meets(from: number, to: number): boolean {
+    if (this.#log && this.#doubtTo > this.#log.applied) return true
     if (this.#grains.size === 0) return false
     if (to - from > this.#grains.size) {
       for (const grain of this.#grains.keys()) if (grain >= from && grain < to) return true
@@ -126,7 +138,7 @@ export class Staging {
       this.#begin()
       return false
     }
-    this.#note({ sequence: log.sequence, offset, length, address, from, to })
+    this.#remember({ sequence: log.sequence, offset, length, address, from, to })
     this.#core.flushes.changed()
     this.#wake()
     return true
@@ -181,7 +193,37 @@ export class Staging {
 
   #note(entry: Staged): void {
     for (let grain = entry.from; grain < entry.to; grain++) this.#grains.set(grain, entry)
+    // Those among them that no snapshot needs must not be overwritten in place meanwhile.
+    this.#core.chain.plain?.clear(entry.from, entry.to)
     this.#queue.push(entry)
+  }
+
+  /** As `#note`, and what to do when it cannot be written: then it was never there. */
+  #remember(entry: Staged): void {
+    const written = this.#log!.written!
+    let stroke = this.#strokes.at(-1)
+    if (stroke?.written !== written) {
+      this.#strokes.push(stroke = { written, first: entry.sequence, before: [] })
+      written.then(() => { this.#strokes.shift() }, () => this.#forget())
+    }
+    for (let grain = entry.from; grain < entry.to; grain++) stroke.before.push(grain, this.#grains.get(grain))
+    this.#note(entry)
+  }
+
+  /** The disk refused a stroke, and with it all that followed: their entries never were. */
+  #forget(): void {
+    if (this.#strokes.length === 0) return
+    for (const { first, before } of this.#strokes.splice(0).reverse()) {
+      for (let i = before.length - 2; i >= 0; i -= 2) {
+        const grain = before[i] as number
+        const entry = before[i + 1] as Staged | undefined
+        if (entry && entry.sequence > this.#log!.applied) this.#grains.set(grain, entry)
+        else this.#grains.delete(grain)
+      }
+      while (this.#queue.length > this.#head && this.#queue.at(-1)!.sequence >= first) this.#queue.pop()
+    }
+    this.#overTo = this.#doubtTo = this.#log!.sequence
+    this.#begin().catch(() => undefined)
   }
 
   /** Inline reads cannot be overtaken; one that comes later may find the log's half used again, and looks anew. */
@@ -196,9 +238,16 @@ export class Staging {
   #wake(): void {
     if (this.#working) return
     if (this.#log!.fill > FILL_MAX) this.#begin().catch(() => undefined)
-    else this.#timer ??= this.#core.clock.setTimeout(() => {
-      this.#timer = undefined
-      this.#begin().catch(() => undefined)
+    else this.#timer ??= this.#rest()
+  }
+
+  /** Begins when nothing was taken for REST_MS. */
+  #rest(): { cancel(): void } {
+    const { sequence } = this.#log!
+    return this.#core.clock.setTimeout(() => {
+      const more = this.#log!.sequence > sequence
+      this.#timer = more ? this.#rest() : undefined
+      if (!more) this.#begin().then(() => this.#log!.rest()).catch(() => undefined)
     }, REST_MS)
   }
 
@@ -216,9 +265,11 @@ export class Staging {
   async #work(): Promise<void> {
     const log = this.#log!
     while (this.#head < this.#queue.length) {
-      await this.#batch()
+      if (this.#queue[this.#head].sequence > log.writtenTo) await log.written!.catch(() => undefined)
+      else await this.#batch()
       if (log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo) await this.#retire()
     }
+    this.#appliedTo = Math.max(this.#appliedTo, this.#overTo)
     await this.#retire()
   }
 
@@ -243,7 +294,7 @@ export class Staging {
     }
     await allSettled(pending)
     this.#head += entries.length
-    this.#appliedTo = this.#head < this.#queue.length ? last.sequence : Math.max(last.sequence, this.#foundTo)
+    this.#appliedTo = last.sequence
     if (this.#head * 2 > this.#queue.length) {
       this.#queue = this.#queue.slice(this.#head)
       this.#head = 0
@@ -258,7 +309,7 @@ export class Staging {
     for (let i = this.#head; i < this.#queue.length; i++) {
       const entry = this.#queue[i]
       const far = entry.address < first || entry.address + entry.length - first > BUFFER_BYTES
-      if (far || grains + entry.to - entry.from > BATCH_GRAINS) break
+      if (far || entry.sequence > this.#log!.writtenTo || grains + entry.to - entry.from > BATCH_GRAINS) break
       entries.push(entry)
       grains += entry.to - entry.from
     }

@@ -18,7 +18,7 @@ const SECTOR = 512
 const SEQS_MAX = 64
 const MAPS_BYTES = pointMapsLayout(1, 'snapshot').sizeBytes
 export const PRESERVED_BYTES = 64 * GRAIN
-/** Two marks, and halves that take five entries of a grain each. */
+/** Two marks, and halves that take three strokes of one grain each, or one of five. */
 const STAGED_BYTES = 8192 + 2 * 24 * 1024
 
 export type PointDiskName = 'table' | 'folders' | 'maps' | 'preserved' | 'staged' | 'layers'
