@@ -43,6 +43,30 @@ export function clearBits(words: Int32Array, from: number, to: number): number {
   return changed
 }
 
+/** words = words OR theirs, as long; how many bits that sets. Looks closer only where it does. */
+export function orWords(words: Int32Array, theirs: Int32Array): number {
+  let changed = 0
+  for (let i = 0; i < words.length; i++) {
+    const more = theirs[i] & ~words[i]
+    if (more === 0) continue
+    words[i] |= more
+    changed += bitsOf(more)
+  }
+  return changed
+}
+
+/** words = words AND NOT theirs, as long; how many bits that clears. */
+export function andNotWords(words: Int32Array, theirs: Int32Array): number {
+  let changed = 0
+  for (let i = 0; i < words.length; i++) {
+    const gone = theirs[i] & words[i]
+    if (gone === 0) continue
+    words[i] &= ~gone
+    changed += bitsOf(gone)
+  }
+  return changed
+}
+
 /** Set bits of the range. */
 export function countBits(words: Int32Array, from: number, to: number): number {
   const last = (to - 1) >>> 5

@@ -13,7 +13,7 @@
  * Arithmetic: 16 TiB at 4 KiB = 2^32 grains = 131,072 pages = 1.25 MiB when uniform, 512 MiB + 1.25 MiB at worst.
  */
 import { divCeil } from './integer.js'
-import { clearBits, countBits, firstBit, popcount, setBits } from './bit-words.js'
+import { andNotWords, clearBits, countBits, firstBit, orWords, popcount, setBits } from './bit-words.js'
 
 /** Bits of one page: 4096 bytes, one sector of most disks. */
 export const PAGE_BITS = 32768
@@ -150,7 +150,10 @@ export class GrainBitmap {
       const theirs = other.#words[page]
       if (other.#population[page] === 0 || this.#population[page] === bits) continue
       if (theirs === undefined) this.#become(page, bits)
-      else this.#combine(page, theirs, (mine, their) => mine | their)
+      else if (this.#population[page] === 0) {
+        this.#words[page] = theirs.slice()
+        this.#population[page] = other.#population[page]
+      } else this.#changed(page, this.#population[page] + orWords(this.#mixed(page), theirs))
     }
   }
 
@@ -161,7 +164,7 @@ export class GrainBitmap {
       const theirs = other.#words[page]
       if (other.#population[page] === 0 || this.#population[page] === 0) continue
       if (theirs === undefined) this.#become(page, 0)
-      else this.#combine(page, theirs, (mine, their) => mine & ~their)
+      else this.#changed(page, this.#population[page] - andNotWords(this.#mixed(page), theirs))
     }
   }
 
@@ -269,12 +272,6 @@ export class GrainBitmap {
     this.#population[page] = population
     this.#spare ??= this.#words[page]
     this.#words[page] = undefined
-  }
-
-  #combine(page: number, theirs: Int32Array, merge: (mine: number, theirs: number) => number): void {
-    const mine = this.#mixed(page)
-    for (let i = 0; i < PAGE_WORDS; i++) mine[i] = merge(mine[i], theirs[i])
-    this.#changed(page, popcount(mine))
   }
 
   #judge(from: number, to: number): void {

@@ -235,7 +235,7 @@ export class Chain {
     const without = set.clone()
     without.andNot(data)
     const lent = set.clone()
-    lent.andNot(without)
+    if (without.count() > 0) lent.andNot(without)
     point.owned.or(set)
     point.lent.or(lent)
     point.changed.or(set)

@@ -133,6 +133,7 @@ export class Checkpointer {
     for (const layer of inherit.layers) {
       if (layer.settled || !layer.undo) continue
       await layer.undo.files.save(layer.undo, layer.undo.dirtyPages, () => journal.sync())
+      await layer.saveAll(() => journal.sync())
       await inherit.confirm(layer)
       layer.settled = true
     }

@@ -33,6 +33,7 @@ import { Preserver } from './preserver.js'
 import { Reclaimer } from './reclaim.js'
 import { replay, replayLayers, type Recovered } from './recovery.js'
 import { Inheritor } from './restore.js'
+import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
 import { Volume, type VolumeParts } from './volume.js'
 import { openStaging, type Staging } from './staging.js'
 import { VolumeMap } from './volume-map.js'
@@ -94,9 +95,10 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   if (missingBytes > 0) await options.map.resize(mapFileSizeBytes(map.grains))
   const chain = new Chain(map)
   const pointNotes = options.points ? await loadPoints(options.points, chain, grainBytes, map.grains) : []
-  const { inherit, notes: layerNotes } = await loadLayers(options.inherit, chain, grainBytes, map.grains)
+  const { inherit, notes: layerNotes } = await loadLayers(options, chain, map.grains)
   const found = replay(map, chain, inherit, records, journalName)
   chain.settle()
+  for (const layer of inherit.layers) findAgain(layer, options, chain, map.grains)
   replayLayers(map, chain, inherit)
   const fitted = await fitLive(live, sizeBytes, options.adopted ?? false)
   const notes = [...recovery, ...faults, ...pointNotes, ...layerNotes, ...fitted]
@@ -137,7 +139,7 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
 
 /** What the table says that the volume inherits. Errors: damaged, io. */
 async function loadLayers(
-  store: InheritStore | undefined, chain: Chain, grainBytes: number, grains: number,
+  { inherit: store, grainBytes }: OpenVolumeOptions, chain: Chain, grains: number,
 ): Promise<{ readonly inherit: Inherited, readonly notes: string[] }> {
   const inherit = new Inherited(grainBytes)
   const notes: string[] = []
@@ -151,6 +153,20 @@ async function loadLayers(
     inherit.layers.push(new Layer(kind, bits, file, undo, settled))
   }
   return { inherit, notes }
+}
+
+/** The set of a restore that is not settled may not be in its file: it is what snapshots own (restore.ts, step 3). */
+function findAgain(layer: Layer, { inherit: store, uuid, grainBytes }: OpenVolumeOptions, chain: Chain, grains: number): void {
+  const { undo, settled } = layer
+  const entry = store?.inheritance
+  if (!undo || settled || entry?.kind !== 'restore' || entry.base || entry.source.volume !== uuid) return
+  const from = chain.points.find(({ info }) => info.uuid === entry.source.point)
+  if (!from) throw new NbdeltaError('damaged', `the snapshot of a restore is not there: ${entry.source.point}`)
+  const { offset, length } = entry.range!
+  const range = rangeOf(offset, length, from.info.sizeBytes, grainBytes)
+  const plan = planRestore(grains, ownedFrom(chain.points, from, undo.seq), range, undefined)
+  if (plan.rule !== 'nothing') layer.reset(plan.set)
+  layer.unsaved = true
 }
 
 /** A crash in a shrink or growth leaves live too long. Too short it is only if somebody else cut it. */

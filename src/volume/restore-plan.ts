@@ -9,6 +9,8 @@
  * Limits: nothing is compared. Grains that were written with what they held before are in the set.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { divCeil } from '../../native-free/integer.js'
+import type { Point } from './point.js'
 import type { Run } from './volume-map.js'
 
 export type RestorePlan =
@@ -39,6 +41,17 @@ export function planRestore(
   if (range.end < grains) set.clear(range.end, grains)
   if (base) set.andNot(base)
   return set.next(0, grains, true) < grains ? { rule: 'owned', set } : NOTHING
+}
+
+/** Grains of [offset, offset + length) bytes that lie in the source, too. */
+export function rangeOf(offset: number, length: number, sourceBytes: number, grainBytes: number): Run {
+  const end = Math.min(offset + length, sourceBytes)
+  return offset < end ? { start: Math.floor(offset / grainBytes), end: divCeil(end, grainBytes) } : { start: 0, end: 0 }
+}
+
+/** What the snapshots from `from` on own, older ones than `before`. The same until one of them is pinned no more. */
+export function ownedFrom(points: readonly Point[], from: Point, before = Infinity): GrainBitmap[] {
+  return points.filter(point => point.isSnapshot && point.seq >= from.seq && point.seq < before).map(point => point.owned)
 }
 
 export function resized(map: GrainBitmap, grains: number): GrainBitmap {

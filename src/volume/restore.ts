@@ -3,12 +3,13 @@
  *
  * The switch. Order of disk writes, and what each other order would lose
  *   1. folder of the undo point, and a bitmap file without a bit: durable, before anybody waits.
- *   2. whole volume locked, no checkpoint: the undo point comes into the chain; the set goes into the bitmap file; flush.
- *      Between the undo point and the switch nothing is written, or the undo would not have it.
+ *   2. whole volume locked, no checkpoint: the undo point comes into the chain. From a foreign source or over a clone's base the
+ *      set goes into the bitmap file; flush. Between the undo point and the switch nothing is written, or the undo would not have it.
  *   3. one record in the table: the undo point, both pins, the restore, `settled: false`. From here on the restore has happened.
- *      Before 2 is durable, and a power cut leaves a restore that does not know its grains.
+ *      Before 2 is durable, and a power cut leaves a restore that does not know its grains. A set that is not in the file is what
+ *      snapshots between source and undo point own: that stays as it is, and an open finds it again (`ownedFrom`).
  *   4. memory: what live holds of the set is lent to the undo point; the set is inherited. Unlocked, and answered.
- *   5. the next checkpoint (at once) saves the undo point's maps first, then says `settled` in the table, then saves the rest.
+ *   5. the next checkpoint (at once) saves the undo point's maps and the set first, then says `settled` in the table, then the rest.
  *      Live's map first, and a power cut leaves grains that are nobody's bytes. Until 5 is done no grain of the set is taken:
  *      so an open that finds `settled: false` makes 4 again from live's map as it was (recovery.ts).
  *   6. the copier (copier.ts, adopter.ts). When nothing is left: the journal is synced, then one record: pins and restore
@@ -18,7 +19,6 @@
  * is: of a shorter snapshot what lies behind its end is left as it was, of a longer one what lies behind the volume's end is
  * left out.
  */
-import { divCeil } from '../../native-free/integer.js'
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
@@ -27,14 +27,14 @@ import type { Adopter } from './adopter.js'
 import type { Checkpointer } from './checkpoint.js'
 import { ComposedSource } from './composed-source.js'
 import { Copier, type InheritJob } from './copier.js'
-import type { VolumeCore } from './core.js'
+import { allSettled, type VolumeCore } from './core.js'
 import type { InheritFile, InheritStore } from './inherit-store.js'
-import { Layer, type LayerKind } from './inherited.js'
+import { Layer, type LayerKind, mixedOrSet } from './inherited.js'
 import { NewPoint } from './point-creation.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
-import { planRestore } from './restore-plan.js'
+import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
 import type { PointDevice, PointInfo, Snappoints } from './snappoint.js'
 
 const NAME_MAX = 128
@@ -213,11 +213,9 @@ export class Inheritor {
   #plan(request: Request, info: PointInfo, foreign: SourceVolume | undefined): ReturnType<typeof planRestore> {
     const { core, points } = this.#parts
     const { grainBytes, map, chain } = core
-    const end = Math.min(request.offset + request.length, info.sizeBytes)
-    const range = { start: Math.floor(request.offset / grainBytes), end: divCeil(end, grainBytes) }
+    const range = rangeOf(request.offset, request.length, info.sizeBytes, grainBytes)
     const from = foreign ? undefined : points.byUuid(info.uuid)
-    const owned = from && chain.points.filter(point => point.isSnapshot && point.seq >= from.seq).map(point => point.owned)
-    return planRestore(map.grains, owned, request.offset < end ? range : { start: 0, end: 0 }, core.inherit.of('clone')?.todo)
+    return planRestore(map.grains, from && ownedFrom(chain.points, from), range, core.inherit.of('clone')?.todo)
   }
 
   async #switch(
@@ -232,15 +230,16 @@ export class Inheritor {
     let file: InheritFile | undefined
     let layer: Layer | undefined
     try {
-      file = await store.make('restore', core.map.grains, false)
-      await undo.prepare()
+      const making = store.make('restore', core.map.grains, false)
+      await allSettled([undo.prepare(), making.then(made => { file = made })])
       await this.#hold(undo, async () => {
         const plan = this.#plan(request, info, foreign && request.sourceVolume)
         const set = plan.rule === 'nothing' ? new GrainBitmap(core.map.grains) : plan.set
         undo.take()
         // What the journal says of an earlier restore must not be taken for this one.
         const begun = core.journal.append('layer', [{ start: 0, end: 1 }], () => undefined, undo.record.seq)
-        await file!.save(set, pagesOf(set))
+        const late = !foreign && !core.inherit.of('clone')
+        if (!late) await file!.save(set, mixedOrSet(set))
         await begun
         await undo.secure()
         const inheritance = {
@@ -250,6 +249,7 @@ export class Inheritor {
         } as const
         await this.#commit(undo, inheritance)
         layer = new Layer('restore', set, file!, undo.point, false)
+        layer.unsaved = late
         core.chain.lendAll(undo.point!, set, core.map.data)
         core.map.becomeInherited(set)
         core.inherit.layers.unshift(layer)
@@ -403,12 +403,6 @@ export class Inheritor {
 
 function nameOf(points: Snappoints, { uuid, name }: PointInfo): string {
   return points.list().find(info => info.uuid === uuid)?.name ?? name
-}
-
-function pagesOf(set: GrainBitmap): number[] {
-  const pages: number[] = []
-  for (let page = 0; page < set.pageCount; page++) if (set.pageKind(page) !== 0) pages.push(page)
-  return pages
 }
 
 function judgePace(bytesPerSecond: number | undefined): number | null {

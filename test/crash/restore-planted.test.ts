@@ -68,6 +68,7 @@ const WRONG: readonly [what: string, ...patches: Patch[]][] = [
     [Inherited.prototype, 'active', { get(this: Inherited) { return !stored && this.layers.length > 0 }, configurable: true }],
     [OpenPointDevice.prototype, 'read', value(asStored(OpenPointDevice.prototype.read) as never)],
     [OpenPointDevice.prototype, 'zeroRun', value(asStored(OpenPointDevice.prototype.zeroRun) as never)]],
+  ['what is inherited is not saved before it counts as settled', [Layer.prototype, 'saveAll', value(async () => undefined)]],
   ['records of an earlier restore count for the next', [Layer.prototype, 'reset', value(() => undefined)]],
   ['what is lent is not united after a replay', [Chain.prototype, 'unite', value(() => undefined)]],
 ]
