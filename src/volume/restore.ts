@@ -3,13 +3,14 @@
  *
  * The switch. Order of disk writes, and what each other order would lose
  *   1. folder of the undo point, and a bitmap file without a bit: durable, before anybody waits.
- *   2. whole volume locked, no checkpoint: the undo point comes into the chain. From a foreign source or over a clone's base the
- *      set goes into the bitmap file; flush. Between the undo point and the switch nothing is written, or the undo would not have it.
+ *   2. whole volume locked, no checkpoint: the undo point comes into the chain. From a foreign source or over a clone's base
+ *      the set goes into the bitmap file; flush. Between undo point and switch nothing is written, or the undo would not have it.
  *   3. one record in the table: the undo point, both pins, the restore, `settled: false`. From here on the restore has happened.
- *      Before 2 is durable, and a power cut leaves a restore that does not know its grains. A set that is not in the file is what
- *      snapshots between source and undo point own: that stays as it is, and an open finds it again (`ownedFrom`).
+ *      Before 2 is durable, and a power cut leaves a restore that does not know its grains. A set that is not in the file is
+ *      what snapshots between source and undo point own: that stays as it is, and an open finds it again (`ownedFrom`).
  *   4. memory: what live holds of the set is lent to the undo point; the set is inherited. Unlocked, and answered.
- *   5. the next checkpoint (at once) saves the undo point's maps and the set first, then says `settled` in the table, then the rest.
+ *   5. the next checkpoint (at once) saves the undo point's maps and the set first, then says `settled` in the table, then the
+ *      rest.
  *      Live's map first, and a power cut leaves grains that are nobody's bytes. Until 5 is done no grain of the set is taken:
  *      so an open that finds `settled: false` makes 4 again from live's map as it was (recovery.ts).
  *   6. the copier (copier.ts, adopter.ts). When nothing is left: the journal is synced, then one record: pins and restore
