@@ -191,6 +191,31 @@ t.test('usage is what a new look at the maps says, whatever happened', async t =
   t.pass('20 histories')
 })
 
+t.test('on a full disk a deleted point makes room for what it hands over out of itself', async t => {
+  for (const [own, handed] of [[1, 9], [3, 3], [0, 4]] as const) {
+    const rig = await SpaceRig.open({ grains: 64 })
+    await rig.snapshot('s')
+    if (own > 0) await rig.write(0, 2, own)
+    await rig.snapshot('u', true)
+    await rig.write(0, 3, own + handed)
+    await rig.snapshot('t')
+    rig.points.capacity = rig.points.used
+    t.equal(rig.points.used, 2 * own + handed)
+    if (own === 0) await t.rejects(rig.touch(60, 4), NO_SPACE, 'nothing is gained, and the next one fails')
+    else await rig.touch(60, 4)
+    t.strictSame(rig.names, ['s', 't'])
+    if (own > 0) await rig.volume.points.settled()
+    t.strictSame(await rig.content('s'), ones(64))
+    t.strictSame(await rig.content('t'), [...Array<number>(own + handed).fill(3), ...ones(64 - own - handed)])
+    await rig.reopen()
+    t.strictSame(await rig.content('s'), ones(64), 'killed and opened again')
+    rig.points.capacity = 1000
+    await rig.volume.points.settled().catch(() => undefined)
+    t.strictSame(await rig.content('s'), ones(64))
+    await rig.volume.close()
+  }
+})
+
 t.test('the disk is full for live itself: an undo point is given up for a hole that is filled', async t => {
   const rig = await SpaceRig.open({})
   await rig.volume.trim(0, 8 * GRAIN)
