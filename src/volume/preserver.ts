@@ -196,6 +196,7 @@ export class Preserver {
         appends.push(journal.append('preserve', part, () => {
           for (const { start, end } of part) {
             chain.preserve(point, start, end)
+            chain.usage.release(start, end)
             mark(start, end)
           }
         }, point.seq))

@@ -5,7 +5,8 @@
  *   promised  grains that are going to be kept: what is staged, and what a request that runs is about to have preserved
  *
  * Counted as it happens, never by a walk over the maps: only chain.ts changes `bytes`, and it says so here first. A promise
- * ends in the tick in which its grain is kept, so that the sum never counts a grain twice and never forgets one.
+ * ends in the tick in which the preserver keeps its grain (a merge that hands it over to an older point ends none), so that the
+ * sum never counts a grain twice and never forgets one.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Run } from './volume-map.js'
@@ -25,10 +26,7 @@ export class Usage {
   remove(bytes: GrainBitmap): void { this.#kept -= bytes.count() }
 
   /** Before the bits of [from, to) are set. */
-  keep(bytes: GrainBitmap, from: number, to: number): void {
-    this.#kept += to - from - bytes.count(from, to)
-    this.release(from, to)
-  }
+  keep(bytes: GrainBitmap, from: number, to: number): void { this.#kept += to - from - bytes.count(from, to) }
 
   /** Before the bits of [from, to) are cleared. */
   drop(bytes: GrainBitmap, from: number, to: number): void { this.#kept -= bytes.count(from, to) }

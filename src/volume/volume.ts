@@ -392,7 +392,8 @@ export class Volume implements BlockDevice {
   /** No snapshot needs what is there, and it is marked as changed already. */
   #allPlain(offset: number, length: number): boolean {
     const { plain } = this.#chain
-    if (plain === undefined) return true
+    // The last point may have gone with something still staged.
+    if (plain === undefined) return !this.#staging || this.#staging.idle
     const first = Math.floor(offset / this.grainBytes)
     const last = Math.floor((offset + length - 1) / this.grainBytes)
     return first === last ? plain.get(first) : plain.isAll(first, last + 1, true)

@@ -153,6 +153,30 @@ t.test('a full disk and what is staged do not keep a snapshot from being deleted
   await rig.volume.close()
 })
 
+t.test('the last snapshot goes while grains are staged: later changes of them come on top all the same', async t => {
+  const changes: readonly ((rig: SpaceRig) => unknown)[] = [
+    rig => rig.write(1, 3), rig => rig.touch(1, 3), rig => rig.volume.trim(GRAIN, GRAIN),
+    rig => rig.volume.zero(GRAIN, GRAIN, { allocate: false, fast: false }), rig => rig.volume.zero(GRAIN, GRAIN, { allocate: true, fast: false }),
+  ]
+  for (const [i, change] of changes.entries()) for (const killed of [false, true]) {
+    const rig = await staging()
+    for (let grain = 0; grain < 6; grain++) await rig.write(grain, 2)
+    await rig.volume.points.delete('s')
+    await rig.volume.points.settled()
+    t.strictSame(rig.names, [])
+    await change(rig)
+    const live = [2, i < 2 ? 3 : 0, 2, 2, 2, 2, ...ONES.slice(6)]
+    t.strictSame(await rig.live(), live)
+    if (killed) await rig.reopen()
+    await rig.clock.advance(REST_MS)
+    t.strictSame(await rig.live(), live)
+    await rig.volume.close()
+    await rig.reopen()
+    t.strictSame(await rig.live(), live)
+    await rig.volume.close()
+  }
+})
+
 t.test('a full disk: undo points are given up for a request, and what is staged follows', async t => {
   const rig = await SpaceRig.open({ staging: true })
   await rig.snapshot('u', true)
