@@ -164,6 +164,8 @@ export class PointTable {
     if (!this.#begun) await this.#beforeFirst()
     this.#begun = true
     if (recordSizeBytes(record.payload.length) <= this.#log.freeBytes) {
+      // A full disk refuses this, and not the record: after that nobody would know what is on the disk.
+      await this.#log.layAhead(recordSizeBytes(record.payload.length))
       await this.#log.append(record.type, record.payload)
       await this.#log.sync()
     } else {

@@ -225,6 +225,24 @@ t.test('a write that fails changes nothing in memory, and leaves the table in do
   await t.rejects(table.put({ points: [point(2)] }), { code: 'flush-failed' })
 })
 
+t.test('a full disk refuses a change before its record: nothing is in doubt, and it goes on when there is space', async t => {
+  const inner = await fresh()
+  const disk = new FaultyDisk(inner)
+  const { table } = await openPointTable(disk, OWNER, 'points.log')
+  await table.put({ points: [point(1)] })
+  disk.arm({ on: 'write', range: [8192 + 64 * 1024, 256 * 1024], effect: { kind: 'error', code: 'no-space' } })
+  let seq = 1
+  const more = (): Promise<void> => table.put({ points: [point(++seq, { labels: { text: 'x'.repeat(250) } })] })
+  while (seq < 1000 && await more().then(() => true, () => false));
+  t.ok(seq > 100 && seq < 200, `what was laid ahead took ${seq}`)
+  t.strictSame([table.inDoubt, table.list(V).length], [false, seq - 1])
+  await t.rejects(more(), { code: 'no-space' })
+  await table.put({ points: [] })
+  disk.disarm()
+  await more()
+  t.strictSame(told(await open(inner)), told(table))
+})
+
 t.test('what cannot be understood is damage, an unknown record is newer', async t => {
   for (const [type, text, code] of [[3, '{}', 'newer-format'], [1, '{', 'damaged'], [1, '{"points":[1]}', 'damaged'], [1, '{"what":1}', 'damaged']] as const) {
     const disk = await fresh()
