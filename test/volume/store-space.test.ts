@@ -1,4 +1,6 @@
 // The budget of a volume of a store: set, in force, kept over a close and a kill; what it means for restores and their undo points.
+import { spawnSync } from 'node:child_process'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
@@ -98,4 +100,48 @@ t.test('a restore shows the snapshot whatever the budget is; its copying and wha
   t.match(last.get('db')!.space, { keptBytes: 16 * GRAIN })
   t.strictSame(await bytesOf(last.get('db')!.points.open('undo-s-1')), expected([8, 2], [GRAINS - 8, 1]))
   await last.close()
+})
+
+const small = t.testdir({ mount: {} })
+const mounted = process.getuid?.() === 0
+  && spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=48m', 'none', join(small, 'mount')]).status === 0
+
+t.test('a real disk is full: undo points make room, people\'s snapshots stay exact', { skip: mounted ? false : 'no mounts allowed here' }, async t => {
+  const folder = join(small, 'mount')
+  t.teardown(() => { spawnSync('umount', ['-l', folder]) })
+  const store = await openStore({ path: join(folder, 'store'), create: true })
+  const volume = await store.createVolume({ name: 'db', sizeBytes: 1024 * GRAIN })
+  await volume.write(0, 1024 * GRAIN, Buffer.alloc(1024 * GRAIN, 1), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await write(volume, 0, 100, 2)
+  await (await volume.restore({ from: 's' })).finished
+  // What s needs of the undo point has to find a place on the full disk when that goes.
+  await write(volume, 100, 150, 3)
+  await volume.points.create({ name: 't', kind: 'snapshot' })
+  const filler = join(folder, 'filler')
+  spawnSync('dd', ['if=/dev/zero', `of=${filler}`, 'bs=4k'])
+  let answered = 0
+  for (let grain = 200; grain < 1000; grain++) {
+    // A byte of a grain: it waits for the preserver itself.
+    const done = await Promise.resolve(volume.write(grain * GRAIN, 1, Buffer.alloc(1, 4), 0)).then(() => true, (error: { code?: string }) => {
+      t.equal(error.code, 'no-space')
+      return false
+    })
+    if (!done) break
+    answered++
+  }
+  t.ok(answered > 20 && answered < 200, `${answered} written before it ends`)
+  t.match(volume.space, { sacrifices: 1, lastSacrifice: { name: 'undo-s-1', why: 'disk' }, failing: 'disk' })
+  t.strictSame(volume.points.list().map(({ name }) => name), ['s', 't'])
+  const first = async (device: Pick<StoreVolume, 'read' | 'sizeBytes'>): Promise<string> => {
+    const content = await readAll(device)
+    return Array.from({ length: 1024 }, (_, grain) => content[grain * GRAIN]!).join('')
+  }
+  t.equal(await first(volume.points.open('s')), '1'.repeat(1024))
+  t.equal(await first(volume.points.open('t')), '1'.repeat(100) + '3'.repeat(50) + '1'.repeat(874))
+  t.equal(await first(volume), '1'.repeat(100) + '3'.repeat(50) + '1'.repeat(50) + '4'.repeat(answered) + '1'.repeat(824 - answered))
+  rmSync(filler)
+  await volume.write(1000 * GRAIN, 1, Buffer.alloc(1, 5), 0)
+  t.match(volume.space, { failing: null })
+  await store.close()
 })
