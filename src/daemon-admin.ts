@@ -9,7 +9,7 @@ import { DaemonDeltas } from './daemon-deltas.js'
 import { DaemonGroups } from './daemon-groups.js'
 import { resumedJobs } from './daemon-inherit.js'
 import { DaemonPoints } from './daemon-points.js'
-import { count, FACTS_MS, noVolume, within } from './daemon-shared.js'
+import { count, defined, FACTS_MS, noVolume, usable, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
 import { NbdeltaError } from './index.js'
 import { volumeNameOf } from './point-exports.js'
@@ -100,11 +100,11 @@ export class DaemonAdmin implements ServerAdmin {
   async showVolume(name: string): Promise<VolumeRow> {
     const volume = this.#get(name)
     const { allocatedBytes, mappedBytes } = await within(FACTS_MS, volume.facts(), UNKNOWN)
-    const { uuid, sizeBytes, grainBytes, backing, createdAt, description, problem } = volume
+    const { uuid, sizeBytes, grainBytes, backing, createdAt, description, space, problem } = volume
     return {
       name, uuid, sizeBytes, grainBytes, allocatedBytes, mappedBytes, clients: this.#clientsOf(name),
       hidden: this.#parts.exports.isHidden(name),
-      backing, createdAt, description, problem: problem ? problem.message : null,
+      backing, createdAt, description, space, problem: problem ? problem.message : null,
     }
   }
 
@@ -128,6 +128,16 @@ export class DaemonAdmin implements ServerAdmin {
       if (!dryRun) await run()
     })
     return { target: name, changed: !dryRun, dryRun, steps }
+  }
+
+  async setBudget({ name, budgetBytes, order, dryRun }: Parameters<ServerAdmin['setBudget']>[0]): Promise<ActionRow> {
+    const { space } = usable({ get: other => this.#get(other) }, name)
+    const budget = budgetBytes === undefined || budgetBytes === space!.budgetBytes ? []
+      : [budgetBytes === null ? `lift the budget of ${name}` : `let snapshots of ${name} keep at most ${formatSize(budgetBytes)}`]
+    const steps = [...budget, ...order && order !== space!.order ? [`when space of ${name} ends: ${order}`] : []]
+    const changed = steps.length > 0 && !dryRun
+    if (changed) await this.#parts.store.setSpace(name, defined({ budgetBytes, order }))
+    return { target: name, changed, dryRun, steps }
   }
 
   async deleteVolume({ name, force, ifExists, dryRun }: Parameters<ServerAdmin['deleteVolume']>[0]): Promise<ActionRow> {
@@ -215,7 +225,7 @@ export class DaemonAdmin implements ServerAdmin {
       store: store.path, listeners: this.listeners(), control, volumes: store.list().length,
       volumesBroken: store.list().filter(volume => volume.problem).length, clients: server.clients().length,
       rssBytes: process.memoryUsage.rss(), memoryBudgetBytes: memoryBytes, memoryInUseBytes: server.stats().bufferBytes,
-      ...health.read(),
+      ...spacesOf(store.list()), ...health.read(),
     }
   }
 
@@ -246,6 +256,15 @@ export class DaemonAdmin implements ServerAdmin {
     const { exports } = this.#parts
     const changed = exports.setHidden(name, true)
     try { return await work() } finally { if (changed) exports.setHidden(name, false) }
+  }
+}
+
+function spacesOf(volumes: readonly StoreVolume[]): Pick<StatusRow, 'volumesFailing' | 'keptBytes' | 'spaces'> {
+  const all = volumes.flatMap(({ name, space }) => space ? [{ volume: name, ...space }] : [])
+  const told = all.filter(({ budgetBytes, sacrifices, failing }) => budgetBytes !== null || sacrifices > 0 || failing !== null)
+  return {
+    volumesFailing: all.filter(({ failing }) => failing !== null).length,
+    keptBytes: all.reduce((sum, { keptBytes }) => sum + keptBytes, 0), spaces: told,
   }
 }
 

@@ -131,10 +131,12 @@ export class DaemonPoints implements PointsAdmin {
   async #row(volume: StoreVolume, point: PointInfo, deadline: number): Promise<PointRow> {
     const facts = await factsOf(volume, point, deadline)
     const { name, uuid, seq, kind, createdAt, sizeBytes, pins, labels, group } = point
+    const space = volume.space!
     return {
       volume: volume.name, name, uuid, seq, kind, createdAt, sizeBytes,
       exclusiveBytes: facts?.exclusiveBytes ?? null, referencedBytes: facts?.referencedBytes ?? null,
       changedBytes: facts ? facts.changedGrains * volume.grainBytes : null, pins, labels, group,
+      space,
     }
   }
 }

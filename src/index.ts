@@ -21,6 +21,8 @@ export type { Retention } from './volume/retention.js'
 export type { Store } from './volume/open-store.js'
 export type { StoreVolume } from './volume/store-volume.js'
 export type { InheritJob } from './volume/copier.js'
+export type { SpaceOrder, SpaceRule } from './store/point-entry.js'
+export type { Sacrifice, SpaceFacts } from './volume/space.js'
 export type { RestoreOptions } from './volume/restore.js'
 export type {
   CreatePointOptions, Pin, PointDevice, PointFacts, PointInfo, PointKind, Snappoints,

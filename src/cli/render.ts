@@ -9,6 +9,14 @@ type Row = Readonly<Record<string, unknown>>
 
 interface Pin { readonly owner: string, readonly expiresAt: string | null }
 interface Range { readonly offset: number, readonly length: number }
+interface Space {
+  readonly volume?: string
+  readonly budgetBytes: number | null
+  readonly keptBytes: number
+  readonly order: string
+  readonly lastSacrifice: { readonly name: string, readonly at: string, readonly why: string } | null
+  readonly failing: string | null
+}
 interface Verdict { readonly name: string, readonly keep: boolean, readonly reasons: readonly string[] }
 
 /** Names and descriptions come from people: nothing in them may move the cursor. */
@@ -26,6 +34,13 @@ export function formatSeconds(seconds: number): string {
   return `${Math.floor(whole / 86_400)} d ${Math.floor(whole % 86_400 / 3600)} h`
 }
 
+/** `4 KiB of 1 MiB, drop-undo-then-fail, gave up undo-a-1 at ... (budget full), writes fail (budget full)` */
+function space({ budgetBytes, keptBytes, order, lastSacrifice, failing }: Space): string {
+  const limit = budgetBytes === null ? ', no budget' : ` of ${formatSize(budgetBytes)}`
+  const gone = lastSacrifice ? [`gave up ${clean(lastSacrifice.name)} at ${lastSacrifice.at} (${lastSacrifice.why} full)`] : []
+  return [`${formatSize(keptBytes)}${limit}`, order, ...gone, ...failing ? [`writes fail (${failing} full)`] : []].join(', ')
+}
+
 function cell(field: Field, value: unknown): string {
   if (value === null || value === undefined || value === '') return '-'
   switch (field.type) {
@@ -40,6 +55,8 @@ function cell(field: Field, value: unknown): string {
     case 'ranges': return (value as Range[]).map(({ offset, length }) => `\n  ${offset} +${length}`).join('') || '-'
     case 'verdicts': return (value as Verdict[]).map(({ name, keep, reasons }) =>
       `\n  ${keep ? 'keep' : 'drop'} ${clean(name)}: ${reasons.map(clean).join(', ')}`).join('') || '-'
+    case 'space': return space(value as Space)
+    case 'spaces': return (value as Space[]).map(one => `\n  ${clean(one.volume!)}: ${space(one)}`).join('') || '-'
     case 'lines': return (value as string[]).map(clean).join(', ') || '-'
     default: return clean(String(value))
   }

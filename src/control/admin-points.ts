@@ -2,7 +2,7 @@
  * What the control socket needs of the running server for snapshots, groups, schedules and deltas; the rest of ServerAdmin is
  * in admin.ts, with the contract that holds for these as well.
  */
-import type { ActionRow, CreatedRow, Transfer } from './admin.js'
+import type { ActionRow, CreatedRow, SpaceRow, Transfer } from './admin.js'
 
 export interface PinRow {
   readonly owner: string
@@ -25,6 +25,8 @@ export interface PointRow {
   readonly pins: readonly PinRow[]
   readonly labels: Readonly<Record<string, string>>
   readonly group: string | null
+  /** Of its volume, all points together. */
+  readonly space: SpaceRow
 }
 
 export interface RangeRow { readonly offset: number, readonly length: number }

@@ -10,6 +10,22 @@
  */
 import type { DeltasAdmin, GroupsAdmin, PointsAdmin, SchedulesAdmin } from './admin-points.js'
 
+export const SPACE_ORDERS = ['drop-undo-then-fail', 'fail'] as const
+export type SpaceOrder = typeof SPACE_ORDERS[number]
+
+/** What the snapshots of a volume keep of what was overwritten, and what happens when there is no room for more. */
+export interface SpaceRow {
+  /** Null: no limit but the disk. */
+  readonly budgetBytes: number | null
+  readonly keptBytes: number
+  readonly order: SpaceOrder
+  /** Snapshots given up for want of space since the server began, and the last of them. */
+  readonly sacrifices: number
+  readonly lastSacrifice: { readonly name: string, readonly at: string, readonly why: 'budget' | 'disk' } | null
+  /** Writes that need old content kept fail now, for want of this. */
+  readonly failing: 'budget' | 'disk' | null
+}
+
 export interface VolumeRow {
   readonly name: string
   readonly uuid: string
@@ -25,6 +41,8 @@ export interface VolumeRow {
   readonly backing: string | null
   readonly createdAt: string
   readonly description: string
+  /** Null: it cannot be opened. */
+  readonly space: SpaceRow | null
   /** Why it cannot be opened and is not served; null when all is well. */
   readonly problem: string | null
 }
@@ -72,6 +90,12 @@ export interface StatusRow {
   readonly volumes: number
   /** Those that cannot be opened. */
   readonly volumesBroken: number
+  /** Those whose writes fail now for want of space. */
+  readonly volumesFailing: number
+  /** What snapshots of all volumes keep. */
+  readonly keptBytes: number
+  /** Volumes with a budget, or that gave something up, or whose writes fail. */
+  readonly spaces: readonly (SpaceRow & { readonly volume: string })[]
   readonly clients: number
   readonly jobsRunning: number
   readonly rssBytes: number
@@ -130,6 +154,10 @@ export interface ServerAdmin {
   listVolumes(): Promise<VolumeRow[]>
   showVolume(name: string): Promise<VolumeRow>
   resizeVolume(options: { name: string, sizeBytes: number, shrink: boolean, dryRun: boolean }): Promise<ActionRow>
+  /** Budget undefined: stays; null: none any more. */
+  setBudget(options: {
+    name: string, budgetBytes: number | null | undefined, order: SpaceOrder | undefined, dryRun: boolean,
+  }): Promise<ActionRow>
   deleteVolume(options: { name: string, force: boolean, ifExists: boolean, dryRun: boolean }): Promise<ActionRow>
   /** Judges all that can be judged before the copy starts; changes nothing. */
   prepareImport(options: { name: string, path: string, grainBytes: number, overwrite: boolean }): Promise<Transfer>

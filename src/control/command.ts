@@ -9,7 +9,7 @@ import type { Parameter } from './options.js'
 
 /** How a field of a result is shown in text; in JSON it is always the plain value. */
 type FieldType = 'string' | 'bytes' | 'int' | 'bool' | 'time' | 'seconds' | 'milliseconds' | 'lines' | 'pins' | 'labels'
-  | 'ranges' | 'verdicts'
+  | 'ranges' | 'verdicts' | 'space' | 'spaces'
 
 export interface Field {
   readonly type: FieldType

@@ -19,7 +19,7 @@ const TABLE = [
 export const COMMANDS: readonly Command[] = TABLE
 
 export const NOUNS: Readonly<Record<string, string>> = {
-  volume: 'virtual disks: create, list, show, resize, import, export, delete, promote',
+  volume: 'virtual disks: create, list, show, resize, set-budget, import, export, delete, promote',
   snapshot: 'content kept as of an instant: create, list, show, diff, restore, clone, pin, delete',
   group: 'volumes with snapshots of one instant: create, list, show, snapshot, restore, delete',
   schedule: 'snapshots by the clock: set, show, clear',

@@ -28,6 +28,7 @@ interface Results extends PointResults {
   'volume.list': VolumeRow[]
   'volume.show': VolumeRow
   'volume.resize': ActionRow
+  'volume.set-budget': ActionRow
   'volume.import': JobRow | ActionRow
   'volume.export': JobRow
   'volume.delete': ActionRow
@@ -124,6 +125,10 @@ export class Handlers {
       'volume.resize': async ({ name, size, shrink, dryRun }) => {
         jobs.assertFree(name, 'resize')
         return admin.resizeVolume({ name, sizeBytes: size, shrink, dryRun })
+      },
+      'volume.set-budget': async ({ name, limit, unlimited, order, dryRun }) => {
+        if (unlimited && limit !== undefined) throw new NbdeltaError('bad-argument', 'give --limit or --unlimited, not both')
+        return admin.setBudget({ name, budgetBytes: unlimited ? null : limit, order, dryRun })
       },
       'volume.import': args => this.#import(args),
       'volume.export': args => this.#export(args),

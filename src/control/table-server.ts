@@ -47,6 +47,11 @@ const STATUS_FIELDS = {
   control: { type: 'string', help: 'control socket' },
   volumes: { type: 'int', help: 'volumes in the store' },
   volumesBroken: { type: 'int', help: 'of them, those that cannot be opened and are not served: volume list tells why' },
+  volumesFailing: { type: 'int', help: 'of them, those whose writes fail now for want of space' },
+  keptBytes: { type: 'bytes', help: 'what snapshots of all volumes keep of what was overwritten' },
+  spaces: { type: 'spaces',
+    help: 'for each volume with a budget, that gave up snapshots, or whose writes fail: what is kept, of which budget, the order '
+      + 'of sacrifice, what was given up last' },
   clients: { type: 'int', help: 'connections of NBD clients' },
   jobsRunning: { type: 'int', help: 'jobs that run: imports, exports, restores' },
   rssBytes: { type: 'bytes', help: 'resident memory of the process' },
@@ -186,8 +191,8 @@ export const SERVER_COMMANDS = [
   {
     noun: 'status', verb: '', remote: true,
     summary: 'show how the server is doing',
-    description: 'Shows state, listeners, counts, memory and how late the event loop runs. It exits 9 when no server answers, '
-      + 'so it serves as a readiness probe.',
+    description: 'Shows state, listeners, counts, space of snapshots, memory and how late the event loop runs. It exits 9 when '
+      + 'no server answers, so it serves as a readiness probe.',
     positional: [], options: [],
     result: { many: false, fields: STATUS_FIELDS },
     exits: [...REMOTE_EXITS],

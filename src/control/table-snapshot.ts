@@ -41,6 +41,9 @@ const POINT_FIELDS = {
   pins: { type: 'pins', column: 'PINNED BY', help: 'who needs it to stay, and until when' },
   labels: { type: 'labels', column: 'LABELS', help: 'free text by key; auto=schedule and auto=undo mark what the server made' },
   group: { type: 'string', help: 'uuid of the operation that made it together with points of other volumes; null: made alone' },
+  space: { type: 'space', column: 'SPACE',
+    help: 'what all snapshots of its volume keep, of which budget, the order of sacrifice, what was given up last, whether '
+      + 'writes fail' },
 } as const satisfies Record<keyof PointRow, Field>
 
 const DIFF_FIELDS = {

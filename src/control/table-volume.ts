@@ -1,4 +1,5 @@
 /** Rows of the command table: `nbdelta volume ...`. */
+import { SPACE_ORDERS } from './admin.js'
 import type { ActionRow, CreatedRow, JobRow, VolumeRow } from './admin.js'
 import { CHANGES, DRY_RUN, QUIET, RATE, REMOTE_EXITS, VOLUME, WAIT } from './command.js'
 import type { Command, Field } from './command.js'
@@ -26,6 +27,8 @@ export const VOLUME_FIELDS = {
   backing: { type: 'string', help: 'adopted file or block device; null when the store keeps the data itself' },
   createdAt: { type: 'time', help: 'when it was created' },
   description: { type: 'string', help: 'free text, shown to clients' },
+  space: { type: 'space',
+    help: 'what its snapshots keep, of which budget, the order of sacrifice, what was given up last, whether writes fail' },
   problem: { type: 'string', column: 'PROBLEM', help: 'why it cannot be opened and is not served; null when all is well' },
 } as const satisfies Record<keyof VolumeRow, Field>
 
@@ -110,6 +113,28 @@ export const VOLUME_COMMANDS = [
     result: { many: false, fields: ACTION_FIELDS },
     exits: [...CHANGES],
     examples: ['volume resize disk --size 2GiB', 'volume resize disk --size 512MiB --shrink --dry-run'],
+  },
+  {
+    noun: 'volume', verb: 'set-budget', remote: true, serialised: true,
+    summary: 'limit the space that snapshots take',
+    description: 'Says how much the snapshots of a volume may keep of what is overwritten, and what is given up when that, or '
+      + 'the disk, is full. '
+      + 'drop-undo-then-fail: the oldest undo snapshot of a restore that is not pinned or read is deleted, again while there is '
+      + 'one; then writes that need old content kept fail with ENOSPC. fail: nothing is deleted. Other snapshots are never '
+      + 'deleted. A write that fails has changed nothing; when there is room again, writes succeed again. '
+      + '`volume show`, `snapshot list` and `status` tell how it stands.',
+    positional: [VOLUME],
+    options: [
+      { name: 'limit', type: 'size', value: 'SIZE', help: 'keep at most so much; less than is kept already: no more for now' },
+      { name: 'unlimited', type: 'bool', default: false, help: 'no limit but the disk' },
+      { name: 'order', type: 'enum', value: 'ORDER', choices: SPACE_ORDERS,
+        help: 'what is given up; drop-undo-then-fail unless it was set before' },
+      DRY_RUN,
+    ],
+    result: { many: false, fields: ACTION_FIELDS },
+    exits: [...CHANGES],
+    examples: ['volume set-budget disk --limit 20GiB', 'volume set-budget disk --order fail --dry-run',
+      'volume set-budget disk --unlimited --order drop-undo-then-fail'],
   },
   {
     noun: 'volume', verb: 'import', remote: true, serialised: true, longRunning: true, destructive: true,

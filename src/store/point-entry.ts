@@ -73,7 +73,12 @@ const SCHEDULE = z.json()
   .refine(value => Buffer.byteLength(JSON.stringify(value)) <= SCHEDULE_BYTES_MAX,
     `a schedule has at most ${SCHEDULE_BYTES_MAX} bytes`)
 
-const VOLUME = z.strictObject({ volume: uuid, inherit: INHERIT.nullable(), schedule: SCHEDULE })
+const SPACE = z.strictObject({
+  budgetBytes: z.int().min(0, 'a budget is a number of bytes').max(VOLUME_BYTES_MAX).nullable(),
+  order: z.enum(['drop-undo-then-fail', 'fail']),
+})
+
+const VOLUME = z.strictObject({ volume: uuid, inherit: INHERIT.nullable(), schedule: SCHEDULE, space: SPACE.optional() })
 
 const GROUP = z.strictObject({
   name: NAME,
@@ -140,12 +145,24 @@ export interface Inheritance {
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue }
 
+/** What is given up when space for old content ends, before writes fail. */
+export type SpaceOrder = z.output<typeof SPACE>['order']
+
+/** How much the points of a volume may keep, and what happens then. */
+export interface SpaceRule {
+  /** Null: no limit but the disk. */
+  readonly budgetBytes: number | null
+  readonly order: SpaceOrder
+}
+
 export interface VolumeState {
   /** The volume's uuid. */
   readonly volume: string
   readonly inherit: Inheritance | null
   /** Retention schedule; what it means is others'. Null: none. */
   readonly schedule: JsonValue
+  /** Missing: none was ever set. */
+  readonly space?: SpaceRule | undefined
 }
 
 export interface GroupEntry {

@@ -181,7 +181,7 @@ export class PointIndex {
   #setState(state: VolumeState): void {
     const before = this.#states.get(state.volume)
     if (before) this.#count(before, -1)
-    if (state.inherit === null && state.schedule === null) {
+    if (state.inherit === null && state.schedule === null && !state.space) {
       this.#states.delete(state.volume)
       return
     }

@@ -28,6 +28,8 @@ export const POINTS_MAGIC = 0x4e424450
 /** Two halves of 16 MiB, sparse. */
 export const POINTS_BYTES = 32 * 2 ** 20
 const TYPE_CHANGE = 1
+/** A change that says something of space: whoever does not know that refuses the table as newer. */
+const TYPE_SPACE_CHANGE = 2
 /** Of one record of a snapshot, if one entry alone is not longer. */
 const PACK_BYTES = 64 * 1024
 /** What a record takes beside its entries: header, padding, `{"removePoints":[` and the like. */
@@ -35,7 +37,7 @@ const PACK_EXTRA_BYTES = 128
 /** points, marks, volumes, groups */
 const PACK_KINDS = 4
 
-/** What is to change. A state's `inherit` or `schedule` that is missing stays as it is. */
+/** What is to change. A state's `inherit`, `schedule` or `space` that is missing stays as it is. */
 export interface PointChanges {
   readonly points?: readonly PointEntry[]
   /** Of a point that is not there: only its number is taken, for good. */
@@ -128,9 +130,9 @@ export class PointTable {
 
   #plan(changes: PointChanges): Planned | undefined {
     const { points, removePoints, volumes, groups, removeGroups } = changes
-    const states = volumes?.map(({ volume, inherit, schedule }) => {
+    const states = volumes?.map(({ volume, inherit, schedule, space }) => {
       const now = this.#index.state(volume)
-      return { ...now, ...inherit !== undefined && { inherit }, ...schedule !== undefined && { schedule } }
+      return { ...now, ...inherit !== undefined && { inherit }, ...schedule !== undefined && { schedule }, ...space && { space } }
     })
     // An entry of a point is a fine way to name it.
     const removed = removePoints?.map(({ volume, seq }) => ({ volume, seq }))
@@ -162,6 +164,8 @@ export class PointTable {
     if (!this.#begun) await this.#beforeFirst()
     this.#begun = true
     if (recordSizeBytes(record.payload.length) <= this.#log.freeBytes) {
+      // A full disk refuses this, and not the record: after that nobody would know what is on the disk.
+      await this.#log.layAhead(recordSizeBytes(record.payload.length))
       await this.#log.append(record.type, record.payload)
       await this.#log.sync()
     } else {
@@ -177,7 +181,8 @@ interface Planned {
 }
 
 function recordOf(change: TableChange): LogRecord {
-  return { type: TYPE_CHANGE, payload: Buffer.from(JSON.stringify(change)) }
+  const type = change.volumes?.some(({ space }) => space) ? TYPE_SPACE_CHANGE : TYPE_CHANGE
+  return { type, payload: Buffer.from(JSON.stringify(change)) }
 }
 
 /** A snapshot never takes more: two neighbouring records of a kind together are longer than PACK_BYTES, or they were one. */
@@ -190,7 +195,8 @@ function* packed(index: PointIndex): Generator<LogRecord> {
   for (const [kind, entries] of Object.entries(index.content())) {
     let pack: string[] = []
     let bytes = 0
-    const record = (): LogRecord => ({ type: TYPE_CHANGE, payload: Buffer.from(`{"${kind}":[${pack.join()}]}`) })
+    let type = TYPE_CHANGE
+    const record = (): LogRecord => ({ type, payload: Buffer.from(`{"${kind}":[${pack.join()}]}`) })
     for (const entry of entries) {
       const text = JSON.stringify(entry)
       const length = Buffer.byteLength(text) + 1
@@ -198,8 +204,10 @@ function* packed(index: PointIndex): Generator<LogRecord> {
         yield record()
         pack = []
         bytes = 0
+        type = TYPE_CHANGE
       }
       pack.push(text)
+      if (kind === 'volumes' && 'space' in entry) type = TYPE_SPACE_CHANGE
       bytes += length
     }
     if (pack.length > 0) yield record()
@@ -223,7 +231,7 @@ export async function openPointTable(
 }
 
 function replay(index: PointIndex, { type, payload }: LogRecord, where: string): void {
-  if (type !== TYPE_CHANGE) {
+  if (type !== TYPE_CHANGE && type !== TYPE_SPACE_CHANGE) {
     throw new NbdeltaError('newer-format', `${where} is of type ${type}, which this version does not know`)
   }
   try {

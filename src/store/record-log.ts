@@ -32,6 +32,9 @@ import {
 
 export type { LogIdentity, LogRecord } from './record-log-layout.js'
 
+/** Of zeros laid at a time. */
+const AHEAD_BYTES = 64 * 1024
+
 /** Where an opened log goes on. */
 interface LogPosition {
   readonly half: HalfIndex
@@ -79,6 +82,8 @@ export class RecordLog {
   #heldFreeBytes = 0
   #failure: NbdeltaError | undefined
   #closed = false
+  /** Up to here there is space on the disk; only `layAhead` cares. */
+  #laidTo = 0
 
   constructor(device: BlockDevice, identity: LogIdentity, position: LogPosition) {
     this.#device = device
@@ -127,6 +132,21 @@ export class RecordLog {
       throw this.#fail('io', error)
     }
     return pending?.catch((error: unknown) => { throw this.#fail('io', error) })
+  }
+
+  /**
+   * Zeros where the next `bytes` of appends go, of a log that was not laid down whole: they need no new space then. Nothing has
+   * changed where the disk refuses. The caller has awaited all appends.
+   */
+  async layAhead(bytes: number): Promise<void> {
+    this.#check()
+    const { address } = this.#writer
+    const end = (this.#half + 1) * this.#halfBytes
+    if (this.#laidTo < address || this.#laidTo > end) this.#laidTo = address
+    if (address + bytes <= this.#laidTo || this.#laidTo === end) return
+    const length = Math.min(end, Math.max(address + bytes, this.#laidTo + AHEAD_BYTES)) - this.#laidTo
+    await this.#device.write(this.#laidTo, length, Buffer.alloc(length), 0)
+    this.#laidTo += length
   }
 
   /** Makes durable what was appended before this call. Rejects with `flush-failed` or `io`, and goes on doing so. */

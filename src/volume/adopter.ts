@@ -97,7 +97,9 @@ export class Adopter {
     const { data, zero } = this.#look(from, to)
     await this.#parts.reclaimer.relieve()
     const lent = data.flatMap(({ start, end }) => lentCopies(chain, start, end)).map(copy => ({ ...copy, neutral: true }))
-    if (lent.length > 0) await this.#parts.preserver.secure(lent, [])
+    if (lent.length > 0) {
+      await this.#core.space.during(() => lent.map(copy => copy.run), () => this.#parts.preserver.secure(lent, []))
+    }
     let copied = 0
     await allSettled(data.map(async run => {
       const { offset, length } = bytesOf(this.#core, run)

@@ -22,6 +22,7 @@ import { IntervalSet } from '../../native-free/interval-set.js'
 import { EXTENT_GRAINS, encodeRanges } from '../store/journal-records.js'
 import type { LogRecord } from '../store/record-log-layout.js'
 import type { DirtyPages, Point } from './point.js'
+import { Usage } from './usage.js'
 import type { Run, VolumeMap } from './volume-map.js'
 
 /** An extent that no volume has: a HOT record of it says which point is the newest, and nothing else. */
@@ -39,6 +40,8 @@ export class Chain {
   lent: GrainBitmap | undefined
   loose = new IntervalSet()
   merges = 0
+  /** What all of them keep in their files. */
+  readonly usage = new Usage()
   /** Snapshots being deleted that are newer than `target`. */
   #covering: Point[] = []
   #saving = false
@@ -64,6 +67,7 @@ export class Chain {
   /** A point read from disk, newer than those that are there. */
   adopt(point: Point): void {
     this.points.push(point)
+    this.usage.add(point.bytes)
     this.#addLentOf(point)
   }
 
@@ -104,6 +108,7 @@ export class Chain {
   /** The point is gone for good. */
   remove(point: Point): void {
     this.points.splice(this.points.indexOf(point), 1)
+    this.usage.remove(point.bytes)
     if (this.isEmpty) this.lent = undefined
     this.refresh()
   }
@@ -199,6 +204,7 @@ export class Chain {
   /** The snapshot owns [from, to), bytes in `preserved`. */
   preserve(point: Point, from: number, to: number): void {
     this.#own(point, from, to)
+    this.usage.keep(point.bytes, from, to)
     point.bytes.set(from, to)
     this.#unlend(point, from, to)
     if (point.fresh) move(point.fresh.bytes, [point.fresh.zero, point.fresh.lent], from, to)
@@ -207,6 +213,7 @@ export class Chain {
   /** The snapshot owns [from, to), zeros. */
   preserveZero(point: Point, from: number, to: number): void {
     this.#own(point, from, to)
+    this.usage.drop(point.bytes, from, to)
     point.bytes.clear(from, to)
     this.#unlend(point, from, to)
     if (point.fresh) move(point.fresh.zero, [point.fresh.bytes, point.fresh.lent], from, to)
@@ -221,6 +228,7 @@ export class Chain {
       this.merges++
     }
     this.#own(point, from, to)
+    this.usage.drop(point.bytes, from, to)
     point.bytes.clear(from, to)
     point.lent.set(from, to)
     this.#addLent(from, to)

@@ -109,7 +109,7 @@ export class Changes {
       case 'mark':
         await this.#zerosOverData(offset, Math.min(end, shape.wholeFrom * grainBytes), origin)
         await this.#zerosOverData(Math.max(offset, shape.wholeTo * grainBytes), end, origin)
-        if (!this.#core.chain.isEmpty) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, true, origin)
+        if (this.#snapshotsOrStaged) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, true, origin)
         else await this.#mark(plan)
     }
   }
@@ -119,8 +119,14 @@ export class Changes {
     if (shape.wholeFrom < shape.wholeTo) await this.#adopter.zero(shape.wholeFrom, shape.wholeTo, false, undefined)
     const plan = planTrim(this.#core.map, shape)
     if (plan.rule !== 'mark') return
-    if (!this.#core.chain.isEmpty) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, false, undefined)
+    if (this.#snapshotsOrStaged) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, false, undefined)
     else await this.#mark(plan)
+  }
+
+  /** The last point may have gone with something still staged. */
+  get #snapshotsOrStaged(): boolean {
+    const { chain, staging } = this.#core
+    return !chain.isEmpty || (staging !== undefined && !staging.idle)
   }
 
   /**

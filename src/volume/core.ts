@@ -12,6 +12,7 @@ import type { MapFile } from '../store/map-file.js'
 import type { Chain } from './chain.js'
 import type { Inherited } from './inherited.js'
 import type { VolumeJournal } from './journal.js'
+import type { Space } from './space.js'
 import type { Staging } from './staging.js'
 import type { Run, VolumeMap } from './volume-map.js'
 
@@ -51,6 +52,8 @@ export interface VolumeCore {
   readonly logger: Logger
   /** First overwrites on their way; undefined where there is no place for them. */
   readonly staging: Staging | undefined
+  /** Whether there is room for what its points keep. */
+  readonly space: Space
   /** Changes with a resize. */
   sizeBytes: number
 }

@@ -81,7 +81,7 @@ export class ExcessScan {
 
   /** False: a checkpoint is running, nothing was changed. */
   async #scanChunk(run: Run): Promise<boolean> {
-    const { map, locks, live, grainBytes } = this.#core
+    const { map, locks, live, grainBytes, staging } = this.#core
     const lock: [number, number] = [run.start * grainBytes, run.end * grainBytes]
     await locks.lock(...lock)
     try {
@@ -92,6 +92,8 @@ export class ExcessScan {
       if (this.#checkpointer.running) return false
       for (let grain = run.start; grain < run.end; grain++) {
         const at = (grain - run.start) * grainBytes
+        // What is staged is going to be data there, whatever live still reads as.
+        if (staging?.meets(grain, grain + 1)) continue
         if (map.kept.has(grain) || !map.data.get(grain) || !isZero(buffer, at, Math.min(grainBytes, length - at))) continue
         map.becomeHole(grain, grain + 1)
         this.#freedGrains++

@@ -55,6 +55,12 @@ export class Gate {
 
   /** Grains [from, to), which the caller has locked, may be overwritten afterwards. Errors: no-space, io, flush-failed. */
   async admit(from: number, to: number): Promise<void> {
+    const { staging, space } = this.#core
+    if (staging?.meets(from, to)) await staging.drain()
+    await space.during(() => space.needs(from, to), () => this.#admit(from, to))
+  }
+
+  async #admit(from: number, to: number): Promise<void> {
     for (let at = from; at < to;) {
       const end = this.#piece(at, to)
       while (!this.tryAdmit(at, end)) {

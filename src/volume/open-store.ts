@@ -13,7 +13,7 @@ import { systemClock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import { silentLogger } from '../device/logger.js'
 import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
-import type { JsonValue } from '../store/point-entry.js'
+import type { JsonValue, SpaceRule } from '../store/point-entry.js'
 import type { GroupPoint, GroupRestoreOptions, VolumeGroup } from './groups.js'
 import { importImage, type ImageSource, type TransferOptions } from './image.js'
 import type { CreatePointOptions } from './snappoint.js'
@@ -61,6 +61,11 @@ export interface Store {
   /** The volume's schedule as it was set; null: none. What it means is the caller's. */
   scheduleOf(volume: string): JsonValue
   setSchedule(volume: string, schedule: JsonValue): Promise<void>
+  /**
+   * How much the volume's snapshots may keep of what is overwritten (null: no limit but the disk), and what is given up before
+   * writes fail for want of space. What is left out stays as it is. Durable, and in force, when this resolves.
+   */
+  setSpace(volume: string, rule: Partial<SpaceRule>): Promise<SpaceRule>
   /** Flushes and closes every volume and gives the lock back. Idempotent. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -156,6 +161,11 @@ class OpenStore implements Store {
   async setSchedule(volume: string, schedule: JsonValue): Promise<void> {
     this.#judgeOpen()
     await this.#volumes.setSchedule(volume, schedule)
+  }
+
+  async setSpace(volume: string, rule: Partial<SpaceRule>): Promise<SpaceRule> {
+    this.#judgeOpen()
+    return this.#volumes.setSpace(volume, rule)
   }
 
   close(): Promise<void> {

@@ -13,6 +13,7 @@ import { NbdeltaError } from '../device/errors.js'
 import { GroupFlush } from '../device/group-flush.js'
 import { type Logger, silentLogger } from '../device/logger.js'
 import { RangeLock } from '../device/range-lock.js'
+import type { SpaceRule } from '../store/point-entry.js'
 import { JOURNAL_MAGIC } from '../store/journal-records.js'
 import { formatMapFile, MapFile, mapFileSizeBytes } from '../store/map-file.js'
 import { formatRecordLog, openRecordLog } from '../store/open-record-log.js'
@@ -34,6 +35,7 @@ import { Reclaimer } from './reclaim.js'
 import { replay, replayLayers, type Recovered } from './recovery.js'
 import { Inheritor } from './restore.js'
 import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
+import { NO_BUDGET, Space } from './space.js'
 import { Volume, type VolumeParts } from './volume.js'
 import { openStaging, type Staging } from './staging.js'
 import { VolumeMap } from './volume-map.js'
@@ -54,6 +56,8 @@ interface OpenVolumeOptions {
   readonly journal: BlockDevice
   /** Where its snappoints are; without, it has none. */
   readonly points?: PointStore | undefined
+  /** Budget and order of sacrifice for what its points keep; without, there is no limit but the disk. */
+  readonly space?: SpaceRule | undefined
   /** Where it says what it inherits; without, it can neither be restored nor be a clone. */
   readonly inherit?: InheritStore | undefined
   readonly clock?: Clock
@@ -116,16 +120,19 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
     mapDevice: options.map,
     journalDevice: options.journal,
     get staging() { return staged },
+    get space() { return space },
     journal: new VolumeJournal(log, () => checkpointer!.join(), () => flushes.changed()),
   }
   checkpointer = new Checkpointer(core)
   const reclaimer = new Reclaimer(core)
   const view = new LiveView(core)
+  const space = new Space(core, view, name, options.space ?? NO_BUDGET)
   const preserver = new Preserver(core, view, checkpointer)
   staged = await openStaging(core, preserver, options.points)
   const gate = new Gate(core, preserver, reclaimer)
   const adopter = new Adopter({ core, gate, preserver, reclaimer, checkpointer })
   const points = new VolumePoints({ core, checkpointer, reclaimer, view }, options.points)
+  space.points = points
   const parts = {
     core, checkpointer, reclaimer, view, recovered, gate, adopter, points,
     scan: new ExcessScan(core, checkpointer),

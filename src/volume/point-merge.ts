@@ -8,10 +8,12 @@
  *   3. checkpoint: marks and ownership of all others are in their map files, and the point has nothing lent any more. Without
  *      it, what the journal says of the point could be dropped while its files still say otherwise.
  *   4. out of the chain, its files closed, the folder marked as deleted, out of the table, the folder removed.
+ * On a full disk, bytes of the point that its heir has durably are given back early: there is no room for 1 and 3 otherwise.
  * Until 3 the point answers look-ups. Cut short anywhere, the next open begins again at 1, and finds most of it done.
  *
  * Bound: after a crash, what 1 and 2 said since the last checkpoint also counts as changed in the newest point.
  */
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Checkpointer } from './checkpoint.js'
 import { allSettled, bufferFor, type VolumeCore } from './core.js'
@@ -22,6 +24,8 @@ import type { Reclaimer } from './reclaim.js'
 import type { Run } from './volume-map.js'
 
 const BUFFER_BYTES = 4 * 2 ** 20
+/** What is handed over at a time while the disk is full. */
+const SMALL_PIECE_BYTES = 64 * 1024
 /** Runs handed over in one record, and released in one turn. */
 const RUNS_AT_ONCE = 512
 /** After a failure of the disk. */
@@ -90,10 +94,11 @@ export class PointMerger {
     const { core, checkpointer } = this.#parts
     const { chain } = core
     const heir = point.isSnapshot ? chain.heirOf(point) : undefined
-    if (heir) await this.#handOver(point, heir)
+    const gone = new GrainBitmap(point.bytes.length)
+    if (heir) await this.#inRoom(point, heir, gone, pieceBytes => this.#handOver(point, heir, pieceBytes))
     await this.#release(point)
     if (this.#stopped) return
-    await checkpointer.run()
+    await this.#inRoom(point, heir, gone, () => checkpointer.run())
     await checkpointer.exclude(async () => {
       chain.remove(point)
       await point.files.close()
@@ -105,11 +110,51 @@ export class PointMerger {
     core.logger.debug({ point: point.seq, heir: heir?.seq }, 'a point was merged into the older one')
   }
 
+  /**
+   * `work` copies in pieces of so many bytes. Where it finds the disk full, what nobody needs any more of the point's bytes is
+   * given back, and it goes on in small pieces: each one that the heir has taken over makes room for the next.
+   */
+  async #inRoom(
+    point: Point, heir: Point | undefined, gone: GrainBitmap, work: (pieceBytes: number) => Promise<void>,
+  ): Promise<void> {
+    const { grainBytes } = this.#parts.core
+    for (let pieceBytes = BUFFER_BYTES; !this.#stopped;) {
+      try {
+        return await work(pieceBytes)
+      } catch (error) {
+        if (!(error instanceof NbdeltaError) || error.code !== 'no-space') throw error
+        if (await this.#giveBack(point, heir, gone)) pieceBytes = Math.min(pieceBytes, SMALL_PIECE_BYTES)
+        else if (pieceBytes > grainBytes) pieceBytes = grainBytes
+        else throw error
+      }
+    }
+  }
+
+  /** Bytes that the heir has as well, durably: older ones find them there, newer ones never come here. False: none. */
+  async #giveBack(point: Point, heir: Point | undefined, gone: GrainBitmap): Promise<boolean> {
+    const { journal, grainBytes } = this.#parts.core
+    await journal.sync()
+    const { length } = gone
+    let some = false
+    for (let at = point.bytes.next(0, length, true); at < length;) {
+      const end = Math.min(point.bytes.runEnd(at, length), gone.runEnd(at, length))
+      const stop = heir && at < heir.owned.length ? Math.min(end, heir.owned.runEnd(at, heir.owned.length)) : end
+      if (!gone.get(at) && (!heir || (at < heir.owned.length && heir.owned.get(at)))) {
+        gone.set(at, stop)
+        some = true
+        const offset = at * grainBytes
+        await point.files.preserved!.trim(offset, Math.min(stop * grainBytes, point.info.sizeBytes) - offset)
+      }
+      at = stop < length ? point.bytes.next(stop, length, true) : stop
+    }
+    return some
+  }
+
   /** Step 1. */
-  async #handOver(point: Point, heir: Point): Promise<void> {
+  async #handOver(point: Point, heir: Point, pieceBytes: number): Promise<void> {
     const limit = Math.min(point.owned.length, heir.owned.length)
     const buffer = bufferFor(this.#parts.core, BUFFER_BYTES)
-    const room = Math.floor(buffer.length / this.#parts.core.grainBytes)
+    const room = Math.max(1, Math.floor(Math.min(pieceBytes, buffer.length) / this.#parts.core.grainBytes))
     for (let at = 0; at < limit && !this.#stopped;) {
       const bytes: Run[] = []
       const zero: Run[] = []

@@ -15,8 +15,10 @@ import { OpenPointDevice } from './point-device.js'
 import { type MergeParts, PointMerger } from './point-merge.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
-import type { CreatePointOptions, Pin, PointDevice, PointFacts, PointInfo, Snappoints } from './snappoint.js'
-import { lockWhole } from './staging.js'
+import {
+  type CreatePointOptions, type Pin, type PointDevice, type PointFacts, type PointInfo, pinOf, type Snappoints,
+} from './snappoint.js'
+import { holdUnmoved } from './staging.js'
 import type { Run } from './volume-map.js'
 
 interface Parts extends MergeParts { readonly view: LiveView }
@@ -198,12 +200,13 @@ export class VolumePoints implements Snappoints {
 
   /** Nobody sees it any more. Marks and old content go to the older ones from this instant on. */
   async #beginDeletion(point: Point): Promise<void> {
-    const { locks, chain } = this.#parts.core
-    await lockWhole(this.#parts.core)
-    point.state = 'deleting'
-    chain.foldMarks(point)
-    chain.refresh()
-    locks.unlock(0, Number.MAX_SAFE_INTEGER)
+    const { core } = this.#parts
+    await holdUnmoved(core, () => {
+      point.state = 'deleting'
+      core.chain.foldMarks(point)
+      core.chain.refresh()
+      core.space.reconsider()
+    })
     this.#merger!.wake()
   }
 
@@ -239,11 +242,10 @@ export class VolumePoints implements Snappoints {
   }
 }
 
-function refusePinned({ name, pins }: PointInfo, clock: Clock): void {
-  const now = clock.wallTime()
-  const pin = pins.find(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
+function refusePinned(info: PointInfo, clock: Clock): void {
+  const pin = pinOf(info, clock.wallTime())
   const hint = 'release the pin, or wait until it expires'
-  if (pin) throw new NbdeltaError('busy', `'${name}' is pinned by ${pin.owner}`, { hint })
+  if (pin) throw new NbdeltaError('busy', `'${info.name}' is pinned by ${pin.owner}`, { hint })
 }
 
 async function eachRun(map: Point['bytes'], look: (run: Run) => void): Promise<void> {

@@ -112,7 +112,9 @@ export class Preserver {
     let copied: readonly Copied[] = []
     try {
       copied = await this.#copy(jobs.flatMap(({ copies }) => copies))
-    } catch (error) {
+      if (copied.some(({ bytes }) => bytes.length > 0)) this.#core.space.copied()
+    } catch (failure) {
+      const error = this.#core.space.copyFailed(failure)
       for (const job of jobs) if (job.copies.length > 0) job.reject(error)
       going = jobs.filter(({ copies }) => copies.length === 0)
     }
@@ -194,6 +196,7 @@ export class Preserver {
         appends.push(journal.append('preserve', part, () => {
           for (const { start, end } of part) {
             chain.preserve(point, start, end)
+            chain.usage.release(start, end)
             mark(start, end)
           }
         }, point.seq))

@@ -33,6 +33,11 @@ export interface PointInfo {
   readonly pins: readonly Pin[]
 }
 
+/** A pin that holds at that time. */
+export function pinOf({ pins }: PointInfo, now: Date): Pin | undefined {
+  return pins.find(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
+}
+
 export interface PointFacts {
   /** Bytes that deleting this point alone would give back; an estimate from above by less than one grain a run. */
   readonly exclusiveBytes: number

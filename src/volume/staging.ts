@@ -94,8 +94,9 @@ export class Staging {
       if (!Number.isInteger(from) || to > map.grains || !map.data.isAll(from, to, true)) continue
       this.#note({ ...entry, from, to })
     }
-    if (this.#queue.length > 0) this.#begin().catch(() => undefined)
-    else await log.mark(log.sequence)
+    if (this.#queue.length === 0) return log.mark(log.sequence)
+    // On a full disk it stays where it is, can be read there, and is tried again.
+    this.#begin().catch(() => undefined)
   }
 
   get started(): boolean { return this.#log !== undefined }
@@ -126,18 +127,20 @@ export class Staging {
 
   /** True: the write is in the log, and done when `pending` is. All its grains are data; nobody holds a lock on them. */
   take(offset: number, length: number, data: Buffer, at: number): boolean {
-    const { grainBytes, chain } = this.#core
+    const { grainBytes, chain, space } = this.#core
     const log = this.#log
     if (!log || this.#refusing > 0 || this.#preserver.failure || length > ENTRY_MAX_BYTES) return false
     if (offset % grainBytes !== 0 || length % grainBytes !== 0) return false
     const from = offset / grainBytes
     const to = from + length / grainBytes
     if (chain.unneeded(from, to) && !this.meets(from, to)) return false
+    if (!space.canStage(from, to)) return false
     const address = log.append(offset, data, at, length)
     if (address === undefined) {
       this.#begin()
       return false
     }
+    space.promise(from, to)
     this.#remember({ sequence: log.sequence, offset, length, address, from, to })
     this.#core.flushes.changed()
     this.#wake()
@@ -179,7 +182,19 @@ export class Staging {
     }
   }
 
-  resume(): void { this.#refusing-- }
+  /** Nothing is being moved when this resolves, nor taken before `resume`. Whoever drains meanwhile holds a lock. */
+  async stall(): Promise<void> {
+    this.#refusing++
+    this.#timer?.cancel()
+    this.#timer = undefined
+    // A stroke that fails now begins work, too.
+    for (let going; (going = this.pending ?? this.#working);) await going.catch(() => undefined)
+  }
+
+  resume(): void {
+    this.#refusing--
+    if (!this.idle) this.#wake()
+  }
 
   /** What was taken is durable. */
   flush(): Promise<void> | undefined { return this.#log?.flush() }
@@ -218,7 +233,10 @@ export class Staging {
         const grain = before[i] as number
         const entry = before[i + 1] as Staged | undefined
         if (entry && entry.sequence > this.#log!.applied) this.#grains.set(grain, entry)
-        else this.#grains.delete(grain)
+        else {
+          this.#grains.delete(grain)
+          this.#core.space.release(grain, grain + 1)
+        }
       }
       while (this.#queue.length > this.#head && this.#queue.at(-1)!.sequence >= first) this.#queue.pop()
     }
@@ -327,7 +345,7 @@ export class Staging {
 
   /** Nothing that a snapshot needs is in these runs afterwards, and they are marked. */
   async #secure(runs: readonly Run[]): Promise<void> {
-    const { chain, journal } = this.#core
+    const { chain, journal, space } = this.#core
     for (;;) {
       const copies: Copy[] = []
       const extents: Run[] = []
@@ -342,7 +360,10 @@ export class Staging {
       if (free) break
       await this.#preserver.secure(copies, extents)
     }
-    for (const { start, end } of runs) chain.mark(start, end)
+    for (const { start, end } of runs) {
+      chain.mark(start, end)
+      space.release(start, end)
+    }
   }
 
   /** What is in its place becomes durable there; then the log may forget it. */
@@ -363,6 +384,24 @@ export async function lockWhole(core: VolumeCore): Promise<void> {
   await core.staging?.pause()
   try {
     await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
+  } finally {
+    core.staging?.resume()
+  }
+}
+
+/**
+ * `change` runs with the whole volume held; what is staged stays where it is, and none of it is on its way. For whoever only
+ * takes a point away: who needs the old content is found out when it is moved, and on a full disk that waits for the deletion.
+ */
+export async function holdUnmoved(core: VolumeCore, change: () => void): Promise<void> {
+  await core.staging?.stall()
+  try {
+    await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
+    try {
+      change()
+    } finally {
+      core.locks.unlock(0, Number.MAX_SAFE_INTEGER)
+    }
   } finally {
     core.staging?.resume()
   }

@@ -10,6 +10,7 @@ import type { CatalogEntry } from '../store/catalog.js'
 import type { InheritJob } from './copier.js'
 import type { RestoreOptions } from './restore.js'
 import type { Snappoints } from './snappoint.js'
+import type { SpaceFacts } from './space.js'
 import { Volume, type VolumeParts } from './volume.js'
 
 export interface StoreVolume extends BlockDevice {
@@ -25,6 +26,8 @@ export interface StoreVolume extends BlockDevice {
   readonly problem: NbdeltaError | undefined
   /** Its snapshots and bookmarks. */
   readonly points: Snappoints
+  /** What they keep, how much they may, and what happens when there is no room for more. Null: it could not be opened. */
+  readonly space: SpaceFacts | null
   /** Shows a snapshot's content when this resolves; copying goes on in the background. */
   restore(options: RestoreOptions): Promise<InheritJob>
   /** That copying, or a promotion's. */
@@ -89,6 +92,7 @@ export class BrokenStoreVolume implements StoreVolume {
 
   get points(): Snappoints { throw this.problem }
   readonly inheriting = undefined
+  readonly space = null
   async restore(): Promise<InheritJob> { throw this.problem }
   read(): Pending { throw this.problem }
   write(): Pending { throw this.problem }

@@ -23,6 +23,7 @@ import {
   STATE_HOLE, STATE_ZERO, type ZeroMode,
 } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
+import type { SpaceRule } from '../store/point-entry.js'
 import { ExtentList } from '../device/extent-list.js'
 import type { GroupFlush } from '../device/group-flush.js'
 import type { RangeLock } from '../device/range-lock.js'
@@ -40,6 +41,7 @@ import type { Reclaimer } from './reclaim.js'
 import type { Recovered } from './recovery.js'
 import type { Inheritor, RestoreOptions } from './restore.js'
 import { resizeVolume } from './resize.js'
+import type { SpaceFacts } from './space.js'
 import { lockWhole, type Staging } from './staging.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
 
@@ -131,6 +133,9 @@ export class Volume implements BlockDevice {
   get points(): VolumePoints { return this.#parts.points }
   /** What it shows of other content and does not hold itself yet. */
   get inheritor(): Inheritor { return this.#parts.inheritor }
+  /** What its points keep, how much they may, and what happens when there is no room for more. */
+  get space(): SpaceFacts { return this.#core.space.facts }
+  setSpace(rule: SpaceRule): void { this.#core.space.rule = rule }
   /** Copying that goes on in the background. */
   get inheriting(): InheritJob | undefined { return this.#parts.inheritor.job }
 
@@ -277,7 +282,8 @@ export class Volume implements BlockDevice {
     const first = Math.floor(offset / this.grainBytes)
     const end = divCeil(offset + length, this.grainBytes)
     const { rule } = planWrite(this.#core.map, first, end)
-    const atOnce = (rule === 'overwrite' || rule === 'fill') && !this.#core.inherit.overlaps(first, end)
+    const { inherit, space } = this.#core
+    const atOnce = (rule === 'overwrite' || rule === 'fill') && !inherit.overlaps(first, end) && !space.isTight
     if (!atOnce || !this.#locks.tryLock(offset, offset + length)) {
       return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
     }
@@ -291,12 +297,23 @@ export class Volume implements BlockDevice {
       pending = this.#live.write(offset, length, from, at, origin)
     } catch (error) {
       this.#locks.unlock(offset, offset + length)
-      throw error
+      return this.#writeAgain(error, offset, length, from, at, origin)
     }
-    if (pending !== undefined) return this.#unlockAfter(offset, length, pending)
+    if (pending !== undefined) {
+      return this.#unlockAfter(offset, length, pending)
+        .catch((error: unknown) => this.#writeAgain(error, offset, length, from, at, origin))
+    }
     this.#locks.unlock(offset, offset + length)
     this.#flushes.changed()
     return undefined
+  }
+
+  /** On a full disk something may be given up for it. */
+  async #writeAgain(
+    error: unknown, offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined,
+  ): Promise<void> {
+    await this.#core.space.makeRoom(error)
+    return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
   }
 
   /** A write that completes later: whoever overlaps it from now on waits. */
@@ -312,18 +329,29 @@ export class Volume implements BlockDevice {
     })
   }
 
-  /** Holds whole grains while `work` runs, after everybody who came before and overlaps. */
+  /**
+   * Holds whole grains while `work` runs, after everybody who came before and overlaps. Where it fails for want of space for old
+   * content it runs again, behind whoever came meanwhile, as long as there is something to give up for it (space.ts).
+   */
   async #inTurn(offset: number, length: number, origin: Origin | undefined, work: () => Promise<void>): Promise<void> {
     const start = offset - offset % this.grainBytes
     const end = divCeil(offset + length, this.grainBytes) * this.grainBytes
-    await this.#locks.lock(start, end, origin)
-    try {
-      if (this.#refusal) throw this.#refusal
-      if (offset + length > this.sizeBytes) throw new NbdeltaError('no-space', 'the volume was made smaller meanwhile')
-      await work()
-    } finally {
-      this.#locks.unlock(start, end)
-      this.#flushes.changed()
+    let failure: unknown
+    for (;;) {
+      await this.#locks.lock(start, end, origin)
+      try {
+        if (this.#refusal) throw this.#refusal
+        if (offset + length > this.sizeBytes) throw new NbdeltaError('no-space', 'the volume was made smaller meanwhile')
+        await work()
+        return this.#core.space.served()
+      } catch (error) {
+        failure = error
+      } finally {
+        this.#locks.unlock(start, end)
+        this.#flushes.changed()
+      }
+      // Without the lock: what is given up goes under that of the whole volume.
+      await this.#core.space.makeRoom(failure)
     }
   }
 
@@ -332,6 +360,7 @@ export class Volume implements BlockDevice {
     const { core, checkpointer, reclaimer, scan, points, inheritor } = this.#parts
     await scan.stop()
     await inheritor.stop()
+    await core.space.stop()
     await points.stop()
     // A restore that had begun by then.
     await inheritor.stop()
@@ -363,7 +392,8 @@ export class Volume implements BlockDevice {
   /** No snapshot needs what is there, and it is marked as changed already. */
   #allPlain(offset: number, length: number): boolean {
     const { plain } = this.#chain
-    if (plain === undefined) return true
+    // The last point may have gone with something still staged.
+    if (plain === undefined) return !this.#staging || this.#staging.idle
     const first = Math.floor(offset / this.grainBytes)
     const last = Math.floor((offset + length - 1) / this.grainBytes)
     return first === last ? plain.get(first) : plain.isAll(first, last + 1, true)

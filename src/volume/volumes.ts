@@ -13,7 +13,7 @@ import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import type { Logger } from '../device/logger.js'
 import { type CatalogEntry, judgeEntry } from '../store/catalog.js'
-import type { JsonValue } from '../store/point-entry.js'
+import type { JsonValue, SpaceRule } from '../store/point-entry.js'
 import type { StoreDirectory } from '../store/store-directory.js'
 import type { VolumeFiles } from '../store/volume-files.js'
 import { Groups } from './groups.js'
@@ -22,6 +22,7 @@ import type { InheritJob } from './copier.js'
 import { StoreInheritance } from './inherit-disk.js'
 import { Lineage, ownerOf } from './lineage.js'
 import { StorePoints } from './point-disk.js'
+import { NO_BUDGET } from './space.js'
 import { BrokenStoreVolume, OpenStoreVolume, type StoreVolume } from './store-volume.js'
 import { formatVolume, JOURNAL_BYTES, openVolumeParts } from './open-volume.js'
 
@@ -139,6 +140,19 @@ export class Volumes {
   /** Copies what a clone has not got yet; it stands alone when the job has finished. Errors: not-found, wrong-state. */
   promote(name: string, bytesPerSecond: number | undefined): Promise<InheritJob> {
     return this.#usable(name).inheritor.promote(bytesPerSecond)
+  }
+
+  /** Durable, and in force when done. Errors: not-found, bad-argument, no-space, io. */
+  async setSpace(name: string, change: Partial<SpaceRule>): Promise<SpaceRule> {
+    const volume = this.#usable(name)
+    const { points } = this.#directory
+    const now = points.state(volume.uuid).space ?? NO_BUDGET
+    const { budgetBytes = now.budgetBytes, order = now.order } = change
+    const rule = { budgetBytes, order }
+    await points.put({ volumes: [{ volume: volume.uuid, space: rule }] })
+    volume.setSpace(rule)
+    this.#logger.info({ volume: name, ...rule }, 'budget of a volume set')
+    return rule
   }
 
   #create(options: CreateVolumeOptions, importing: boolean): Promise<OpenStoreVolume> {
@@ -306,7 +320,7 @@ export class Volumes {
     try {
       const parts = await openVolumeParts({
         uuid, name, sizeBytes, grainBytes, ...files, points, inherit, adopted: backing !== null,
-        clock: this.#clock, logger: this.#logger,
+        space: table.state(uuid).space, clock: this.#clock, logger: this.#logger,
       })
       return new OpenStoreVolume(parts, entry)
     } catch (error) {

@@ -3,6 +3,8 @@ import { NbdeltaError } from '../../src/device/errors.js'
 import { FakePoints } from './fake-points.js'
 import type { ServerAdmin, VolumeRow } from '../../src/control/admin.js'
 
+const NO_SPACE = { budgetBytes: null, keptBytes: 0, order: 'fail', sacrifices: 0, lastSacrifice: null, failing: null } as const
+
 export class FakeAdmin {
   readonly volumes = new Map<string, VolumeRow>()
   readonly log: string[] = []
@@ -35,7 +37,7 @@ export class FakeAdmin {
       if (this.volumes.has(name)) throw new NbdeltaError('exists', `volume ${name} exists`)
       const row: VolumeRow = {
         name, uuid: 'u', sizeBytes, grainBytes, allocatedBytes: 0, mappedBytes: 0, clients: 0, hidden: false, backing: null,
-        createdAt: '2026-01-01T00:00:00.000Z', description, problem: null,
+        createdAt: '2026-01-01T00:00:00.000Z', description, space: NO_SPACE, problem: null,
       }
       this.volumes.set(name, row)
       return { ...row, created: true }
@@ -45,6 +47,12 @@ export class FakeAdmin {
     resizeVolume: ({ name, sizeBytes }) => this.change(`resize ${name}`, () => {
       this.volumes.set(name, { ...this.get(name), sizeBytes })
       return { target: name, changed: true, dryRun: false, steps: [`grow ${name}`] }
+    }),
+    setBudget: ({ name, budgetBytes, order, dryRun }) => this.change(`budget ${name}`, () => {
+      const row = this.get(name)
+      const space = { ...row.space!, budgetBytes: budgetBytes ?? null, order: order ?? row.space!.order }
+      if (!dryRun) this.volumes.set(name, { ...row, space })
+      return { target: name, changed: !dryRun, dryRun, steps: [`budget of ${name}`] }
     }),
     deleteVolume: ({ name, dryRun }) => this.change(`delete ${name}`, () => {
       this.get(name)
@@ -61,6 +69,7 @@ export class FakeAdmin {
     kickClient: async () => { throw new TypeError('a planted bug with a secret in it') },
     status: async () => ({
       state: 'serving', version: '0', pid: 1, uptimeSeconds: 1, store: '/s', listeners: [], control: '/c', volumes: 0, volumesBroken: 0, clients: 0,
+      volumesFailing: 0, keptBytes: 0, spaces: [],
       rssBytes: 1, memoryBudgetBytes: null, memoryInUseBytes: null, eventLoopDelayP99Ms: 0, eventLoopDelayMaxMs: 0,
         oldestRequestMs: null,
     }),

@@ -42,6 +42,7 @@ export class FakePoints {
       const row: PointRow = {
         volume, name, uuid: 'u', seq: this.points.size + 1, kind: bookmark ? 'bookmark' : 'snapshot', createdAt: '2026-01-01T00:00:00.000Z',
         sizeBytes: 512, exclusiveBytes: 0, referencedBytes: 0, changedBytes: 0, pins: [], labels, group: null,
+        space: { budgetBytes: null, keptBytes: 0, order: 'fail', sacrifices: 0, lastSacrifice: null, failing: null },
       }
       this.points.set(`${volume}@${name}`, row)
       return row

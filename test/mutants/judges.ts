@@ -3,11 +3,13 @@ import type { CrashLab } from '../crash/harness.js'
 import { cloneStep, createStep, deleteStep, pointCheckpointsStep, pointRacesStep, POINTS, preserveStep, RACING, restoreStep } from '../crash/points-run.js'
 import { explore, type Step, type WorkloadOptions } from '../crash/run.js'
 import { runAll } from '../models/sequences.js'
+import { spaceHistory } from '../volume/space-model.js'
 
 export type JudgeName = keyof typeof JUDGES
 type Judge = (seed: number) => Promise<string | undefined>
 
 const RUNS = 16
+const SPACE_RUNS = 100
 
 /** Crash states of one kind of workload, little ones first. */
 function crashes(step: Step, options: Partial<WorkloadOptions> = {}): Judge {
@@ -43,8 +45,18 @@ async function sequences(): Promise<string | undefined> {
   return (await runAll('nothing', 3)).wrong
 }
 
+/** Snapshots under a budget. */
+async function space(seed: number): Promise<string | undefined> {
+  for (let run = 0; run < SPACE_RUNS; run++) {
+    const wrong = await spaceHistory(seed + run)
+    if (wrong) return wrong
+  }
+  return undefined
+}
+
 export const JUDGES = {
   sequences,
+  space,
   bookmarks: crashes(bookmarksStep),
   preserving: crashes(preserveStep),
   creations: crashes(createStep),

@@ -49,14 +49,22 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'a merged map dropped', file: 'volume/chain.js', find: 'older.changed.set(at, end);', put: ';', judge: 'sequences' },
   { name: 'a pin ignored', file: 'volume/points.js', find: '            refusePinned(point.info', put: '            void (point.info', judge: 'sequences' },
   { name: 'deletion answered before it is durable', file: 'volume/points.js', find: 'await this.#needStore().put([{ ...point.info, deleting: true }], []);', put: '', judge: 'removals' },
-  { name: 'deletion without handing grains over', file: 'volume/point-merge.js', find: 'await this.#handOver(point, heir);', put: ';', judge: 'sequences' },
+  { name: 'deletion without handing grains over', file: 'volume/point-merge.js', find: 'await this.#inRoom(point, heir, gone, pieceBytes => this.#handOver(point, heir, pieceBytes));',
+    put: ';', judge: 'sequences' },
   { name: 'grains handed over without a flush', file: 'volume/point-merge.js', find: 'await heir.files.preserved.flush();', put: '', judge: 'removals' },
   { name: 'lent grains of a deleted snapshot kept for ever', file: 'volume/point-merge.js', find: 'await this.#release(point);', put: '', judge: 'removals' },
-  { name: 'a point removed before a checkpoint', file: 'volume/point-merge.js', find: '        await checkpointer.run();', put: '', judge: 'removals' },
+  { name: 'a point removed before a checkpoint', file: 'volume/point-merge.js', find: 'await this.#inRoom(point, heir, gone, () => checkpointer.run());', put: '', judge: 'removals' },
+
+  // Space (space.ts, usage.ts)
+  { name: 'staged without room for it', file: 'volume/staging.js', find: 'if (!space.canStage(from, to))', put: 'if (false)', judge: 'space' },
+  { name: 'staged without a promise', file: 'volume/staging.js', find: 'space.promise(from, to);', put: '', judge: 'space' },
+  { name: 'nothing given up', file: 'volume/space.js', find: 'if (await this.#making)', put: 'if (false)', judge: 'space' },
+  { name: 'anybody\'s snapshot given up', file: 'volume/space.js', find: "point.info.labels.auto === 'undo' &&", put: '', judge: 'space' },
+  { name: 'a request asks for no room', file: 'volume/space.js', find: 'if (grains > 0 && !this.#hasRoom(grains))', put: 'if (false)', judge: 'space' },
 
   // Restores and clones (restore.ts, adopter.ts, inherited.ts, copier.ts)
   { name: 'undo not taken', file: 'volume/restore.js', find: 'core.chain.lendAll(undo.point, set, core.map.data);', put: '', judge: 'restores' },
-  { name: 'preserving skipped in a restore', file: 'volume/adopter.js', find: 'await this.#parts.preserver.secure(lent, []);', put: ';', judge: 'restores' },
+  { name: 'preserving skipped in a restore', file: 'volume/adopter.js', find: 'this.#parts.preserver.secure(lent, []));', put: 'Promise.resolve());', judge: 'restores' },
   { name: 'the set of a restore not saved', file: 'volume/restore.js', find: 'await file.save(set, pagesOf(set));', put: '', judge: 'restores' },
   { name: 'a restore answered before its record', file: 'volume/restore.js', find: 'await this.#commit(undo, inheritance);',
     put: 'this.#commit(undo, inheritance).catch(() => undefined);', judge: 'restores' },

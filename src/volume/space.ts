@@ -1,0 +1,281 @@
+/**
+ * Space: the budget for what a volume's points keep, and what is given up, in which order, when it or the disk is full.
+ *
+ * Asked by whoever needs old content preserved: `during` around a request's own preserving (gate.ts, adopter.ts), `canStage`
+ * and `promise` for what is preserved later (staging.ts). All before anything is copied or answered: a request for which there
+ * is no room has changed nothing. What is promised is kept without another question, so nothing that was answered is ever
+ * refused by the budget. A point's file takes whole grains; the short last grain of a volume counts as a whole one.
+ *
+ * The order, when a request fails for want of space. It holds no lock by then, and is tried again after each step
+ *   1. what is being deleted anyway gives its space back first
+ *   2. drop-undo    the oldest undo point of a restore that nobody has pinned or reads; again while there is one
+ *      (mirrors into bookmark mode: behind this step, once there are mirrors)
+ *   3. the request fails with no-space
+ * Whoever is not a request of a client (the copier of a restore, a shrink) gives nothing up and fails at once, or tries later.
+ *
+ * A write that finds no space in live itself, on a full disk, is a request that fails for want of space like the others.
+ *
+ * Not subject to the budget: handing over in a merge, which is how space comes back; and what is lent, which lies in live.
+ */
+import { NbdeltaError } from '../device/errors.js'
+import type { SpaceOrder, SpaceRule } from '../store/point-entry.js'
+import type { VolumeCore } from './core.js'
+import { lentCopies } from './gate.js'
+import type { LiveView } from './live-view.js'
+import type { Point } from './point.js'
+import type { VolumePoints } from './points.js'
+import { pinOf } from './snappoint.js'
+import type { Run } from './volume-map.js'
+
+/** What ran out. */
+export type SpaceWant = 'budget' | 'disk'
+
+/** A point that was given up for want of space. */
+export interface Sacrifice {
+  readonly name: string
+  /** ISO 8601, UTC. */
+  readonly at: string
+  readonly why: SpaceWant
+}
+
+export interface SpaceFacts extends SpaceRule {
+  /** In the files of points, or promised to what is on its way there. */
+  readonly keptBytes: number
+  /** Points given up since the volume was opened. */
+  readonly sacrifices: number
+  readonly lastSacrifice: Sacrifice | null
+  /** Writes fail now for want of this. */
+  readonly failing: SpaceWant | null
+}
+
+/** No limit but the disk. */
+export const NO_BUDGET: SpaceRule = Object.freeze({ budgetBytes: null, order: 'drop-undo-then-fail' })
+
+type Step = 'drop-undo'
+const STEPS: Readonly<Record<SpaceOrder, readonly Step[]>> = Object.freeze({ 'drop-undo-then-fail': ['drop-undo'], 'fail': [] })
+
+/** While the disk is full, what is staged is tried again so often. */
+const RETRY_MS = 5000
+
+/** Old content could not be preserved; nothing has changed. */
+class Shortage extends NbdeltaError {
+  constructor(readonly want: SpaceWant, message: string, options?: { cause?: unknown, hint?: string }) {
+    super('no-space', message, options)
+  }
+}
+
+function wantOf(error: unknown): SpaceWant | undefined {
+  if (error instanceof Shortage) return error.want
+  const cause = error instanceof NbdeltaError ? error.cause as NodeJS.ErrnoException | undefined : undefined
+  return cause?.code === 'ENOSPC' || cause?.code === 'EDQUOT' ? 'disk' : undefined
+}
+
+export class Space {
+  readonly #core: VolumeCore
+  readonly #view: LiveView
+  readonly #name: string
+  #rule: SpaceRule
+  /** Who deletes; set once it is there. */
+  points: Pick<VolumePoints, 'delete' | 'settled' | 'inTurn'> | undefined
+  /** A copy failed of it, and none has been made since. */
+  #diskFull = false
+  /** Grains that the last refused request would have needed; undefined: writes do not fail of the budget. */
+  #refused: number | undefined
+  #failing: SpaceWant | undefined
+  #sacrifices = 0
+  #last: Sacrifice | null = null
+  #making: Promise<boolean> | undefined
+  #retry: { cancel(): void } | undefined
+  #stopped = false
+
+  constructor(core: VolumeCore, view: LiveView, name: string, rule: SpaceRule) {
+    this.#core = core
+    this.#view = view
+    this.#name = name
+    this.#rule = rule
+  }
+
+  /** Holds from the next request on. A budget below what is kept already: nothing is preserved until there is room again. */
+  set rule(rule: SpaceRule) { this.#rule = rule }
+
+  get facts(): SpaceFacts {
+    const { chain, grainBytes } = this.#core
+    return {
+      ...this.#rule, keptBytes: (chain.usage.kept + chain.usage.promised) * grainBytes,
+      sacrifices: this.#sacrifices, lastSacrifice: this.#last,
+      failing: this.#failing === 'budget' && this.#hasRoom(this.#refused!) ? null : this.#failing ?? null,
+    }
+  }
+
+  /** What of grains [from, to) is going to be kept in the file of a point, if they are overwritten. */
+  needs(from: number, to: number): Run[] {
+    const { chain, grainBytes, sizeBytes } = this.#core
+    const runs: Run[] = lentCopies(chain, from, to).map(({ run }) => run)
+    for (let at = from; at < to;) {
+      const needed = chain.neededRun(at, to)
+      for (let start = needed.start; start < needed.end;) {
+        const offset = start * grainBytes
+        const there = this.#view.zeroRun(offset, Math.min(needed.end * grainBytes, sizeBytes) - offset)
+        const end = Math.min(needed.end, start + Math.ceil(Math.abs(there) / grainBytes))
+        if (there > 0) runs.push({ start, end })
+        start = end
+      }
+      at = needed.end
+    }
+    return runs
+  }
+
+  /** Grains [from, to) may be staged: there is room for what they need, and nothing speaks against it being there later. */
+  canStage(from: number, to: number): boolean {
+    return !this.#diskFull && (this.#rule.budgetBytes === null || this.#hasRoom(this.#count(this.needs(from, to))))
+  }
+
+  /** Room for what they need is theirs until they are kept, or `release`. */
+  promise(from: number, to: number): void {
+    if (this.#rule.budgetBytes === null) return
+    for (const run of this.needs(from, to)) this.#core.chain.usage.promise(run)
+  }
+
+  /** A point has gone: perhaps nobody needs what was promised any more. The whole volume is held. */
+  reconsider(): void {
+    if (this.#core.chain.usage.promised === 0) return
+    for (const { start, end } of this.#core.chain.usage.recall()) this.promise(start, end)
+  }
+
+  release(from: number, to: number): void { this.#core.chain.usage.release(from, to) }
+
+  /** Runs `work`, which has so much preserved. The grains are locked. Errors: no-space before it begins, and those of `work`. */
+  async during(needed: () => readonly Run[], work: () => Promise<void>): Promise<void> {
+    if (this.#rule.budgetBytes === null) return work()
+    const runs = needed()
+    const { usage } = this.#core.chain
+    const grains = this.#count(runs)
+    if (grains > 0 && !this.#hasRoom(grains)) throw this.#refusal(grains)
+    for (const run of runs) usage.promise(run)
+    try {
+      await work()
+    } finally {
+      for (const { start, end } of runs) usage.release(start, end)
+    }
+  }
+
+  /** Old content has found its place. Where something is staged, that must find its place as well before more is. */
+  copied(): void {
+    const { staging } = this.#core
+    if (this.#diskFull && (!staging || staging.idle)) this.#diskHasRoom()
+  }
+
+  #diskHasRoom(): void {
+    this.#diskFull = false
+    this.#retry?.cancel()
+    this.#retry = undefined
+    if (this.#failing === 'disk') this.#recovered()
+  }
+
+  /** The error as whoever asked is to get it. */
+  copyFailed(error: unknown): unknown {
+    if (!(error instanceof NbdeltaError) || error.code !== 'no-space') return error
+    this.#diskFull = true
+    if (!this.#stopped) this.#retry ??= this.#core.clock.setTimeout(() => this.#tryAgain(), RETRY_MS)
+    return new Shortage('disk', `old content that a snapshot needs finds no space: ${error.message}`,
+      { cause: error, hint: 'make room on the disk, or delete snapshots' })
+  }
+
+  /**
+   * Resolves when something was given up for a request that failed with `error`: it is to be tried again. Else throws `error`.
+   * The caller holds no lock.
+   */
+  async makeRoom(error: unknown): Promise<void> {
+    const want = wantOf(error)
+    if (!want) throw error
+    this.#making ??= this.#giveUp(want).finally(() => { this.#making = undefined })
+    if (await this.#making) return
+    if (this.#failing === undefined) {
+      this.#core.logger.warn({ volume: this.#name, err: error, ...this.facts },
+        'writes that need old content preserved fail for want of space')
+    }
+    this.#failing = want
+    throw error
+  }
+
+  /** The disk was full when a request needed it last: what is written goes through `makeRoom` and `served`. */
+  get isTight(): boolean { return this.#failing === 'disk' }
+
+  /** A request has succeeded. */
+  served(): void { if (this.#failing === 'disk' && !this.#diskFull) this.#recovered() }
+
+  /** Nothing is given up any more; what is being given up is over. */
+  async stop(): Promise<void> {
+    this.#stopped = true
+    this.#retry?.cancel()
+    await this.#making?.catch(() => undefined)
+  }
+
+  /** What is staged, to its place. In turn, for a deletion must not meet it on its way. */
+  #tryAgain(): void {
+    this.#retry = undefined
+    const { staging } = this.#core
+    if (this.#stopped || !staging || staging.idle) return
+    this.points?.inTurn(() => staging.drain()).then(() => this.#diskHasRoom(), () => undefined)
+  }
+
+  #count(runs: readonly Run[]): number {
+    return runs.reduce((sum, run) => sum + this.#core.chain.usage.unpromised(run), 0)
+  }
+
+  #hasRoom(grains: number): boolean {
+    const { chain: { usage }, grainBytes } = this.#core
+    const { budgetBytes } = this.#rule
+    const fits = budgetBytes === null || (usage.kept + usage.promised + grains) * grainBytes <= budgetBytes
+    if (fits && this.#failing === 'budget' && grains >= this.#refused!) this.#recovered()
+    return fits
+  }
+
+  #recovered(): void {
+    this.#failing = undefined
+    this.#refused = undefined
+    this.#core.logger.info({ volume: this.#name }, 'there is space for old content again')
+  }
+
+  #refusal(grains: number): Shortage {
+    const { keptBytes, budgetBytes } = this.facts
+    this.#refused = grains
+    return new Shortage('budget',
+      `${grains * this.#core.grainBytes} bytes of old content have to be kept for a snapshot, and of the budget of `
+      + `${budgetBytes} bytes ${keptBytes} are used`, { hint: 'raise the budget, or delete snapshots' })
+  }
+
+  /** True: there may be room now. */
+  async #giveUp(want: SpaceWant): Promise<boolean> {
+    if (this.#stopped || !this.points) return false
+    if (this.#core.chain.points.some(({ state }) => state === 'deleting') && await this.#settled()) return true
+    for (const step of STEPS[this.#rule.order]) {
+      if (step === 'drop-undo' && await this.#dropUndo(want)) return true
+    }
+    return false
+  }
+
+  async #dropUndo(why: SpaceWant): Promise<boolean> {
+    const { chain, clock, logger } = this.#core
+    const now = clock.wallTime()
+    const free = (point: Point): boolean => point.state === 'ready' && point.info.labels.auto === 'undo' && point.users === 0
+      && !pinOf(point.info, now)
+    for (const { info: { name } } of chain.points.filter(free)) {
+      try {
+        await this.points!.delete(name)
+      } catch (error) {
+        logger.warn({ volume: this.#name, point: name, why, err: error }, 'an undo point could not be given up for want of space')
+        continue
+      }
+      this.#sacrifices++
+      this.#last = { name, at: clock.wallTime().toISOString(), why }
+      logger.warn({ volume: this.#name, point: name, why, ...this.#rule }, 'the oldest undo point was given up for want of space')
+      await this.#settled()
+      return true
+    }
+    return false
+  }
+
+  /** What was deleted has given its space back; false: it could not, and will be tried again. */
+  async #settled(): Promise<boolean> { return this.points!.settled().then(() => true, () => false) }
+}
