@@ -91,6 +91,7 @@ export class Gate {
 /** What is to be done before grains [from, to) are overwritten. `settled`: the journal is durable as it stands. */
 export function planGate(chain: Chain, from: number, to: number, settled: boolean): GatePlan {
   const { newest, target } = chain
+  if (chain.loose.size === 0 && chain.unneeded(from, to) && !chain.isLent(from, to) && isWarm(newest, from, to)) return FREE
   const copies: Copy[] = []
   for (let at = from; target && at < to;) {
     const run = chain.neededRun(at, to)
@@ -105,6 +106,17 @@ export function planGate(chain: Chain, from: number, to: number, settled: boolea
   if (copies.length > preserves) return { rule: 'unlend', copies, extents }
   if (preserves > 0) return { rule: 'preserve', copies, extents }
   return extents.length > 0 || loose ? { rule: 'mark', copies, extents } : FREE
+}
+
+/** No grain of [from, to) has to be announced: marked, or in a hot extent. */
+function isWarm(newest: Point | undefined, from: number, to: number): boolean {
+  if (!newest) return true
+  const { start, end } = extentsOf(from, to)
+  for (let extent = start; extent < end; extent++) {
+    const [first, next] = [Math.max(from, extent * EXTENT_GRAINS), Math.min(to, (extent + 1) * EXTENT_GRAINS)]
+    if (!newest.hot.has(extent) && !newest.changed.isAll(first, next, true)) return false
+  }
+  return true
 }
 
 /** Grains of [from, to) whose bytes in live's file belong to some snapshot. */

@@ -250,14 +250,7 @@ export class Volume implements BlockDevice {
   ): Pending {
     this.#judge(offset, length)
     if (this.#refusal) throw this.#refusal
-    if (kind === 'write' && this.#locks.idle && this.#allData(offset, length) && this.#allPlain(offset, length)) {
-      const pending = this.#live.write(offset, length, from!, at, origin)
-      if (pending !== undefined) return this.#hold(offset, length, pending)
-      this.#flushes.changed()
-      return undefined
-    }
-    if (kind === 'write' && this.#stage(offset, length, from!, at)) return this.#staging!.pending
-    if (kind === 'write') return this.#writeByPlan(offset, length, from!, at, origin)
+    if (kind === 'write') return this.#write(offset, length, from!, at, origin)
     if (this.#locks.idle && !this.#core.inherit.active) {
       const shape = shapeOf(offset, length, this.grainBytes, this.sizeBytes)
       const { rule } = kind === 'zero' ? planZero(this.#core.map, shape, length, mode!) : planTrim(this.#core.map, shape)
@@ -267,9 +260,32 @@ export class Volume implements BlockDevice {
       kind === 'zero' ? this.#changes.zero(offset, length, mode!, origin) : this.#changes.trim(offset, length))
   }
 
+  #write(offset: number, length: number, from: Buffer, at: number, origin?: Origin): Pending {
+    if (this.#allData(offset, length)) {
+      if (this.#locks.idle && this.#allPlain(offset, length)) return this.#overwrite(offset, length, from, at, origin)
+      if (this.#stage(offset, length, from, at)) return this.#staging!.pending
+      if (this.#locks.idle && !this.#core.space.isTight && this.#gate.tryAdmit(...this.#grainsOf(offset, length))) {
+        return this.#overwrite(offset, length, from, at, origin)
+      }
+    }
+    return this.#writeByPlan(offset, length, from, at, origin)
+  }
+
+  /** All of it is data and may change, and nothing else is in flight. */
+  #overwrite(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Pending {
+    const pending = this.#live.write(offset, length, from, at, origin)
+    if (pending !== undefined) return this.#hold(offset, length, pending)
+    this.#flushes.changed()
+    return undefined
+  }
+
+  #grainsOf(offset: number, length: number): [from: number, to: number] {
+    return [Math.floor(offset / this.grainBytes), divCeil(offset + length, this.grainBytes)]
+  }
+
   /** A snapshot needs what is there: the new content waits in the log until that is out of the way. */
   #stage(offset: number, length: number, from: Buffer, at: number): boolean {
-    if (!this.#staging?.started || !this.#allData(offset, length)) return false
+    if (!this.#staging?.started) return false
     if (!this.#locks.idle) {
       if (!this.#locks.tryLock(offset, offset + length)) return false
       this.#locks.unlock(offset, offset + length)
@@ -279,8 +295,7 @@ export class Volume implements BlockDevice {
 
   /** Not all data, or something is in flight: still at once if no other request overlaps and nothing must be durable first. */
   #writeByPlan(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Pending {
-    const first = Math.floor(offset / this.grainBytes)
-    const end = divCeil(offset + length, this.grainBytes)
+    const [first, end] = this.#grainsOf(offset, length)
     const { rule } = planWrite(this.#core.map, first, end)
     const { inherit, space } = this.#core
     const atOnce = (rule === 'overwrite' || rule === 'fill') && !inherit.overlaps(first, end) && !space.isTight
