@@ -233,6 +233,8 @@ export class Inheritor {
     let layer: Layer | undefined
     try {
       file = await store.make('restore', core.map.grains, false)
+      // A map that was never loaded says of each page that it is not saved to that it is lost.
+      await file.load(new GrainBitmap(core.map.grains))
       await undo.prepare()
       await this.#hold(undo, async () => {
         const plan = this.#plan(request, info, foreign && request.sourceVolume)

@@ -1,5 +1,6 @@
 // Restore of a volume from its own snapshots and another's: the seeds' A4, A5, A7, A12, A13, A14, A17, A18, A21, B9, B10, B11, by id.
 import t from 'tap'
+import { PAGE_BITS } from '../../native-free/index.js'
 import { LateDisk, readAll, GRAIN } from './lab.js'
 import { Rig, settle } from './inherit-lab.js'
 
@@ -285,4 +286,22 @@ t.test('what cannot be restored', async t => {
   r.points.putError = undefined
   t.equal(await grains(r), '1'.repeat(16))
   t.same(r.volume.points.list().map(({ name }) => name), ['b', 's'])
+})
+
+t.test('a map of many pages: those that a restore has nothing of are no loss to the next open', async t => {
+  const pageBytes = PAGE_BITS * G
+  for (const clean of [true, false]) {
+    const r = await rig(4 * pageBytes)
+    await snapshot(r, 's')
+    for (const page of [0, 2]) await r.volume.write(page * pageBytes, 2 * G, Buffer.alloc(2 * G, 7), 0)
+    await r.volume.restore({ from: 's', ...SLOW_PACE })
+    await r.reopen(clean)
+    t.ok(r.volume.inheriting, 'it was not over')
+    const into = Buffer.alloc(2 * G, 1)
+    for (const page of [0, 1, 2, 3]) {
+      await r.volume.read(page * pageBytes, 2 * G, into, 0)
+      t.ok(into.equals(Buffer.alloc(2 * G)), `page ${page}`)
+    }
+    await r.volume.close()
+  }
 })
