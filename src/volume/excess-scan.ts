@@ -2,7 +2,7 @@
  * Excess scan: after a crash, open regions read as data from end to end. This takes the excess back, in the background:
  * grains whose live bytes are all zeros become holes, unless they were asked to stay allocated.
  *
- * - A chunk is locked while it is read and judged, so no write falls between the two.
+ * - A chunk is locked while it is read and judged, so no write falls between the two; what is staged is moved to its place first.
  * - It never clears while a checkpoint runs (see the order in checkpoint.ts); that chunk is then read again.
  * - Rate: it works a quarter of the time, in chunks of 1 MiB, and stops between chunks when the volume closes.
  * - A region that cannot be read stays as it is: all data, which is always a safe answer.
@@ -81,11 +81,13 @@ export class ExcessScan {
 
   /** False: a checkpoint is running, nothing was changed. */
   async #scanChunk(run: Run): Promise<boolean> {
-    const { map, locks, live, grainBytes } = this.#core
+    const { map, locks, live, grainBytes, staging } = this.#core
     const lock: [number, number] = [run.start * grainBytes, run.end * grainBytes]
     await locks.lock(...lock)
     try {
       if (run.end > map.grains) return true
+      // Where it is zeros something else may be on its way.
+      if (staging?.meets(run.start, run.end)) await staging.drain()
       const { offset, length } = bytesOf(this.#core, run)
       const buffer = this.#buffer ??= bufferFor(this.#core, CHUNK_BYTES)
       await live.read(offset, length, buffer, 0)

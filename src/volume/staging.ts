@@ -11,7 +11,8 @@
  * goes through the log as well, or waits for `drain`: a replay of its entries would come on top of a write in place.
  *
  * Nothing of this is locked. In its stead: whoever changes the set of points or the size holds the whole volume and has
- * everything drained (`lockWhole`); whoever changes grains in place drains first where they are staged (gate.ts).
+ * everything drained (`lockWhole`); whoever changes grains in place, or judges what lies there, locks them and then drains
+ * where they are staged (gate.ts, excess-scan.ts). So what is staged is never `plain`, needed by a snapshot or not.
  * A log that is full, slow or broken takes nothing: then writes wait for the preserver themselves.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
@@ -126,6 +127,8 @@ export class Staging {
       this.#begin()
       return false
     }
+    // Some of them may be needed by nobody; written to in place, a replay or a batch would come on top.
+    chain.plain?.clear(from, to)
     this.#note({ sequence: log.sequence, offset, length, address, from, to })
     this.#core.flushes.changed()
     this.#wake()
@@ -186,7 +189,10 @@ export class Staging {
 
   /** Inline reads cannot be overtaken; one that comes later may find the log's half used again, and looks anew. */
   #readEntry(entry: Staged, offset: number, length: number, into: Buffer, at: number): Pending {
-    const pending = this.#log!.read(entry.address + offset - entry.offset, length, into, at)
+    const log = this.#log!
+    const read = (): Pending => log.read(entry.address + offset - entry.offset, length, into, at)
+    // Read before the disk has written it, it would be what lay there before.
+    const pending = entry.sequence === log.sequence && log.writing ? log.writing.then(read) : read()
     return pending?.then(() => {
       if (this.#grains.get(Math.floor(offset / this.#core.grainBytes)) === entry) return undefined
       return this.read(offset, length, into, at, (start, bytes, place) => this.#core.live.read(start, bytes, into, place))
@@ -228,6 +234,7 @@ export class Staging {
     const buffer = this.#buffer ??= Buffer.allocUnsafe(BUFFER_BYTES)
     const first = entries[0].address
     const last = entries[entries.length - 1]
+    await this.#log!.writing
     await this.#log!.read(first, last.address + last.length - first, buffer, 0)
     const grains = entries.flatMap(entry => this.#current(entry)).sort((a, b) => a.grain - b.grain)
     await this.#secure(runsOf(grains.map(({ grain }) => grain)))
