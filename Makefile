@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz groups mutants sim-long bench coverage clean
+.PHONY: help run test check build docs interop kill-points interop-fs interop-snapshots interop-kernel interop-new fuzz groups mutants sim-long bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,8 +24,14 @@ docs: build      ## write docs/cli.md anew from the command table
 interop: deps build ## real clients: libnbd, qemu, fio, nbd-client, kill -9 under load
 	@$(NODE) scripts/test.mjs interop
 
+kill-points: deps build ## 50 kill -9 of a server with snapshots, restores, clones and deletions under load (KILLS=n SEED=n)
+	@KILLS=$(or $(KILLS),50) $(NODE) dist/test/interop/kill-points.test.js
+
 interop-fs: deps build ## ext4, xfs and btrfs over nbdfuse and a loop device
 	@$(NODE) dist/scripts/interop/filesystems.js
+
+interop-snapshots: deps build ## ext4 and xfs written to under snapshots and restores; every snapshot mounted from a clone
+	@$(NODE) dist/scripts/interop/snapshots.js
 
 interop-kernel: deps build ## the Linux kernel's client in a QEMU guest (KERNEL='--suite trixie' for a newer one)
 	@$(NODE) dist/scripts/interop/kernel.js $(KERNEL)
