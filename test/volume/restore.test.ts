@@ -305,3 +305,40 @@ t.test('a map of many pages: those that a restore has nothing of are no loss to 
     await r.volume.close()
   }
 })
+
+t.test('a restore is answered when its record is there, and not before', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  let release = (): void => undefined
+  r.inherit.onPut = () => new Promise(resolve => { release = resolve })
+  let answered = false
+  const restoring = r.volume.restore({ from: 's' }).then(job => { answered = true; return job })
+  for (let i = 0; i < 50; i++) await new Promise(resolve => { setImmediate(resolve) })
+  t.notOk(answered)
+  r.inherit.onPut = async () => undefined
+  release()
+  await settle(r.clock, (await restoring).finished)
+  t.equal(await grains(r), '1'.repeat(16))
+  await r.volume.close()
+})
+
+t.test('what a client writes to a part of a grain that is not copied yet is durable before the journal says that it is live\'s own', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  await r.volume.restore({ from: 's', ...SLOW_PACE })
+  const events: string[] = []
+  for (const name of ['live', 'journal'] as const) {
+    const disk = r.disks[name]
+    const [write, flush] = [disk.write.bind(disk), disk.flush.bind(disk)]
+    disk.write = (...request) => { events.push(`write ${name}`); return write(...request) }
+    disk.flush = () => { events.push(`flush ${name}`); return flush() }
+  }
+  await r.volume.write(9 * G + 100, 100, Buffer.alloc(100, 3), 0)
+  const [written, flushed, said] = ['write live', 'flush live', 'write journal'].map(event => events.lastIndexOf(event))
+  t.ok(written! >= 0 && written! < flushed! && flushed! < said!, events.join(', '))
+  await r.volume.close()
+})
