@@ -48,7 +48,7 @@ groups: build    ## 10,000 group snapshots under dependent writes, and how long 
 mutants: build   ## plants faults in the code of snapshots, one at a time; each must be seen by its test (MUTANTS=word SEED=n)
 	@$(NODE) dist/scripts/mutants.js
 
-sim-long: build  ## crash states and sequences for hours (HOURS=n SEED=n)
+sim-long: build  ## crash states and sequences for hours (HOURS=n STATES=n SEED=n)
 	@$(NODE) dist/test/sim/long.js
 
 bench: build     ## side by side with nbdkit, qemu-nbd and nbd-server; writes docs/bench-results.md
