@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop interop-fs interop-kernel interop-new fuzz groups mutants sim-long bench coverage clean
+.PHONY: help run test check build docs interop kill-points interop-fs interop-snapshots interop-kernel interop-new fuzz groups mutants sim-long bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,8 +24,14 @@ docs: build      ## write docs/cli.md anew from the command table
 interop: deps build ## real clients: libnbd, qemu, fio, nbd-client, kill -9 under load
 	@$(NODE) scripts/test.mjs interop
 
+kill-points: deps build ## 50 kill -9 of a server with snapshots, restores, clones and deletions under load (KILLS=n SEED=n)
+	@KILLS=$(or $(KILLS),50) $(NODE) dist/test/interop/kill-points.test.js
+
 interop-fs: deps build ## ext4, xfs and btrfs over nbdfuse and a loop device
 	@$(NODE) dist/scripts/interop/filesystems.js
+
+interop-snapshots: deps build ## ext4 and xfs written to under snapshots and restores; every snapshot mounted from a clone
+	@$(NODE) dist/scripts/interop/snapshots.js
 
 interop-kernel: deps build ## the Linux kernel's client in a QEMU guest (KERNEL='--suite trixie' for a newer one)
 	@$(NODE) dist/scripts/interop/kernel.js $(KERNEL)
@@ -42,7 +48,7 @@ groups: build    ## 10,000 group snapshots under dependent writes, and how long 
 mutants: build   ## plants faults in the code of snapshots, one at a time; each must be seen by its test (MUTANTS=word SEED=n)
 	@$(NODE) dist/scripts/mutants.js
 
-sim-long: build  ## crash states and sequences for hours (HOURS=n SEED=n)
+sim-long: build  ## crash states and sequences for hours (HOURS=n STATES=n SEED=n)
 	@$(NODE) dist/test/sim/long.js
 
 bench: build     ## side by side with nbdkit, qemu-nbd and nbd-server; writes docs/bench-results.md

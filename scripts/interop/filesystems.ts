@@ -116,8 +116,8 @@ async function trim(directory: string, server: InteropServer, volume: string): P
     async () => full.allocatedBytes - (await show()).allocatedBytes >= JUNK_BYTES * 0.75)
 }
 
-type Sums = Record<string, string>
-async function checksums(directory: string): Promise<Sums> {
+export type Sums = Record<string, string>
+export async function checksums(directory: string): Promise<Sums> {
   const sums: Sums = {}
   for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
     if (!entry.isFile()) continue

@@ -48,12 +48,12 @@ export class LoopDisk {
   }
 
   /** @param dir a folder of the caller's for the FUSE file and the mount point */
-  static async attach(uri: string, dir: string): Promise<LoopDisk> {
+  static async attach(uri: string, dir: string, { readOnly = false } = {}): Promise<LoopDisk> {
     const fuseDir = join(dir, 'fuse')
     const mountPoint = join(dir, 'mnt')
     await mkdir(fuseDir, { recursive: true })
     await mkdir(mountPoint, { recursive: true })
-    const fuse = spawn(which('nbdfuse')!, [join(fuseDir, 'disk'), uri], { stdio: ['ignore', 'ignore', 'pipe'] })
+    const fuse = spawn(which('nbdfuse')!, [...readOnly ? ['-r'] : [], join(fuseDir, 'disk'), uri], { stdio: ['ignore', 'ignore', 'pipe'] })
     let words = ''
     fuse.stderr.on('data', piece => { words += piece })
     try {
@@ -61,7 +61,7 @@ export class LoopDisk {
         if (fuse.exitCode !== null) throw new Error(`nbdfuse: ${words}`)
         return existsSync(join(fuseDir, 'disk'))
       })
-      const device = (await $`losetup --show --direct-io=on -f ${join(fuseDir, 'disk')}`).stdout.trim()
+      const device = (await $`losetup --show --direct-io=on ${readOnly ? ['-r'] : []} -f ${join(fuseDir, 'disk')}`).stdout.trim()
       const disk = new LoopDisk(device, mountPoint, fuseDir, fuse)
       if (!armed) detachOnSignals()
       attached.add(disk)

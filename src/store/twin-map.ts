@@ -43,6 +43,8 @@ export class TwinMap {
   /** Pages that are not known to be the same in A and B. */
   readonly #unequal = new Set<number>()
   #grains: number
+  /** Loaded or formatted: until then a save would call every page lost that it does not write. */
+  #known = false
 
   /** The first half of `device` is A, the second B; each has room for the map of as many grains as there will ever be. */
   constructor(device: BlockDevice, identity: MapIdentity, grains: number) {
@@ -60,6 +62,7 @@ export class TwinMap {
   /** Lays down a fresh map, all clear or all set. Not durable before the device is flushed: nothing refers to it until then. */
   async format(fill: boolean): Promise<void> {
     for (const twin of this.#twins) await twin.fill(fill)
+    this.#known = true
   }
 
   /** Fills `into` (as long as this map). A failed read rejects; what does not check is reported. */
@@ -83,6 +86,7 @@ export class TwinMap {
         this.#unequal.add(page)
       }
     }
+    this.#known = true
     return { damagedPages, faults }
   }
 
@@ -117,6 +121,7 @@ export class TwinMap {
 
   /** For `saveTwins`: what a save has to write, and remembers until it is done. */
   begin(pages: Iterable<number>): number[] {
+    if (!this.#known) throw new Error('a twin map is saved to before it was loaded')
     for (const page of pages) this.#unequal.add(page)
     return [...this.#unequal].sort((x, y) => x - y)
   }

@@ -2,7 +2,7 @@
  * Excess scan: after a crash, open regions read as data from end to end. This takes the excess back, in the background:
  * grains whose live bytes are all zeros become holes, unless they were asked to stay allocated.
  *
- * - A chunk is locked while it is read and judged, so no write falls between the two.
+ * - A chunk is locked while it is read and judged, so no write falls between the two; what is staged is moved to its place first.
  * - It never clears while a checkpoint runs (see the order in checkpoint.ts); that chunk is then read again.
  * - Rate: it works a quarter of the time, in chunks of 1 MiB, and stops between chunks when the volume closes.
  * - A region that cannot be read stays as it is: all data, which is always a safe answer.
@@ -86,14 +86,14 @@ export class ExcessScan {
     await locks.lock(...lock)
     try {
       if (run.end > map.grains) return true
+      // Where it is zeros something else may be on its way.
+      if (staging?.meets(run.start, run.end)) await staging.drain()
       const { offset, length } = bytesOf(this.#core, run)
       const buffer = this.#buffer ??= bufferFor(this.#core, CHUNK_BYTES)
       await live.read(offset, length, buffer, 0)
       if (this.#checkpointer.running) return false
       for (let grain = run.start; grain < run.end; grain++) {
         const at = (grain - run.start) * grainBytes
-        // What is staged is going to be data there, whatever live still reads as.
-        if (staging?.meets(grain, grain + 1)) continue
         if (map.kept.has(grain) || !map.data.get(grain) || !isZero(buffer, at, Math.min(grainBytes, length - at))) continue
         map.becomeHole(grain, grain + 1)
         this.#freedGrains++

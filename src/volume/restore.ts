@@ -233,6 +233,8 @@ export class Inheritor {
     try {
       const making = store.make('restore', core.map.grains, false)
       await allSettled([undo.prepare(), making.then(made => { file = made })])
+      // A map that was never loaded says of each page that it is not saved to that it is lost.
+      await file!.load(new GrainBitmap(core.map.grains))
       await this.#hold(undo, async () => {
         const plan = this.#plan(request, info, foreign && request.sourceVolume)
         const set = plan.rule === 'nothing' ? new GrainBitmap(core.map.grains) : plan.set

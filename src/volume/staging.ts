@@ -11,7 +11,8 @@
  * goes through the log as well, or waits for `drain`: a replay of its entries would come on top of a write in place.
  *
  * Nothing of this is locked. In its stead: whoever changes the set of points or the size holds the whole volume and has
- * everything drained (`lockWhole`); whoever changes grains in place drains first where they are staged (gate.ts).
+ * everything drained (`lockWhole`, but `holdUnmoved`); whoever changes grains in place, or judges what lies there, locks them and
+ * then drains where they are staged (gate.ts, excess-scan.ts). So what is staged is never `plain`, needed by a snapshot or not.
  * A log that is full or broken takes nothing: then writes wait for the preserver themselves. What it could not write fails.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'

@@ -54,3 +54,29 @@ t.test('claims do not overlap, and a held window runs empty', async t => {
   model.release(WINDOW)
   t.ok(model.claim(WINDOW, true))
 })
+
+t.test('a snapshot holds what was answered before it was asked for; what is in flight until it is answered may be in it or not', async t => {
+  const { model, newer } = written()
+  const late = { offset: 40 * SECTOR, length: SECTOR }
+  t.ok(model.claim(late), 'in flight when the snapshot is answered')
+  const snapshot = model.take()
+  const third = model.newStamp()
+  model.known({ offset: range.offset, length: SECTOR }, third)
+  const taken = snapshot.judge.bind(snapshot)
+  let over = false
+  const waiting = model.taken(snapshot).then(() => { over = true })
+  await new Promise(resolve => { setTimeout(resolve, 10) })
+  t.notOk(over, 'it waits for what was in flight')
+  const fourth = model.newStamp()
+  model.known(late, fourth)
+  model.release(late)
+  await waiting
+  model.known(range, model.newStamp())
+  t.equal(taken({ offset: range.offset, length: SECTOR }, model.bytes({ offset: range.offset, length: SECTOR }, third)), '')
+  t.equal(taken({ offset: 17 * SECTOR, length: 3 * SECTOR }, newer.subarray(SECTOR)), '')
+  t.match(taken({ offset: 17 * SECTOR, length: SECTOR }, model.bytes({ offset: 17 * SECTOR, length: SECTOR }, 5)), /stamp 5, allowed 2/, 'what came later')
+  t.equal(taken(late, model.bytes(late, fourth)), '')
+  t.strictSame(model.differences(snapshot), [16, 17, 18, 19].map(sector => sector * SECTOR))
+  model.become(snapshot)
+  t.strictSame(model.differences(snapshot), [])
+})

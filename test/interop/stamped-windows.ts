@@ -29,6 +29,9 @@ export class StampedWindows {
   readonly #alsoAllowed = new Map<number, number[]>()
   #stamp = 0
   #held: Range | undefined
+  readonly #claims = new Set<Range>()
+  /** Snapshots being taken: what happens to this meanwhile may or may not be in them. */
+  readonly #taking = new Set<StampedWindows>()
 
   constructor(windows: readonly Range[]) {
     this.#windows = windows
@@ -50,15 +53,46 @@ export class StampedWindows {
     const found = this.#indices(range)
     if (found.some(([from, to]) => this.#busy.subarray(from, to).includes(1))) return false
     for (const [from, to] of found) this.#busy.fill(1, from, to)
+    this.#claims.add(range)
     return true
   }
 
+  /** What it may read as now; until `taken`, whatever is changed may be in it as well. */
+  take(): StampedWindows {
+    const copy = this.copy()
+    this.#taking.add(copy)
+    return copy
+  }
+
+  /** The snapshot was answered: resolves when nothing is in flight any more that was then. */
+  async taken(copy: StampedWindows): Promise<void> {
+    const open = [...this.#claims]
+    while (open.some(range => this.#claims.has(range))) await new Promise(resolve => { setTimeout(resolve, 1) })
+    this.#taking.delete(copy)
+  }
+
+  /** What it may read as now. */
+  copy(): StampedWindows {
+    const copy = new StampedWindows(this.#windows)
+    copy.become(this)
+    return copy
+  }
+
+  /** It reads as the other does from now on. Nothing is in flight. */
+  become(other: StampedWindows): void {
+    this.#truth.set(other.#truth)
+    this.#alsoAllowed.clear()
+    for (const [sector, stamps] of other.#alsoAllowed) this.#alsoAllowed.set(sector, [...stamps])
+  }
+
   release(range: Range): void {
+    this.#claims.delete(range)
     for (const [from, to] of this.#indices(range)) this.#busy.fill(0, from, to)
   }
 
   /** The range now holds `stamp`: the server said so. */
   known(range: Range, stamp: number): void {
+    for (const copy of this.#taking) copy.doubtful(range, stamp)
     for (const [from, to] of this.#indices(range)) {
       this.#truth.fill(stamp, from, to)
       if (this.#alsoAllowed.size > 0) for (let sector = from; sector < to; sector++) this.#alsoAllowed.delete(sector)
@@ -67,6 +101,7 @@ export class StampedWindows {
 
   /** The range may hold `stamp` as well as what it may hold already: nobody knows. */
   doubtful(range: Range, stamp: number): void {
+    for (const copy of this.#taking) copy.doubtful(range, stamp)
     for (const [from, to] of this.#indices(range)) for (let sector = from; sector < to; sector++) {
       this.#alsoAllowed.set(sector, [...this.#alsoAllowed.get(sector) ?? [], stamp])
     }
@@ -95,6 +130,14 @@ export class StampedWindows {
       this.#alsoAllowed.delete(sector)
     }
     return ''
+  }
+
+  /** Places of the sectors that read as something else than in `other`. Nothing is in doubt in either. */
+  differences(other: StampedWindows): number[] {
+    return this.#windows.flatMap(window => this.#indices(window)).flatMap(([from, to, offset]) =>
+      Array.from({ length: to - from }, (_, index) => index)
+        .filter(index => this.#truth[from + index] !== other.#truth[from + index])
+        .map(index => offset + index * SECTOR))
   }
 
   /** Whether the range may hold anything but zeros. */

@@ -1,6 +1,7 @@
 /** Quick tests by name: each goes on until it has seen something wrong or spent its budget, and says what. */
 import type { CrashLab } from '../crash/harness.js'
 import { cloneStep, createStep, deleteStep, pointCheckpointsStep, pointRacesStep, POINTS, preserveStep, RACING, restoreStep } from '../crash/points-run.js'
+import { explorePoints, looseStep } from '../crash/points-harness.js'
 import { explore, type Step, type WorkloadOptions } from '../crash/run.js'
 import { runAll } from '../models/sequences.js'
 import { spaceHistory } from '../volume/space-model.js'
@@ -37,6 +38,15 @@ async function bookmarksStep(lab: CrashLab): Promise<void> {
   else await lab.write(...lab.place())
 }
 
+/** A trim of a volume with bookmarks, and a write that is marked by it alone. */
+async function loose(seed: number): Promise<string | undefined> {
+  for (let run = 0; run < 4 * RUNS; run++) {
+    const { bad } = await explorePoints(looseStep, 1, { seed: seed + run * 7919, grains: 8 }, 300)
+    if (bad.length > 0) return bad[0]
+  }
+  return undefined
+}
+
 async function sequences(): Promise<string | undefined> {
   for (const prelude of ['two snapshots', 'lent grains', 'a slow restore', 'a clone'] as const) {
     const { wrong } = await runAll(prelude, 2)
@@ -57,6 +67,7 @@ async function space(seed: number): Promise<string | undefined> {
 export const JUDGES = {
   sequences,
   space,
+  loose,
   bookmarks: crashes(bookmarksStep),
   preserving: crashes(preserveStep),
   creations: crashes(createStep),

@@ -1,6 +1,7 @@
 /**
- * Crash states and sequences for hours, on every core: `make sim-long` (HOURS, by default 6; CORES; SEED; LENGTH of the sequences, by
- * default 5, 0 = none). One process a core; the first goes through all sequences before it takes its share of crash states.
+ * Crash states and sequences for hours, on every core: `make sim-long` (HOURS, by default 6; STATES, by default as many as there is time
+ * for; CORES; SEED; LENGTH of the sequences, by default 5, 0 = none). One process a core; the first goes through all sequences before it
+ * takes its share of crash states.
  * Prints once a minute what was judged so far and how fast, and at the end totals and seed. The first bad state ends it with 1.
  */
 import { fork, type ChildProcess } from 'node:child_process'
@@ -17,6 +18,7 @@ import { checkpointsStep, fillsStep, racesStep, resizesStep, staleStep, zeroesSt
 import { PRELUDES, runAll } from '../models/sequences.js'
 
 const HOURS = Number(process.env['HOURS'] ?? 6)
+const STATES = Number(process.env['STATES'] ?? Infinity)
 const CORES = Number(process.env['CORES'] ?? availableParallelism())
 const LENGTH = Number(process.env['LENGTH'] ?? 5)
 const SEED = Number(process.env['SEED'] ?? Date.now() % 2 ** 31)
@@ -72,7 +74,7 @@ async function oversee(): Promise<number> {
     return `${Math.round(seconds)} s: ${total.states} crash states (${total.twice} of them crashes in a recovery), ` +
       `${Math.round(total.states / seconds)} states/s, ${total.sequences} sequences, 0 bad`
   }
-  console.log(`seed ${SEED}, ${HOURS} h on ${CORES} cores`)
+  console.log(`seed ${SEED}, ${HOURS} h${STATES < Infinity ? ` or ${STATES} states` : ''} on ${CORES} cores`)
   const children: ChildProcess[] = []
   const report = setInterval(() => console.log(line()), REPORT_MS)
   try {
@@ -85,6 +87,7 @@ async function oversee(): Promise<number> {
           total.states += states
           total.twice += twice
           total.sequences += sequences
+          if (!bad && total.states >= STATES) resolve(0)
           if (!bad) return
           console.log(`BAD: ${bad}`)
           resolve(1)

@@ -1,5 +1,6 @@
 // Restore of a volume from its own snapshots and another's: the seeds' A4, A5, A7, A12, A13, A14, A17, A18, A21, B9, B10, B11, by id.
 import t from 'tap'
+import { PAGE_BITS } from '../../native-free/index.js'
 import { LateDisk, readAll, GRAIN } from './lab.js'
 import { Rig, settle } from './inherit-lab.js'
 
@@ -285,4 +286,59 @@ t.test('what cannot be restored', async t => {
   r.points.putError = undefined
   t.equal(await grains(r), '1'.repeat(16))
   t.same(r.volume.points.list().map(({ name }) => name), ['b', 's'])
+})
+
+t.test('a map of many pages: those that a restore has nothing of are no loss to the next open', async t => {
+  const pageBytes = PAGE_BITS * G
+  for (const clean of [true, false]) {
+    const r = await rig(4 * pageBytes)
+    await snapshot(r, 's')
+    for (const page of [0, 2]) await r.volume.write(page * pageBytes, 2 * G, Buffer.alloc(2 * G, 7), 0)
+    await r.volume.restore({ from: 's', ...SLOW_PACE })
+    await r.reopen(clean)
+    t.ok(r.volume.inheriting, 'it was not over')
+    const into = Buffer.alloc(2 * G, 1)
+    for (const page of [0, 1, 2, 3]) {
+      await r.volume.read(page * pageBytes, 2 * G, into, 0)
+      t.ok(into.equals(Buffer.alloc(2 * G)), `page ${page}`)
+    }
+    await r.volume.close()
+  }
+})
+
+t.test('a restore is answered when its record is there, and not before', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  let release = (): void => undefined
+  r.inherit.onPut = () => new Promise(resolve => { release = resolve })
+  let answered = false
+  const restoring = r.volume.restore({ from: 's' }).then(job => { answered = true; return job })
+  for (let i = 0; i < 50; i++) await new Promise(resolve => { setImmediate(resolve) })
+  t.notOk(answered)
+  r.inherit.onPut = async () => undefined
+  release()
+  await settle(r.clock, (await restoring).finished)
+  t.equal(await grains(r), '1'.repeat(16))
+  await r.volume.close()
+})
+
+t.test('what a client writes to a part of a grain that is not copied yet is durable before the journal says that it is live\'s own', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  await r.volume.restore({ from: 's', ...SLOW_PACE })
+  const events: string[] = []
+  for (const name of ['live', 'journal'] as const) {
+    const disk = r.disks[name]
+    const [write, flush] = [disk.write.bind(disk), disk.flush.bind(disk)]
+    disk.write = (...request) => { events.push(`write ${name}`); return write(...request) }
+    disk.flush = () => { events.push(`flush ${name}`); return flush() }
+  }
+  await r.volume.write(9 * G + 100, 100, Buffer.alloc(100, 3), 0)
+  const [written, flushed, said] = ['write live', 'flush live', 'write journal'].map(event => events.lastIndexOf(event))
+  t.ok(written! >= 0 && written! < flushed! && flushed! < said!, events.join(', '))
+  await r.volume.close()
 })

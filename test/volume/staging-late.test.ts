@@ -1,0 +1,121 @@
+// Staging: what was answered from the log is what is read, before and after it is moved to its place, whoever else is at work meanwhile.
+import t from 'tap'
+import { ManualClock } from '../../src/device/testing.js'
+import type { Volume } from '../../src/volume/volume.js'
+import { type Disks, freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll, UUID } from './lab.js'
+import { MemoryPoints } from './point-lab.js'
+
+const G = GRAIN
+const SIZE = 16 * G
+const LOG_BYTES = 2 ** 20
+/** Longer than staged writes rest. */
+const MOVED_MS = 200
+
+class StagedPoints extends MemoryPoints {
+  readonly log = new ProgrammedDisk(LOG_BYTES)
+  async staged() { return { device: this.log, owner: Buffer.from(UUID.replaceAll('-', ''), 'hex'), name: 'staging log' } }
+}
+
+interface Lab { readonly disks: Disks, readonly points: StagedPoints, readonly clock: ManualClock, readonly volume: Volume }
+
+/** One staged write has found its place. */
+async function moveOne(volume: Volume, clock: ManualClock): Promise<void> {
+  await volume.write(15 * G, G, filled(1), 0)
+  await turns()
+  await clock.advance(MOVED_MS)
+  await turns()
+}
+
+/** All ones, and a snapshot of that. */
+async function lab(): Promise<Lab> {
+  const disks = await freshDisks({ sizeBytes: SIZE })
+  const points = new StagedPoints()
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { points, clock })
+  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await moveOne(volume, clock)
+  return { disks, points, clock, volume }
+}
+
+const filled = (value: number, grains = 1): Buffer => Buffer.alloc(grains * G, value)
+
+/** First byte of each grain. */
+async function bytes(readable: Pick<Volume, 'read' | 'sizeBytes'>): Promise<string> {
+  const content = await readAll(readable)
+  return Array.from({ length: SIZE / G }, (_, grain) => content[grain * G]).join('')
+}
+
+async function snapshotBytes(volume: Volume): Promise<string> {
+  const device = volume.points.open('s')
+  try {
+    return await bytes(device)
+  } finally {
+    await device.close()
+  }
+}
+
+async function turns(count = 20): Promise<void> {
+  for (let i = 0; i < count; i++) await new Promise(resolve => { setImmediate(resolve) })
+}
+
+t.test('an append that the disk has not finished is neither read nor moved before it has', async t => {
+  const { points, clock, volume } = await lab()
+  points.log.held = true
+  const written = volume.write(3 * G, G, filled(3), 0)
+  t.ok(written, 'it is on its way')
+  const read = (async () => (await readAll(volume, 3 * G, G))[0]!)()
+  await clock.advance(MOVED_MS)
+  await turns()
+  points.log.release()
+  await written
+  t.ok([1, 3].includes(await read), 'a read meanwhile sees the old or the new')
+  await clock.advance(MOVED_MS)
+  await turns()
+  await volume.flush()
+  t.equal(await bytes(volume), '1113111111111111')
+  await volume.points.create({ name: 'later', kind: 'snapshot' })
+  t.equal(await bytes(volume), '1113111111111111', 'in its place')
+  t.equal(await snapshotBytes(volume), '1'.repeat(16))
+  await volume.close()
+})
+
+t.test('a write in place to a grain of a staged write that the snapshot did not need comes on top', async t => {
+  const { points, clock, volume } = await lab()
+  await volume.write(100, 100, Buffer.alloc(100, 2), 0) // a part of a grain: not staged
+  const { write } = points.log.calls
+  await volume.write(0, 2 * G, filled(3, 2), 0)
+  t.ok(points.log.calls.write > write, 'staged')
+  await volume.write(0, G, filled(4), 0)
+  t.equal(await bytes(volume), '4311111111111111')
+  await clock.advance(MOVED_MS)
+  await turns()
+  t.equal(await bytes(volume), '4311111111111111', 'and stays there')
+  t.equal(await snapshotBytes(volume), '1'.repeat(16))
+  await volume.close()
+})
+
+t.test('a scan after a crash does not make a hole of what is staged over zeros', async t => {
+  const fresh = await freshDisks({ sizeBytes: SIZE })
+  const first = await openOn(fresh, SIZE)
+  await first.write(15 * G, G, filled(1), 0)
+  const disks = killed(fresh)
+  const points = new StagedPoints()
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { points, clock })
+  t.ok(volume.recovered.openRegions > 0, 'a region is presumed to be data')
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await moveOne(volume, clock)
+  await clock.advance(1000 - MOVED_MS - 20) // the scan begins after a second
+  const before = await bytes(volume)
+  const { write } = points.log.calls
+  await volume.write(6 * G, G, filled(7), 0)
+  t.ok(points.log.calls.write > write, 'staged')
+  await clock.advance(40)
+  await turns()
+  await clock.advance(MOVED_MS)
+  await turns()
+  t.equal((await readAll(volume, 6 * G, G))[0], 7)
+  t.equal(await snapshotBytes(volume), before)
+  await volume.close()
+})
