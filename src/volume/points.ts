@@ -24,6 +24,8 @@ import type { Run } from './volume-map.js'
 interface Parts extends MergeParts { readonly view: LiveView }
 /** Runs looked at before others get a turn. */
 const RUNS_AT_ONCE = 4096
+/** In names of exports the newest snapshot, whichever that is (SEEDS B14). */
+const LATEST = 'latest'
 
 export class VolumePoints implements Snappoints {
   readonly #parts: Parts
@@ -81,10 +83,10 @@ export class VolumePoints implements Snappoints {
     })
   }
 
-  /** A point in the making; asked for in turn. `group`: uuid of the operation that makes others with it. Errors: exists. */
+  /** A point in the making; asked for in turn. `group`: uuid of what makes others with it. Errors: exists, bad-argument. */
   begin(options: CreatePointOptions, group: string | null): NewPoint {
     const store = this.#needStore()
-    if (this.#find(options.name)) throw new NbdeltaError('exists', `there is a point '${options.name}' already`)
+    this.#judgeFree(options.name)
     return new NewPoint({ ...this.#parts, store }, options, group)
   }
 
@@ -114,9 +116,14 @@ export class VolumePoints implements Snappoints {
   rename(name: string, to: string): Promise<PointInfo> {
     return this.inTurn(async () => {
       const point = this.#known(name)
-      if (to !== name && this.#find(to)) throw new NbdeltaError('exists', `there is a point '${to}' already`)
+      if (to !== name) this.#judgeFree(to)
       return this.#put(point, { ...point.info, name: to })
     })
+  }
+
+  #judgeFree(name: string): void {
+    if (name === LATEST) throw new NbdeltaError('bad-argument', `'${name}' stands for the newest snapshot: take another name`)
+    if (this.#find(name)) throw new NbdeltaError('exists', `there is a point '${name}' already`)
   }
 
   async pin(name: string, pin: Pin): Promise<void> {

@@ -157,6 +157,8 @@ t.test('names: unique, changed while in use, and they survive', async t => {
   const volume = await openOn(disks, sizeBytes, { points })
   await volume.points.create({ name: 'a', kind: 'bookmark', labels: { why: 'test' } })
   await t.rejects(volume.points.create({ name: 'a', kind: 'snapshot' }), { code: 'exists' })
+  await t.rejects(volume.points.create({ name: 'latest', kind: 'snapshot' }), { code: 'bad-argument' })
+  await t.rejects(volume.points.rename('a', 'latest'), { code: 'bad-argument' })
   await t.rejects(volume.points.create({ name: 'x', kind: 'snapshot' }).then(() => volume.points.rename('x', 'a')), { code: 'exists' })
   await volume.points.rename('a', 'b')
   t.throws(() => volume.points.open('b'), { code: 'bad-argument' })
