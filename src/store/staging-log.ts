@@ -2,8 +2,8 @@
  * StagingLog: new content of grains whose old content a snapshot still has to keep (src/volume/staging.ts). Appended here it
  * survives a kill at once, and a power cut once flushed; it is moved to its place later, in batches.
  *
- *   device   [ mark 0 | mark 1 | half 0 | half 1 ]           4096 bytes each mark
- *   half     stroke*                                         records, one behind the other, all of one epoch
+ *   device   [ mark 0 | mark 1 | segment* ]                  4096 bytes each mark; 2 to 16 segments, equally long
+ *   segment  stroke*                                         records, one behind the other, all of one epoch
  *
  *   STROKE   (table data)         the entries of one turn of the event loop, at most 252. table: 4032 bytes, for each of them
  *                                 offset:u64 length:u64, then zeros; data: theirs, in the same order. This data belongs there;
@@ -11,18 +11,18 @@
  *                                 first one's; they are numbered one by one
  *   MARK     (applied:u64)        entries up to this number are in their places, durably: never to be looked at again
  *
- * Strokes go into one half until it is full, then into the other, which must be free: everything in it marked as applied.
+ * Strokes go into one segment until it is full, then into the next, which must be free: everything in it marked as applied.
  * Order, and what others would lose: the entries' data is durable in its place before MARK is written; MARK is written before
  * anything else may be written over such a place. The other way round a replay would put old content over newer.
  * MARK itself is made durable by the next `flush`, with whatever came after it. Torn, the other mark counts: then entries are
  * applied again, over writes that nobody was promised.
  *
  * A stroke that the disk refuses seals the log: its entries never were, and nothing is appended before everything else is
- * marked, their numbers with it. Then both halves begin anew, in an epoch that no record can be of.
+ * marked, their numbers with it. Then all segments begin anew, in an epoch that no record can be of.
  *
- * Reading at open: of each half the run of whole strokes from its start that are of one epoch and numbered upwards. What
+ * Reading at open: of each segment the run of whole strokes from its start that are of one epoch and numbered upwards. What
  * follows one that does not check had not been flushed. It may be whole all the same: so nothing is appended to what was
- * found (sealed, as above), and both halves begin anew when it is applied.
+ * found (sealed, as above), and all segments begin anew when it is applied.
  */
 import {
   decodeRecord, encodeRecord, RECORD_HEADER_BYTES, recordSizeBytes, readU64, sealRecord, writeU64,
@@ -36,7 +36,10 @@ const STAGING_VERSION = 1
 const TYPE_STROKE = 1
 const TYPE_MARK = 2
 const MARK_BYTES = 4096
-const HALVES_AT = 2 * MARK_BYTES
+const SEGMENTS_AT = 2 * MARK_BYTES
+const SEGMENTS_MAX = 16
+/** Smaller ones only where there would be less than two. */
+const SEGMENT_BYTES = 64 * 2 ** 20
 const MARK_PAYLOAD_BYTES = 8
 /** With the header a page: data of whole pages lies on whole pages. */
 const TABLE_BYTES = 4096 - RECORD_HEADER_BYTES
@@ -58,10 +61,10 @@ export interface StagedEntry {
   readonly address: number
 }
 
-/** A half may hold records of the epoch after the highest one found: its first record may be what was lost. */
+/** A segment may hold records of the epoch after the highest one found: its first record may be what was lost. */
 const EPOCH_STEP = 2
 
-interface Half {
+interface Segment {
   readonly start: number
   readonly end: number
   at: number
@@ -73,7 +76,7 @@ interface Half {
 /** Entries on their way to the disk. */
 interface Stroke {
   readonly buffer: Buffer
-  readonly half: Half
+  readonly segment: Segment
   readonly epoch: number
   /** Where it goes. */
   readonly address: number
@@ -94,28 +97,31 @@ interface Identity {
 export class StagingLog {
   readonly #device: BlockDevice
   readonly #identity: Identity
-  readonly #halves: readonly [Half, Half]
+  readonly #segments: readonly Segment[]
   /** Not in use just now. */
   readonly #buffers: Buffer[] = [Buffer.alloc(STROKE_MAX_BYTES), Buffer.alloc(STROKE_MAX_BYTES)]
   readonly #send = (): void => { this.#sendGathered() }
   #gathered: Stroke | undefined
   #sent: Stroke | undefined
-  #active: Half
+  #active: Segment
   #sequence: number
   #applied: number
   #marks = 0
+  /** Written since the space was given back last. */
+  #takenBytes: number
   #dirty = false
   #sealed = true
   #failure: unknown
 
-  private constructor(device: BlockDevice, identity: Identity, halves: readonly [Half, Half], applied: number, marks: number) {
+  private constructor(device: BlockDevice, identity: Identity, segments: readonly Segment[], applied: number, marks: number) {
     this.#device = device
     this.#identity = identity
-    this.#halves = halves
+    this.#segments = segments
     this.#applied = applied
     this.#marks = marks
-    this.#active = halves[0]
-    this.#sequence = Math.max(applied, halves[0].last, halves[1].last)
+    this.#active = segments[0]
+    this.#sequence = Math.max(applied, ...segments.map(({ last }) => last))
+    this.#takenBytes = segments.reduce((sum, { at, start }) => sum + at - start, 0)
     this.#unseal()
   }
 
@@ -123,15 +129,17 @@ export class StagingLog {
   static async open(device: BlockDevice, identity: Identity): Promise<{ log: StagingLog, entries: StagedEntry[] }> {
     const marks = [await readMark(device, identity, 0), await readMark(device, identity, 1)]
     const applied = Math.max(...marks.map(mark => mark?.applied ?? 0))
-    const halfBytes = Math.floor((device.sizeBytes - HALVES_AT) / 2 / MARK_BYTES) * MARK_BYTES
-    const halves = [0, 1].map(index => {
-      const start = HALVES_AT + index * halfBytes
-      return { start, end: start + halfBytes, at: start, epoch: 0, last: 0 }
-    }) as [Half, Half]
+    const space = device.sizeBytes - SEGMENTS_AT
+    const count = Math.max(2, Math.min(SEGMENTS_MAX, Math.floor(space / SEGMENT_BYTES)))
+    const sizeBytes = Math.floor(space / count / MARK_BYTES) * MARK_BYTES
+    const segments = Array.from({ length: count }, (_, index): Segment => {
+      const start = SEGMENTS_AT + index * sizeBytes
+      return { start, end: start + sizeBytes, at: start, epoch: 0, last: 0 }
+    })
     const entries: StagedEntry[] = []
-    for (const half of halves) entries.push(...await scan(device, identity, half))
+    for (const segment of segments) entries.push(...await scan(device, identity, segment))
     entries.sort((a, b) => a.sequence - b.sequence)
-    const log = new StagingLog(device, identity, halves, applied, Math.max(...marks.map(mark => mark?.count ?? 0)))
+    const log = new StagingLog(device, identity, segments, applied, Math.max(...marks.map(mark => mark?.count ?? 0)))
     return { log, entries: entries.filter(({ sequence }) => sequence > applied) }
   }
 
@@ -142,14 +150,14 @@ export class StagingLog {
   /** Bytes that entries take which are not marked yet, as a part of all there is room for. */
   get fill(): number {
     let used = 0
-    for (const { last, at, start } of this.#halves) if (last > this.#applied) used += at - start
-    return used / (this.#halves[0].end - this.#halves[0].start) / 2
+    for (const { last, at, start } of this.#segments) if (last > this.#applied) used += at - start
+    return used / (this.#segments[0].end - this.#segments[0].start) / this.#segments.length
   }
 
-  /** Entries up to this one fill a half that is not being appended to any more; 0: it is free. */
+  /** Entries up to this one fill the oldest segment that is not free and not appended to any more; 0: there is none. */
   get fullUpTo(): number {
-    const other = this.#other
-    return other.last > this.#applied ? other.last : 0
+    const full = this.#segments.filter(segment => segment !== this.#active && segment.last > this.#applied)
+    return full.length > 0 ? Math.min(...full.map(({ last }) => last)) : 0
   }
 
   /**
@@ -160,7 +168,7 @@ export class StagingLog {
     if (this.#sealed || length > ENTRY_MAX_BYTES) return undefined
     const stroke = this.#room(length)
     if (!stroke) return undefined
-    const { buffer, entries, dataBytes, half } = stroke
+    const { buffer, entries, dataBytes, segment } = stroke
     const row = RECORD_HEADER_BYTES + entries * ROW_BYTES
     writeU64(buffer, row, offset)
     writeU64(buffer, row + 8, length)
@@ -168,8 +176,8 @@ export class StagingLog {
     from.copy(buffer, start, at, at + length)
     stroke.entries++
     stroke.dataBytes += length
-    half.at = stroke.address + recordSizeBytes(TABLE_BYTES + stroke.dataBytes)
-    half.last = ++this.#sequence
+    segment.at = stroke.address + recordSizeBytes(TABLE_BYTES + stroke.dataBytes)
+    segment.last = ++this.#sequence
     return stroke.address + start
   }
 
@@ -219,12 +227,12 @@ export class StagingLog {
 
   /** Gives back the space that strokes have taken, if it is much and all of them are applied. Errors: those of the disk. */
   async rest(): Promise<void> {
-    const used = this.#halves.reduce((sum, { at, start }) => sum + at - start, 0)
-    if (this.#sealed || this.#applied < this.#sequence || used < WORTH_FREEING_BYTES) return
+    if (this.#sealed || this.#applied < this.#sequence || this.#takenBytes < WORTH_FREEING_BYTES) return
     this.#sealed = true
     try {
       await this.flush()
-      for (const { start, end } of this.#halves) await this.#device.trim(start, end - start)
+      for (const { start, end } of this.#segments) await this.#device.trim(start, end - start)
+      this.#takenBytes = 0
     } finally {
       this.#unseal()
     }
@@ -235,26 +243,22 @@ export class StagingLog {
     await this.#device.close()
   }
 
-  get #other(): Half { return this.#active === this.#halves[0] ? this.#halves[1] : this.#halves[0] }
-
-  /** On to the other half, if everything in it is applied. */
+  /** On to the next segment, if everything in it is applied. */
   #turn(): boolean {
-    const other = this.#other
-    if (other.last > this.#applied) return false
-    other.at = other.start
-    other.last = 0
-    other.epoch = this.#active.epoch + 1
-    this.#active = other
+    const next = this.#segments[(this.#segments.indexOf(this.#active) + 1) % this.#segments.length]
+    if (next.last > this.#applied) return false
+    Object.assign(next, { at: next.start, last: 0, epoch: this.#active.epoch + 1 })
+    this.#active = next
     return true
   }
 
-  /** Nothing that is in the log counts any more: both halves are free. */
+  /** Nothing that is in the log counts any more: all segments are free. */
   #unseal(): void {
     if (!this.#sealed || this.#applied < this.#sequence) return
     this.#sealed = false
     this.#failure = undefined
-    const epoch = Math.max(...this.#halves.map(half => half.epoch)) + EPOCH_STEP
-    for (const half of this.#halves) Object.assign(half, { at: half.start, last: 0, epoch })
+    const epoch = Math.max(...this.#segments.map(segment => segment.epoch)) + EPOCH_STEP
+    for (const segment of this.#segments) Object.assign(segment, { at: segment.start, last: 0, epoch })
   }
 
   /** A stroke that takes an entry of `length` bytes more; undefined: the log is full, or all that can be on their way are. */
@@ -262,7 +266,7 @@ export class StagingLog {
     const going = this.#gathered
     if (going && going.entries < TABLE_BYTES / ROW_BYTES) {
       const sizeBytes = recordSizeBytes(TABLE_BYTES + going.dataBytes + length)
-      if (sizeBytes <= STROKE_MAX_BYTES && going.address + sizeBytes <= going.half.end) return going
+      if (sizeBytes <= STROKE_MAX_BYTES && going.address + sizeBytes <= going.segment.end) return going
     }
     if (going) this.#sendGathered()
     if (this.#sealed || this.#gathered || this.#buffers.length === 0) return undefined
@@ -276,9 +280,9 @@ export class StagingLog {
     })
     done.catch(() => undefined)
     queueMicrotask(this.#send)
-    const half = this.#active
-    const fresh = { address: half.at, first: this.#sequence + 1, entries: 0, dataBytes: 0 }
-    return this.#gathered = { buffer: this.#buffers.pop()!, half, epoch: half.epoch, ...fresh, done, settle }
+    const segment = this.#active
+    const fresh = { address: segment.at, first: this.#sequence + 1, entries: 0, dataBytes: 0 }
+    return this.#gathered = { buffer: this.#buffers.pop()!, segment, epoch: segment.epoch, ...fresh, done, settle }
   }
 
   /** Writes what is gathered, unless something is on its way: that will do it when it is there. */
@@ -294,6 +298,7 @@ export class StagingLog {
       buffer.fill(0, RECORD_HEADER_BYTES + entries * ROW_BYTES, RECORD_HEADER_BYTES + TABLE_BYTES)
       const fields = { type: TYPE_STROKE, epoch: stroke.epoch, sequence: stroke.first, durableSequence: 0 }
       const sizeBytes = sealRecord(this.#place(address), fields, TABLE_BYTES + dataBytes, buffer, 0)
+      this.#takenBytes += sizeBytes
       pending = this.#device.write(address, sizeBytes, buffer, 0)
     } catch (error) {
       this.#arrived(stroke, error)
@@ -330,18 +335,18 @@ async function readMark(device: BlockDevice, { owner, name }: Identity, index: n
   return { applied: readU64(record.payload, 0), count: record.sequence }
 }
 
-/** The entries of the whole strokes from the start of a half on; leaves `half` behind the last of them. */
-async function scan(device: BlockDevice, { owner, name }: Identity, half: Half): Promise<StagedEntry[]> {
+/** The entries of the whole strokes from the start of a segment on; leaves `segment` behind the last of them. */
+async function scan(device: BlockDevice, { owner, name }: Identity, segment: Segment): Promise<StagedEntry[]> {
   const entries: StagedEntry[] = []
   const buffer = Buffer.alloc(SCAN_BYTES)
-  let base = half.start
+  let base = segment.start
   let filled = 0
   let epoch: number | undefined
   for (;;) {
-    const address = half.at
-    if (address + STROKE_MAX_BYTES > base + filled && base + filled < half.end) {
+    const address = segment.at
+    if (address + STROKE_MAX_BYTES > base + filled && base + filled < segment.end) {
       base = address
-      filled = Math.min(SCAN_BYTES, half.end - base)
+      filled = Math.min(SCAN_BYTES, segment.end - base)
       await device.read(base, filled, buffer, 0)
     }
     const whole = buffer.subarray(0, filled)
@@ -350,11 +355,11 @@ async function scan(device: BlockDevice, { owner, name }: Identity, half: Half):
       if (record.reason === 'version') throw newer(name)
       return entries
     }
-    if (record.type !== TYPE_STROKE || (epoch ?? record.epoch) !== record.epoch || record.sequence <= half.last) return entries
-    epoch = half.epoch = record.epoch
-    half.at += record.sizeBytes
+    if (record.type !== TYPE_STROKE || (epoch ?? record.epoch) !== record.epoch || record.sequence <= segment.last) return entries
+    epoch = segment.epoch = record.epoch
+    segment.at += record.sizeBytes
     entries.push(...entriesOf(record.payload, record.sequence, address))
-    half.last = entries.at(-1)!.sequence
+    segment.last = entries.at(-1)!.sequence
   }
 }
 

@@ -16,7 +16,7 @@ import type { DirtyPages, Point } from './point.js'
 import type { PointFiles, PointRecord, PointStore } from './point-store.js'
 import type { PointKind } from './snappoint.js'
 
-/** Two halves of 512 MiB: some 120,000 first overwrites of 4 KiB each. A sparse file. */
+/** Some 240,000 first overwrites of 4 KiB. A sparse file. */
 const STAGED_BYTES = 2 ** 30
 
 /** Maps of one point on the device `maps`, and where its grains are preserved. */

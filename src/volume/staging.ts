@@ -245,7 +245,7 @@ export class Staging {
     this.#begin().catch(() => undefined)
   }
 
-  /** Inline reads cannot be overtaken; one that comes later may find the log's half used again, and looks anew. */
+  /** Inline reads cannot be overtaken; one that comes later may find its place used again, and looks anew. */
   #readEntry(entry: Staged, offset: number, length: number, into: Buffer, at: number): Pending {
     const pending = this.#log!.read(entry.address + offset - entry.offset, length, into, at)
     return pending?.then(() => {
@@ -266,7 +266,7 @@ export class Staging {
     return this.#core.clock.setTimeout(() => {
       const more = this.#log!.sequence > sequence
       this.#timer = more ? this.#rest() : undefined
-      if (!more) this.#begin().then(() => this.#log!.rest()).catch(() => undefined)
+      if (!more) this.#begin().catch(() => undefined)
     }, REST_MS)
   }
 
@@ -290,6 +290,10 @@ export class Staging {
     }
     this.#appliedTo = Math.max(this.#appliedTo, this.#overTo)
     await this.#retire()
+    // Whoever has paused it waits for more important things.
+    if (this.#refusing === 0) await log.rest().catch((error: unknown) => {
+      this.#core.logger.warn({ err: error }, 'the space of the staging log could not be given back')
+    })
   }
 
   /** The next entries of the queue: their data out of the log in one read, old content away, then to their places. */
