@@ -93,6 +93,10 @@ export const MUTANTS: readonly Mutant[] = [
     put: '', judge: 'volume/restore' },
 
   // Staging (staging.ts, excess-scan.ts)
+  { name: 'a segment used again before all in it is marked', file: 'store/staging-log.js', find: 'if (next.last > this.#applied)',
+    put: 'if (false)', judge: 'store/staging-log' },
+  { name: 'appended to what was found', file: 'store/staging-log.js', find: 'if (this.#sealed || length > ENTRY_MAX_BYTES)',
+    put: 'if (length > ENTRY_MAX_BYTES)', judge: 'store/staging-log' },
   { name: 'a stroke that was refused is believed', file: 'volume/staging.js', find: '() => this.#forget());',
     put: '() => undefined);', judge: 'volume/staging' },
   { name: 'a stroke read from the disk before it is there', file: 'store/staging-log.js', find: 'for (const stroke of [this.#gathered, this.#sent])',
