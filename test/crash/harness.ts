@@ -378,7 +378,9 @@ export async function judge(lab: CrashLab, { statesMax, settleEvery }: JudgeOpti
     const reopen = verdict.states % REOPEN_EVERY === 0
     try {
       for (const sizeBytes of sizesOf(state.notes, initialBytes)) {
-        await judgeState(lab, state, sizeBytes, random, settle, reopen)
+        // To judge is to write: another size is judged on other disks.
+        const disks = Object.fromEntries(lab.array.names.map(name => [name, state.disks[name].fork()])) as typeof state.disks
+        await judgeState(lab, { ...state, disks }, sizeBytes, random, settle, reopen)
       }
       if (settle) verdict.settled++
       if (reopen) verdict.reopened++
