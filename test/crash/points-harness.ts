@@ -121,7 +121,8 @@ export class PointsLab {
     while (this.frozen.has(`undo-${from}-${n}`)) n++
     const undo = `undo-${from}-${n}`
     // Names of points that are gone are used again, which the judge could not tell apart.
-    if (this.volume.points.list().length < this.names.length || n > 1 && !this.volume.points.get(`undo-${from}-${n - 1}`)) return
+    const free = Array.from({ length: n - 1 }, (_, i) => `undo-${from}-${i + 1}`).some(name => !this.volume.points.get(name))
+    if (this.volume.points.list().length < this.names.length || free) return
     const content = Buffer.from(this.frozen.get(from)!.content.subarray(offset, offset + length))
     this.frozen.set(undo, { kind: 'snapshot', content: Buffer.from(this.now) })
     this.array.note({ kind: 'creating', name: undo })

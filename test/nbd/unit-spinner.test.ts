@@ -30,7 +30,7 @@ t.test('spinning that saves nothing is given up', async t => {
 
 t.test('never for slow trains, for depth, for streams, or when switched off', async t => {
   for (const [what, enabled, gap, requests, bytes] of [
-    ['slow', true, 0.3, 1, 4096], ['deep', true, 0.02, 3, 12288], ['stream', true, 0.02, 1, 65536],
+    ['slow', true, 0.5, 1, 4096], ['deep', true, 0.02, 3, 12288], ['stream', true, 0.02, 1, 65536],
     ['off', false, 0.02, 1, 512], ['nothing', true, 0.02, 0, 0],
   ] as const) {
     const clock = { ms: 1000 }
