@@ -165,7 +165,7 @@ export class StagingLog {
    * `written` says so, in this turn where the disk completes at once.
    */
   append(offset: number, from: Buffer, at: number, length: number): number | undefined {
-    if (this.#sealed || length > ENTRY_MAX_BYTES) return undefined
+    if (length > ENTRY_MAX_BYTES) return undefined
     const stroke = this.#room(length)
     if (!stroke) return undefined
     const { buffer, entries, dataBytes, segment } = stroke

@@ -1,5 +1,7 @@
 // Staging: what was answered from the log is what is read, before and after it is moved to its place, whoever else is at work meanwhile.
 import t from 'tap'
+import type { Pending } from '../../src/device/block-device.js'
+import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock } from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { type Disks, freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll, UUID } from './lab.js'
@@ -11,8 +13,19 @@ const LOG_BYTES = 2 ** 20
 /** Longer than staged writes rest. */
 const MOVED_MS = 200
 
+class RefusingDisk extends ProgrammedDisk {
+  /** Set: writes are done, and said to have failed. */
+  refuses = false
+
+  override write(offset: number, length: number, from: Buffer, at: number): Pending {
+    const pending = super.write(offset, length, from, at)
+    if (this.refuses) throw new NbdeltaError('io', 'refused')
+    return pending
+  }
+}
+
 class StagedPoints extends MemoryPoints {
-  readonly log = new ProgrammedDisk(LOG_BYTES)
+  readonly log = new RefusingDisk(LOG_BYTES)
   async staged() { return { device: this.log, owner: Buffer.from(UUID.replaceAll('-', ''), 'hex'), name: 'staging log' } }
 }
 
@@ -92,6 +105,29 @@ t.test('a write in place to a grain of a staged write that the snapshot did not 
   await turns()
   t.equal(await bytes(volume), '4311111111111111', 'and stays there')
   t.equal(await snapshotBytes(volume), '1'.repeat(16))
+  await volume.close()
+})
+
+t.test('what the log refused never was, and what comes after it waits until the log cannot bring it back', async t => {
+  const { points, clock, volume, disks } = await lab()
+  points.log.refuses = true
+  await t.rejects((async () => { await volume.write(3 * G, G, filled(3), 0) })(), { code: 'io' })
+  points.log.refuses = false
+  points.log.held = true // the mark
+  t.equal(await bytes(volume), '1'.repeat(16))
+  let done = false
+  const changed = (async () => { await volume.write(3 * G, 100, Buffer.alloc(100, 4), 0) })().then(() => { done = true })
+  await turns()
+  t.notOk(done, 'not in place while a kill would bring back what was refused')
+  points.log.release()
+  await changed
+  t.equal(await bytes(volume), '1114111111111111')
+  const left = Object.assign(new StagedPoints(), points.fork(), { log: points.log.fork() })
+  const again = await openOn(killed(disks), SIZE, { points: left, clock: new ManualClock() })
+  t.equal(await bytes(again), '1114111111111111', 'after a kill')
+  await clock.advance(MOVED_MS)
+  t.equal(await snapshotBytes(volume), '1'.repeat(16))
+  await again.close()
   await volume.close()
 })
 
