@@ -33,7 +33,9 @@ import { NbdeltaError } from '../device/errors.js'
 /** 'NBDW' */
 const STAGING_MAGIC = 0x4e424457
 const STAGING_VERSION = 1
-const TYPE_STROKE = 1
+/** One entry, offset:u64 and data: of earlier builds. Read, never written. */
+const TYPE_ENTRY = 1
+const TYPE_STROKE = 3
 const TYPE_MARK = 2
 const MARK_BYTES = 4096
 const SEGMENTS_AT = 2 * MARK_BYTES
@@ -355,12 +357,18 @@ async function scan(device: BlockDevice, { owner, name }: Identity, segment: Seg
       if (record.reason === 'version') throw newer(name)
       return entries
     }
-    if (record.type !== TYPE_STROKE || (epoch ?? record.epoch) !== record.epoch || record.sequence <= segment.last) return entries
+    const known = record.type === TYPE_STROKE || record.type === TYPE_ENTRY
+    if (!known || (epoch ?? record.epoch) !== record.epoch || record.sequence <= segment.last) return entries
     epoch = segment.epoch = record.epoch
     segment.at += record.sizeBytes
-    entries.push(...entriesOf(record.payload, record.sequence, address))
+    if (record.type === TYPE_STROKE) entries.push(...entriesOf(record.payload, record.sequence, address))
+    else entries.push(oneEntry(record.payload, record.sequence, address))
     segment.last = entries.at(-1)!.sequence
   }
+}
+
+function oneEntry(payload: Buffer, sequence: number, address: number): StagedEntry {
+  return { sequence, offset: readU64(payload, 0), length: payload.length - 8, address: address + RECORD_HEADER_BYTES + 8 }
 }
 
 function* entriesOf(payload: Buffer, first: number, address: number): Generator<StagedEntry> {

@@ -159,6 +159,24 @@ t.test('random appends, marks, kills: exactly what is not marked is found', asyn
   }
 })
 
+t.test('entries of earlier builds, one a record, are found', async t => {
+  const { encodeRecord, recordSizeBytes } = await import('../../native-free/index.js')
+  const disk = small()
+  let address = MARKS_BYTES
+  for (let i = 1; i <= 3; i++) {
+    const payload = Buffer.concat([Buffer.alloc(8), data(i)])
+    payload.writeUInt32BE(i * GRAIN, 4)
+    const record = Buffer.alloc(recordSizeBytes(payload.length))
+    const place = { magic: 0x4e424457, version: 1, owner: identity.owner, address }
+    encodeRecord(place, { type: 1, epoch: 2, sequence: i, durableSequence: 0 }, payload, record, 0)
+    await disk.write(address, record.length, record, 0)
+    address += record.length
+  }
+  const { log, entries } = await open(disk)
+  t.strictSame(entries.map(({ sequence, offset, length }) => [sequence, offset, length]), [1, 2, 3].map(i => [i, i * GRAIN, GRAIN]))
+  for (const [i, entry] of entries.entries()) t.ok((await read(log, entry)).equals(data(i + 1)))
+})
+
 t.test('a log of a newer format is refused', async t => {
   const disk = small()
   const { log } = await open(disk)
@@ -169,7 +187,7 @@ t.test('a log of a newer format is refused', async t => {
   const { encodeRecord, RECORD_HEADER_BYTES } = await import('../../native-free/index.js')
   const place = { magic: stroke.readUInt32BE(0), version: 2, owner: identity.owner, address: MARKS_BYTES }
   const payload = Buffer.from(stroke.subarray(RECORD_HEADER_BYTES))
-  encodeRecord(place, { type: 1, epoch: 2, sequence: 1, durableSequence: 0 }, payload, stroke, 0)
+  encodeRecord(place, { type: 3, epoch: 2, sequence: 1, durableSequence: 0 }, payload, stroke, 0)
   await disk.write(MARKS_BYTES, stroke.length, stroke, 0)
   await t.rejects(open(disk), { code: 'newer-format' })
 })
