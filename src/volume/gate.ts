@@ -64,6 +64,7 @@ export class Gate {
     for (let at = from; at < to;) {
       const end = this.#piece(at, to)
       while (!this.tryAdmit(at, end)) {
+        // The log may have refused something meanwhile.
         if (this.#core.staging?.meets(at, end)) {
           await this.#core.staging.drain()
           continue

@@ -62,7 +62,7 @@ export class Staging {
   #overTo = 0
   /** Not with the disk yet, oldest first. */
   #strokes: Stroke[] = []
-  /** Entries up to this one may have been forgotten: until they are marked the log may replay them. */
+  /** Entries up to this one may have been forgotten. */
   #doubtTo = 0
   #working: Promise<void> | undefined
   #timer: { cancel(): void } | undefined
@@ -101,14 +101,14 @@ export class Staging {
   }
 
   get started(): boolean { return this.#log !== undefined }
-  /** Nothing is staged: the usual case, and the quick question. */
-  get idle(): boolean { return this.#grains.size === 0 }
+  /** Nothing is staged, nor could come back: the usual case, and the quick question. */
+  get idle(): boolean { return this.#grains.size === 0 && !this.#inDoubt }
   /** The last `take` is not with the device yet. */
   get pending(): Promise<void> | undefined { return this.#log?.written }
 
   /** Some of grains [from, to) are staged, or were and are not retired. */
   meets(from: number, to: number): boolean {
-    if (this.#log && this.#doubtTo > this.#log.applied) return true
+    if (this.#inDoubt) return true
     if (this.#grains.size === 0) return false
     if (to - from > this.#grains.size) {
       for (const grain of this.#grains.keys()) if (grain >= from && grain < to) return true
@@ -206,6 +206,9 @@ export class Staging {
     await this.#working?.catch(() => undefined)
     await this.#log?.close()
   }
+
+  /** The log may replay what was forgotten: nothing may be written in place before it is marked. */
+  get #inDoubt(): boolean { return this.#log !== undefined && this.#doubtTo > this.#log.applied }
 
   #note(entry: Staged): void {
     for (let grain = entry.from; grain < entry.to; grain++) this.#grains.set(grain, entry)

@@ -101,7 +101,7 @@ export const MUTANTS: readonly Mutant[] = [
     put: '() => undefined);', judge: 'volume/staging-late' },
   { name: 'a stroke read from the disk before it is there', file: 'store/staging-log.js', find: 'for (const stroke of [this.#gathered, this.#sent])',
     put: 'for (const stroke of [])', judge: 'store/staging-log' },
-  { name: 'grains of refused strokes written to in place', file: 'volume/staging.js', find: 'if (this.#log && this.#doubtTo > this.#log.applied)',
+  { name: 'grains of refused strokes written to in place', file: 'volume/staging.js', find: 'if (this.#inDoubt)',
     put: 'if (false)', judge: 'volume/staging-late' },
   { name: 'what is staged written to in place', file: 'volume/staging.js', find: 'this.#core.chain.plain?.clear(entry.from, entry.to);', put: '', judge: 'volume/staging' },
   { name: 'a hole made of what is staged over zeros', file: 'volume/excess-scan.js', find: 'if (staging?.meets(run.start, run.end))', put: 'if (false)',

@@ -131,6 +131,22 @@ t.test('what the log refused never was, and what comes after it waits until the 
   await volume.close()
 })
 
+t.test('with the last snapshot gone, nothing is written in place before the log cannot bring back what it refused', async t => {
+  const { points, volume, disks } = await lab()
+  points.log.refuses = true
+  await t.rejects((async () => { await volume.write(3 * G, G, filled(3), 0) })(), { code: 'io' })
+  await volume.points.delete('s')
+  await volume.points.settled()
+  await t.rejects((async () => { await volume.write(3 * G, 100, Buffer.alloc(100, 4), 0) })(), { code: 'io' }, 'no mark, no write')
+  points.log.refuses = false
+  await volume.write(3 * G, 100, Buffer.alloc(100, 4), 0)
+  const left = Object.assign(new StagedPoints(), points.fork(), { log: points.log.fork() })
+  const again = await openOn(killed(disks), SIZE, { points: left, clock: new ManualClock() })
+  t.equal(await bytes(again), '1114111111111111', 'after a kill')
+  await again.close()
+  await volume.close()
+})
+
 t.test('a scan after a crash does not make a hole of what is staged over zeros', async t => {
   const fresh = await freshDisks({ sizeBytes: SIZE })
   const first = await openOn(fresh, SIZE)
