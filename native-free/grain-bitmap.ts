@@ -213,6 +213,13 @@ export class GrainBitmap {
     return this.#population[page] === this.#pageBits(page) ? PAGE_SET : PAGE_MIXED
   }
 
+  /** Numbers of the pages that are not all clear, ascending. */
+  usedPages(): number[] {
+    const pages: number[] = []
+    for (let page = 0; page < this.pageCount; page++) if (this.#population[page] !== 0) pages.push(page)
+    return pages
+  }
+
   /** The page as PAGE_BYTES bytes, grain 0 in the lowest bit of byte 0; bits past `length` are zero. A copy. */
   pageBytes(page: number): Buffer {
     this.#judgePage(page)

@@ -35,8 +35,9 @@ const STAGING_MAGIC = 0x4e424457
 const STAGING_VERSION = 1
 /** One entry, offset:u64 and data: of earlier builds. Read, never written. */
 const TYPE_ENTRY = 1
-const TYPE_STROKE = 3
 const TYPE_MARK = 2
+const TYPE_STROKE = 3
+const ENTRY_PREFIX_BYTES = 8
 const MARK_BYTES = 4096
 const SEGMENTS_AT = 2 * MARK_BYTES
 const SEGMENTS_MAX = 16
@@ -79,7 +80,6 @@ interface Segment {
 interface Stroke {
   readonly buffer: Buffer
   readonly segment: Segment
-  readonly epoch: number
   /** Where it goes. */
   readonly address: number
   /** Number of its first entry. */
@@ -284,7 +284,7 @@ export class StagingLog {
     queueMicrotask(this.#send)
     const segment = this.#active
     const fresh = { address: segment.at, first: this.#sequence + 1, entries: 0, dataBytes: 0 }
-    return this.#gathered = { buffer: this.#buffers.pop()!, segment, epoch: segment.epoch, ...fresh, done, settle }
+    return this.#gathered = { buffer: this.#buffers.pop()!, segment, ...fresh, done, settle }
   }
 
   /** Writes what is gathered, unless something is on its way: that will do it when it is there. */
@@ -293,12 +293,12 @@ export class StagingLog {
     if (!stroke || this.#sent) return
     this.#gathered = undefined
     this.#sent = stroke
-    const { buffer, address, entries, dataBytes } = stroke
+    const { buffer, address, entries, dataBytes, segment } = stroke
     let pending: Pending
     try {
       if (this.#failure !== undefined) throw this.#failure
       buffer.fill(0, RECORD_HEADER_BYTES + entries * ROW_BYTES, RECORD_HEADER_BYTES + TABLE_BYTES)
-      const fields = { type: TYPE_STROKE, epoch: stroke.epoch, sequence: stroke.first, durableSequence: 0 }
+      const fields = { type: TYPE_STROKE, epoch: segment.epoch, sequence: stroke.first, durableSequence: 0 }
       const sizeBytes = sealRecord(this.#place(address), fields, TABLE_BYTES + dataBytes, buffer, 0)
       this.#takenBytes += sizeBytes
       pending = this.#device.write(address, sizeBytes, buffer, 0)
@@ -368,7 +368,10 @@ async function scan(device: BlockDevice, { owner, name }: Identity, segment: Seg
 }
 
 function oneEntry(payload: Buffer, sequence: number, address: number): StagedEntry {
-  return { sequence, offset: readU64(payload, 0), length: payload.length - 8, address: address + RECORD_HEADER_BYTES + 8 }
+  return {
+    sequence, offset: readU64(payload, 0), length: payload.length - ENTRY_PREFIX_BYTES,
+    address: address + RECORD_HEADER_BYTES + ENTRY_PREFIX_BYTES,
+  }
 }
 
 function* entriesOf(payload: Buffer, first: number, address: number): Generator<StagedEntry> {

@@ -16,7 +16,7 @@
  * - `lent` is the union of what all points have lent; a grain is lent to at most one point, and is neither data nor stale.
  * - `merges` grows whenever a point leaves the chain or hands grains over: whoever remembers where grains lie starts anew.
  */
-import { GrainBitmap, PAGE_BITS, PAGE_CLEAR } from '../../native-free/grain-bitmap.js'
+import { GrainBitmap, PAGE_BITS } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import { IntervalSet } from '../../native-free/interval-set.js'
 import { EXTENT_GRAINS, encodeRanges } from '../store/journal-records.js'
@@ -247,8 +247,7 @@ export class Chain {
     point.owned.or(set)
     point.lent.or(lent)
     point.changed.or(set)
-    for (let page = 0; page < set.pageCount; page++) {
-      if (set.pageKind(page) === PAGE_CLEAR) continue
+    for (const page of set.usedPages()) {
       const [from, to] = [page * PAGE_BITS, Math.min(set.length, (page + 1) * PAGE_BITS)]
       point.noteExact(from, to)
       point.noteChanged(from, to)

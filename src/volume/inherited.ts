@@ -11,7 +11,7 @@
  * - `settled` false: what the undo point took over when the view was switched may not be in its maps on disk. Then no grain of
  *   the layer has been taken, and none may be, before a checkpoint has run (checkpoint.ts).
  */
-import { type GrainBitmap, PAGE_BITS, PAGE_CLEAR } from '../../native-free/grain-bitmap.js'
+import { type GrainBitmap, PAGE_BITS } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import { IntervalSet } from '../../native-free/interval-set.js'
 import type { BlockDevice, Origin, Pending } from '../device/block-device.js'
@@ -73,7 +73,7 @@ export class Layer {
   /** Its file has all of it when this resolves. */
   async saveAll(settle: () => Pending): Promise<void> {
     if (!this.unsaved) return
-    await this.file.save(this.todo, mixedOrSet(this.todo), settle)
+    await this.file.save(this.todo, this.todo.usedPages(), settle)
     this.unsaved = false
   }
 
@@ -93,13 +93,6 @@ export class Layer {
     if (grains < this.todo.length) this.left -= this.todo.count(grains, this.todo.length)
     this.todo.resize(grains, false)
   }
-}
-
-/** Numbers of the pages that are not all clear. */
-export function mixedOrSet(set: GrainBitmap): number[] {
-  const pages: number[] = []
-  for (let page = 0; page < set.pageCount; page++) if (set.pageKind(page) !== PAGE_CLEAR) pages.push(page)
-  return pages
 }
 
 export class Inherited {

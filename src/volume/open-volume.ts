@@ -168,7 +168,8 @@ function findAgain(layer: Layer, { inherit: store, uuid, grainBytes }: OpenVolum
   const entry = store?.inheritance
   if (!undo || settled || entry?.kind !== 'restore' || entry.base || entry.source.volume !== uuid) return
   const from = chain.points.find(({ info }) => info.uuid === entry.source.point)
-  if (!from) throw new NbdeltaError('damaged', `the snapshot of a restore is not there: ${entry.source.point}`)
+  // That it is missing the Inheritor says.
+  if (!from) return
   const { offset, length } = entry.range!
   const range = rangeOf(offset, length, from.info.sizeBytes, grainBytes)
   const plan = planRestore(grains, ownedFrom(chain.points, from, undo.seq), range, undefined)

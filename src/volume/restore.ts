@@ -30,7 +30,7 @@ import { ComposedSource } from './composed-source.js'
 import { Copier, type InheritJob } from './copier.js'
 import { allSettled, type VolumeCore } from './core.js'
 import type { InheritFile, InheritStore } from './inherit-store.js'
-import { Layer, type LayerKind, mixedOrSet } from './inherited.js'
+import { Layer, type LayerKind } from './inherited.js'
 import { NewPoint } from './point-creation.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
@@ -242,7 +242,7 @@ export class Inheritor {
         // What the journal says of an earlier restore must not be taken for this one.
         const begun = core.journal.append('layer', [{ start: 0, end: 1 }], () => undefined, undo.record.seq)
         const late = !foreign && !core.inherit.of('clone')
-        if (!late) await file!.save(set, mixedOrSet(set))
+        if (!late) await file!.save(set, set.usedPages())
         await begun
         await undo.secure()
         const inheritance = {

@@ -1,7 +1,7 @@
 /**
  * Space: the budget for what a volume's points keep, and what is given up, in which order, when it or the disk is full.
  *
- * Asked by whoever needs old content preserved: `during` around a request's own preserving (gate.ts, adopter.ts), `canStage`
+ * Asked by whoever needs old content preserved: `during` around a request's own preserving (gate.ts, adopter.ts), `roomFor`
  * and `promise` for what is preserved later (staging.ts). All before anything is copied or answered: a request for which there
  * is no room has changed nothing. What is promised is kept without another question, so nothing that was answered is ever
  * refused by the budget. A point's file takes whole grains; the short last grain of a volume counts as a whole one.
@@ -53,6 +53,8 @@ export const NO_BUDGET: SpaceRule = Object.freeze({ budgetBytes: null, order: 'd
 
 type Step = 'drop-undo'
 const STEPS: Readonly<Record<SpaceOrder, readonly Step[]>> = Object.freeze({ 'drop-undo-then-fail': ['drop-undo'], 'fail': [] })
+
+const NOTHING: readonly Run[] = Object.freeze([])
 
 /** While the disk is full, what is staged is tried again so often. */
 const RETRY_MS = 5000
@@ -125,21 +127,25 @@ export class Space {
     return runs
   }
 
-  /** Grains [from, to) may be staged: there is room for what they need, and nothing speaks against it being there later. */
-  canStage(from: number, to: number): boolean {
-    return !this.#diskFull && (this.#rule.budgetBytes === null || this.#hasRoom(this.#count(this.needs(from, to))))
+  /**
+   * Grains [from, to) may be staged: what is to be promised for them. Undefined: there is no room for what they need, or
+   * something speaks against it being there later.
+   */
+  roomFor(from: number, to: number): readonly Run[] | undefined {
+    if (this.#diskFull) return undefined
+    if (this.#rule.budgetBytes === null) return NOTHING
+    const runs = this.needs(from, to)
+    return this.#hasRoom(this.#count(runs)) ? runs : undefined
   }
 
-  /** Room for what they need is theirs until they are kept, or `release`. */
-  promise(from: number, to: number): void {
-    if (this.#rule.budgetBytes === null) return
-    for (const run of this.needs(from, to)) this.#core.chain.usage.promise(run)
-  }
+  /** Room for these grains is theirs until they are kept, or `release`. */
+  promise(runs: readonly Run[]): void { for (const run of runs) this.#core.chain.usage.promise(run) }
 
   /** A point has gone: perhaps nobody needs what was promised any more. The whole volume is held. */
   reconsider(): void {
     if (this.#core.chain.usage.promised === 0) return
-    for (const { start, end } of this.#core.chain.usage.recall()) this.promise(start, end)
+    const runs = this.#core.chain.usage.recall()
+    if (this.#rule.budgetBytes !== null) for (const { start, end } of runs) this.promise(this.needs(start, end))
   }
 
   release(from: number, to: number): void { this.#core.chain.usage.release(from, to) }
@@ -151,7 +157,7 @@ export class Space {
     const { usage } = this.#core.chain
     const grains = this.#count(runs)
     if (grains > 0 && !this.#hasRoom(grains)) throw this.#refusal(grains)
-    for (const run of runs) usage.promise(run)
+    this.promise(runs)
     try {
       await work()
     } finally {

@@ -135,13 +135,14 @@ export class Staging {
     const from = offset / grainBytes
     const to = from + length / grainBytes
     if (chain.unneeded(from, to) && !this.meets(from, to)) return false
-    if (!space.canStage(from, to)) return false
+    const needed = space.roomFor(from, to)
+    if (!needed) return false
     const address = log.append(offset, data, at, length)
     if (address === undefined) {
       this.#begin()
       return false
     }
-    space.promise(from, to)
+    space.promise(needed)
     this.#remember({ sequence: log.sequence, offset, length, address, from, to })
     this.#core.flushes.changed()
     this.#wake()

@@ -20,7 +20,7 @@
  * Arithmetic: a region is 8 map pages = 262,144 grains = 1 GiB at 4 KiB, so 16 TiB have 16,384 of them; data costs at
  * most one bit a grain, stale and kept at most STALE_RUNS_MAX ranges of 16 bytes, kept an eighth of that.
  */
-import { GrainBitmap, PAGE_BITS, PAGE_CLEAR } from '../../native-free/grain-bitmap.js'
+import { GrainBitmap, PAGE_BITS } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import { IntervalSet } from '../../native-free/interval-set.js'
 import { REGION_GRAINS } from '../store/journal-records.js'
@@ -107,7 +107,7 @@ export class VolumeMap {
   /** None of the set is data any more: it is inherited. What is stale stays stale. */
   becomeInherited(set: GrainBitmap): void {
     this.#changes++
-    for (let page = 0; page < set.pageCount; page++) if (set.pageKind(page) !== PAGE_CLEAR) this.#dirty.set(page, page + 1)
+    for (const page of set.usedPages()) this.#dirty.set(page, page + 1)
     this.data.andNot(set)
   }
 

@@ -70,8 +70,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: '', judge: 'volume/point-order' },
 
   // Space (space.ts, usage.ts)
-  { name: 'staged without room for it', file: 'volume/staging.js', find: 'if (!space.canStage(from, to))', put: 'if (false)', judge: 'space' },
-  { name: 'staged without a promise', file: 'volume/staging.js', find: 'space.promise(from, to);', put: '', judge: 'space' },
+  { name: 'staged without room for it', file: 'volume/staging.js', find: 'space.roomFor(from, to)', put: '[]', judge: 'space' },
+  { name: 'staged without a promise', file: 'volume/staging.js', find: 'space.promise(needed);', put: '', judge: 'space' },
   { name: 'nothing given up', file: 'volume/space.js', find: 'if (await this.#making)', put: 'if (false)', judge: 'space' },
   { name: 'anybody\'s snapshot given up', file: 'volume/space.js', find: "point.info.labels.auto === 'undo' &&", put: '', judge: 'space' },
   { name: 'a request asks for no room', file: 'volume/space.js', find: 'if (grains > 0 && !this.#hasRoom(grains))', put: 'if (false)', judge: 'space' },
@@ -80,7 +80,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'undo not taken', file: 'volume/restore.js', find: 'core.chain.lendAll(undo.point, set, core.map.data);', put: '', judge: 'restores' },
   { name: 'preserving skipped in a restore', file: 'volume/adopter.js', find: 'this.#parts.preserver.secure(lent, []));',
     put: 'Promise.resolve());', judge: 'restores' },
-  { name: 'the set of a restore not saved', file: 'volume/inherited.js', find: 'await this.file.save(this.todo, mixedOrSet(this.todo), settle);', put: '', judge: 'restores' },
+  { name: 'the set of a restore not saved', file: 'volume/inherited.js', find: 'await this.file.save(this.todo, this.todo.usedPages(), settle);', put: '', judge: 'restores' },
   { name: 'a restore answered before its record', file: 'volume/restore.js', find: 'await this.#commit(undo, inheritance);',
     put: 'this.#commit(undo, inheritance).catch(() => undefined);', judge: 'volume/restore' },
   { name: 'INHERITED before the bytes are flushed', file: 'volume/adopter.js', find: 'await flushNow(this.#core);',

@@ -41,12 +41,14 @@ export function difference(fast: GrainBitmap, slow: SlowBitmap): string | undefi
   if (fast.length !== slow.bits.length) return `length ${fast.length} and ${slow.bits.length}`
   for (let i = 0; i < fast.length; i++) if (fast.get(i) !== slow.bits[i]) return `bit ${i} is ${fast.get(i)}`
   if (fast.count() !== slow.count(0, fast.length)) return `count ${fast.count()}`
+  const used = fast.usedPages()
   for (let page = 0; page < fast.pageCount; page++) {
     const bytes = fast.pageBytes(page)
     const start = page * 32768
     const bits = Math.min(32768, fast.length - start)
     const set = slow.count(start, start + bits)
     const kind: PageKind = set === 0 ? PAGE_CLEAR : set === bits ? PAGE_SET : PAGE_MIXED
+    if (used.includes(page) !== set > 0) return `page ${page} among those in use`
     if (fast.pageKind(page) !== kind) return `page ${page} is of kind ${fast.pageKind(page)}, not ${kind}`
     for (let i = 0; i < 32768; i++) {
       if (((bytes[i >> 3] >> (i & 7)) & 1) !== Number(i < bits && slow.bits[start + i])) return `byte ${i >> 3} of page ${page}`

@@ -141,3 +141,10 @@ export class ProgrammedDisk extends MemoryDisk {
     return super.flush()
   }
 }
+
+/** Notes in `events` what is written to the disk, and when it is flushed. */
+export function watch(events: string[], name: string, disk: Pick<MemoryDisk, 'write' | 'flush'>): void {
+  const [write, flush] = [disk.write.bind(disk), disk.flush.bind(disk)]
+  disk.write = (...request) => { events.push(`write ${name}`); return write(...request) }
+  disk.flush = () => { events.push(`flush ${name}`); return flush() }
+}

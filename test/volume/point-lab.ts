@@ -70,6 +70,20 @@ export class MemoryPoints implements PointStore {
   async removeDeleted(): Promise<void> {}
 }
 
+/** With a staging log, on a disk that volumes do not close. */
+export class StagedPoints<Log extends MemoryDisk = MemoryDisk> extends MemoryPoints {
+  readonly log: Log
+
+  constructor(log: Log) {
+    super()
+    this.log = log
+    log.close = async () => undefined
+  }
+
+  override fork(): StagedPoints { return Object.assign(new StagedPoints(this.log.fork()), super.fork()) }
+  async staged() { return { device: this.log, owner: Buffer.from(UUID.replaceAll('-', ''), 'hex'), name: 'staging log' } }
+}
+
 function identityOf(seq: number): MapIdentity {
   return { owner: Buffer.from(UUID.replaceAll('-', ''), 'hex'), name: `point ${seq}`, point: seq }
 }

@@ -5,7 +5,7 @@ import type { ZeroMode } from '../../src/device/block-device.js'
 import { ManualClock, type MemoryDisk } from '../../src/device/testing.js'
 import { SECTION_BYTES } from '../../src/store/point-maps.js'
 import type { Volume } from '../../src/volume/volume.js'
-import { freshDisks, freshVolume, GRAIN, killed, openOn } from './lab.js'
+import { freshDisks, GRAIN, killed, openOn, watch } from './lab.js'
 import { MemoryPoints } from './point-lab.js'
 
 const SIZE = 8 * GRAIN
@@ -32,16 +32,18 @@ function watched(): { points: MemoryPoints, preserved: MemoryDisk[] } {
   return { points, preserved }
 }
 
-function watch(events: string[], name: string, disk: Pick<MemoryDisk, 'write' | 'flush'>): void {
-  const [write, flush] = [disk.write.bind(disk), disk.flush.bind(disk)]
-  disk.write = (...request) => { events.push(`write ${name}`); return write(...request) }
-  disk.flush = () => { events.push(`flush ${name}`); return flush() }
+/** A volume on disks that can be watched, all ones. */
+async function lab(points = new MemoryPoints()) {
+  const disks = await freshDisks({ sizeBytes: SIZE })
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { points, clock })
+  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  return { points, disks, clock, volume }
 }
 
 t.test('what a snapshot being deleted owns is not preserved again, newer, for the older one', async t => {
   const { points, preserved } = watched()
-  const volume = await freshVolume({ sizeBytes: SIZE, points })
-  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  const { volume } = await lab(points)
   await volume.points.create({ name: 'a', kind: 'snapshot' })
   await volume.points.create({ name: 'b', kind: 'snapshot' })
   await volume.write(3 * GRAIN, GRAIN, Buffer.alloc(GRAIN, 2), 0)
@@ -66,9 +68,7 @@ t.test('what a snapshot being deleted owns is not preserved again, newer, for th
 
 t.test('bytes that are handed over are durable before the journal says so', async t => {
   const { points, preserved } = watched()
-  const disks = await freshDisks({ sizeBytes: SIZE })
-  const volume = await openOn(disks, SIZE, { points })
-  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  const { disks, volume } = await lab(points)
   await volume.points.create({ name: 'a', kind: 'snapshot' })
   await volume.points.create({ name: 'b', kind: 'snapshot' })
   await volume.write(3 * GRAIN, GRAIN, Buffer.alloc(GRAIN, 2), 0)
@@ -82,11 +82,7 @@ t.test('bytes that are handed over are durable before the journal says so', asyn
 })
 
 t.test('marks that only the deleted point\'s map had are in the older one\'s after a kill', async t => {
-  const points = new MemoryPoints()
-  const disks = await freshDisks({ sizeBytes: SIZE })
-  const clock = new ManualClock()
-  const volume = await openOn(disks, SIZE, { points, clock })
-  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  const { points, disks, clock, volume } = await lab()
   for (const name of ['a', 'b']) await volume.points.create({ name, kind: 'bookmark' })
   await volume.write(3 * GRAIN, GRAIN, Buffer.alloc(GRAIN, 2), 0)
   await volume.points.create({ name: 'c', kind: 'bookmark' })
@@ -102,11 +98,7 @@ t.test('marks that only the deleted point\'s map had are in the older one\'s aft
 })
 
 t.test('what was lent to the last snapshot is given back when it is gone', async t => {
-  const points = new MemoryPoints()
-  const disks = await freshDisks({ sizeBytes: SIZE })
-  const clock = new ManualClock()
-  const volume = await openOn(disks, SIZE, { points, clock })
-  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  const { disks, clock, volume } = await lab()
   await volume.points.create({ name: 'a', kind: 'snapshot' })
   await volume.trim(3 * GRAIN, 2 * GRAIN)
   const raw = Buffer.alloc(GRAIN)
@@ -122,11 +114,7 @@ t.test('what was lent to the last snapshot is given back when it is gone', async
 })
 
 t.test('what is lent while a checkpoint saves the maps of points is durable in the journal before any map says so', async t => {
-  const points = new MemoryPoints()
-  const disks = await freshDisks({ sizeBytes: SIZE })
-  const clock = new ManualClock()
-  const volume = await openOn(disks, SIZE, { points, clock })
-  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  const { points, disks, clock, volume } = await lab()
   await volume.points.create({ name: 'a', kind: 'snapshot' })
   await volume.write(3 * GRAIN, GRAIN, Buffer.alloc(GRAIN, 2), 0)
   const { maps } = [...points.present.values()][0]!
@@ -159,11 +147,7 @@ t.test('a point is in the table when what was answered before it, and that it is
 })
 
 t.test('space is given back when what marks the grains as changed is durable, and not before', async t => {
-  const points = new MemoryPoints()
-  const disks = await freshDisks({ sizeBytes: SIZE })
-  const clock = new ManualClock()
-  const volume = await openOn(disks, SIZE, { points, clock })
-  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  const { disks, clock, volume } = await lab()
   await volume.points.create({ name: 'a', kind: 'bookmark' })
   const events: string[] = []
   watch(events, 'journal', disks.journal)

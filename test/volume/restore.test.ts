@@ -1,7 +1,7 @@
 // Restore of a volume from its own snapshots and another's: the seeds' A4, A5, A7, A12, A13, A14, A17, A18, A21, B9, B10, B11, by id.
 import t from 'tap'
 import { PAGE_BITS } from '../../native-free/index.js'
-import { LateDisk, readAll, GRAIN } from './lab.js'
+import { GRAIN, LateDisk, readAll, watch } from './lab.js'
 import { Rig, settle } from './inherit-lab.js'
 
 const G = GRAIN
@@ -331,12 +331,7 @@ t.test('what a client writes to a part of a grain that is not copied yet is dura
   await fill(r, 2)
   await r.volume.restore({ from: 's', ...SLOW_PACE })
   const events: string[] = []
-  for (const name of ['live', 'journal'] as const) {
-    const disk = r.disks[name]
-    const [write, flush] = [disk.write.bind(disk), disk.flush.bind(disk)]
-    disk.write = (...request) => { events.push(`write ${name}`); return write(...request) }
-    disk.flush = () => { events.push(`flush ${name}`); return flush() }
-  }
+  for (const name of ['live', 'journal'] as const) watch(events, name, r.disks[name])
   await r.volume.write(9 * G + 100, 100, Buffer.alloc(100, 3), 0)
   const [written, flushed, said] = ['write live', 'flush live', 'write journal'].map(event => events.lastIndexOf(event))
   t.ok(written! >= 0 && written! < flushed! && flushed! < said!, events.join(', '))

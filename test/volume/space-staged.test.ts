@@ -17,6 +17,15 @@ async function staging(options: Parameters<typeof SpaceRig.open>[0] = {}): Promi
   return rig
 }
 
+/** The disk of the points has room for one grain, which the snapshot has taken. */
+async function full(): Promise<SpaceRig> {
+  const rig = await staging()
+  await rig.write(0, 2)
+  await rig.clock.advance(REST_MS)
+  rig.points.capacity = 1
+  return rig
+}
+
 t.test('a budget of k grains: k writes are staged, the next one fails, and all k find their place', async t => {
   const rig = await staging({ budget: 3 })
   for (let grain = 0; grain < 3; grain++) await rig.write(grain, 2)
@@ -82,10 +91,7 @@ t.test('what an older snapshot has already is not promised to it once more', asy
 })
 
 t.test('the disk is full when they are to be moved: nothing is lost, new ones fail, and it goes on by itself', async t => {
-  const rig = await staging()
-  await rig.write(0, 2)
-  await rig.clock.advance(REST_MS)
-  rig.points.capacity = 1
+  const rig = await full()
   for (let grain = 1; grain < 5; grain++) await rig.write(grain, 2)
   const live = [2, 2, 2, 2, 2, ...ONES.slice(5)]
   await rig.clock.advance(REST_MS)
@@ -111,10 +117,7 @@ t.test('the disk is full when they are to be moved: nothing is lost, new ones fa
 })
 
 t.test('killed while they cannot be moved: the volume opens, shows them, and moves them when there is space', async t => {
-  const rig = await staging()
-  await rig.write(0, 2)
-  await rig.clock.advance(REST_MS)
-  rig.points.capacity = 1
+  const rig = await full()
   for (let grain = 1; grain < 5; grain++) await rig.write(grain, 2)
   const live = [2, 2, 2, 2, 2, ...ONES.slice(5)]
   await rig.reopen()
@@ -134,10 +137,7 @@ t.test('killed while they cannot be moved: the volume opens, shows them, and mov
 })
 
 t.test('a full disk and what is staged do not keep a snapshot from being deleted', async t => {
-  const rig = await staging()
-  await rig.write(0, 2)
-  await rig.clock.advance(REST_MS)
-  rig.points.capacity = 1
+  const rig = await full()
   await rig.write(1, 2, 4)
   await rig.clock.advance(REST_MS)
   await t.rejects(rig.write(5, 2), NO_SPACE)
@@ -196,10 +196,7 @@ t.test('a full disk: undo points are given up for a request, and what is staged 
 })
 
 t.test('closed on a full disk: the next open shows everything', async t => {
-  const rig = await staging()
-  await rig.write(0, 2)
-  await rig.clock.advance(REST_MS)
-  rig.points.capacity = 1
+  const rig = await full()
   for (let grain = 1; grain < 5; grain++) await rig.write(grain, 2)
   await rig.volume.flush()
   await rig.volume.close()

@@ -4,8 +4,8 @@ import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock } from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
-import { type Disks, freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll, UUID } from './lab.js'
-import { MemoryPoints } from './point-lab.js'
+import { type Disks, freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll } from './lab.js'
+import { StagedPoints } from './point-lab.js'
 
 const G = GRAIN
 const SIZE = 16 * G
@@ -24,12 +24,7 @@ class RefusingDisk extends ProgrammedDisk {
   }
 }
 
-class StagedPoints extends MemoryPoints {
-  readonly log = new RefusingDisk(LOG_BYTES)
-  async staged() { return { device: this.log, owner: Buffer.from(UUID.replaceAll('-', ''), 'hex'), name: 'staging log' } }
-}
-
-interface Lab { readonly disks: Disks, readonly points: StagedPoints, readonly clock: ManualClock, readonly volume: Volume }
+interface Lab { readonly disks: Disks, readonly points: StagedPoints<RefusingDisk>, readonly clock: ManualClock, readonly volume: Volume }
 
 /** One staged write has found its place. */
 async function moveOne(volume: Volume, clock: ManualClock): Promise<void> {
@@ -42,7 +37,7 @@ async function moveOne(volume: Volume, clock: ManualClock): Promise<void> {
 /** All ones, and a snapshot of that. */
 async function lab(): Promise<Lab> {
   const disks = await freshDisks({ sizeBytes: SIZE })
-  const points = new StagedPoints()
+  const points = new StagedPoints(new RefusingDisk(LOG_BYTES))
   const clock = new ManualClock()
   const volume = await openOn(disks, SIZE, { points, clock })
   await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
@@ -122,8 +117,7 @@ t.test('what the log refused never was, and what comes after it waits until the 
   points.log.release()
   await changed
   t.equal(await bytes(volume), '1114111111111111')
-  const left = Object.assign(new StagedPoints(), points.fork(), { log: points.log.fork() })
-  const again = await openOn(killed(disks), SIZE, { points: left, clock: new ManualClock() })
+  const again = await openOn(killed(disks), SIZE, { points: points.fork(), clock: new ManualClock() })
   t.equal(await bytes(again), '1114111111111111', 'after a kill')
   await clock.advance(MOVED_MS)
   t.equal(await snapshotBytes(volume), '1'.repeat(16))
@@ -140,8 +134,7 @@ t.test('with the last snapshot gone, nothing is written in place before the log 
   await t.rejects((async () => { await volume.write(3 * G, 100, Buffer.alloc(100, 4), 0) })(), { code: 'io' }, 'no mark, no write')
   points.log.refuses = false
   await volume.write(3 * G, 100, Buffer.alloc(100, 4), 0)
-  const left = Object.assign(new StagedPoints(), points.fork(), { log: points.log.fork() })
-  const again = await openOn(killed(disks), SIZE, { points: left, clock: new ManualClock() })
+  const again = await openOn(killed(disks), SIZE, { points: points.fork(), clock: new ManualClock() })
   t.equal(await bytes(again), '1114111111111111', 'after a kill')
   await again.close()
   await volume.close()
@@ -152,7 +145,7 @@ t.test('a scan after a crash does not make a hole of what is staged over zeros',
   const first = await openOn(fresh, SIZE)
   await first.write(15 * G, G, filled(1), 0)
   const disks = killed(fresh)
-  const points = new StagedPoints()
+  const points = new StagedPoints(new RefusingDisk(LOG_BYTES))
   const clock = new ManualClock()
   const volume = await openOn(disks, SIZE, { points, clock })
   t.ok(volume.recovered.openRegions > 0, 'a region is presumed to be data')

@@ -1,13 +1,13 @@
 // Staged first overwrites beside writes in place: whatever is answered is read from then on, by clients, snapshots and the next
 // process; what the log's disk refused may be old or new, but stays what it is read as once it is written again.
 import t from 'tap'
-import type { BlockDevice, Pending } from '../../src/device/block-device.js'
+import type { Pending } from '../../src/device/block-device.js'
 
 import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock, MemoryDisk, seededRandom } from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { freshDisks, GRAIN, killed, LateDisk, openOn, readAll, SLOW } from './lab.js'
-import { MemoryPoints } from './point-lab.js'
+import { StagedPoints } from './point-lab.js'
 
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 t.comment(`SEED=${SEED}`)
@@ -16,17 +16,6 @@ const RUNS = Number(process.env.RUNS ?? 60)
 const GRAINS = 12
 const SIZE = GRAINS * GRAIN
 const LOG_BYTES = 8192 + 2 * 256 * 1024
-
-class StagedPoints extends MemoryPoints {
-  log: BlockDevice
-  constructor(log: BlockDevice) {
-    super()
-    this.log = log
-    log.close = async () => undefined
-  }
-
-  async staged() { return { device: this.log, owner: Buffer.alloc(16, 7), name: 'staging log' } }
-}
 
 /** Refuses one write in six, having done a part of it or all of it. */
 class RefusingDisk extends MemoryDisk {
@@ -44,7 +33,7 @@ class RefusingDisk extends MemoryDisk {
   }
 }
 
-async function open(log: BlockDevice, clock = new ManualClock()) {
+async function open(log: MemoryDisk, clock = new ManualClock()) {
   const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
   const points = new StagedPoints(log)
   const volume = await openOn(disks, SIZE, { clock, points })
@@ -83,7 +72,7 @@ async function stubbornly(work: () => Pending | Promise<unknown>): Promise<void>
 }
 
 /** Random requests, one after the other or some at once over grains of their own, against plain arrays. */
-async function mixed(seed: number, log: BlockDevice): Promise<string | undefined> {
+async function mixed(seed: number, log: MemoryDisk): Promise<string | undefined> {
   const random = seededRandom(seed)
   let { volume, clock, disks, points } = await open(log)
   const now = Buffer.alloc(SIZE)
@@ -123,14 +112,12 @@ async function mixed(seed: number, log: BlockDevice): Promise<string | undefined
       if (kind === 'snapshot') kept.push({ name: `p${step}`, content: Buffer.from(now) })
     } else if (roll < 16) await stubbornly(() => volume.flush())
     else if (roll < 18) await clock.advance([20, 60, 11_000][random(3)])
-    else if (roll < 19 && log instanceof MemoryDisk) {
+    else if (roll < 19) {
       // A fork refuses nothing.
-      const left = { ...killed(disks), points: points.fork(), log: log.fork() }
+      const left = { disks: killed(disks), points: points.fork() }
       volume.close().catch(() => undefined)
       await turn()
-      disks = left
-      points = Object.assign(new StagedPoints(left.log), { table: left.points.table, present: left.points.present, highest: left.points.highest })
-      log = left.log
+      ;({ disks, points } = left)
       clock = new ManualClock()
       volume = await openOn(disks, SIZE, { clock, points })
     }
