@@ -9,11 +9,11 @@
 import { rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { $ } from 'zx'
-import { openStore, type StoreVolume } from '../../src/index.js'
+import type { StoreVolume } from '../../src/index.js'
 import { Load } from './clients.js'
 import { median } from './results.js'
 import type { Figure } from './results.js'
-import { EXPORT, nbdeltaCommand, serveStore } from './sides.js'
+import { EXPORT, nbdeltaCommand, onVolume, serveStore } from './sides.js'
 import type { Workbench } from './workbench.js'
 
 const GRAIN = 4096
@@ -31,15 +31,6 @@ const DEEP_FLOOR = 0.8
 /** Bytes of a stream for each byte that changed. */
 const DELTA_LIMIT = 1.05
 
-/** Work on a new volume in a store of its own. */
-async function onVolume<T>(path: string, sizeBytes: number, work: (volume: StoreVolume) => Promise<T>): Promise<T> {
-  rmSync(path, { recursive: true, force: true })
-  const store = await openStore({ path, create: true })
-  try {
-    return await work(await store.createVolume({ name: EXPORT, sizeBytes }))
-  } finally { await store.close() }
-}
-
 async function spread(volume: StoreVolume, count: number, byte: number, shift = 0): Promise<void> {
   const data = Buffer.alloc(GRAIN, byte)
   const step = Math.floor(volume.sizeBytes / GRAIN / count)
@@ -54,7 +45,7 @@ async function fill(volume: StoreVolume, byte: number): Promise<void> {
 
 /** Milliseconds until a restore is answered. */
 function answer(path: string): Promise<number> {
-  return onVolume(path, 2 ** 40, async (volume) => {
+  return onVolume(path, { sizeBytes: 2 ** 40 }, async (volume) => {
     await spread(volume, CHANGES, 1)
     await volume.points.create({ name: 'then', kind: 'snapshot' })
     await spread(volume, CHANGES, 2)
@@ -75,7 +66,7 @@ async function copy(bench: Workbench, path: string): Promise<number> {
   await $`dd if=${source} of=${target} bs=1M conv=fdatasync status=none`.quiet()
   const plainMs = performance.now() - begun
   rmSync(target)
-  const restoreMs = await onVolume(path, COPY_BYTES, async (volume) => {
+  const restoreMs = await onVolume(path, { sizeBytes: COPY_BYTES }, async (volume) => {
     await fill(volume, 1)
     await volume.points.create({ name: 'then', kind: 'snapshot' })
     await fill(volume, 2)
@@ -90,7 +81,7 @@ async function copy(bench: Workbench, path: string): Promise<number> {
 
 /** Reads of the oldest of many snapshots, as a part of those of live. */
 async function deep(bench: Workbench, path: string, rounds: number, seconds: number): Promise<Record<string, number>> {
-  await onVolume(path, DEEP_BYTES, async (volume) => {
+  await onVolume(path, { sizeBytes: DEEP_BYTES }, async (volume) => {
     await fill(volume, 1)
     for (let i = 0; i < DEEP; i++) {
       await volume.points.create({ name: `s${i}`, kind: 'snapshot' })
@@ -119,7 +110,7 @@ async function deep(bench: Workbench, path: string, rounds: number, seconds: num
 }
 
 async function delta(bench: Workbench, path: string): Promise<{ ratio: number, ms: number }> {
-  await onVolume(path, 2 ** 34, async (volume) => {
+  await onVolume(path, { sizeBytes: 2 ** 34 }, async (volume) => {
     await spread(volume, CHANGES, 1)
     await volume.points.create({ name: 'a', kind: 'snapshot' })
     await spread(volume, CHANGES, 2)

@@ -1,10 +1,11 @@
 /**
  * The servers that are compared, each as the command a careful operator would type, all over the same raw file.
  */
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { $ } from 'zx'
+import { openStore, type StoreVolume } from '../../src/index.js'
 import { ServerProcess } from './server-process.js'
 import type { Started } from './server-process.js'
 import type { Workload } from './workloads.js'
@@ -91,6 +92,17 @@ export function sideOf(name: string): Side {
 /** nbdelta over any store, on the place's unix socket. */
 export function serveStore(place: Place, store: string): Promise<Started> {
   return ServerProcess.start('nbdelta', serveCommand(store, `unix:${place.socket}`), place.directory, { path: place.socket })
+}
+
+/** Work through the library on a new volume in a store of its own, in place of what was there. */
+export async function onVolume<T>(
+  path: string, options: { readonly sizeBytes?: number, readonly backing?: string }, work: (volume: StoreVolume) => Promise<T>,
+): Promise<T> {
+  rmSync(path, { recursive: true, force: true })
+  const store = await openStore({ path, create: true })
+  try {
+    return await work(await store.createVolume({ name: EXPORT, ...options }))
+  } finally { await store.close() }
 }
 
 /** What an nbdelta command prints. */

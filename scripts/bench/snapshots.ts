@@ -12,12 +12,12 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { $ } from 'zx'
-import { openStore, type PointKind, type StoreVolume } from '../../src/index.js'
+import type { PointKind, StoreVolume } from '../../src/index.js'
 import { Load } from './clients.js'
 import { median } from './results.js'
 import type { Figure } from './results.js'
 import { ServerProcess } from './server-process.js'
-import { EXPORT, serveStore } from './sides.js'
+import { EXPORT, onVolume, serveStore } from './sides.js'
 import type { Place } from './sides.js'
 import type { Workbench } from './workbench.js'
 
@@ -49,11 +49,7 @@ type Prepare = (volume: StoreVolume) => Promise<unknown>
 /** `prepare` makes the points, before the server starts. */
 async function ours(bench: Workbench, place: Place, depth: number, prepare: Prepare): Promise<number> {
   const path = join(place.directory, 'store-cow')
-  rmSync(path, { recursive: true, force: true })
-  const store = await openStore({ path, create: true })
-  try {
-    await prepare(await store.createVolume({ name: EXPORT, backing: place.file }))
-  } finally { await store.close() }
+  await onVolume(path, { backing: place.file }, prepare)
   const { server } = await serveStore(place, path)
   try { return await burst(bench, place, EXPORT, depth) } finally { await server.stop() }
 }
