@@ -132,7 +132,8 @@ async function delta(bench: Workbench, path: string): Promise<{ ratio: number, m
 interface Extent { readonly rounds: number, readonly seconds: number }
 
 export async function points(bench: Workbench, { rounds, seconds }: Extent): Promise<Figure[]> {
-  const path = join(bench.directory, 'sides', 'points-store')
+  const { directory } = await bench.placeOf('points', '')
+  const path = join(directory, 'store')
   const answers: number[] = []
   const copies: number[] = []
   for (let i = 0; i < rounds; i++) {
