@@ -106,6 +106,8 @@ export class Connection implements SessionHost, Reader {
   get exportName(): string | undefined { return this.handle?.info.name }
   get inFlight(): number { return this.#session?.jobs.count ?? 0 }
   get oldestMs(): number { return this.#session?.jobs.oldestMs ?? 0 }
+  /** Requests taken up so far, refused ones too. */
+  get served(): number { return this.#session?.served ?? 0 }
   /** Nothing is under way and nothing waits to be sent. */
   get idle(): boolean {
     if (this.#phase === 'transmission') return this.#session!.idle && this.#outbox.empty

@@ -72,6 +72,10 @@ export interface NbdServer {
 const DEADLINE_MS = 10_000
 /** How often a drain looks whether everything is answered, milliseconds. */
 const DRAIN_STEP_MS = 5
+/** Connections end when this many looks in a row found nothing new: who was told ESHUTDOWN has time to stop asking. */
+const QUIET_STEPS = 10
+/** A client that goes on asking is refused this often at most, in looks, before its connection ends all the same. */
+const REFUSING_STEPS = 400
 /** Exports whose past clients are counted; names of snapshots come and go, so of more the longest known are forgotten. */
 const PAST_EXPORTS_MAX = 1024
 
@@ -230,6 +234,12 @@ class Server implements NbdServer, ConnectionHost {
     do await sleep(DRAIN_STEP_MS)
     while (pending((connection) => !connection.idle))
     await this.#flush(connections, endMs)
+    for (let step = 0, quiet = 0, last = -1; quiet < QUIET_STEPS && step < REFUSING_STEPS && pending(() => true); step++) {
+      await sleep(DRAIN_STEP_MS)
+      const served = connections.reduce((sum, connection) => sum + connection.served, 0)
+      quiet = served === last && !pending((connection) => !connection.idle) ? quiet + 1 : 0
+      last = served
+    }
     for (const connection of connections) connection.finish()
     while (pending(() => true)) await sleep(DRAIN_STEP_MS)
   }

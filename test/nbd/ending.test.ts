@@ -131,6 +131,29 @@ for (const mode of MODES) {
     t.ok(Date.now() - started < 5000, `${Date.now() - started} ms`)
   })
 
+  t.test(`S3: ${mode}: a client that is slow to hear of the stop is answered all the same`, async t => {
+    const fixture = await startServer(t)
+    const session = await fixture.attach({ mode })
+    const closing = fixture.server.close({ deadlineMs: 8000 })
+    for (let i = 0; i < 4; i++) {
+      await delay(20)
+      t.equal((await session.read(4096, 512)).error, ERR.ESHUTDOWN)
+    }
+    await session.closed()
+    await closing
+  })
+
+  t.test(`S3: ${mode}: a client that never stops asking cannot hold the stop`, async t => {
+    const fixture = await startServer(t)
+    const session = await fixture.attach({ mode })
+    const started = Date.now()
+    let ended = false
+    const closing = fixture.server.close({ deadlineMs: 60_000 }).finally(() => { ended = true })
+    for (; !ended; await delay(5)) session.send({ type: CMD.READ, offset: 4096, length: 512 }).reply.catch(() => undefined)
+    await closing
+    t.ok(Date.now() - started < 20_000, `${Date.now() - started} ms`)
+  })
+
   t.test(`S3: ${mode}: the deadline bounds the drain`, async t => {
     const fixture = await startServer(t)
     const session = await fixture.attach({ mode, name: 'gate' })
