@@ -272,7 +272,9 @@ export class StagingLog {
     }
     if (going) this.#sendGathered()
     if (this.#sealed || this.#gathered || this.#buffers.length === 0) return undefined
-    if (this.#active.at + recordSizeBytes(TABLE_BYTES + length) > this.#active.end && !this.#turn()) return undefined
+    const sizeBytes = recordSizeBytes(TABLE_BYTES + length)
+    if (sizeBytes > this.#active.end - this.#active.start) return undefined
+    if (this.#active.at + sizeBytes > this.#active.end && !this.#turn()) return undefined
     let settle!: Stroke['settle']
     const done = new Promise<void>((resolve, reject) => {
       settle = error => {

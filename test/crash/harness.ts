@@ -21,7 +21,7 @@ import { openVolume } from '../../src/volume/open-volume.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { freshDisks, GRAIN, killed, readAll, SMALL_JOURNAL_BYTES, UUID, type Disks } from '../volume/lab.js'
 import { InheritDisks, layerNames } from './inherit-disks.js'
-import { FOLDERS_BYTES, formatTable, openTable, PointDisks, slotNames, TABLE_BYTES, type Devices, type FileDevice } from './point-disks.js'
+import { FOLDERS_BYTES, formatTable, openTable, PointDisks, slotNames, STAGED_BYTES, TABLE_BYTES, type Devices, type FileDevice } from './point-disks.js'
 import { judgePoints, type PointHistory, PointsJudge } from './point-judge.js'
 
 const SECTOR = 512
@@ -88,6 +88,8 @@ export interface LabOptions {
   readonly points?: boolean | undefined
   /** A clone may be made; its disks are in the array. */
   readonly clone?: boolean | undefined
+  /** What is written first over what a snapshot needs is staged; by default in every other run. */
+  readonly staged?: boolean | undefined
   /** As `plant`, for the disks of the points. */
   readonly plantFile?: ((disk: ReturnType<LabArray['disk']>, name: string, random: Random) => FileDevice) | undefined
 }
@@ -135,6 +137,7 @@ export class CrashLab {
     if (options.points) {
       for (const name of [...slotNames(''), ...layerNames('')]) disks[name] = 0
       disks['folders'] = FOLDERS_BYTES
+      disks['staged'] = STAGED_BYTES
       disks['table'] = await formatTable(new MemoryDisk(TABLE_BYTES))
     }
     if (options.clone) {
@@ -177,7 +180,7 @@ export class CrashLab {
     for (const one of Object.values(disks)) one.close = async () => undefined
     if (this.options.points) {
       this.#table = this.#base ? this.#base.lab.#table! : await openTable(this.#file('table'))
-      if (!this.#base) this.store = new PointDisks(UUID, '', this.#table, name => this.#file(name), GRAIN)
+      if (!this.#base) this.store = this.pointDisks(this.#table, name => this.#file(name))
     }
     this.volume = await openOne(this, disks, this.sizeBytes, this.clock, this.#table, name => this.#file(name), this.store)
     if (this.#base) attachTo(this.volume, this.#base.lab.volume, this.#base.point)
@@ -189,6 +192,10 @@ export class CrashLab {
     await this.#table?.close()
     await this.#openVolume()
     if (this.heir) await this.heir.#openVolume()
+  }
+
+  pointDisks(table: PointTable, file: Devices): PointDisks {
+    return new PointDisks(UUID, '', table, file, GRAIN, this.options.staged ?? this.options.seed % 2 === 0)
   }
 
   get isHeir(): boolean { return this.#base !== undefined }
@@ -217,7 +224,9 @@ export class CrashLab {
   }
 
   /** The whole window, or a range of it, becomes what the snapshot froze; at once, all or nothing, and durable (D6, A15). */
-  async restore(point: PointHistory, bytesPerSecond: number | undefined, [offset, length] = [0, this.sizeBytes]): Promise<boolean> {
+  async restore(
+    point: PointHistory, bytesPerSecond: number | undefined, [offset, length]: readonly [number, number] = [0, this.sizeBytes],
+  ): Promise<boolean> {
     if (!this.store!.hasRoom) return false
     const before = Buffer.from(this.history.now.subarray(0, this.sizeBytes - this.window[0]))
     let n = 1
@@ -228,9 +237,11 @@ export class CrashLab {
     }
     this.points.push(undo)
     this.#note({ kind: 'asked', point: undo.id })
-    const end = Math.min(offset + length, point.copy.length)
+    const [start] = this.window
+    const from = Math.max(offset, start)
+    const end = Math.min(offset + length, start + point.copy.length)
     await this.#operate(op => {
-      if (offset < end) this.history.change(op, offset, end - offset, point.copy.subarray(offset, end))
+      if (from < end) this.history.change(op, from, end - from, point.copy.subarray(from - start, end - start))
     }, () => this.#until(this.volume.restore({ from: point.name, offset, length, ...bytesPerSecond ? { bytesPerSecond } : {} })))
     if (this.volume.points.get(undo.name)) {
       undo.state = 'ready'
@@ -428,7 +439,7 @@ async function openState(
 ): Promise<OpenedState> {
   const table = lab.options.points ? await openTable(disks['table']) : undefined
   const file: Devices = name => disks[name]
-  const store = table && new PointDisks(UUID, '', table, file, GRAIN)
+  const store = table && lab.pointDisks(table, file)
   const three = (prefix: string): Disks => ({ live: disks[`${prefix}live`], map: disks[`${prefix}map`], journal: disks[`${prefix}journal`] })
   const volume = await openOne(lab, three(''), sizeBytes, clock, table, file, store)
   if (!withHeir) return { volume, store, heir: undefined }

@@ -5,6 +5,7 @@
  *   folders   sector SEQ: what the folder's name says. A rename is that sector's write, durable with a flush, as the real
  *             one is with the sync of the folder around it. (`.new` folders do not show: they mean nothing.)
  *   files     maps and preserved of the point; making it anew empties them first
+ *   staged    the staging log, small enough to fill often
  */
 import { divCeil } from '../../native-free/integer.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
@@ -23,6 +24,8 @@ export const TABLE_BYTES = 64 * 1024
 /** Points a volume may have made in one history. */
 export const SLOTS = 6
 export const FOLDERS_BYTES = (SLOTS + 1) * SECTOR
+/** Two marks, and halves that take four strokes of one grain each, or one of six. */
+export const STAGED_BYTES = 8192 + 2 * 32 * 1024
 const TABLE_OWNER = Buffer.alloc(16, 7)
 const NONE = 0
 const PRESENT = 1
@@ -51,11 +54,13 @@ export class PointDisks implements PointStore {
   readonly #table: PointTable
   readonly #devices: Devices
   readonly #grainBytes: number
+  readonly #staging: boolean
   #highest = 0
   /** The last number given out, or seen. */
   #given = 0
 
-  constructor(uuid: string, prefix: string, table: PointTable, devices: Devices, grainBytes: number) {
+  constructor(uuid: string, prefix: string, table: PointTable, devices: Devices, grainBytes: number, staging = false) {
+    this.#staging = staging
     this.#uuid = uuid
     this.#prefix = prefix
     this.#table = table
@@ -108,6 +113,13 @@ export class PointDisks implements PointStore {
     return this.open(seq, kind, sizeBytes)
   }
 
+  async staged() {
+    if (!this.#staging) return undefined
+    const device = this.#devices(`${this.#prefix}staged`)
+    device.close = async () => undefined
+    return { device, owner: this.#owner, name: 'staging log' }
+  }
+
   async open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles> {
     const maps = this.#devices(mapsOf(this.#prefix, seq))
     const preserved = kind === 'snapshot' ? this.#devices(preservedOf(this.#prefix, seq)) : undefined
@@ -144,9 +156,9 @@ export class PointDisks implements PointStore {
     await disk.flush()
   }
 
-  #identity(seq: number): MapIdentity {
-    return { owner: Buffer.from(this.#uuid.replaceAll('-', ''), 'hex'), name: `point ${seq}`, point: seq }
-  }
+  get #owner(): Buffer { return Buffer.from(this.#uuid.replaceAll('-', ''), 'hex') }
+
+  #identity(seq: number): MapIdentity { return { owner: this.#owner, name: `point ${seq}`, point: seq } }
 }
 
 function mapsOf(prefix: string, seq: number): string { return `${prefix}maps${seq}` }

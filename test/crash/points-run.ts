@@ -55,6 +55,28 @@ export async function preserveStep(lab: CrashLab): Promise<void> {
   else await lab.wait([30, 11_000][lab.random(2)])
 }
 
+/** Whole grains over what a snapshot needs, which wait in the staging log; and all that meets them there. */
+export async function stagedStep(lab: CrashLab): Promise<void> {
+  const grains = Math.floor(lab.sizeBytes / GRAIN)
+  if (lab.points.length === 0) {
+    await lab.write(0, lab.sizeBytes)
+    await lab.createPoint('snapshot')
+  }
+  const from = lab.random(grains)
+  const count = 1 + lab.random(Math.min(3, grains - from))
+  const roll = lab.random(20)
+  if (roll < 8) await lab.write(from * GRAIN, count * GRAIN)
+  else if (roll < 9) await Promise.all([lab.write(0, GRAIN), lab.write(GRAIN, GRAIN), lab.write(3 * GRAIN, 2 * GRAIN)])
+  else if (roll < 11) await lab.write(from * GRAIN + 512, 1024)
+  else if (roll < 12) await lab.zero(from * GRAIN, count * GRAIN, { fast: true })
+  else if (roll < 13) await lab.trim(from * GRAIN, GRAIN)
+  else if (roll < 15) await create(lab)
+  else if (roll < 16) await remove(lab)
+  else if (roll < 17) await lab.flush()
+  else if (roll < 19) await lab.wait([30, 60, 200, 11_000][lab.random(4)])
+  else await lab.reopen()
+}
+
 /** The window of a large volume alone. */
 export async function preserveAtBorderStep(lab: CrashLab): Promise<void> {
   const roll = lab.random(10)
@@ -67,6 +89,22 @@ export async function preserveAtBorderStep(lab: CrashLab): Promise<void> {
   else await lab.wait(11_000)
 }
 
+/** Restores and clean closes, too: of maps that have several pages, the window lies on two of them. */
+export async function restoreAtBorderStep(lab: CrashLab): Promise<void> {
+  const roll = lab.random(10)
+  const [start, length] = lab.window
+  const snapshots = lab.ready.filter(({ kind }) => kind === 'snapshot')
+  if (lab.points.length === 0) {
+    await lab.write(start, length)
+    await lab.createPoint('snapshot')
+  } else if (roll < 2 && snapshots.length > 0) {
+    const range = lab.random(3) === 0 ? [start, length] as const : undefined
+    await lab.restore(snapshots[lab.random(snapshots.length)], [undefined, 2048][lab.random(2)], range)
+  } else if (roll < 3) await lab.reopen()
+  else if (roll < 5) await lab.write(start + GRAIN * lab.random(length / GRAIN), GRAIN)
+  else await preserveAtBorderStep(lab)
+}
+
 /** Checkpoints and clean closes between all that. */
 export async function pointCheckpointsStep(lab: CrashLab): Promise<void> {
   const roll = lab.random(10)
@@ -76,6 +114,7 @@ export async function pointCheckpointsStep(lab: CrashLab): Promise<void> {
 }
 
 export async function pointResizesStep(lab: CrashLab): Promise<void> {
+  if (lab.random(4) === 0) return stagedStep(lab)
   const roll = lab.random(10)
   if (roll >= 4) return roll < 7 ? preserveStep(lab) : deleteStep(lab)
   const end = lab.window[0] + lab.window[1]
@@ -111,6 +150,7 @@ export async function pointRacesStep(lab: CrashLab): Promise<void> {
 
 /** The volume becomes what a snapshot was, at once or slowly, whole or in part, while all else goes on. */
 export async function restoreStep(lab: CrashLab): Promise<void> {
+  if (lab.random(4) === 0) return stagedStep(lab)
   const roll = lab.random(12)
   const snapshots = lab.ready.filter(({ kind }) => kind === 'snapshot')
   if (roll < 3 && snapshots.length > 0) {

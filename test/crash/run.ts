@@ -14,6 +14,7 @@ export interface WorkloadOptions {
   readonly plant?: Plant
   readonly points?: boolean
   readonly clone?: boolean
+  readonly staged?: boolean
   readonly plantFile?: LabOptions['plantFile']
 }
 
