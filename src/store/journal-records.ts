@@ -78,31 +78,31 @@ export function encodeRange(start: number, end: number, seq?: number): Buffer {
   return payload
 }
 
+function encodePart(ranges: readonly JournalRange[], seq: number | undefined): Buffer {
+  let at = seq === undefined ? 0 : SEQ_BYTES
+  const payload = Buffer.allocUnsafe(at + ranges.length * RANGE_BYTES)
+  if (seq !== undefined) writeU64(payload, 0, seq)
+  for (const { start, end } of ranges) {
+    writeU64(payload, at, start)
+    writeU64(payload, at + 8, end)
+    at += RANGE_BYTES
+  }
+  return payload
+}
+
 /**
  * The records that state `ranges`, as few as possible: for a snapshot. No ranges, no record.
  * @param seq the point, of a kind that speaks of one
  */
 export function* encodeRanges(kind: JournalKind, ranges: Iterable<JournalRange>, seq?: number): Generator<LogRecord> {
   if (isPointKind(kind) !== (seq !== undefined)) throw new Error(`a record of kind ${kind} with point ${seq}`)
-  const begin = seq === undefined ? 0 : SEQ_BYTES
-  const fresh = (): Buffer => {
-    const payload = Buffer.allocUnsafe(begin + RANGES_PER_RECORD_MAX * RANGE_BYTES)
-    if (seq !== undefined) writeU64(payload, 0, seq)
-    return payload
+  let part: JournalRange[] = []
+  for (const range of ranges) {
+    if (part.push(range) < RANGES_PER_RECORD_MAX) continue
+    yield { type: JOURNAL_TYPES[kind], payload: encodePart(part, seq) }
+    part = []
   }
-  let payload: Buffer | undefined
-  let filled = begin
-  for (const { start, end } of ranges) {
-    payload ??= fresh()
-    writeU64(payload, filled, start)
-    writeU64(payload, filled + 8, end)
-    filled += RANGE_BYTES
-    if (filled < payload.length) continue
-    yield { type: JOURNAL_TYPES[kind], payload }
-    payload = undefined
-    filled = begin
-  }
-  if (payload) yield { type: JOURNAL_TYPES[kind], payload: payload.subarray(0, filled) }
+  if (part.length > 0) yield { type: JOURNAL_TYPES[kind], payload: encodePart(part, seq) }
 }
 
 /** Bytes that `encodeRanges` takes in a log for so many ranges: compare with `RecordLog.limitBytes`. */

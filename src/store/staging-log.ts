@@ -100,8 +100,8 @@ export class StagingLog {
   readonly #device: BlockDevice
   readonly #identity: Identity
   readonly #segments: readonly Segment[]
-  /** Not in use just now. */
-  readonly #buffers: Buffer[] = [Buffer.alloc(STROKE_MAX_BYTES), Buffer.alloc(STROKE_MAX_BYTES)]
+  /** Not in use just now; undefined: not made yet. */
+  readonly #buffers: (Buffer | undefined)[] = [undefined, undefined]
   readonly #send = (): void => { this.#sendGathered() }
   #gathered: Stroke | undefined
   #sent: Stroke | undefined
@@ -139,7 +139,8 @@ export class StagingLog {
       return { start, end: start + sizeBytes, at: start, epoch: 0, last: 0 }
     })
     const entries: StagedEntry[] = []
-    for (const segment of segments) entries.push(...await scan(device, identity, segment))
+    const buffer = Buffer.alloc(Math.min(SCAN_BYTES, sizeBytes))
+    for (const segment of segments) entries.push(...await scan(device, identity, segment, buffer))
     entries.sort((a, b) => a.sequence - b.sequence)
     const log = new StagingLog(device, identity, segments, applied, Math.max(...marks.map(mark => mark?.count ?? 0)))
     return { log, entries: entries.filter(({ sequence }) => sequence > applied) }
@@ -286,7 +287,8 @@ export class StagingLog {
     queueMicrotask(this.#send)
     const segment = this.#active
     const fresh = { address: segment.at, first: this.#sequence + 1, entries: 0, dataBytes: 0 }
-    return this.#gathered = { buffer: this.#buffers.pop()!, segment, ...fresh, done, settle }
+    const buffer = this.#buffers.pop() ?? Buffer.alloc(Math.min(STROKE_MAX_BYTES, segment.end - segment.start))
+    return this.#gathered = { buffer, segment, ...fresh, done, settle }
   }
 
   /** Writes what is gathered, unless something is on its way: that will do it when it is there. */
@@ -340,9 +342,10 @@ async function readMark(device: BlockDevice, { owner, name }: Identity, index: n
 }
 
 /** The entries of the whole strokes from the start of a segment on; leaves `segment` behind the last of them. */
-async function scan(device: BlockDevice, { owner, name }: Identity, segment: Segment): Promise<StagedEntry[]> {
+async function scan(
+  device: BlockDevice, { owner, name }: Identity, segment: Segment, buffer: Buffer,
+): Promise<StagedEntry[]> {
   const entries: StagedEntry[] = []
-  const buffer = Buffer.alloc(SCAN_BYTES)
   let base = segment.start
   let filled = 0
   let epoch: number | undefined
@@ -350,7 +353,7 @@ async function scan(device: BlockDevice, { owner, name }: Identity, segment: Seg
     const address = segment.at
     if (address + STROKE_MAX_BYTES > base + filled && base + filled < segment.end) {
       base = address
-      filled = Math.min(SCAN_BYTES, segment.end - base)
+      filled = Math.min(buffer.length, segment.end - base)
       await device.read(base, filled, buffer, 0)
     }
     const whole = buffer.subarray(0, filled)

@@ -21,7 +21,7 @@ import { asNbdeltaError } from '../device/errors.js'
 import { EXTENT_GRAINS, RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import type { Chain } from './chain.js'
 import type { Checkpointer } from './checkpoint.js'
-import { allSettled, bytesOf, type VolumeCore } from './core.js'
+import { allSettled, bufferFor, bytesOf, type VolumeCore } from './core.js'
 import type { LiveView } from './live-view.js'
 import type { Point } from './point.js'
 import type { Run } from './volume-map.js'
@@ -132,7 +132,7 @@ export class Preserver {
   /** Step 1. */
   async #copy(copies: readonly Copy[]): Promise<Copied[]> {
     const done: Copied[] = []
-    const buffer = this.#buffer ??= Buffer.allocUnsafe(Math.max(BUFFER_BYTES, this.#core.grainBytes))
+    const buffer = this.#buffer ??= bufferFor(this.#core, BUFFER_BYTES)
     const pending: Promise<void>[] = []
     let filled = 0
     try {

@@ -303,10 +303,12 @@ export class Staging {
   /** The next entries of the queue: their data out of the log in one read, old content away, then to their places. */
   async #batch(): Promise<void> {
     const entries = this.#next()
-    const buffer = this.#buffer ??= Buffer.allocUnsafe(BUFFER_BYTES)
     const first = entries[0].address
     const last = entries[entries.length - 1]
-    await this.#log!.read(first, last.address + last.length - first, buffer, 0)
+    const length = last.address + last.length - first
+    if (!this.#buffer || this.#buffer.length < length) this.#buffer = Buffer.allocUnsafe(length)
+    const buffer = this.#buffer
+    await this.#log!.read(first, length, buffer, 0)
     const grains = entries.flatMap(entry => this.#current(entry)).sort((a, b) => a.grain - b.grain)
     await this.#secure(runsOf(grains.map(({ grain }) => grain)))
     const { live, grainBytes } = this.#core
