@@ -67,6 +67,12 @@ export function andNotWords(words: Int32Array, theirs: Int32Array): number {
   return changed
 }
 
+/** Every bit that is set in `words` is set in `theirs`, as long. */
+export function areWithin(words: Int32Array, theirs: Int32Array): boolean {
+  for (let i = 0; i < words.length; i++) if ((words[i] & ~theirs[i]) !== 0) return false
+  return true
+}
+
 /** Set bits of the range. */
 export function countBits(words: Int32Array, from: number, to: number): number {
   const last = (to - 1) >>> 5

@@ -8,12 +8,13 @@
  * - `#population[p]` is the number of set bits of page p; `#words[p]` exists if and only if the page is mixed
  *   (0 < population < its bits). So uniform pages cost no memory and `count` of whole pages is a sum.
  * - Bits past `length` are zero in every mixed page.
+ * - Words that two bitmaps may both have (`#shared`, of either) are never edited: the first edit copies them.
  * - Indices are Numbers up to 2^53; only the index inside a page is ever shifted.
  *
  * Arithmetic: 16 TiB at 4 KiB = 2^32 grains = 131,072 pages = 1.25 MiB when uniform, 512 MiB + 1.25 MiB at worst.
  */
 import { divCeil } from './integer.js'
-import { andNotWords, clearBits, countBits, firstBit, orWords, popcount, setBits } from './bit-words.js'
+import { andNotWords, areWithin, clearBits, countBits, firstBit, orWords, popcount, setBits } from './bit-words.js'
 
 /** Bits of one page: 4096 bytes, one sector of most disks. */
 export const PAGE_BITS = 32768
@@ -41,6 +42,8 @@ export class GrainBitmap {
   #length: number
   #words: (Int32Array | undefined)[]
   #population: Uint16Array
+  /** By page, not zero: its words may be another bitmap's as well. */
+  #shared: Uint8Array | undefined
   /** One emptied page kept back, so that a bit flipping to and fro does not allocate. */
   #spare: Int32Array | undefined
 
@@ -151,7 +154,7 @@ export class GrainBitmap {
       if (other.#population[page] === 0 || this.#population[page] === bits) continue
       if (theirs === undefined) this.#become(page, bits)
       else if (this.#population[page] === 0) {
-        this.#words[page] = theirs.slice()
+        this.#share(page, other, theirs)
         this.#population[page] = other.#population[page]
       } else this.#changed(page, this.#population[page] + orWords(this.#mixed(page), theirs))
     }
@@ -168,6 +171,19 @@ export class GrainBitmap {
     }
   }
 
+  /** Every grain that is set here is set in `other`, too. Both have the same length. */
+  isWithin(other: GrainBitmap): boolean {
+    this.#judgeTwin(other)
+    for (let page = 0; page < this.pageCount; page++) {
+      const theirs = other.#words[page]
+      if (this.#population[page] > other.#population[page]) return false
+      if (this.#population[page] === 0 || theirs === undefined) continue
+      const words = this.#words[page]
+      if (words === undefined || !areWithin(words, theirs)) return false
+    }
+    return true
+  }
+
   /** Grows (new grains have the value `fill`) or shrinks; what stays keeps its bits. */
   resize(length: number, fill: boolean): void {
     if (!Number.isSafeInteger(length) || length < 0) throw new RangeError(`a bitmap of ${length} grains`)
@@ -181,6 +197,11 @@ export class GrainBitmap {
     const population = new Uint16Array(pages)
     population.set(this.#population.subarray(0, pages))
     this.#population = population
+    if (this.#shared) {
+      const shared = new Uint8Array(pages)
+      shared.set(this.#shared.subarray(0, pages))
+      this.#shared = shared
+    }
     this.#words.length = pages
     this.#length = length
     if (length > old && fill) this.set(old, length)
@@ -188,10 +209,14 @@ export class GrainBitmap {
     if (length < old && pages > 0) this.#changed(pages - 1, population[pages - 1])
   }
 
+  /** Costs what the list of pages does, whatever is in them. */
   clone(): GrainBitmap {
     const copy = new GrainBitmap(this.#length)
     copy.#population = this.#population.slice()
-    copy.#words = this.#words.map(words => words?.slice())
+    for (let page = 0; page < this.pageCount; page++) {
+      const words = this.#words[page]
+      if (words !== undefined) copy.#share(page, this, words)
+    }
     return copy
   }
 
@@ -259,13 +284,26 @@ export class GrainBitmap {
   /** The words of a page that is about to become mixed; whoever calls this calls `#changed` after. */
   #mixed(page: number): Int32Array {
     const there = this.#words[page]
-    if (there !== undefined) return there
+    if (there !== undefined) return this.#shared !== undefined && this.#shared[page] !== 0 ? this.#own(page, there) : there
     const words = this.#spare ?? new Int32Array(PAGE_WORDS)
     this.#spare = undefined
     words.fill(0)
     if (this.#population[page] !== 0) setBits(words, 0, this.#pageBits(page))
     this.#words[page] = words
     return words
+  }
+
+  /** Has the words of a page of `other` for its own, until one of the two edits them. */
+  #share(page: number, other: GrainBitmap, words: Int32Array): void {
+    this.#shared ??= new Uint8Array(this.pageCount)
+    other.#shared ??= new Uint8Array(other.pageCount)
+    this.#shared[page] = other.#shared[page] = 1
+    this.#words[page] = words
+  }
+
+  #own(page: number, words: Int32Array): Int32Array {
+    this.#shared![page] = 0
+    return this.#words[page] = words.slice()
   }
 
   /** States the new population of a page whose words were edited; drops them where it became uniform. */
@@ -277,7 +315,8 @@ export class GrainBitmap {
   /** Makes a page uniform: all clear (0) or all set (its bits). */
   #become(page: number, population: number): void {
     this.#population[page] = population
-    this.#spare ??= this.#words[page]
+    if (this.#shared === undefined || this.#shared[page] === 0) this.#spare ??= this.#words[page]
+    else this.#shared[page] = 0
     this.#words[page] = undefined
   }
 

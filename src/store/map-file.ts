@@ -183,9 +183,12 @@ export class MapFile {
     await queue.drain()
   }
 
+  /** What `load` would find: `fill` has been done, by another MapFile, and nothing since. */
+  assume(value: boolean): void { this.#kinds.fill(value ? PAGE_SET : PAGE_CLEAR) }
+
   /** Makes every page all clear or all set, without a page written. */
   async fill(value: boolean): Promise<void> {
-    this.#kinds.fill(value ? PAGE_SET : PAGE_CLEAR)
+    this.assume(value)
     const queue = new RequestQueue()
     for (let group = 0; group * GROUP_PAGES < this.#kinds.length; group++) await queue.add(() => this.#saveDirectory(group))
     await queue.drain()

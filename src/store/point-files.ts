@@ -18,6 +18,7 @@
  */
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { allSettled } from '../device/all-settled.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { type FileDisk, openFileDisk } from '../device/file-disk.js'
 import { FilePool, type PooledFile } from './file-pool.js'
@@ -76,17 +77,21 @@ export class PointFolders {
       await this.#makeRoot(volume)
       await rm(folder, { recursive: true, force: true })
       await mkdir(folder, { mode: 0o700 })
-      await this.#pool.borrow(1, async () => {
-        const maps = await openFileDisk({ path: join(folder, 'maps'), create: { sizeBytes: mapsBytes } })
-        try {
-          await formatPointMaps(maps, identityOf(volume, seq), shape.grains, shape.kind)
-        } finally {
-          await maps.close()
+      await this.#pool.borrow(2, async () => {
+        // Files are made durably, their names too.
+        const preserved = async (): Promise<void> => {
+          await (await openFileDisk({ path: join(folder, 'preserved'), create: { sizeBytes: shape.sizeBytes } })).close()
         }
-        if (shape.kind === 'bookmark') return
-        await (await openFileDisk({ path: join(folder, 'preserved'), create: { sizeBytes: shape.sizeBytes } })).close()
+        const maps = async (): Promise<void> => {
+          const disk = await openFileDisk({ path: join(folder, 'maps'), create: { sizeBytes: mapsBytes } })
+          try {
+            await formatPointMaps(disk, identityOf(volume, seq), shape.grains, shape.kind)
+          } finally {
+            await disk.close()
+          }
+        }
+        await allSettled(shape.kind === 'snapshot' ? [preserved(), maps()] : [maps()])
       })
-      await syncFolder(folder)
       await rename(folder, this.#path(volume, seq))
       await syncFolder(this.#folder(volume))
     } catch (error) {

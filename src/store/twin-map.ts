@@ -65,6 +65,12 @@ export class TwinMap {
     this.#known = true
   }
 
+  /** What `load` would find: `format` has been done, by another TwinMap, and nothing since. */
+  assume(fill: boolean): void {
+    for (const twin of this.#twins) twin.assume(fill)
+    this.#known = true
+  }
+
   /** Fills `into` (as long as this map). A failed read rejects; what does not check is reported. */
   async load(into: GrainBitmap): Promise<TwinLoad> {
     const [a, b] = this.#twins

@@ -14,10 +14,11 @@
  * INHERITED need not be durable itself: without it the source still has the same content, or a client's write that no flush
  * had answered is lost. The copier's work changes no content, so it marks nothing and the newest snapshot keeps nothing.
  */
+import { allSettled } from '../device/all-settled.js'
 import type { Origin } from '../device/block-device.js'
 import { refuseGone } from './changes.js'
 import type { Checkpointer } from './checkpoint.js'
-import { allSettled, bytesOf, flushNow, type VolumeCore } from './core.js'
+import { bytesOf, flushNow, type VolumeCore } from './core.js'
 import { type Gate, lentCopies } from './gate.js'
 import { BATCH_GRAINS, type Preserver } from './preserver.js'
 import type { Reclaimer } from './reclaim.js'
@@ -88,13 +89,13 @@ export class Adopter {
   }
 
   /**
-   * Inherited grains among [from, to) become live's own, content as it is. Returns how many bytes were copied.
+   * Inherited grains among `runs` become live's own, content as it is. Returns how many bytes were copied.
    * Not more than `pieceGrains`, unless all of it reads as zeros.
    */
-  async adopt(from: number, to: number): Promise<number> {
+  async adopt(runs: readonly Run[]): Promise<number> {
     const { inherit, live, map, journal, chain } = this.#core
     await this.#settle()
-    const { data, zero } = this.#look(from, to)
+    const { data, zero } = this.#look(runs)
     await this.#parts.reclaimer.relieve()
     const lent = data.flatMap(({ start, end }) => lentCopies(chain, start, end)).map(copy => ({ ...copy, neutral: true }))
     if (lent.length > 0) {
@@ -179,23 +180,31 @@ export class Adopter {
     return map.stale.size + runs <= map.staleRunsMax
   }
 
-  /** Inherited runs of [from, to): what may hold data, in pieces that one write takes, and what reads as zeros. */
-  #look(from: number, to: number): { readonly data: Run[], readonly zero: Run[] } {
-    const { inherit, map } = this.#core
+  /** Inherited grains of `runs`: what may hold data, in pieces that one write takes, and what reads as zeros. */
+  #look(runs: readonly Run[]): { readonly data: Run[], readonly zero: Run[] } {
     const data: Run[] = []
     const zero: Run[] = []
-    for (let at = from; at < to;) {
-      const { start, end } = inherit.next(at, to)
-      if (start >= to) break
-      const { offset, length } = bytesOf(this.#core, { start, end })
-      const bytes = inherit.zeroRun(offset, length)
-      const whole = bytes === -length ? end - start : Math.floor(-bytes / this.#core.grainBytes)
-      const run = bytes < 0 && whole > 0 ? { start, end: start + whole }
-        : { start, end: Math.min(end, start + Math.min(this.pieceGrains, Math.max(1, Math.ceil(bytes / this.#core.grainBytes)))) }
-      if (bytes < 0 && whole > 0 && map.stale.size < map.staleRunsMax) zero.push(run)
-      else data.push({ start, end: Math.min(run.end, start + this.pieceGrains) })
-      at = (zero.at(-1) === run ? run : data.at(-1)!).end
+    for (const { start, end } of runs) {
+      for (let at = start; at < end;) at = this.#lookAt(at, end, data, zero)
     }
     return { data, zero }
+  }
+
+  /** Adds the first inherited run of [from, to) to one of the two; returns where to go on. */
+  #lookAt(from: number, to: number, data: Run[], zero: Run[]): number {
+    const { inherit, map, grainBytes } = this.#core
+    const { start, end } = inherit.next(from, to)
+    if (start >= to) return to
+    const { offset, length } = bytesOf(this.#core, { start, end })
+    const bytes = inherit.zeroRun(offset, length)
+    const whole = bytes === -length ? end - start : Math.floor(-bytes / grainBytes)
+    if (bytes < 0 && whole > 0 && map.stale.size < map.staleRunsMax) {
+      zero.push({ start, end: start + whole })
+      return start + whole
+    }
+    const grains = bytes < 0 && whole > 0 ? whole : Math.max(1, Math.ceil(bytes / grainBytes))
+    const stop = Math.min(end, start + Math.min(this.pieceGrains, grains))
+    data.push({ start, end: stop })
+    return stop
   }
 }

@@ -240,10 +240,12 @@ export class Chain {
    * zeros. It is the newest point, and all of it is marked. No checkpoint runs.
    */
   lendAll(point: Point, set: GrainBitmap, data: GrainBitmap): void {
-    const without = set.clone()
-    without.andNot(data)
     const lent = set.clone()
-    if (without.count() > 0) lent.andNot(without)
+    if (!set.isWithin(data)) {
+      const without = set.clone()
+      without.andNot(data)
+      lent.andNot(without)
+    }
     point.owned.or(set)
     point.lent.or(lent)
     point.changed.or(set)

@@ -13,13 +13,14 @@
  *   Keep allocated   OPEN as for a fill -> zeros into live -> flush if anything was stale -> UNSTALE -> done.
  *                    Without UNSTALE a scan after a crash would make holes of it; before the flush as in Resolve.
  */
+import { allSettled } from '../device/all-settled.js'
 import type { Origin, ZeroMode } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import type { Adopter } from './adopter.js'
 import { type Gate, planLending } from './gate.js'
 import type { Checkpointer } from './checkpoint.js'
-import { allSettled, flushNow, type VolumeCore } from './core.js'
+import { flushNow, type VolumeCore } from './core.js'
 import { runsOf } from './journal.js'
 import type { Reclaimer } from './reclaim.js'
 import { planTrim, planWrite, planZero, shapeOf, type ZeroPlan } from './write-plan.js'
@@ -96,8 +97,8 @@ export class Changes {
       if (mode.fast) throw new NbdeltaError('not-fast', 'a part of this range has to be copied from a snapshot first')
       await this.#adopter.zero(shape.wholeFrom, shape.wholeTo, true, origin)
       // What is left are parts of grains at the edges.
-      if (inherit.overlaps(shape.from, shape.from + 1)) await this.#adopter.adopt(shape.from, shape.from + 1)
-      if (inherit.overlaps(shape.to - 1, shape.to)) await this.#adopter.adopt(shape.to - 1, shape.to)
+      if (inherit.overlaps(shape.from, shape.from + 1)) await this.#adopter.adopt([{ start: shape.from, end: shape.from + 1 }])
+      if (inherit.overlaps(shape.to - 1, shape.to)) await this.#adopter.adopt([{ start: shape.to - 1, end: shape.to }])
     }
     const plan = planZero(map, shape, length, mode)
     const end = offset + length

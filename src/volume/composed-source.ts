@@ -6,11 +6,11 @@
  * - Whatever either part does not reach reads as zeros: the volume has grown since.
  * - The parts are closed with it.
  */
+import { allSettled } from '../device/all-settled.js'
 import type { BlockSizes, Capabilities, Extents, Origin, Pending } from '../device/block-device.js'
 import { type BlockDevice, STATE_HOLE, STATE_ZERO } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { ExtentList } from '../device/extent-list.js'
-import { allSettled } from './core.js'
 
 interface Part { readonly device: BlockDevice | undefined, readonly length: number }
 

@@ -1,12 +1,14 @@
 /**
- * Copier: turns one layer's inherited grains into live's own, in the background, a piece at a time, as an InheritJob.
+ * Copier: turns one layer's inherited grains into live's own, in the background, some pieces at a time, as an InheritJob.
  *
- * - A piece is locked while it is copied: a client's write to it waits, and whoever was first is left alone (a grain that has
- *   been taken is not in the layer any more).
+ * - A piece is one run of grains or several short ones, so that a thousand spread grains do not take a thousand flushes. It is
+ *   locked while it is copied: a client's write to it waits, and whoever was first is left alone (a grain that has been taken
+ *   is not in the layer any more). Only for the first run of a piece is a lock waited for: whoever waits holds none.
  * - At most `bytesPerSecond`; what reads as zeros costs nothing. `hurry` takes the limit away.
  * - When the disk fails it is tried again later; a full disk likewise. Closing the volume pauses it, the next open goes on.
  */
 import { divCeil } from '../../native-free/integer.js'
+import { allSettled } from '../device/all-settled.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { type Adopter, ZERO_GRAINS_MAX } from './adopter.js'
 import type { VolumeCore } from './core.js'
@@ -17,6 +19,10 @@ import type { Run } from './volume-map.js'
 const RETRY_MS = 30_000
 /** With a limit, pieces are of so many seconds, so that the rate is even. */
 const PIECE_SECONDS = 0.1
+/** While one piece is flushed others are read and written. With a limit there is one. */
+const PIECES_MAX = 8
+/** Of one piece. */
+const RUNS_MAX = 128
 
 /** Copying that goes on in the background. */
 export interface InheritJob {
@@ -102,49 +108,71 @@ export class Copier implements InheritJob {
 
   async #copyAll(): Promise<void> {
     const { core, layer } = this.#parts
-    for (let at = 0; layer.left > 0 && !this.#stopped;) {
-      const run = this.#next(at)
-      if (run) at = await this.#copy(run)
-      else at = 0
-      // Everything may have completed at once: others want a turn as well.
-      await new Promise<void>(resolve => { setImmediate(resolve) })
+    const running = new Set<Promise<void>>()
+    try {
+      for (let at = 0; layer.left > 0 && !this.#stopped;) {
+        const runs = this.#next(at)
+        at = runs.at(-1)?.end ?? 0
+        if (runs.length > 0) {
+          const copying = this.#copy(runs).finally(() => { running.delete(copying) })
+          copying.catch(() => undefined)
+          running.add(copying)
+        }
+        // What is under way is inherited still: from the start on it would be found again.
+        if (at === 0) await allSettled([...running])
+        else if (running.size >= (this.#limit === null ? PIECES_MAX : 1)) await Promise.race(running)
+        // Everything may have completed at once: others want a turn as well.
+        await new Promise<void>(resolve => { setImmediate(resolve) })
+      }
+    } finally {
+      await allSettled([...running])
     }
     core.flushes.changed()
   }
 
-  /** The next piece from grain `at` on. */
-  #next(at: number): Run | undefined {
+  /** The next piece from grain `at` on; nothing: there is none. */
+  #next(at: number): Run[] {
     const { core, layer, adopter } = this.#parts
     const { grainBytes } = core
     const { length } = layer.todo
-    const start = at < length ? layer.todo.next(at, length, true) : length
-    if (start >= length) return undefined
-    const end = layer.todo.runEnd(start, length)
-    const offset = start * grainBytes
-    const zeros = -layer.reader.zeroRun(offset, Math.min(end * grainBytes, core.sizeBytes) - offset)
-    const zeroGrains = offset + zeros === core.sizeBytes ? end - start : Math.floor(zeros / grainBytes)
-    if (zeroGrains > 1) return { start, end: start + Math.min(zeroGrains, ZERO_GRAINS_MAX) }
     const paced = this.#limit === null ? Infinity : Math.max(1, Math.floor(this.#limit * PIECE_SECONDS / grainBytes))
-    return { start, end: Math.min(length, start + Math.min(adopter.pieceGrains, paced)) }
+    const runs: Run[] = []
+    for (let from = at, room = Math.min(adopter.pieceGrains, paced); from < length && room > 0 && runs.length < RUNS_MAX;) {
+      const start = layer.todo.next(from, length, true)
+      if (start >= length) break
+      const end = layer.todo.runEnd(start, length)
+      const offset = start * grainBytes
+      const zeros = -layer.reader.zeroRun(offset, Math.min(end * grainBytes, core.sizeBytes) - offset)
+      const zeroGrains = offset + zeros === core.sizeBytes ? end - start : Math.floor(zeros / grainBytes)
+      if (zeroGrains > 1) {
+        if (runs.length === 0) runs.push({ start, end: start + Math.min(zeroGrains, ZERO_GRAINS_MAX) })
+        break
+      }
+      from = Math.min(end, start + room)
+      room -= from - start
+      runs.push({ start, end: from })
+    }
+    return runs
   }
 
-  /** Returns where to go on. */
-  async #copy(run: Run): Promise<number> {
+  async #copy(runs: readonly Run[]): Promise<void> {
     const { core, adopter } = this.#parts
     const { locks, grainBytes, clock } = core
     const startedMs = clock.now()
-    const lock: [number, number] = [run.start * grainBytes, run.end * grainBytes]
+    const bytesOfRun = ({ start, end }: Run): [number, number] => [start * grainBytes, end * grainBytes]
+    let held = 1
     let copied = 0
-    await locks.lock(...lock)
+    await locks.lock(...bytesOfRun(runs[0]))
+    while (held < runs.length && locks.tryLock(...bytesOfRun(runs[held]))) held++
     try {
       // The volume may have been made smaller meanwhile.
-      const end = Math.min(run.end, divCeil(core.sizeBytes, grainBytes))
-      if (run.start < end) copied = await adopter.adopt(run.start, end)
+      const last = divCeil(core.sizeBytes, grainBytes)
+      const there = runs.slice(0, held).map(({ start, end }) => ({ start, end: Math.min(end, last) }))
+      copied = await adopter.adopt(there.filter(({ start, end }) => start < end))
     } finally {
-      locks.unlock(...lock)
+      for (const run of runs.slice(0, held)) locks.unlock(...bytesOfRun(run))
     }
     if (this.#limit !== null) await this.#rest(copied / this.#limit * 1000 - (clock.now() - startedMs))
-    return run.end
   }
 
   async #rest(ms: number): Promise<void> {

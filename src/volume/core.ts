@@ -74,8 +74,3 @@ export async function flushNow(core: VolumeCore): Promise<void> {
   core.flushes.changed()
   await core.flushes.flush()
 }
-
-/** All of them have ended; then throws the first failure. Buffers in flight are nobody else's until then. */
-export async function allSettled(pending: readonly (Promise<void> | undefined)[]): Promise<void> {
-  for (const result of await Promise.allSettled(pending)) if (result.status === 'rejected') throw result.reason
-}

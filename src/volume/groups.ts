@@ -13,10 +13,10 @@
  * Failure anywhere before 5 is durable: none of the points exists, and those taken already are merged away. A crash likewise.
  */
 import { randomUUID } from 'node:crypto'
+import { allSettled } from '../device/all-settled.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { PointTable } from '../store/point-table.js'
 import type { InheritJob } from './copier.js'
-import { allSettled } from './core.js'
 import { createPoints, type NewPoint } from './point-creation.js'
 import { entryOf } from './point-disk.js'
 import type { PointRecord } from './point-store.js'

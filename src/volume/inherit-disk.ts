@@ -25,6 +25,12 @@ export class InheritDisk implements InheritFile {
     this.#name = identity.name
   }
 
+  /** The file was made a moment ago: need not be loaded. */
+  fresh(fill: boolean): this {
+    this.#map.assume(fill)
+    return this
+  }
+
   async load(into: GrainBitmap): Promise<string[]> {
     const { damagedPages, faults } = await this.#map.load(into)
     if (damagedPages.length === 0) return [...faults]
@@ -61,10 +67,10 @@ export class StoreInheritance implements InheritStore {
 
   async make(kind: LayerKind, grains: number, fill: boolean): Promise<InheritFile> {
     await this.#folders.makeTodo(this.#volume, grains, fill, fileOf(kind))
-    return this.open(kind, grains)
+    return (await this.open(kind, grains)).fresh(fill)
   }
 
-  async open(kind: LayerKind, grains: number): Promise<InheritFile> {
+  async open(kind: LayerKind, grains: number): Promise<InheritDisk> {
     const device = await this.#folders.openTodo(this.#volume, fileOf(kind))
     return new InheritDisk(device, this.#folders.todoIdentity(this.#volume), grains)
   }

@@ -5,8 +5,9 @@
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
+import { allSettled } from '../device/all-settled.js'
 import type { Origin, Pending } from '../device/block-device.js'
-import { allSettled, type LiveDevice, type VolumeCore } from './core.js'
+import { type LiveDevice, type VolumeCore } from './core.js'
 import type { Inherited } from './inherited.js'
 
 export class LiveView {

@@ -15,11 +15,12 @@
  * the folder is durable, and old content would be preserved into a file that a crash takes away.
  */
 import { randomUUID } from 'node:crypto'
+import { allSettled } from '../device/all-settled.js'
 import { NbdeltaError } from '../device/errors.js'
 import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import { NO_EXTENT } from './chain.js'
 import type { Checkpointer } from './checkpoint.js'
-import { allSettled, flushNow, type VolumeCore } from './core.js'
+import { flushNow, type VolumeCore } from './core.js'
 import { Point } from './point.js'
 import type { PointFiles, PointRecord, PointStore } from './point-store.js'
 import type { CreatePointOptions } from './snappoint.js'
@@ -55,12 +56,13 @@ export class NewPoint {
     const { core, store } = this.#parts
     const { seq, kind, sizeBytes } = this.record
     if (kind === 'snapshot') await core.staging?.open(true)
-    this.#files = await store.make(seq, kind, sizeBytes)
-    // A map knows what it says of the pages around those that it saves only when it has been loaded.
-    await this.#files.load(this.#inMaking())
-    // Most of what is staged is in its place before anybody waits for the rest.
-    await core.staging?.drain()
-    await flushNow(core)
+    const make = async (): Promise<void> => { this.#files = await store.make(seq, kind, sizeBytes) }
+    const flush = async (): Promise<void> => {
+      // Most of what is staged is in its place before anybody waits for the rest.
+      await core.staging?.drain()
+      await flushNow(core)
+    }
+    await allSettled([make(), flush()])
   }
 
   /** By the monotonic clock. */
@@ -83,19 +85,14 @@ export class NewPoint {
   take(): void {
     const { core } = this.#parts
     const { chain, journal } = core
-    const point = this.#point = this.#inMaking()
+    const { deleting: _, ...info } = this.record
+    const point = this.#point = new Point(info, 'making', this.#files!, core.grainBytes, core.map.grains)
     chain.add(point)
     const extents = [...point.hot, NO_EXTENT]
     for (let at = 0; at < extents.length; at += RANGES_PER_RECORD_MAX) {
       this.#appends.push(journal.append('hot', extents.slice(at, at + RANGES_PER_RECORD_MAX), () => undefined, point.seq))
     }
     core.flushes.changed()
-  }
-
-  #inMaking(): Point {
-    const { core } = this.#parts
-    const { deleting: _, ...info } = this.record
-    return new Point(info, 'making', this.#files!, core.grainBytes, core.map.grains)
   }
 
   async secure(): Promise<void> {

@@ -17,13 +17,14 @@
  */
 import { PAGE_BITS } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
+import { allSettled } from '../device/all-settled.js'
 import {
   assertRange, type BlockSizes, type Capabilities, type Extents, type Origin, type Pending, STATE_HOLE, STATE_ZERO,
 } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { ExtentList } from '../device/extent-list.js'
 import { type Place, placeIn } from './chain.js'
-import { allSettled, type VolumeCore } from './core.js'
+import { type VolumeCore } from './core.js'
 import type { LiveView } from './live-view.js'
 import type { Point } from './point.js'
 import type { PointDevice, PointInfo } from './snappoint.js'

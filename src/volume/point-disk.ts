@@ -45,6 +45,13 @@ export class PointDisk implements PointFiles {
     this.#changedGrains = grains
   }
 
+  /** The files were made a moment ago: need not be loaded. */
+  fresh(): this {
+    this.#changed.assume(false)
+    if (this.#exact) for (const map of Object.values(this.#exact)) map.assume(false)
+    return this
+  }
+
   async load(point: Point): Promise<string[]> {
     if (point.changed.length !== this.#changedGrains) {
       this.#changedGrains = point.changed.length
@@ -134,10 +141,10 @@ export class StorePoints implements PointStore {
 
   async make(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles> {
     await this.#folders.make(this.#volume, seq, { kind, sizeBytes, grains: divCeil(sizeBytes, this.#grainBytes) })
-    return this.open(seq, kind, sizeBytes)
+    return (await this.open(seq, kind, sizeBytes)).fresh()
   }
 
-  async open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles> {
+  async open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointDisk> {
     const files = await this.#folders.open(this.#volume, seq, { kind })
     return new PointDisk(files, this.#folders.identity(this.#volume, seq), divCeil(sizeBytes, this.#grainBytes), kind)
   }

@@ -14,9 +14,10 @@
  * Bound: after a crash, what 1 and 2 said since the last checkpoint also counts as changed in the newest point.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { allSettled } from '../device/all-settled.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Checkpointer } from './checkpoint.js'
-import { allSettled, bufferFor, type VolumeCore } from './core.js'
+import { bufferFor, type VolumeCore } from './core.js'
 import { placeIn } from './chain.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'

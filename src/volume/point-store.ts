@@ -44,7 +44,7 @@ export interface PointStore {
   readonly inDoubt: boolean
   /** Numbers of the folders that are there, ascending, and what kind each is. */
   folders(): Promise<readonly { readonly seq: number, readonly kind: PointKind, readonly sizeBytes: number }[]>
-  /** The folder and empty maps of a new point, durable, and opens them. */
+  /** The folder and empty maps of a new point, durable, and opens them; they need not be loaded. */
   make(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles>
   open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles>
   /** Durable: the folder counts no more. Done already: nothing to do. */

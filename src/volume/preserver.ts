@@ -11,23 +11,26 @@
  *   leaves bytes under a hole. ZERO alone changes nothing: what is lent is not stale, whatever the journal says (recovery.ts).
  *
  * Whoever asks holds the locks of its grains until it is answered, so the old content stands still.
- * One batch runs, the next one gathers meanwhile: BATCH_GRAINS of them, so any number of clients share two syncs a batch.
+ * One batch runs, the next one gathers meanwhile: GATHERED_GRAINS of them, so any number of clients share two syncs a batch.
  *
  * When a copy fails, those who need it fail (no space, say), and nothing has changed. When the journal fails, nothing that
  * needs this room may be overwritten any more: `failure` latches.
  */
+import { allSettled } from '../device/all-settled.js'
 import type { NbdeltaError } from '../device/errors.js'
 import { asNbdeltaError } from '../device/errors.js'
 import { EXTENT_GRAINS, RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import type { Chain } from './chain.js'
 import type { Checkpointer } from './checkpoint.js'
-import { allSettled, bufferFor, bytesOf, type VolumeCore } from './core.js'
+import { bufferFor, bytesOf, type VolumeCore } from './core.js'
 import type { LiveView } from './live-view.js'
 import type { Point } from './point.js'
 import type { Run } from './volume-map.js'
 
-/** In one batch. */
+/** Of one request, at most, where it can be divided. */
 export const BATCH_GRAINS = 512
+/** In one batch. */
+const GATHERED_GRAINS = 4 * BATCH_GRAINS
 /** Extents that count as changed after a crash, at most: 16 GiB at grains of 4 KiB. */
 const HOT_MAX = 4096
 /** Ranges that a checkpoint may have to repeat: 256 KiB of the journal's snapshot. */
@@ -98,7 +101,7 @@ export class Preserver {
       await this.#room()
       let grains = 0
       let count = 0
-      while (count < this.#waiting.length && (count === 0 || grains + this.#waiting[count].grains <= BATCH_GRAINS)) {
+      while (count < this.#waiting.length && (count === 0 || grains + this.#waiting[count].grains <= GATHERED_GRAINS)) {
         grains += this.#waiting[count++].grains
       }
       await this.#batch(this.#waiting.splice(0, count))

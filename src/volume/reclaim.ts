@@ -15,8 +15,9 @@
  * Writes into stale runs cut them to pieces, faster than the background work ends them, or for ever where it cannot. The
  * journal's snapshot has room for so many only: `relieve` then ends some short ones at once, by writing zeros if need be.
  */
+import { allSettled } from '../device/all-settled.js'
 import { NbdeltaError } from '../device/errors.js'
-import { allSettled, bytesOf, flushNow, type VolumeCore } from './core.js'
+import { bytesOf, flushNow, type VolumeCore } from './core.js'
 import type { Run } from './volume-map.js'
 
 /** Time for a client to go on trimming before the first batch. */

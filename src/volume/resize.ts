@@ -50,8 +50,9 @@ export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () =
 }
 
 async function adoptEnd({ core, adopter }: Parts, end: number): Promise<void> {
-  const grain = Math.floor(end / core.grainBytes)
-  if (end % core.grainBytes !== 0 && core.inherit.overlaps(grain, grain + 1)) await adopter.adopt(grain, grain + 1)
+  const start = Math.floor(end / core.grainBytes)
+  if (end % core.grainBytes === 0 || !core.inherit.overlaps(start, start + 1)) return
+  await adopter.adopt([{ start, end: start + 1 }])
 }
 
 async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<void>): Promise<void> {

@@ -21,6 +21,7 @@
  * left out.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { allSettled } from '../device/all-settled.js'
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Inheritance } from '../store/point-entry.js'
@@ -28,7 +29,7 @@ import type { Adopter } from './adopter.js'
 import type { Checkpointer } from './checkpoint.js'
 import { ComposedSource } from './composed-source.js'
 import { Copier, type InheritJob } from './copier.js'
-import { allSettled, type VolumeCore } from './core.js'
+import { type VolumeCore } from './core.js'
 import type { InheritFile, InheritStore } from './inherit-store.js'
 import { Layer, type LayerKind } from './inherited.js'
 import { NewPoint } from './point-creation.js'
@@ -233,8 +234,6 @@ export class Inheritor {
     try {
       const making = store.make('restore', core.map.grains, false)
       await allSettled([undo.prepare(), making.then(made => { file = made })])
-      // A map that was never loaded says of each page that it is not saved to that it is lost.
-      await file!.load(new GrainBitmap(core.map.grains))
       await this.#hold(undo, async () => {
         const plan = this.#plan(request, info, foreign && request.sourceVolume)
         const set = plan.rule === 'nothing' ? new GrainBitmap(core.map.grains) : plan.set

@@ -16,9 +16,10 @@
  * A log that is full or broken takes nothing: then writes wait for the preserver themselves. What it could not write fails.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { allSettled } from '../device/all-settled.js'
 import type { Pending } from '../device/block-device.js'
 import { ENTRY_MAX_BYTES, type StagedEntry, StagingLog } from '../store/staging-log.js'
-import { allSettled, flushNow, type VolumeCore } from './core.js'
+import { flushNow, type VolumeCore } from './core.js'
 import { planGate } from './gate.js'
 import { runsOf } from './journal.js'
 import { BATCH_GRAINS, type Copy, type Preserver } from './preserver.js'

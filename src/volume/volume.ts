@@ -18,6 +18,7 @@
  */
 import { divCeil } from '../../native-free/integer.js'
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { allSettled } from '../device/all-settled.js'
 import {
   assertRange, type BlockDevice, type BlockSizes, type Capabilities, type Extents, type Origin, type Pending,
   STATE_HOLE, STATE_ZERO, type ZeroMode,
@@ -30,7 +31,7 @@ import type { RangeLock } from '../device/range-lock.js'
 import { Changes } from './changes.js'
 import type { Checkpointer } from './checkpoint.js'
 import type { Chain } from './chain.js'
-import { allSettled, type LiveDevice, type VolumeCore } from './core.js'
+import { type LiveDevice, type VolumeCore } from './core.js'
 import type { ExcessScan } from './excess-scan.js'
 import type { Adopter } from './adopter.js'
 import type { InheritJob } from './copier.js'

@@ -39,10 +39,10 @@ export class InheritDisks implements InheritStore {
     await device.resize(TODO_FILE_BYTES)
     await todoMap(device, this.#identity(kind), grains).format(fill)
     await device.flush()
-    return this.open(kind, grains)
+    return (await this.open(kind, grains)).fresh(fill)
   }
 
-  async open(kind: LayerKind, grains: number): Promise<InheritFile> {
+  async open(kind: LayerKind, grains: number): Promise<InheritDisk> {
     const device = this.#devices(this.#prefix + kind)
     device.close = async () => undefined
     return new InheritDisk(device, this.#identity(kind), grains)

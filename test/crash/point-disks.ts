@@ -110,7 +110,7 @@ export class PointDisks implements PointStore {
     if (kind === 'snapshot') await preserved.resize(sizeBytes)
     await preserved.flush()
     await this.#name(seq, PRESENT, kind, sizeBytes)
-    return this.open(seq, kind, sizeBytes)
+    return (await this.open(seq, kind, sizeBytes)).fresh()
   }
 
   async staged() {
@@ -120,7 +120,7 @@ export class PointDisks implements PointStore {
     return { device, owner: this.#owner, name: 'staging log' }
   }
 
-  async open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles> {
+  async open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointDisk> {
     const maps = this.#devices(mapsOf(this.#prefix, seq))
     const preserved = kind === 'snapshot' ? this.#devices(preservedOf(this.#prefix, seq)) : undefined
     return new PointDisk({ maps, preserved, close: async () => undefined }, this.#identity(seq), divCeil(sizeBytes, this.#grainBytes), kind)

@@ -89,10 +89,16 @@ export const MUTANTS: readonly Mutant[] = [
     put: ';', judge: 'restores' },
   { name: 'a layer ended before the journal is durable', file: 'volume/restore.js', find: 'await core.journal.sync();', put: '', judge: 'clones' },
   { name: 'the copier overwrites what a client wrote', file: 'volume/inherited.js', find: 'this.todo.clear(from, to);', put: '', judge: 'sequences' },
-  { name: 'the map of a restore saved to before it is loaded', file: 'volume/restore.js', find: 'await file.load(new GrainBitmap(core.map.grains));',
-    put: '', judge: 'volume/restore' },
+  { name: 'the map of a restore saved to before it is known', file: 'volume/inherit-disk.js', find: 'this.#map.assume(fill);',
+    put: '', judge: 'restores' },
+  { name: 'words that two bitmaps have are edited', file: '../native-free/grain-bitmap.js', find: 'this.#shared[page] !== 0 ? this.#own(page, there)',
+    put: 'false ? this.#own(page, there)', judge: 'native-free/grain-bitmap' },
+  { name: 'the copier holds one run of a piece and copies all', file: 'volume/copier.js', find: 'runs.slice(0, held).map(',
+    put: 'runs.map(', judge: 'volume/copier-runs' },
 
   // Staging (staging.ts, excess-scan.ts)
+  { name: 'an entry longer than a segment', file: 'store/staging-log.js', find: 'if (sizeBytes > this.#active.end - this.#active.start)',
+    put: 'if (false)', judge: 'store/staging-log' },
   { name: 'a segment used again before all in it is marked', file: 'store/staging-log.js', find: 'if (next.last > this.#applied)',
     put: 'if (false)', judge: 'store/staging-log' },
   { name: 'appended to what was found', file: 'store/staging-log.js', find: 'if (this.#sealed || this.#gathered',

@@ -57,6 +57,38 @@ t.test('every edit leaves what the slow twin has', async t => {
   t.pass()
 })
 
+t.test('bitmaps that have been copied from each other stay independent', async t => {
+  const random = generator(SEED + 7)
+  const length = 3 * PAGE_BITS + 99
+  const pool = Array.from({ length: 4 }, () => ({ fast: new GrainBitmap(length), slow: new SlowBitmap(length) }))
+  for (let step = 0; step < 300; step++) {
+    const [to, from] = [random(4), random(4)]
+    const { fast, slow } = pool[to]
+    const other = pool[from]
+    const [a, b] = range(random, length)
+    const kind = random(6)
+    if (kind === 0) { fast.set(a, b); slow.put(a, b, true) }
+    else if (kind === 1) { fast.clear(a, b); slow.put(a, b, false) }
+    else if (kind === 2) { fast.or(other.fast); slow.bits = slow.bits.map((bit, i) => bit || other.slow.bits[i]) }
+    else if (kind === 3 && to !== from) { fast.andNot(other.fast); slow.bits = slow.bits.map((bit, i) => bit && !other.slow.bits[i]) }
+    else if (kind === 4) {
+      const copy = new SlowBitmap(length)
+      copy.bits = [...other.slow.bits]
+      pool[to] = { fast: other.fast.clone(), slow: copy }
+    } else {
+      fast.resize(length + PAGE_BITS, true)
+      fast.resize(length, false)
+    }
+    for (const [i, { fast, slow }] of pool.entries()) {
+      const wrong = difference(fast, slow)
+      if (wrong) { t.fail(`step ${step}, kind ${kind} of ${to} from ${from}: bitmap ${i}: ${wrong}`); return }
+    }
+    const within = pool[to].slow.bits.every((bit, i) => !bit || pool[from].slow.bits[i])
+    if (pool[to].fast.isWithin(pool[from].fast) !== within) { t.fail(`step ${step}: isWithin is not ${within}`); return }
+  }
+  t.pass()
+})
+
 t.test('every question has the slow twin\'s answer', async t => {
   const random = generator(SEED + 1)
   const length = 2 * PAGE_BITS + 1234

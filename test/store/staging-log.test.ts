@@ -106,6 +106,15 @@ t.test('segments are used in turn, each again when all in it is marked', async t
   t.strictSame((await open(disk)).entries, [])
 })
 
+t.test('an entry that is longer than a segment is not taken', async t => {
+  const disk = new MemoryDisk(MARKS_BYTES + 2 * 24 * 1024)
+  const { log } = await open(disk)
+  t.equal(log.append(0, data(1, 6), 0, 6 * GRAIN), undefined)
+  t.ok(log.append(0, data(1, 5), 0, 5 * GRAIN), 'one that fills it exactly is')
+  await log.written
+  t.strictSame((await open(disk)).entries.map(({ length }) => length), [5 * GRAIN])
+})
+
 t.test('what the disk refuses never was, and the log begins anew when all else is marked', async t => {
   const disk = small()
   const { log } = await open(disk)

@@ -41,10 +41,10 @@ export class MemoryInherit implements InheritStore {
     const disk = new MemoryDisk(TODO_FILE_BYTES)
     await todoMap(disk, this.#identity(kind), grains).format(fill)
     this.files.set(kind, disk)
-    return this.open(kind, grains)
+    return (await this.open(kind, grains)).fresh(fill)
   }
 
-  async open(kind: LayerKind, grains: number): Promise<InheritFile> {
+  async open(kind: LayerKind, grains: number): Promise<InheritDisk> {
     const device = this.wrap(this.files.get(kind)!)
     device.close = async () => undefined
     return new InheritDisk(device, this.#identity(kind), grains)

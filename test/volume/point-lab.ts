@@ -55,10 +55,10 @@ export class MemoryPoints implements PointStore {
     const maps = new MemoryDisk(pointMapsLayout(grains, kind).sizeBytes)
     await formatPointMaps(maps, identityOf(seq), grains, kind)
     this.present.set(seq, { kind, sizeBytes, maps, preserved: kind === 'snapshot' ? new MemoryDisk(sizeBytes) : undefined })
-    return this.open(seq, kind, sizeBytes)
+    return (await this.open(seq, kind, sizeBytes)).fresh()
   }
 
-  async open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles> {
+  async open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointDisk> {
     const { maps, preserved } = this.present.get(seq)!
     const files = {
       maps: this.wrap(maps, 'maps'), preserved: preserved && this.wrap(preserved, 'preserved'), close: async () => undefined,
