@@ -42,6 +42,8 @@ interface Parts {
 export class Adopter {
   readonly #core: VolumeCore
   readonly #parts: Parts
+  /** Buffers of pieces that have been copied: a new one for each would be most of the work. */
+  #spare: Buffer[] = []
 
   constructor(parts: Parts) {
     this.#core = parts.core
@@ -50,6 +52,9 @@ export class Adopter {
 
   /** So many grains are copied at once. */
   get pieceGrains(): number { return Math.min(BATCH_GRAINS, Math.max(1, Math.floor(PIECE_BYTES / this.#core.grainBytes))) }
+
+  /** No more pieces for a while: their buffers go. */
+  rest(): void { this.#spare = [] }
 
   /** A client's write to [offset, end) of one layer's grains; at the edges the rest of the grain comes from the source. */
   async write(offset: number, end: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
@@ -102,14 +107,16 @@ export class Adopter {
       await this.#core.space.during(() => lent.map(copy => copy.run), () => this.#parts.preserver.secure(lent, []))
     }
     let copied = 0
-    await allSettled(data.map(async run => {
-      const { offset, length } = bytesOf(this.#core, run)
-      const buffer = Buffer.allocUnsafe(length)
-      await inherit.read(offset, length, buffer, 0)
-      await live.write(offset, length, buffer, 0)
-      copied += length
-    }))
     if (data.length > 0) {
+      const buffer = this.#spare.pop() ?? Buffer.allocUnsafe(this.pieceGrains * this.#core.grainBytes)
+      await allSettled(data.map(async run => {
+        const { offset, length } = bytesOf(this.#core, run)
+        const at = copied
+        copied += length
+        await inherit.read(offset, length, buffer, at)
+        await live.write(offset, length, buffer, at)
+      }))
+      this.#spare.push(buffer)
       await flushNow(this.#core)
       await journal.append('inherited', data, () => {
         for (const { start, end } of data) {
@@ -180,18 +187,23 @@ export class Adopter {
     return map.stale.size + runs <= map.staleRunsMax
   }
 
-  /** Inherited grains of `runs`: what may hold data, in pieces that one write takes, and what reads as zeros. */
+  /** Inherited grains of `runs`, as many as are copied at once: what may hold data, and what reads as zeros. */
   #look(runs: readonly Run[]): { readonly data: Run[], readonly zero: Run[] } {
     const data: Run[] = []
     const zero: Run[] = []
+    let room = this.pieceGrains
     for (const { start, end } of runs) {
-      for (let at = start; at < end;) at = this.#lookAt(at, end, data, zero)
+      for (let at = start; at < end && room > 0;) {
+        const before = data.length
+        at = this.#lookAt(at, end, room, data, zero)
+        if (data.length > before) room -= data[before].end - data[before].start
+      }
     }
     return { data, zero }
   }
 
-  /** Adds the first inherited run of [from, to) to one of the two; returns where to go on. */
-  #lookAt(from: number, to: number, data: Run[], zero: Run[]): number {
+  /** Adds the first inherited run of [from, to) to one of the two, at most `room` grains of data; returns where to go on. */
+  #lookAt(from: number, to: number, room: number, data: Run[], zero: Run[]): number {
     const { inherit, map, grainBytes } = this.#core
     const { start, end } = inherit.next(from, to)
     if (start >= to) return to
@@ -203,7 +215,7 @@ export class Adopter {
       return start + whole
     }
     const grains = bytes < 0 && whole > 0 ? whole : Math.max(1, Math.ceil(bytes / grainBytes))
-    const stop = Math.min(end, start + Math.min(this.pieceGrains, grains))
+    const stop = Math.min(end, start + Math.min(room, grains))
     data.push({ start, end: stop })
     return stop
   }

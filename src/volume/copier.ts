@@ -107,7 +107,7 @@ export class Copier implements InheritJob {
   }
 
   async #copyAll(): Promise<void> {
-    const { core, layer } = this.#parts
+    const { core, layer, adopter } = this.#parts
     const running = new Set<Promise<void>>()
     try {
       for (let at = 0; layer.left > 0 && !this.#stopped;) {
@@ -126,6 +126,7 @@ export class Copier implements InheritJob {
       }
     } finally {
       await allSettled([...running])
+      adopter.rest()
     }
     core.flushes.changed()
   }
