@@ -11,6 +11,7 @@ import { finished } from 'node:stream/promises'
 import { STREAM_SOCKET } from './control/options.js'
 import { judgeReadable } from './daemon-points.js'
 import { pointOf, usable } from './daemon-shared.js'
+import { ImportGuard, ORIGIN } from './daemon-imports.js'
 import { NbdeltaError, applyDelta, exportDelta } from './index.js'
 import type { Socket } from 'node:net'
 import type { Transfer, TransferControl } from './control/admin.js'
@@ -21,8 +22,6 @@ import type { PointInfo, StoreVolume } from './index.js'
 
 type ExportOptions = Parameters<DeltasAdmin['prepareExport']>[0]
 
-/** What `origin` is called among the labels of a point. */
-const ORIGIN = 'origin'
 /** A pin is renewed while its export makes progress, and outlives a killed server by no more than this. */
 const PIN_MS = 3_600_000
 const PIN_RENEW_MS = 600_000
@@ -87,31 +86,40 @@ export class DaemonDeltas implements DeltasAdmin {
 
   async #import(volume: StoreVolume, path: string, { signal, onProgress }: TransferControl): Promise<void> {
     const { name } = volume
-    let base: PointInfo | undefined
-    let begun = false
+    let guard: ImportGuard | undefined
     const source = path.startsWith(STREAM_SOCKET) ? await connected(path) : path
     try {
       await applyDelta({
         source, target: volume, signal, onProgress,
-        identity: async header => {
-          base = findOrigin(volume, header.base)
-          return identityOf(volume, header)
+        identity: header => identityOf(volume, header),
+        begin: ({ base, target }) => {
+          guard = new ImportGuard(this.#access.store, volume, findOrigin(volume, base), target)
+          return guard.begin()
         },
-        begin: () => { begun = true },
         resize: sizeBytes => this.#access.store.resizeVolume(name, sizeBytes),
         commit: async ({ uuid }) => {
           await volume.points.create({ name: `delta-${uuid.slice(0, UUID_SHOWN)}`, kind: 'snapshot', labels: { [ORIGIN]: uuid } })
+          await guard!.end()
         },
       })
     } catch (error) {
-      if (!begun || !(error instanceof NbdeltaError)) throw error
-      const hint = base?.kind === 'snapshot' ? `nbdelta snapshot restore ${name} ${base.name}, then import again`
-        : 'make an empty volume, and import again'
-      const message = `${error.message}; the content of volume ${name} is a mixture now`
-      throw new NbdeltaError(error.code, message, { hint, cause: error })
+      if (!guard || !(error instanceof NbdeltaError)) throw error
+      throw await explained(error, guard, name)
     } finally {
       if (typeof source !== 'string') source.destroy()
     }
+  }
+}
+
+/** The error as it is told, when what was begun is undone. */
+async function explained(error: NbdeltaError, guard: ImportGuard, name: string): Promise<NbdeltaError> {
+  try {
+    const { now, hint } = await guard.undo()
+    return new NbdeltaError(error.code, `${error.message}; ${now}`, { hint, cause: error })
+  } catch (again) {
+    const why = again instanceof Error ? again.message : String(again)
+    return new NbdeltaError(error.code, `${error.message}; the content of volume ${name} is a mixture now, for ${why}`,
+      { hint: 'restart the server: where the delta started from a snapshot, that brings it back', cause: error })
   }
 }
 

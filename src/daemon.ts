@@ -14,6 +14,7 @@ import { readyText } from './attach-lines.js'
 import { createControlServer } from './control/server.js'
 import { judgeSocketPath, parseAddress, parseCreation } from './control/options.js'
 import { DaemonAdmin } from './daemon-admin.js'
+import { undoImports } from './daemon-imports.js'
 import { createLog } from './daemon-log.js'
 import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
@@ -82,6 +83,7 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
   const open: (() => Promise<unknown>)[] = [() => store.close()]
   try {
     await createVolumes(store, options.createVolume ?? [])
+    await undoImports(store, logger)
     // The server exists only later, and its clients are looked at only then.
     const holder: { server?: NbdServer } = {}
     const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })

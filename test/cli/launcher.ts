@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { ChildProcess } from 'node:child_process'
 import type { Test } from 'tap'
+import { NbdPeer } from './nbd-peer.js'
 
 const LAUNCHER = fileURLToPath(new URL('../../../bin/nbdelta.cjs', import.meta.url))
 const READY_MS = 15_000
@@ -79,4 +80,23 @@ export async function serve(t: Test, store: string, extra: readonly string[] = [
 /** Whether a program is on this machine. */
 export function has(program: string): boolean {
   return spawnSync('sh', ['-c', `command -v ${program}`]).status === 0
+}
+
+/** Writes through a connection of its own. */
+export async function put(store: string, volume: string, offset: number, fill: number, length = 4096): Promise<void> {
+  const peer = await NbdPeer.attach(join(store, 'nbd.sock'), volume)
+  await peer.write(offset, Buffer.alloc(length, fill))
+  await peer.flush()
+  peer.detach()
+  // The server sees the end of the connection a little later.
+  await new Promise(resolve => { setTimeout(resolve, 100) })
+}
+
+/** What a client reads there. */
+export async function byteAt(store: string, volume: string, offset: number): Promise<number> {
+  const peer = await NbdPeer.attach(join(store, 'nbd.sock'), volume)
+  const bytes = await peer.read(offset, 512)
+  peer.detach()
+  await new Promise(resolve => { setTimeout(resolve, 100) })
+  return bytes[0]!
 }

@@ -1,0 +1,90 @@
+/**
+ * Imports of deltas that do not come to their end: the volume is at the delta's base again, whatever cut them short (B19).
+ *
+ *   begin    the base, a snapshot, is pinned by `delta import UUID` (the point that the delta leads to), before anything is written
+ *   end      the volume has a snapshot whose origin is UUID; then the pin goes
+ *   undone   after an error, or when a server starts and finds such a pin without such a snapshot: size and content of the base
+ *            are there again, then the pin goes
+ *
+ * The pin is a durable record; no write comes before it, and it goes after whatever it stands for is durable. Undone twice is
+ * undone once: the second time nothing differs. A full stream begins with an empty volume: after an error all of it is
+ * trimmed; a volume on which the server was killed meanwhile is a mixture, as is one whose base is a bookmark.
+ */
+import { NbdeltaError } from './index.js'
+import type { PointInfo, Store, StoreVolume } from './index.js'
+
+/** What `origin` is called among the labels of a point. */
+export const ORIGIN = 'origin'
+const OWNER = 'delta import '
+
+export class ImportGuard {
+  readonly #store: Store
+  readonly #volume: StoreVolume
+  readonly #base: PointInfo | undefined
+  readonly #owner: string
+
+  /** @param base where the delta starts; undefined: a full stream. @param target uuid of where it leads */
+  constructor(store: Store, volume: StoreVolume, base: PointInfo | undefined, target: string) {
+    this.#store = store
+    this.#volume = volume
+    this.#base = base
+    this.#owner = OWNER + target
+  }
+
+  async begin(): Promise<void> {
+    if (this.#base?.kind === 'snapshot') await this.#volume.points.pin(this.#base.name, { owner: this.#owner, expiresAt: null })
+  }
+
+  async end(): Promise<void> {
+    if (this.#base?.kind === 'snapshot') await this.#volume.points.unpin(this.#base.name, this.#owner)
+  }
+
+  /** What became of the volume, in words, and what to do. */
+  async undo(): Promise<{ readonly now: string, readonly hint: string }> {
+    const { name } = this.#volume
+    if (!this.#base) {
+      await this.#volume.trim(0, this.#volume.sizeBytes)
+      return { now: `volume ${name} is empty again`, hint: 'import again' }
+    }
+    if (this.#base.kind !== 'snapshot') {
+      const hint = `bring the volume to ${this.#base.name} by a full stream: a bookmark keeps no content`
+      return { now: `the content of volume ${name} is a mixture now`, hint }
+    }
+    await backTo(this.#store, this.#volume, this.#base)
+    await this.end()
+    return { now: `volume ${name} is at ${this.#base.name} again`, hint: 'import again' }
+  }
+}
+
+/** For a server that starts: undoes what a killed one had begun, or lets go of what it had ended. */
+export async function undoImports(
+  store: Store, logger: { warn(fields: object, text: string): void },
+): Promise<void> {
+  for (const volume of store.list()) {
+    if (volume.problem) continue
+    for (const point of volume.points.list()) {
+      for (const { owner } of point.pins.filter(pin => pin.owner.startsWith(OWNER))) {
+        const target = owner.slice(OWNER.length)
+        const ended = volume.points.list().some(({ labels, seq }) => labels[ORIGIN] === target && seq > point.seq)
+        if (!ended) {
+          await backTo(store, volume, point)
+          logger.warn({ volume: volume.name, point: point.name }, 'the import of a delta was cut short: the volume is at its base again')
+        }
+        await volume.points.unpin(point.name, owner)
+      }
+    }
+  }
+}
+
+/** The copy goes on in the background; then the undo point, a mixture that nobody wants, is deleted. */
+async function backTo(store: Store, volume: StoreVolume, base: PointInfo): Promise<void> {
+  if (volume.sizeBytes !== base.sizeBytes) await store.resizeVolume(volume.name, base.sizeBytes)
+  const before = new Set(volume.points.list().map(({ uuid }) => uuid))
+  const { finished } = await volume.restore({ from: base.name })
+  const undo = volume.points.list().find(({ uuid }) => !before.has(uuid))
+  if (!undo) return
+  finished.then(() => volume.points.delete(undo.name)).catch((error: unknown) => {
+    // Then it stays, as after every restore.
+    if (!(error instanceof NbdeltaError)) throw error
+  })
+}
