@@ -1,7 +1,7 @@
 /**
  * Imports of deltas that do not come to their end: the volume is at the delta's base again, whatever cut them short (B19).
  *
- *   begin    the base, a snapshot, is pinned by `delta import UUID` (the point that the delta leads to), before anything is written
+ *   begin    the base, a snapshot, is pinned by `delta import UUID` (the point that the delta leads to); then comes the first write
  *   end      the volume has a snapshot whose origin is UUID; then the pin goes
  *   undone   after an error, or when a server starts and finds such a pin without such a snapshot: size and content of the base
  *            are there again, then the pin goes
@@ -68,7 +68,8 @@ export async function undoImports(
         const ended = volume.points.list().some(({ labels, seq }) => labels[ORIGIN] === target && seq > point.seq)
         if (!ended) {
           await backTo(store, volume, point)
-          logger.warn({ volume: volume.name, point: point.name }, 'the import of a delta was cut short: the volume is at its base again')
+          const facts = { volume: volume.name, point: point.name }
+          logger.warn(facts, 'the import of a delta was cut short: the volume is at its base again')
         }
         await volume.points.unpin(point.name, owner)
       }
