@@ -66,7 +66,7 @@ export async function stagedStep(lab: CrashLab): Promise<void> {
   const count = 1 + lab.random(Math.min(3, grains - from))
   const roll = lab.random(20)
   if (roll < 8) await lab.write(from * GRAIN, count * GRAIN)
-  else if (roll < 9) await Promise.all([lab.write(0, GRAIN), lab.write(GRAIN, GRAIN), lab.write(3 * GRAIN, 2 * GRAIN)])
+  else if (roll < 9 && grains >= 5) await Promise.all([lab.write(0, GRAIN), lab.write(GRAIN, GRAIN), lab.write(3 * GRAIN, 2 * GRAIN)])
   else if (roll < 11) await lab.write(from * GRAIN + 512, 1024)
   else if (roll < 12) await lab.zero(from * GRAIN, count * GRAIN, { fast: true })
   else if (roll < 13) await lab.trim(from * GRAIN, GRAIN)
