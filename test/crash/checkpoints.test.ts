@@ -3,4 +3,4 @@ import t from 'tap'
 import { runWorkload } from './run.js'
 import { checkpointsStep } from './steps.js'
 
-runWorkload(t, 'D2 D4 checkpoints', { states: 20_000, sizeBytes: 8 * 4096, steps: 24 }, checkpointsStep)
+runWorkload(t, 'D2 D4 checkpoints', { states: 60_000, sizeBytes: 8 * 4096, steps: 24 }, checkpointsStep)

@@ -3,4 +3,4 @@ import t from 'tap'
 import { runWorkload } from './run.js'
 import { fillsStep } from './steps.js'
 
-runWorkload(t, 'D1 D2 fills', { states: 15_000, sizeBytes: 12 * 4096, steps: 14 }, fillsStep)
+runWorkload(t, 'D1 D2 fills', { states: 45_000, sizeBytes: 12 * 4096, steps: 14 }, fillsStep)

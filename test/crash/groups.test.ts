@@ -8,7 +8,7 @@ import { everlasting, freshPointDisks, openTable, pointsOf } from './points-stor
 import type { PointTable } from '../../src/store/point-table.js'
 import type { Volume } from '../../src/volume/volume.js'
 
-const STATES = Number(process.env.STATES ?? 600)
+const STATES = Number(process.env.STATES ?? 1200)
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 const SIZE = 4 * GRAIN
 const MEMBERS = ['a', 'b'] as const

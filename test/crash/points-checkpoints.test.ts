@@ -3,4 +3,4 @@ import t from 'tap'
 import { pointCheckpointsStep, POINTS } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'D3 D4 checkpoints of points', { ...POINTS, states: 14_000 }, pointCheckpointsStep)
+runWorkload(t, 'D3 D4 checkpoints of points', { ...POINTS, states: 22_000 }, pointCheckpointsStep)

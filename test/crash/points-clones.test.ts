@@ -3,4 +3,4 @@ import t from 'tap'
 import { cloneStep, POINTS } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'D3 clones', { ...POINTS, states: 8_000, clone: true }, cloneStep)
+runWorkload(t, 'D3 clones', { ...POINTS, states: 12_000, clone: true }, cloneStep)

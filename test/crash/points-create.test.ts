@@ -3,4 +3,4 @@ import t from 'tap'
 import { createStep, POINTS } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'D3 D4 D6 creations', { ...POINTS, states: 10_000 }, createStep)
+runWorkload(t, 'D3 D4 D6 creations', { ...POINTS, states: 20_000 }, createStep)

@@ -3,4 +3,4 @@ import t from 'tap'
 import { deleteStep, POINTS } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'B6 B7 D3 deletions', { ...POINTS, states: 14_000 }, deleteStep)
+runWorkload(t, 'B6 B7 D3 deletions', { ...POINTS, states: 22_000 }, deleteStep)

@@ -3,4 +3,4 @@ import t from 'tap'
 import { pointRacesStep, POINTS, RACING } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'D3 D4 D6 races around points', { ...POINTS, ...RACING, states: 10_000 }, pointRacesStep)
+runWorkload(t, 'D3 D4 D6 races around points', { ...POINTS, ...RACING, states: 16_000 }, pointRacesStep)

@@ -3,4 +3,4 @@ import t from 'tap'
 import { POINTS, preserveStep } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'D3 D4 preserving', { ...POINTS, states: 14_000 }, preserveStep)
+runWorkload(t, 'D3 D4 preserving', { ...POINTS, states: 24_000 }, preserveStep)

@@ -4,7 +4,7 @@ import { slow } from './liars.js'
 import { explorePoints, pointsRacesStep, type PointsPlant } from './points-harness.js'
 import { countStates } from './run.js'
 
-const STATES = Number(process.env.STATES ?? 4000)
+const STATES = Number(process.env.STATES ?? 8000)
 const plant: PointsPlant = (disks, random) => ({
   ...disks, map: slow(disks.map, random), journal: slow(disks.journal, random), maps: slow(disks.maps, random),
   preserved: slow(disks.preserved, random),

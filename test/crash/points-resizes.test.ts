@@ -3,4 +3,4 @@ import t from 'tap'
 import { pointResizesStep, POINTS } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'D3 D6 resizes under points', { ...POINTS, states: 12_000, window: [0, 9 * 4096] }, pointResizesStep)
+runWorkload(t, 'D3 D6 resizes under points', { ...POINTS, states: 20_000, window: [0, 9 * 4096] }, pointResizesStep)

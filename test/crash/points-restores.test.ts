@@ -3,4 +3,4 @@ import t from 'tap'
 import { POINTS, restoreStep } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'A6 A15 D3 restores', { ...POINTS, states: 10_000 }, restoreStep)
+runWorkload(t, 'A6 A15 D3 restores', { ...POINTS, states: 14_000 }, restoreStep)

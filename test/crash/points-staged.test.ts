@@ -3,4 +3,4 @@ import t from 'tap'
 import { POINTS, stagedStep } from './points-run.js'
 import { runWorkload } from './run.js'
 
-runWorkload(t, 'D1-D4 staged', { ...POINTS, steps: 16, staged: true, states: 14_000 }, stagedStep)
+runWorkload(t, 'D1-D4 staged', { ...POINTS, steps: 16, staged: true, states: 18_000 }, stagedStep)

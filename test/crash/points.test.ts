@@ -3,7 +3,7 @@ import t from 'tap'
 import { explorePoints, looseStep, pointsStep } from './points-harness.js'
 import { countStates } from './run.js'
 
-const STATES = Number(process.env.STATES ?? 4000)
+const STATES = Number(process.env.STATES ?? 8000)
 t.test(`D3 D4 D6 points: at least ${STATES} crash states`, t =>
   countStates(t, STATES, seed => explorePoints(pointsStep, 24, { seed, grains: 8 }, 250)))
 t.test(`D4 marks of trims: at least ${STATES / 2} crash states`, t =>

@@ -3,4 +3,4 @@ import t from 'tap'
 import { RACES, runWorkload } from './run.js'
 import { racesStep } from './steps.js'
 
-runWorkload(t, 'D1 D2 D4 races', { ...RACES, states: 15_000 }, racesStep)
+runWorkload(t, 'D1 D2 D4 races', { ...RACES, states: 45_000 }, racesStep)

@@ -6,4 +6,4 @@ import { zeroesStep } from './steps.js'
 
 const border = REGION_GRAINS * 4096
 const window = [border - 4 * 4096, 8 * 4096] as const
-runWorkload(t, 'D4 regions', { states: 5_000, sizeBytes: border + 8 * 4096, window, steps: 12, settleEvery: 0 }, zeroesStep)
+runWorkload(t, 'D4 regions', { states: 8_000, sizeBytes: border + 8 * 4096, window, steps: 12, settleEvery: 0 }, zeroesStep)

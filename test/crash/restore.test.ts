@@ -3,6 +3,6 @@ import t from 'tap'
 import { explorePoints, restoreStep } from './points-harness.js'
 import { countStates } from './run.js'
 
-const STATES = Number(process.env.STATES ?? 800)
+const STATES = Number(process.env.STATES ?? 1600)
 t.test(`A14 A15 restores: at least ${STATES} crash states`, t =>
   countStates(t, STATES, seed => explorePoints(restoreStep, 24, { seed, grains: 8 }, 250)))

@@ -3,4 +3,4 @@ import t from 'tap'
 import { runWorkload } from './run.js'
 import { staleStep } from './steps.js'
 
-runWorkload(t, 'D2 D6 stale', { states: 10_000, sizeBytes: 4 * 4096, steps: 14 }, staleStep)
+runWorkload(t, 'D2 D6 stale', { states: 36_000, sizeBytes: 4 * 4096, steps: 14 }, staleStep)

@@ -3,4 +3,4 @@ import t from 'tap'
 import { runWorkload } from './run.js'
 import { zeroesStep } from './steps.js'
 
-runWorkload(t, 'D2 D6 zeroes', { states: 25_000, sizeBytes: 10 * 4096 + 1536, steps: 16 }, zeroesStep)
+runWorkload(t, 'D2 D6 zeroes', { states: 80_000, sizeBytes: 10 * 4096 + 1536, steps: 16 }, zeroesStep)
