@@ -1,7 +1,7 @@
 /**
  * Imports of deltas that do not come to their end: the volume is at the delta's base again, whatever cut them short (B19).
  *
- *   begin    the base, a snapshot, is pinned by `delta import UUID` (the point that the delta leads to); then comes the first write
+ *   begin    the base, a snapshot, is pinned by `delta import UUID` (the point that the delta leads to), before the first write
  *   end      the volume has a snapshot whose origin is UUID; then the pin goes
  *   undone   after an error, or when a server starts and finds such a pin without such a snapshot: size and content of the base
  *            are there again, then the pin goes

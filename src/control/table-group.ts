@@ -98,7 +98,8 @@ export const GROUP_COMMANDS = [
     noun: 'group', verb: 'restore', remote: true, serialised: true, longRunning: true, destructive: true,
     summary: 'give all volumes back a snapshot\'s content',
     description: 'Restores every volume of the group to the snapshot of this name that was taken of all of them at one '
-      + 'instant; what `snapshot restore` says holds for each. If one cannot begin, those that have begun are taken back.',
+      + 'instant; what `snapshot restore` says holds for each. All of them show it from one instant on, or none does, even if '
+      + 'the server is killed meanwhile; volumes in which nothing differs are left alone. A cancel takes them back one by one.',
     positional: [OF_GROUP, { ...NEW_NAME, help: 'name of the snapshots' }],
     options: [RATE, LIVE, DRY_RUN, WAIT],
     result: { many: false, fields: JOB_FIELDS },

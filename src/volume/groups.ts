@@ -1,5 +1,5 @@
 /**
- * Groups: volumes under one name, and points of all of them made at one instant.
+ * Groups: volumes under one name, points of all of them made at one instant, and all of them restored at one.
  *
  *   1. in turn     no other change of the points of any member until the end; members in order of uuid, as everybody takes them
  *   2. prepare     folders and empty maps, durable; nobody waits yet
@@ -11,6 +11,7 @@
  * the first was answered before its volume's lock was free to take, and all locks are held together once.
  *
  * Failure anywhere before 5 is durable: none of the points exists, and those taken already are merged away. A crash likewise.
+ * A restore goes the same way (restore-switch.ts), holding all until its one record is durable and all views have switched.
  */
 import { randomUUID } from 'node:crypto'
 import { allSettled } from '../device/all-settled.js'
@@ -21,7 +22,8 @@ import { createPoints, type NewPoint } from './point-creation.js'
 import { entryOf } from './point-disk.js'
 import type { PointRecord } from './point-store.js'
 import type { VolumePoints } from './points.js'
-import type { RestoreOptions } from './restore.js'
+import type { Inheritor, RestoreOptions } from './restore.js'
+import { type RestoreSwitch, switchTogether } from './restore-switch.js'
 import type { CreatePointOptions, PointInfo } from './snappoint.js'
 
 /** Names of volumes, ascending. */
@@ -38,7 +40,7 @@ interface MemberVolume {
   readonly uuid: string
   readonly name: string
   readonly points: VolumePoints
-  restore(options: RestoreOptions): Promise<InheritJob>
+  readonly inheritor: Inheritor
 }
 
 /** What groups need of the store's volumes. Errors: not-found, and why a volume cannot be opened. */
@@ -92,8 +94,13 @@ function together(jobs: readonly InheritJob[]): InheritJob {
   return {
     finished,
     cancel: () => allSettled(jobs.map(job => job.cancel())),
-    progress: () => jobs.map(job => job.progress()).reduce((sum, one) =>
-      ({ doneBytes: sum.doneBytes + one.doneBytes, totalBytes: sum.totalBytes + one.totalBytes })),
+    progress: () => {
+      const parts = jobs.map(job => job.progress())
+      return {
+        doneBytes: parts.reduce((sum, { doneBytes }) => sum + doneBytes, 0),
+        totalBytes: parts.reduce((sum, { totalBytes }) => sum + totalBytes, 0),
+      }
+    },
   }
 }
 
@@ -148,8 +155,8 @@ export class Groups {
   }
 
   /**
-   * Restores every volume to its point of this name, all made by one operation. When this resolves all of them show it. One that
-   * cannot begin: those that have begun are taken back. They do not switch at one instant: see to it that nobody writes.
+   * Restores every volume to its point of this name, all made by one operation. They show it at one instant, by one record, or
+   * none of them does. Volumes in which nothing differs are left alone. A cancel takes them back one by one.
    * Errors: not-found, wrong-state (not of one operation), and those of a restore.
    */
   async restore({ group, name, bytesPerSecond }: GroupRestoreOptions): Promise<InheritJob> {
@@ -163,16 +170,32 @@ export class Groups {
       throw new NbdeltaError('wrong-state', `the snapshots '${name}' of group '${group}' are not of one instant`,
         { hint: 'restore the volumes one by one' })
     }
-    const jobs: InheritJob[] = []
+    const ordered = [...members].sort((a, b) => a.uuid < b.uuid ? -1 : 1)
+    const options = { from: name, ...bytesPerSecond !== undefined && { bytesPerSecond } }
+    for (;;) {
+      for (const { inheritor } of ordered) await inheritor.hurry()
+      const jobs = await inTurnOfAll(ordered, () => this.#restoreAll(ordered, options))
+      if (jobs) return together(jobs)
+    }
+  }
+
+  /** Undefined: an earlier restore has begun meanwhile. */
+  async #restoreAll(members: readonly MemberVolume[], options: RestoreOptions): Promise<InheritJob[] | undefined> {
+    if (members.some(({ inheritor }) => inheritor.isRestoring)) return undefined
+    const begun = new Map<RestoreSwitch, Inheritor>()
     try {
-      for (const member of members) {
-        jobs.push(await member.restore({ from: name, ...bytesPerSecond !== undefined && { bytesPerSecond } }))
-      }
+      for (const { inheritor } of members) begun.set(await inheritor.begin(options), inheritor)
+      const needed = await Promise.all([...begun.keys()].map(one => one.isNeeded()))
+      if (!needed.includes(true)) return []
     } catch (error) {
-      await allSettled(jobs.map(job => job.cancel()))
+      await allSettled([...begun.keys()].map(one => one.giveUp()))
       throw error
     }
-    return together(jobs)
+    const shown = await switchTogether([...begun.keys()], changes => this.#table.put({
+      points: changes.flatMap(({ uuid, points }) => points.map(record => entryOf(uuid, record))),
+      volumes: changes.map(({ uuid, inheritance }) => ({ volume: uuid, inherit: inheritance })),
+    }))
+    return shown.map(one => begun.get(one)!.follow(one))
   }
 
   #memberVolumes(group: string): readonly MemberVolume[] {

@@ -131,7 +131,7 @@ export async function createPoints(points: readonly NewPoint[], put: () => Promi
 }
 
 /** The lock, or `busy` when the hold has gone on for HOLD_MS: then the lock is given back as soon as it comes. */
-async function holdFor(point: NewPoint, sinceMs: number): Promise<void> {
+export async function holdFor(point: NewPoint, sinceMs: number): Promise<void> {
   const locked = point.lock()
   let late = false
   let timer: { cancel(): void } | undefined

@@ -1,7 +1,7 @@
 /**
  * Restore of an open volume from a snapshot, and what it inherits as a clone: layers made, gone on with, and ended.
  *
- * The switch. Order of disk writes, and what each other order would lose
+ * The switch (restore-switch.ts has the steps up to 4). Order of disk writes, and what each other order would lose
  *   1. folder of the undo point, and a bitmap file without a bit: durable, before anybody waits.
  *   2. whole volume locked, no checkpoint: the undo point comes into the chain. From a foreign source or over a clone's base
  *      the set goes into the bitmap file; flush. Between undo point and switch nothing is written, or the undo would not have it.
@@ -20,30 +20,21 @@
  * is: of a shorter snapshot what lies behind its end is left as it was, of a longer one what lies behind the volume's end is
  * left out.
  */
-import { GrainBitmap } from '../../native-free/grain-bitmap.js'
-import { allSettled } from '../device/all-settled.js'
-import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Inheritance } from '../store/point-entry.js'
 import type { Adopter } from './adopter.js'
 import type { Checkpointer } from './checkpoint.js'
-import { ComposedSource } from './composed-source.js'
 import { Copier, type InheritJob } from './copier.js'
 import { type VolumeCore } from './core.js'
-import type { InheritFile, InheritStore } from './inherit-store.js'
+import type { InheritStore } from './inherit-store.js'
 import { Layer, type LayerKind } from './inherited.js'
-import { NewPoint } from './point-creation.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
-import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
+import { composedSource, RestoreSwitch, type RestoreRequest, type RestoreSource, switchTogether } from './restore-switch.js'
 import type { PointDevice, PointInfo, Snappoints } from './snappoint.js'
 
 const NAME_MAX = 128
-/** Room in the journal for what a switch says beside the extents of the undo point. */
-const HOLD_RANGES = 64
-/** Requests may take what room a checkpoint has made; then one more is tried. */
-const ROOM_ATTEMPTS = 3
 
 /** Another volume to restore from: one of the same store, of equal grain. */
 export interface SourceVolume {
@@ -75,7 +66,7 @@ interface Parts {
   readonly name: string
 }
 
-type Request = RestoreOptions & { readonly offset: number, readonly length: number, readonly pace: number | null }
+type Request = RestoreOptions & RestoreRequest
 
 export class Inheritor {
   /** Called when only the next open tells whether a restore has happened: nothing may be changed until then. */
@@ -135,17 +126,54 @@ export class Inheritor {
    */
   async restore(options: RestoreOptions): Promise<InheritJob> {
     for (;;) {
-      await this.#copiers.get('restore')?.hurry()
+      await this.hurry()
       const job = await this.#parts.points.inTurn(async () => {
-        if (this.#stopped) throw new NbdeltaError('wrong-state', 'the volume is being closed')
-        if (this.#copiers.has('restore')) return undefined
-        if (this.#parts.core.inherit.of('restore')) {
-          throw new NbdeltaError('busy', 'an earlier restore cannot go on: the volume it restores from is not open')
+        const begun = this.isRestoring ? undefined : await this.begin(options)
+        if (!begun) return undefined
+        const needed = await begun.isNeeded().catch(async (error: unknown) => {
+          await begun.giveUp()
+          throw error
+        })
+        if (!needed) {
+          await begun.giveUp()
+          return nothingToDo()
         }
-        return this.#restore(this.#judge(options))
+        const [shown] = await switchTogether([begun],
+          ([{ points, inheritance }]) => this.#put(points, () => inheritance))
+        return shown ? this.follow(shown) : nothingToDo()
       })
       if (job) return job
     }
+  }
+
+  /** A restore is being copied. */
+  get isRestoring(): boolean { return this.#copiers.has('restore') }
+
+  /** Resolves when that is over; it goes without limit from now on. */
+  async hurry(): Promise<void> { await this.#copiers.get('restore')?.hurry() }
+
+  /** A restore that has changed nothing yet: to be switched, alone or with others, or given up. In turn. Errors as `restore`. */
+  async begin(options: RestoreOptions): Promise<RestoreSwitch> {
+    const { core, points, pointStore, store, checkpointer, uuid } = this.#parts
+    if (this.#stopped) throw new NbdeltaError('wrong-state', 'the volume is being closed')
+    if (core.inherit.of('restore')) {
+      throw new NbdeltaError('busy', 'an earlier restore cannot go on: the volume it restores from is not open')
+    }
+    if (!pointStore || !store) throw new NbdeltaError('wrong-state', 'this volume has no place for snapshots')
+    const request = this.#judge(options)
+    const source = await this.#sourceOf(request)
+    const undoName = this.#undoName(request.from)
+    const doubt = (reason: NbdeltaError): void => this.onDoubt(reason)
+    return new RestoreSwitch({ core, points, pointStore, store, checkpointer, uuid, undoName, doubt }, request, source)
+  }
+
+  /** It shows the snapshot: the copying, in the background. */
+  follow({ layer, inheritance, source }: RestoreSwitch): InheritJob {
+    const { checkpointer, core } = this.#parts
+    if (source.release) this.#releases.set('restore', source.release)
+    const job = this.#copy(layer!, inheritance!.copier!.bytesPerSecond)
+    checkpointer.run().catch((error: unknown) => core.logger.warn({ err: error }, 'a checkpoint after a restore failed'))
+    return job
   }
 
   /** Copies what a clone has not got yet, so that it stands alone in the end. Errors: wrong-state (it is no clone), io. */
@@ -188,137 +216,32 @@ export class Inheritor {
     return { ...options, offset, length, pace }
   }
 
-  async #restore(request: Request): Promise<InheritJob> {
-    const { core, points, uuid } = this.#parts
+  /** Pinned, where it is another volume's. */
+  async #sourceOf(request: Request): Promise<RestoreSource> {
+    const { core, points, uuid, name } = this.#parts
     const foreign = request.sourceVolume && request.sourceVolume.uuid !== uuid ? request.sourceVolume : undefined
     const info = (foreign?.points ?? points).get(request.from)
     if (!info) throw new NbdeltaError('not-found', `there is no snapshot '${request.from}'`)
     if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${request.from}' is a bookmark: it keeps no content`)
-    if (foreign && core.inherit.of('clone')) {
+    if (!foreign) return { info, volume: uuid, device: undefined, release: undefined }
+    if (core.inherit.of('clone')) {
       throw new NbdeltaError('busy', 'a clone cannot be restored from another volume', { hint: 'promote it first' })
     }
-    // What is staged is owned, and so seen by the plan, only when it is in its place.
-    await core.staging?.drain()
-    if (this.#plan(request, info, foreign).rule === 'nothing') return nothingToDo()
-    if (!foreign) return this.#switch(request, info, undefined)
-    const owner = `restore ${this.#parts.name}`
+    const owner = `restore ${name}`
     await foreign.points.pin(info.name, { owner, expiresAt: null })
     const release = (): Promise<void> => foreign.points.unpin(nameOf(foreign.points, info), owner)
     try {
-      return await this.#switch(request, info, { device: foreign.points.open(info.name), volume: foreign.uuid, release })
+      return { info, volume: foreign.uuid, device: foreign.points.open(info.name), release }
     } catch (error) {
-      if (!this.#parts.pointStore!.inDoubt) await release()
+      await release()
       throw error
     }
-  }
-
-  #plan(request: Request, info: PointInfo, foreign: SourceVolume | undefined): ReturnType<typeof planRestore> {
-    const { core, points } = this.#parts
-    const { grainBytes, map, chain } = core
-    const range = rangeOf(request.offset, request.length, info.sizeBytes, grainBytes)
-    const from = foreign ? undefined : points.byUuid(info.uuid)
-    return planRestore(map.grains, from && ownedFrom(chain.points, from), range, core.inherit.of('clone')?.todo)
-  }
-
-  async #switch(
-    request: Request, info: PointInfo,
-    foreign: { readonly device: PointDevice, readonly volume: string, release(): Promise<void> } | undefined,
-  ): Promise<InheritJob> {
-    const { core, checkpointer, points, pointStore, store, uuid } = this.#parts
-    if (!pointStore || !store) throw new NbdeltaError('wrong-state', 'this volume has no place for snapshots')
-    const undo = new NewPoint({ core, checkpointer, store: pointStore }, {
-      name: this.#undoName(request.from), kind: 'snapshot', labels: { auto: 'undo' },
-    }, null)
-    let file: InheritFile | undefined
-    let layer: Layer | undefined
-    try {
-      const making = store.make('restore', core.map.grains, false)
-      await allSettled([undo.prepare(), making.then(made => { file = made })])
-      await this.#hold(undo, async () => {
-        const plan = this.#plan(request, info, foreign && request.sourceVolume)
-        const set = plan.rule === 'nothing' ? new GrainBitmap(core.map.grains) : plan.set
-        undo.take()
-        // What the journal says of an earlier restore must not be taken for this one.
-        const begun = core.journal.append('layer', [{ start: 0, end: 1 }], () => undefined, undo.record.seq)
-        const late = !foreign && !core.inherit.of('clone')
-        if (!late) await file!.save(set, set.usedPages())
-        await begun
-        await undo.secure()
-        const inheritance = {
-          kind: 'restore', source: { volume: foreign?.volume ?? uuid, point: info.uuid }, undo: undo.record.uuid,
-          range: { offset: request.offset, length: request.length }, settled: false,
-          copier: { bytesPerSecond: request.pace },
-        } as const
-        await this.#commit(undo, inheritance)
-        layer = new Layer('restore', set, file!, undo.point, false)
-        layer.unsaved = late
-        core.chain.lendAll(undo.point!, set, core.map.data)
-        core.map.becomeInherited(set)
-        core.inherit.layers.unshift(layer)
-        if (foreign) this.#releases.set('restore', foreign.release)
-        this.#source(layer, inheritance, foreign?.device ?? points.openPoint(points.byUuid(info.uuid)!))
-      })
-    } catch (error) {
-      await foreign?.device.close()
-      await this.#giveUp(undo, file, error)
-      throw error
-    }
-    const job = this.#copy(layer!, request.pace)
-    checkpointer.run().catch((error: unknown) => core.logger.warn({ err: error }, 'a checkpoint after a restore failed'))
-    return job
-  }
-
-  /** Step 3. */
-  async #commit(undo: NewPoint, inheritance: Inheritance): Promise<void> {
-    const pin = { owner: 'restore', expiresAt: null }
-    const record: PointRecord = { ...undo.record, pins: [pin] }
-    const own = inheritance.source.volume === this.#parts.uuid ? this.#parts.points.byUuid(inheritance.source.point) : undefined
-    const source = own && { ...own.info, pins: [...own.info.pins.filter(({ owner }) => owner !== 'restore'), pin] }
-    await this.#put([...source ? [{ ...source, deleting: false }] : [], record], () => ({ ...inheritance, ...this.#below() }))
-    if (own && source) own.info = source
-    undo.point!.info = { ...undo.point!.info, pins: record.pins }
-    undo.confirm()
-  }
-
-  /** Whole volume locked, no checkpoint, room in the journal for what comes. */
-  async #hold(undo: NewPoint, work: () => Promise<void>): Promise<void> {
-    for (let attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
-      await undo.lock()
-      try {
-        const { journal, chain } = this.#parts.core
-        if (journal.hasRoomFor((chain.newest?.hot.size ?? 0) + HOLD_RANGES)) return await this.#parts.checkpointer.exclude(work)
-      } finally {
-        undo.unlock()
-      }
-      await undo.makeRoom()
-    }
-    throw new NbdeltaError('busy', 'the journal of the volume has no room for an undo point')
-  }
-
-  async #giveUp(undo: NewPoint, file: InheritFile | undefined, error: unknown): Promise<void> {
-    const { points, pointStore, store } = this.#parts
-    await file?.close()
-    if (pointStore!.inDoubt) {
-      const hint = 'restart the server: it then shows one of the two contents, and nothing else is lost'
-      const what = 'whether the volume was restored is not known: no more changes'
-      this.onDoubt(new NbdeltaError('flush-failed', what, { cause: error, hint }))
-      return
-    }
-    if (undo.point) await points.giveUp(undo)
-    else await undo.discard()
-    await store!.remove('restore')
   }
 
   #attach(inheritance: Inheritance, device: PointDevice): void {
     const layer = this.#parts.core.inherit.of(inheritance.kind)!
-    this.#source(layer, inheritance, device)
+    layer.source = composedSource(layer, inheritance, device, this.#parts.points)
     if (inheritance.copier) this.#copy(layer, inheritance.copier.bytesPerSecond)
-  }
-
-  #source(layer: Layer, { range }: Inheritance, device: BlockDevice): void {
-    const { offset = 0, length = device.sizeBytes } = range ?? {}
-    const outside = layer.undo && this.#parts.points.openPoint(layer.undo)
-    layer.source = new ComposedSource(device, offset, offset + length, outside)
   }
 
   #copy(layer: Layer, bytesPerSecond: number | null): Copier {
@@ -386,11 +309,6 @@ export class Inheritor {
     if (outer.kind === kind) return change(outer) ?? outer.base ?? null
     const base = change(outer.base!)
     return { ...outer, base: base === null ? undefined : { ...base, kind: 'clone' } }
-  }
-
-  #below(): Pick<Inheritance, 'base'> {
-    const base = this.#parts.store!.inheritance
-    return base ? { base: { ...base, kind: 'clone' } } : {}
   }
 
   /** `undo-NAME-N`, the first that is free. */

@@ -1,50 +1,19 @@
 // Group snapshots of two volumes with one table: in every crash state each exists in both volumes or in neither, and is exact.
 import t from 'tap'
-import { crashStates, DiskArray, ManualClock, type MemoryDisk, type RecordingDisk, seededRandom } from '../../src/device/testing.js'
+import { crashStates, seededRandom } from '../../src/device/testing.js'
 import { createGroupPoints } from '../../src/volume/groups.js'
 import { entryOf } from '../../src/volume/point-disk.js'
-import { freshDisks, GRAIN, killed, openOn, readAll, SMALL_JOURNAL_BYTES } from '../volume/lab.js'
-import { everlasting, freshPointDisks, openTable, pointsOf } from './points-store.js'
-import type { PointTable } from '../../src/store/point-table.js'
-import type { Volume } from '../../src/volume/volume.js'
+import { GRAIN, readAll } from '../volume/lab.js'
+import { freshArray, MEMBERS, openMembers, UUIDS, type MemberDisks, type Opened } from './group-lab.js'
 
 const STATES = Number(process.env.STATES ?? 1200)
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
-const SIZE = 4 * GRAIN
-const MEMBERS = ['a', 'b'] as const
-const UUIDS = { a: '00000000-0000-4000-8000-00000000000a', b: '00000000-0000-4000-8000-00000000000b' }
-const PARTS = ['live', 'map', 'journal', 'folders', 'maps', 'preserved', 'staged', 'layers'] as const
-type DiskName = `${typeof MEMBERS[number]}.${typeof PARTS[number]}` | 'table'
 interface Note { readonly what: 'creating' | 'created' | 'deleting' | 'deleted', readonly name: string }
-interface Opened { readonly table: PointTable, readonly volumes: readonly Volume[] }
-type Disks = Readonly<Record<DiskName, MemoryDisk | RecordingDisk>>
-
-async function open(disks: Disks): Promise<Opened> {
-  for (const disk of Object.values(disks)) everlasting(disk)
-  const table = await openTable(disks.table)
-  const volumes: Volume[] = []
-  for (const member of MEMBERS) {
-    const [live, map, journal, folders, maps, preserved, staged, layers] = PARTS.map(part => disks[`${member}.${part}`]) as MemoryDisk[]
-    const stores = pointsOf(UUIDS[member], table, { folders, maps, preserved, staged, layers })
-    volumes.push(await openOn({ live, map, journal }, SIZE, { clock: new ManualClock(), ...stores }))
-  }
-  return { table, volumes }
-}
-
-async function freshArray(lateFlush: boolean): Promise<DiskArray<DiskName, Note>> {
-  const all: Partial<Record<DiskName, MemoryDisk>> = {}
-  for (const member of MEMBERS) {
-    const disks = { ...killed(await freshDisks({ sizeBytes: SIZE, journalBytes: SMALL_JOURNAL_BYTES })), ...await freshPointDisks() }
-    for (const part of PARTS) all[`${member}.${part}`] = disks[part]
-    all.table = disks.table
-  }
-  return new DiskArray<DiskName, Note>(all as Record<DiskName, MemoryDisk>, { lateFlush })
-}
 
 async function explore(seed: number, statesMax: number): Promise<{ states: number, halves: string[], split: number }> {
   const random = seededRandom(seed)
-  const array = await freshArray(random(2) === 0)
-  const { table, volumes } = await open(Object.fromEntries(array.names.map(name => [name, array.disk(name)])) as unknown as Disks)
+  const array = await freshArray<Note>(random(2) === 0)
+  const { table, volumes } = await openMembers(Object.fromEntries(array.names.map(name => [name, array.disk(name)])) as unknown as MemberDisks)
   const frozen = new Map<string, Buffer[]>()
   const names: string[] = []
   const members = volumes.map(({ points }, index) => ({ uuid: UUIDS[MEMBERS[index]], name: MEMBERS[index], points }))
@@ -71,7 +40,7 @@ async function explore(seed: number, statesMax: number): Promise<{ states: numbe
   for (const state of crashStates(array, { seed, statesMax })) {
     result.states++
     try {
-      if (await judge(await open(state.disks), state.notes, frozen)) result.split++
+      if (await judge(await openMembers(state.disks), state.notes, frozen)) result.split++
     } catch (error) {
       result.halves.push(`seed ${seed}, after event ${state.position}, ${state.story}: ${error instanceof Error ? error.stack : String(error)}`)
       if (result.halves.length > 2) break

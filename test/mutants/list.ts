@@ -77,12 +77,14 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'a request asks for no room', file: 'volume/space.js', find: 'if (grains > 0 && !this.#hasRoom(grains))', put: 'if (false)', judge: 'space' },
 
   // Restores and clones (restore.ts, adopter.ts, inherited.ts, copier.ts)
-  { name: 'undo not taken', file: 'volume/restore.js', find: 'core.chain.lendAll(undo.point, set, core.map.data);', put: '', judge: 'restores' },
+  { name: 'undo not taken', file: 'volume/restore-switch.js', find: 'core.chain.lendAll(undo, layer.todo, core.map.data);', put: '', judge: 'restores' },
   { name: 'preserving skipped in a restore', file: 'volume/adopter.js', find: 'this.#parts.preserver.secure(lent, []));',
     put: 'Promise.resolve());', judge: 'restores' },
   { name: 'the set of a restore not saved', file: 'volume/inherited.js', find: 'await this.file.save(this.todo, this.todo.usedPages(), settle);', put: '', judge: 'restores' },
-  { name: 'a restore answered before its record', file: 'volume/restore.js', find: 'await this.#commit(undo, inheritance);',
-    put: 'this.#commit(undo, inheritance).catch(() => undefined);', judge: 'volume/restore' },
+  { name: 'a restore answered before its record', file: 'volume/restore-switch.js', find: 'await put(taken.map(({ changes }) => changes));',
+    put: 'put(taken.map(({ changes }) => changes)).catch(() => undefined);', judge: 'crash/group-restores' },
+  { name: 'a record for each volume of a group that is restored', file: 'volume/restore-switch.js', find: 'await put(taken.map(({ changes }) => changes));',
+    put: 'for (const one of taken) await put([one.changes]);', judge: 'crash/group-restores' },
   { name: 'INHERITED before the bytes are flushed', file: 'volume/adopter.js', find: 'await flushNow(this.#core);',
     put: '', times: 2, judge: 'volume/restore' },
   { name: 'copied before the undo point is settled', file: 'volume/adopter.js', find: 'await this.#parts.checkpointer.run();',

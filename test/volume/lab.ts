@@ -29,6 +29,7 @@ interface LabOptions {
 }
 
 interface OpenOptions {
+  readonly uuid?: string
   readonly grainBytes?: number
   readonly points?: PointStore
   readonly clock?: ManualClock

@@ -1,0 +1,249 @@
+/**
+ * RestoreSwitch: a restore until its volume shows the snapshot, phase by phase, so that the volumes of a group switch at one
+ * instant and with one record. The order of disk writes, and why, is in restore.ts, by the numbers of its steps.
+ *
+ *   prepare   the undo point's files and the bitmap's, durable (1)
+ *   hold      the whole volume locked, no checkpoint, room in the journal
+ *   take      the undo point is in the chain, what the record needs is durable (2); or nothing differs any more
+ *   (one record of the changes of all volumes) (3)
+ *   show      in memory (4); then the lock goes
+ *   giveUp    instead: nothing has changed, nothing is left
+ */
+import { allSettled } from '../device/all-settled.js'
+import type { BlockDevice } from '../device/block-device.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { Inheritance } from '../store/point-entry.js'
+import type { Checkpointer } from './checkpoint.js'
+import { ComposedSource } from './composed-source.js'
+import type { VolumeCore } from './core.js'
+import type { InheritFile, InheritStore } from './inherit-store.js'
+import { Layer } from './inherited.js'
+import { holdFor, NewPoint } from './point-creation.js'
+import type { PointRecord, PointStore } from './point-store.js'
+import type { VolumePoints } from './points.js'
+import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
+import type { PointDevice, PointInfo } from './snappoint.js'
+
+/** Room in the journal for what a switch says beside the extents of the undo point. */
+const HOLD_RANGES = 64
+/** Requests may take what room a checkpoint has made; then one more is tried. */
+const ROOM_ATTEMPTS = 3
+
+interface SwitchParts {
+  readonly core: VolumeCore
+  readonly checkpointer: Checkpointer
+  readonly points: VolumePoints
+  readonly pointStore: PointStore
+  readonly store: InheritStore
+  readonly uuid: string
+  readonly undoName: string
+  /** Only the next open tells whether the restore has happened. */
+  doubt(reason: NbdeltaError): void
+}
+
+export interface RestoreRequest {
+  /** Bytes. */
+  readonly offset: number
+  readonly length: number
+  /** Bytes a second of the copying; null: no limit. */
+  readonly pace: number | null
+}
+
+export interface RestoreSource {
+  readonly info: PointInfo
+  /** Whose snapshot it is: a uuid. */
+  readonly volume: string
+  /** Of another volume: open and pinned, and how to let go of it. */
+  readonly device: PointDevice | undefined
+  readonly release: (() => Promise<void>) | undefined
+}
+
+/** What the record says of one volume. */
+export interface SwitchChanges {
+  readonly uuid: string
+  readonly points: readonly PointRecord[]
+  readonly inheritance: Inheritance
+}
+
+export class RestoreSwitch {
+  readonly source: RestoreSource
+  readonly #parts: SwitchParts
+  readonly #request: RestoreRequest
+  readonly #undo: NewPoint
+  #prepared = false
+  #file: InheritFile | undefined
+  #layer: Layer | undefined
+  #inheritance: Inheritance | undefined
+  #changes: SwitchChanges | undefined
+
+  constructor(parts: SwitchParts, request: RestoreRequest, source: RestoreSource) {
+    this.#parts = parts
+    this.#request = request
+    this.source = source
+    this.#undo = new NewPoint({ core: parts.core, checkpointer: parts.checkpointer, store: parts.pointStore }, {
+      name: parts.undoName, kind: 'snapshot', labels: { auto: 'undo' },
+    }, null)
+  }
+
+  /** Set by `take`. */
+  get layer(): Layer | undefined { return this.#layer }
+  get inheritance(): Inheritance | undefined { return this.#inheritance }
+  get changes(): SwitchChanges { return this.#changes! }
+
+  /** Something may differ from the snapshot; what is staged is in its place for that. */
+  async isNeeded(): Promise<boolean> {
+    // What is staged is owned, and so seen by the plan, only when it is in its place.
+    await this.#parts.core.staging?.drain()
+    return this.#plan().rule !== 'nothing'
+  }
+
+  async prepare(): Promise<void> {
+    this.#prepared = true
+    const making = this.#parts.store.make('restore', this.#parts.core.map.grains, false)
+    await allSettled([this.#undo.prepare(), making.then(made => { this.#file = made })])
+  }
+
+  /** @param sinceMs of a group: others wait for this volume since then, and not for long. Errors: busy */
+  lock(sinceMs: number | undefined): Promise<void> {
+    return sinceMs === undefined ? this.#undo.lock() : holdFor(this.#undo, sinceMs)
+  }
+
+  unlock(): void { this.#undo.unlock() }
+  get now(): number { return this.#undo.now }
+
+  /** The journal takes what there is to say. */
+  get hasRoom(): boolean {
+    const { journal, chain } = this.#parts.core
+    return journal.hasRoomFor((chain.newest?.hot.size ?? 0) + HOLD_RANGES)
+  }
+
+  makeRoom(): Promise<void> { return this.#undo.makeRoom() }
+  exclude(work: () => Promise<void>): Promise<void> { return this.#parts.checkpointer.exclude(work) }
+
+  /** False: nothing differs any more, and nothing was done. */
+  async take(): Promise<boolean> {
+    const { core, uuid, store, points } = this.#parts
+    const { info, volume } = this.source
+    const plan = this.#plan()
+    if (plan.rule === 'nothing') return false
+    this.#undo.take()
+    // What the journal says of an earlier restore must not be taken for this one.
+    const begun = core.journal.append('layer', [{ start: 0, end: 1 }], () => undefined, this.#undo.record.seq)
+    const late = volume === uuid && !core.inherit.of('clone')
+    if (!late) await this.#file!.save(plan.set, plan.set.usedPages())
+    await begun
+    await this.#undo.secure()
+    this.#layer = new Layer('restore', plan.set, this.#file!, this.#undo.point, false)
+    this.#layer.unsaved = late
+    const base = store.inheritance
+    const inheritance = this.#inheritance = {
+      kind: 'restore', source: { volume, point: info.uuid }, undo: this.#undo.record.uuid,
+      range: { offset: this.#request.offset, length: this.#request.length }, settled: false,
+      copier: { bytesPerSecond: this.#request.pace }, ...base ? { base: { ...base, kind: 'clone' as const } } : {},
+    }
+    const pin = { owner: 'restore', expiresAt: null }
+    const own = volume === uuid ? points.byUuid(info.uuid) : undefined
+    const pins = own && [...own.info.pins.filter(({ owner }) => owner !== 'restore'), pin]
+    const source = own && pins ? [{ ...own.info, pins, deleting: false }] : []
+    this.#changes = { uuid, points: [...source, { ...this.#undo.record, pins: [pin] }], inheritance }
+    return true
+  }
+
+  /** The record is durable. */
+  show(): void {
+    const { core, points, uuid } = this.#parts
+    const { info, volume, device } = this.source
+    const layer = this.#layer!
+    const undo = this.#undo.point!
+    const own = volume === uuid ? points.byUuid(info.uuid)! : undefined
+    for (const { deleting: _, ...changed } of this.#changes!.points) {
+      if (changed.uuid === own?.info.uuid) own.info = changed
+      else undo.info = { ...undo.info, pins: changed.pins }
+    }
+    this.#undo.confirm()
+    core.chain.lendAll(undo, layer.todo, core.map.data)
+    core.map.becomeInherited(layer.todo)
+    core.inherit.layers.unshift(layer)
+    layer.source = composedSource(layer, this.#inheritance!, device ?? points.openPoint(own!), points)
+  }
+
+  /** @param error why, if it has failed; whether it has not is known only to the next open when the record may be there */
+  async giveUp(error?: unknown): Promise<void> {
+    const { points, pointStore, store, doubt } = this.#parts
+    await this.source.device?.close()
+    await this.#file?.close()
+    if (error !== undefined && pointStore.inDoubt) {
+      const hint = 'restart the server: it then shows one of the two contents, and nothing else is lost'
+      const what = 'whether the volume was restored is not known: no more changes'
+      return doubt(new NbdeltaError('flush-failed', what, { cause: error, hint }))
+    }
+    if (this.#undo.point) await points.giveUp(this.#undo)
+    else await this.#undo.discard()
+    if (this.#prepared) await store.remove('restore')
+    await this.source.release?.()
+  }
+
+  #plan(): ReturnType<typeof planRestore> {
+    const { core, points, uuid } = this.#parts
+    const { info, volume } = this.source
+    const { grainBytes, map, chain } = core
+    const range = rangeOf(this.#request.offset, this.#request.length, info.sizeBytes, grainBytes)
+    const from = volume === uuid ? points.byUuid(info.uuid) : undefined
+    return planRestore(map.grains, from && ownedFrom(chain.points, from), range, core.inherit.of('clone')?.todo)
+  }
+}
+
+/** What grains of a layer read as: the source within the range, what was there before around it. */
+export function composedSource(
+  layer: Layer, { range }: Inheritance, device: BlockDevice, points: Pick<VolumePoints, 'openPoint'>,
+): ComposedSource {
+  const { offset = 0, length = device.sizeBytes } = range ?? {}
+  return new ComposedSource(device, offset, offset + length, layer.undo && points.openPoint(layer.undo))
+}
+
+/**
+ * All volumes show their snapshots when this resolves, by one record that `put` makes durable, or none does. Returns those in
+ * which something differed. In the order in which everybody takes volumes. Errors: busy, no-space, io, and those of `put`.
+ */
+export async function switchTogether(
+  switches: readonly RestoreSwitch[], put: (changes: readonly SwitchChanges[]) => Promise<void>,
+): Promise<RestoreSwitch[]> {
+  const taken: RestoreSwitch[] = []
+  try {
+    await allSettled(switches.map(one => one.prepare()))
+    await holdAll(switches, async () => {
+      await allSettled(switches.map(async one => { if (await one.take()) taken.push(one) }))
+      if (taken.length === 0) return
+      await put(taken.map(({ changes }) => changes))
+      for (const one of taken) one.show()
+    })
+  } catch (error) {
+    await allSettled(switches.map(one => one.giveUp(error)))
+    throw error
+  }
+  await allSettled(switches.filter(one => !taken.includes(one)).map(one => one.giveUp()))
+  return taken
+}
+
+/** Each volume locked, no checkpoint of any, room in all journals. */
+async function holdAll(switches: readonly RestoreSwitch[], work: () => Promise<void>): Promise<void> {
+  for (let attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
+    const held: RestoreSwitch[] = []
+    try {
+      const sinceMs = switches.length > 1 ? switches[0].now : undefined
+      for (const one of switches) {
+        await one.lock(sinceMs)
+        held.push(one)
+      }
+      if (switches.every(({ hasRoom }) => hasRoom)) return await excludeAll(switches, work)
+    } finally {
+      for (const one of held) one.unlock()
+    }
+    for (const one of switches) if (!one.hasRoom) await one.makeRoom()
+  }
+  throw new NbdeltaError('busy', 'the journal of the volume has no room for an undo point')
+}
+
+function excludeAll([first, ...rest]: readonly RestoreSwitch[], work: () => Promise<void>): Promise<void> {
+  return first ? first.exclude(() => excludeAll(rest, work)) : work()
+}
