@@ -44,6 +44,8 @@ export class Adopter {
   readonly #parts: Parts
   /** Buffers of pieces that have been copied: a new one for each would be most of the work. */
   #spare: Buffer[] = []
+  /** Runs that are about to become stale: several pieces are copied at once. */
+  #coming = 0
 
   constructor(parts: Parts) {
     this.#core = parts.core
@@ -82,7 +84,7 @@ export class Adopter {
       refuseGone(origin)
       await this.#settle()
       if (needed) await this.#parts.gate.admit(run.start, run.end)
-      if (await this.#hasRoom(1)) await this.#becomeZeros([run], false)
+      if (await this.#reserve(1)) await this.#becomeZeros([run], false)
       else if (must) {
         const zeros = Buffer.alloc(this.pieceGrains * grainBytes)
         const end = Math.min(run.end, run.start + this.pieceGrains)
@@ -127,7 +129,7 @@ export class Adopter {
     }
     for (let at = 0; at < zero.length; at += ZERO_RUNS_MAX) {
       const part = zero.slice(at, at + ZERO_RUNS_MAX)
-      if (await this.#hasRoom(part.length)) await this.#becomeZeros(part, true)
+      if (await this.#reserve(part.length)) await this.#becomeZeros(part, true)
     }
     this.#parts.checkpointer.wanted()
     return copied
@@ -166,25 +168,32 @@ export class Adopter {
     this.#parts.checkpointer.wanted()
   }
 
+  /** Runs that have been reserved. */
   async #becomeZeros(runs: readonly Run[], neutral: boolean): Promise<void> {
     const { inherit, map, journal, chain } = this.#core
-    await journal.append('inheritedZero', runs, () => {
-      for (const { start, end } of runs) {
-        inherit.take(start, end)
-        map.becomeStale(start, end)
-        for (const lent of chain.lentRuns(end, start)) map.becomeLent(lent.start, lent.end)
-        if (!neutral) chain.markLoosely(start, end)
-      }
-    })
+    try {
+      await journal.append('inheritedZero', runs, () => {
+        for (const { start, end } of runs) {
+          inherit.take(start, end)
+          map.becomeStale(start, end)
+          for (const lent of chain.lentRuns(end, start)) map.becomeLent(lent.start, lent.end)
+          if (!neutral) chain.markLoosely(start, end)
+        }
+      })
+    } finally {
+      this.#coming -= runs.length
+    }
     this.#parts.reclaimer.wake()
     this.#parts.checkpointer.wanted()
   }
 
-  /** For so many more stale runs. */
-  async #hasRoom(runs: number): Promise<boolean> {
+  /** True: there is room for so many more stale runs, and it is theirs. */
+  async #reserve(runs: number): Promise<boolean> {
     const { map } = this.#core
     await this.#parts.reclaimer.relieve()
-    return map.stale.size + runs <= map.staleRunsMax
+    if (map.stale.size + this.#coming + runs > map.staleRunsMax) return false
+    this.#coming += runs
+    return true
   }
 
   /** Inherited grains of `runs`, as many as are copied at once: what may hold data, and what reads as zeros. */
