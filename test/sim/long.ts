@@ -7,10 +7,11 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
+import { PAGE_BITS } from '../../native-free/grain-bitmap.js'
 import { EXTENT_GRAINS } from '../../src/store/journal-records.js'
 import {
   cloneStep, createStep, deleteStep, pointCheckpointsStep, pointRacesStep, pointResizesStep, POINTS, preserveAtBorderStep, preserveStep,
-  RACING, restoreStep,
+  RACING, restoreAtBorderStep, restoreStep, stagedStep,
 } from '../crash/points-run.js'
 import { crashTwice } from '../crash/points-twice.js'
 import { explore, RACES, type Step, type WorkloadOptions } from '../crash/run.js'
@@ -26,6 +27,7 @@ const REPORT_MS = 60_000
 const GRAIN = 4096
 
 const border = 2 * EXTENT_GRAINS * GRAIN
+const page = PAGE_BITS * GRAIN
 const plain = { states: 1, statesPerRun: 2000, sizeBytes: 8 * GRAIN, steps: 16 }
 const points: WorkloadOptions = { ...POINTS, states: 1, statesPerRun: 3000 }
 const WORKLOADS: readonly (readonly [name: string, step: Step, options: WorkloadOptions])[] = [
@@ -35,6 +37,8 @@ const WORKLOADS: readonly (readonly [name: string, step: Step, options: Workload
   ['checkpoints of points', pointCheckpointsStep, points], ['resizes under points', pointResizesStep, { ...points, window: [0, 9 * GRAIN] }],
   ['races around points', pointRacesStep, { ...points, ...RACING }], ['restores', restoreStep, points],
   ['clones', cloneStep, { ...points, clone: true }], ['long lives', deleteStep, { ...points, steps: 40 }],
+  ['staged', stagedStep, { ...points, staged: true }],
+  ['pages', restoreAtBorderStep, { ...points, sizeBytes: 3 * page + 5 * GRAIN, window: [page - 3 * GRAIN, 6 * GRAIN] }],
   ['excess', preserveAtBorderStep, { ...points, sizeBytes: 5 * EXTENT_GRAINS * GRAIN, window: [border - 3 * GRAIN, 6 * GRAIN], settleEvery: 0 }],
 ]
 
