@@ -10,6 +10,9 @@
  * - whether an owner has the bytes, has lent them or has zeros, is never remembered;
  * - all else raises `chain.merges`, and everything is looked up anew.
  *
+ * Where live's grains and owners' alternate, live is read once over all of it, and owners' grains come on top: with a read for
+ * each little piece a snapshot of a volume that is written to here and there would cost several times what live does.
+ *
  * Reads lock nothing. One that completes later and has read live's file looks again afterwards: if the grain lies elsewhere by
  * now, it may have read what a client wrote, and reads again.
  *
@@ -36,6 +39,24 @@ const EXTENTS_MAX = 16384
 
 /** By grain of the page: 1 + index in the chain of the owner, 0 = nobody. All of one page alike: a number. */
 type Owners = Uint16Array | 0
+
+/** Bytes that lie in the same place of the same file. */
+interface Piece {
+  readonly start: number
+  readonly bytes: number
+  readonly owner: number
+}
+
+/** Live is read over what is others' as long as that is not more than what is its own. */
+function spanOf(pieces: readonly Piece[]): Run | undefined {
+  const live = pieces.filter(({ owner }) => owner === 0)
+  if (live.length < 2) return undefined
+  const { start } = live[0]
+  const last = live[live.length - 1]
+  const end = last.start + last.bytes
+  const bytes = live.reduce((sum, piece) => sum + piece.bytes, 0)
+  return end - start <= 2 * bytes ? { start, end } : undefined
+}
 
 export class OpenPointDevice implements PointDevice {
   readonly capabilities: Capabilities
@@ -66,22 +87,20 @@ export class OpenPointDevice implements PointDevice {
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
-    const end = offset + length
-    const first = this.#piece(offset, end)
-    if (first === length) return this.#readPiece(offset, length, into, at, origin)
-    const pending: Promise<void>[] = []
+    if (this.#piece(offset, offset + length) === length) return this.#readPiece(offset, length, into, at, origin)
+    const pieces = this.#pieces(offset, offset + length)
+    const span = this.#core.inherit.active ? undefined : spanOf(pieces)
+    if (!span) return this.#readEach(pieces, into, at - offset, origin)
+    const { merges } = this.#core.chain
+    let reading: Pending
     try {
-      for (let start = offset; start < end;) {
-        const bytes = start === offset ? first : this.#piece(start, end)
-        const reading = this.#readPiece(start, bytes, into, at + start - offset, origin)
-        if (reading) pending.push(reading)
-        start += bytes
-      }
-    } catch (error) {
-      if (pending.length === 0) throw error
-      pending.push(Promise.reject(error))
+      reading = this.#view.read(span.start, span.end - span.start, into, at + span.start - offset, origin)
+    } catch {
+      // Perhaps of bytes that nobody asked for.
+      return this.#readEach(pieces, into, at - offset, origin)
     }
-    return pending.length > 0 ? allSettled(pending) : undefined
+    if (!reading) return this.#readEach(pieces.filter(({ owner }) => owner !== 0), into, at - offset, origin)
+    return this.#onTop(reading, merges, offset, length, into, at, origin)
   }
 
   write(): Pending { throw readOnly() }
@@ -162,6 +181,40 @@ export class OpenPointDevice implements PointDevice {
     const { owned, bytes, lent } = points[owner - 1]
     end = owned.runEnd(first, Math.min(end, owned.length))
     return Math.min(bytes.runEnd(first, end), lent.runEnd(first, end))
+  }
+
+  #pieces(offset: number, end: number): Piece[] {
+    const pieces: Piece[] = []
+    for (let start = offset; start < end;) {
+      const bytes = this.#piece(start, end)
+      pieces.push({ start, bytes, owner: this.#owner(Math.floor(start / this.#core.grainBytes)) })
+      start += bytes
+    }
+    return pieces
+  }
+
+  /** @param base where in the buffer offset 0 would be */
+  #readEach(pieces: readonly Piece[], into: Buffer, base: number, origin: Origin | undefined): Pending {
+    const pending: Promise<void>[] = []
+    try {
+      for (const { start, bytes } of pieces) {
+        const reading = this.#readPiece(start, bytes, into, base + start, origin)
+        if (reading) pending.push(reading)
+      }
+    } catch (error) {
+      if (pending.length === 0) throw error
+      pending.push(Promise.reject(error))
+    }
+    return pending.length > 0 ? allSettled(pending) : undefined
+  }
+
+  /** Live has been read; what is others', now, comes on top. After a merge nothing of it is believed. */
+  async #onTop(
+    reading: Promise<void>, merges: number, offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined,
+  ): Promise<void> {
+    const isRead = await reading.then(() => merges === this.#core.chain.merges, () => false)
+    const pieces = this.#pieces(offset, offset + length)
+    await this.#readEach(isRead ? pieces.filter(({ owner }) => owner !== 0) : pieces, into, at - offset, origin)
   }
 
   #readPiece(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
