@@ -9,7 +9,7 @@ import { DaemonDeltas } from './daemon-deltas.js'
 import { DaemonGroups } from './daemon-groups.js'
 import { resumedJobs } from './daemon-inherit.js'
 import { DaemonPoints } from './daemon-points.js'
-import { count, defined, FACTS_MS, noVolume, usable, within } from './daemon-shared.js'
+import { count, defined, FACTS_MS, noVolume, pointOf, usable, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
 import { NbdeltaError } from './index.js'
 import { volumeNameOf } from './point-exports.js'
@@ -185,7 +185,9 @@ export class DaemonAdmin implements ServerAdmin {
   }
 
   async closeExport({ name, how, dryRun }: Parameters<ServerAdmin['closeExport']>[0]): Promise<ActionRow> {
-    this.#get(name)
+    const volumeName = volumeNameOf(name)
+    const volume = this.#get(volumeName)
+    if (name !== volumeName && !volume.problem) pointOf(volume, name.slice(volumeName.length + 1))
     const { server } = this.#parts
     const clients = this.#clientsOf(name)
     const steps = clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : []

@@ -130,7 +130,7 @@ export const SERVER_COMMANDS = [
     description: 'Closes every connection to the export. Soft: requests in flight are answered first. Hard: at once; what was '
       + 'not acknowledged may or may not have been done. '
       + 'Clients may come back: hide the export first to keep them out.',
-    positional: [VOLUME],
+    positional: [{ ...VOLUME, help: 'name of the volume, or VOLUME@SNAPSHOT' }],
     options: [
       { name: 'how', type: 'enum', value: 'HOW', choices: ['soft', 'hard'], default: 'soft',
         help: 'answer what is in flight first, or not' },
@@ -138,7 +138,7 @@ export const SERVER_COMMANDS = [
     ],
     result: { many: false, fields: ACTION_FIELDS },
     exits: [...REMOTE_EXITS, 'notFound'],
-    examples: ['export kick disk --dry-run', 'export kick disk --how hard'],
+    examples: ['export kick disk --dry-run', 'export kick disk --how hard', 'export kick disk@before-upgrade'],
   },
   {
     noun: 'client', verb: 'list', remote: true,

@@ -116,6 +116,14 @@ t.test('exports and clients', async t => {
   const third = await NbdPeer.attach(socket, 'disk')
   t.match(await ask('export', 'kick', 'disk', '--how', 'hard'), { code: 0 })
   await third.closed
+  await json('snapshot', 'create', 'disk', 's')
+  const fourth = await NbdPeer.attach(socket, 'disk')
+  const ofSnapshot = await NbdPeer.attach(socket, 'disk@s')
+  t.match(await ask('export', 'kick', 'disk@s'), { code: 0 })
+  await ofSnapshot.closed
+  await fourth.flush()
+  fourth.detach()
+  t.match(await ask('export', 'kick', 'disk@x'), { code: 3, stderr: /snapshot list disk/ })
   t.match(await ask('export', 'kick', 'none'), { code: 3 })
   t.match(await ask('export', 'hide', 'none'), { code: 3 })
 })
