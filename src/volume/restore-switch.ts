@@ -7,7 +7,7 @@
  *   take      the undo point is in the chain, what the record needs is durable (2); or nothing differs any more
  *   (one record of the changes of all volumes) (3)
  *   show      in memory (4); then the lock goes
- *   giveUp    instead: nothing has changed, nothing is left
+ *   giveUp    instead: nothing has changed, nothing is left; whoever has opened the source lets go of it
  */
 import { allSettled } from '../device/all-settled.js'
 import type { BlockDevice } from '../device/block-device.js'
@@ -170,7 +170,6 @@ export class RestoreSwitch {
   /** @param error why, if it has failed; whether it has not is known only to the next open when the record may be there */
   async giveUp(error?: unknown): Promise<void> {
     const { points, pointStore, store, doubt } = this.#parts
-    await this.source.device?.close()
     await this.#file?.close()
     if (error !== undefined && pointStore.inDoubt) {
       const hint = 'restart the server: it then shows one of the two contents, and nothing else is lost'
@@ -180,7 +179,6 @@ export class RestoreSwitch {
     if (this.#undo.point) await points.giveUp(this.#undo)
     else await this.#undo.discard()
     if (this.#prepared) await store.remove('restore')
-    await this.source.release?.()
   }
 
   #plan(): ReturnType<typeof planRestore> {

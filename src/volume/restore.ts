@@ -127,23 +127,31 @@ export class Inheritor {
   async restore(options: RestoreOptions): Promise<InheritJob> {
     for (;;) {
       await this.hurry()
-      const job = await this.#parts.points.inTurn(async () => {
-        const begun = this.isRestoring ? undefined : await this.begin(options)
-        if (!begun) return undefined
-        const needed = await begun.isNeeded().catch(async (error: unknown) => {
-          await begun.giveUp()
-          throw error
+      // Its pin takes another volume's turn: whoever has one turn must not wait for another but in the order of volumes.
+      const foreign = await this.#foreignSource(this.#judge(options))
+      let isShown = false
+      try {
+        const job = await this.#parts.points.inTurn(async () => {
+          if (this.isRestoring) return undefined
+          const begun = await this.begin(options, foreign)
+          const shown = await begun.isNeeded() ? await this.#switch(begun) : undefined
+          isShown = shown !== undefined
+          return shown ? this.follow(shown) : nothingToDo()
         })
-        if (!needed) {
-          await begun.giveUp()
-          return nothingToDo()
+        if (job) return job
+      } finally {
+        if (!isShown) {
+          await foreign?.device?.close()
+          // In doubt it may have happened all the same.
+          if (!this.#parts.pointStore?.inDoubt) await foreign?.release?.()
         }
-        const [shown] = await switchTogether([begun],
-          ([{ points, inheritance }]) => this.#put(points, () => inheritance))
-        return shown ? this.follow(shown) : nothingToDo()
-      })
-      if (job) return job
+      }
     }
+  }
+
+  async #switch(begun: RestoreSwitch): Promise<RestoreSwitch | undefined> {
+    const [shown] = await switchTogether([begun], ([{ points, inheritance }]) => this.#put(points, () => inheritance))
+    return shown
   }
 
   /** A restore is being copied. */
@@ -153,7 +161,7 @@ export class Inheritor {
   async hurry(): Promise<void> { await this.#copiers.get('restore')?.hurry() }
 
   /** A restore that has changed nothing yet: to be switched, alone or with others, or given up. In turn. Errors as `restore`. */
-  async begin(options: RestoreOptions): Promise<RestoreSwitch> {
+  async begin(options: RestoreOptions, foreign?: RestoreSource): Promise<RestoreSwitch> {
     const { core, points, pointStore, store, checkpointer, uuid } = this.#parts
     if (this.#stopped) throw new NbdeltaError('wrong-state', 'the volume is being closed')
     if (core.inherit.of('restore')) {
@@ -161,7 +169,10 @@ export class Inheritor {
     }
     if (!pointStore || !store) throw new NbdeltaError('wrong-state', 'this volume has no place for snapshots')
     const request = this.#judge(options)
-    const source = await this.#sourceOf(request)
+    if (foreign && core.inherit.of('clone')) {
+      throw new NbdeltaError('busy', 'a clone cannot be restored from another volume', { hint: 'promote it first' })
+    }
+    const source = foreign ?? { info: snapshotOf(points, request.from), volume: uuid, device: undefined, release: undefined }
     const undoName = this.#undoName(request.from)
     const doubt = (reason: NbdeltaError): void => this.onDoubt(reason)
     return new RestoreSwitch({ core, points, pointStore, store, checkpointer, uuid, undoName, doubt }, request, source)
@@ -216,22 +227,17 @@ export class Inheritor {
     return { ...options, offset, length, pace }
   }
 
-  /** Pinned, where it is another volume's. */
-  async #sourceOf(request: Request): Promise<RestoreSource> {
-    const { core, points, uuid, name } = this.#parts
-    const foreign = request.sourceVolume && request.sourceVolume.uuid !== uuid ? request.sourceVolume : undefined
-    const info = (foreign?.points ?? points).get(request.from)
-    if (!info) throw new NbdeltaError('not-found', `there is no snapshot '${request.from}'`)
-    if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${request.from}' is a bookmark: it keeps no content`)
-    if (!foreign) return { info, volume: uuid, device: undefined, release: undefined }
-    if (core.inherit.of('clone')) {
-      throw new NbdeltaError('busy', 'a clone cannot be restored from another volume', { hint: 'promote it first' })
-    }
+  /** Another volume's snapshot, pinned and open. */
+  async #foreignSource({ from, sourceVolume }: Request): Promise<RestoreSource | undefined> {
+    const { uuid, name } = this.#parts
+    if (!sourceVolume || sourceVolume.uuid === uuid) return undefined
+    const { points } = sourceVolume
+    const info = snapshotOf(points, from)
     const owner = `restore ${name}`
-    await foreign.points.pin(info.name, { owner, expiresAt: null })
-    const release = (): Promise<void> => foreign.points.unpin(nameOf(foreign.points, info), owner)
+    await points.pin(info.name, { owner, expiresAt: null })
+    const release = (): Promise<void> => points.unpin(nameOf(points, info), owner)
     try {
-      return { info, volume: foreign.uuid, device: foreign.points.open(info.name), release }
+      return { info, volume: sourceVolume.uuid, device: points.open(info.name), release }
     } catch (error) {
       await release()
       throw error
@@ -248,15 +254,19 @@ export class Inheritor {
     const { core, adopter } = this.#parts
     const copier: Copier = new Copier({
       core, adopter, layer, bytesPerSecond,
-      end: () => this.#parts.points.inTurn(() => this.#end(layer)),
+      end: async () => {
+        const release = await this.#parts.points.inTurn(() => this.#end(layer))
+        // In nobody's turn. What is left of the pin goes at the next open.
+        await release?.().catch((error: unknown) => core.logger.warn({ err: error }, 'the source of a restore is still pinned'))
+      },
       cancel: () => layer.kind === 'restore' ? this.#cancelRestore(layer) : this.#cancelPromotion(copier),
     })
     this.#copiers.set(layer.kind, copier)
     return copier
   }
 
-  /** Step 6: nothing is left. */
-  async #end(layer: Layer): Promise<void> {
+  /** Step 6: nothing is left. Returns how to let go of a foreign source. */
+  async #end(layer: Layer): Promise<(() => Promise<void>) | undefined> {
     const { core, checkpointer, points, uuid, store } = this.#parts
     if (!layer.settled) await checkpointer.run()
     await core.journal.sync()
@@ -274,8 +284,9 @@ export class Inheritor {
     })
     await layer.source?.close()
     await store!.remove(layer.kind)
-    await this.#releases.get(layer.kind)?.()
+    const release = this.#releases.get(layer.kind)
     this.#releases.delete(layer.kind)
+    return release
   }
 
   async #cancelRestore(layer: Layer): Promise<void> {
@@ -319,6 +330,14 @@ export class Inheritor {
       if (!this.#parts.points.get(name)) return name
     }
   }
+}
+
+/** Errors: not-found, bad-argument. */
+function snapshotOf(points: Snappoints, name: string): PointInfo {
+  const info = points.get(name)
+  if (!info) throw new NbdeltaError('not-found', `there is no snapshot '${name}'`)
+  if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
+  return info
 }
 
 function nameOf(points: Snappoints, { uuid, name }: PointInfo): string {

@@ -81,7 +81,8 @@ async function judge(disks: MemberDisks, what: Note['what'], before: Buffer[], a
   return undefined
 }
 
-t.test(`both or neither in at least ${STATES} crash states`, async t => {
+t.setTimeout(600_000)
+t.test(`both or neither in at least ${STATES} crash states`, { timeout: 600_000 }, async t => {
   t.comment(`seed ${SEED}`)
   const sum: Explored = { states: 0, wrong: [], split: 0 }
   for (let seed = SEED; sum.states < STATES && sum.wrong.length === 0; seed++) {
