@@ -123,10 +123,14 @@ export class MapFile {
     await queue.drain()
     for (const [from, to] of this.#runs()) {
       if (this.#kinds[from] === PAGE_MIXED) await queue.add(() => this.#loadPages(from, to, into, faults))
-      else for (let page = from; page < to; page++) into.fillPage(page, this.#kinds[page] === PAGE_SET)
+      else {
+        const [start, end] = [from * PAGE_BITS, Math.min(into.length, to * PAGE_BITS)]
+        if (this.#kinds[from] === PAGE_SET) into.set(start, end)
+        else into.clear(start, end)
+      }
     }
     await queue.drain()
-    for (const [page, kind] of this.#kinds.entries()) if (kind === PAGE_LOST) bad.push(page)
+    for (let page = this.#kinds.indexOf(PAGE_LOST); page >= 0; page = this.#kinds.indexOf(PAGE_LOST, page + 1)) bad.push(page)
     return faults
   }
 
