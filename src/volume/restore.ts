@@ -79,6 +79,8 @@ export class Inheritor {
 
   /** The last change of what the table says; the next one starts when it is over. */
   #last: Promise<unknown> = Promise.resolve()
+  /** The next one begins when it is shown, or has failed. */
+  #lastRestore: Promise<unknown> = Promise.resolve()
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -124,7 +126,14 @@ export class Inheritor {
    * Errors: not-found, bad-argument (a bookmark, another grain, a range outside), busy (a clone that is not promoted, from a
    * foreign source), wrong-state, no-space, io.
    */
-  async restore(options: RestoreOptions): Promise<InheritJob> {
+  restore(options: RestoreOptions): Promise<InheritJob> {
+    // One begins when the one before is shown: two from one snapshot of another volume share its pin.
+    const restore = this.#lastRestore.then(() => this.#restore(options))
+    this.#lastRestore = restore.catch(() => undefined)
+    return restore
+  }
+
+  async #restore(options: RestoreOptions): Promise<InheritJob> {
     for (;;) {
       await this.hurry()
       // Its pin takes another volume's turn: whoever has one turn must not wait for another but in the order of volumes.

@@ -40,3 +40,22 @@ t.test('groups and restores across volumes, in both directions, at once', async 
   t.same(volumes.map(({ points }) => points.get('s')!.pins), [[], []], 'no pin is left')
   await store.close()
 })
+
+t.test('two restores from one snapshot of another volume: it stays pinned until both are over', async t => {
+  const store = await openStore({ path: join(t.testdir(), 'store'), create: true })
+  const [volume, source] = await Promise.all(['a', 'b'].map(name => store.createVolume({ name, sizeBytes: 64 * G, grainBytes: G })))
+  await source.write(0, 64 * G, Buffer.alloc(64 * G, 1), 0)
+  await source.points.create({ name: 's', kind: 'snapshot' })
+  const early: string[] = []
+  const unpin = source.points.unpin.bind(source.points)
+  source.points.unpin = (name, owner) => {
+    if (volume.inheriting) early.push(owner)
+    return unpin(name, owner)
+  }
+  const options = { from: 's', sourceVolume: source, bytesPerSecond: 1000 * G }
+  const jobs = await Promise.all([volume.restore(options), volume.restore(options)])
+  await Promise.all(jobs.map(({ finished }) => finished))
+  t.same(early, [], 'never let go of while something is copied from it')
+  t.same(source.points.get('s')!.pins, [])
+  await store.close()
+})
