@@ -68,16 +68,6 @@ interface PointEntry {
 }
 export type JournalEntry = PlainEntry | PointEntry
 
-/** The payload for one range: what nearly every append is. With `seq` of a record about a point. */
-export function encodeRange(start: number, end: number, seq?: number): Buffer {
-  const at = seq === undefined ? 0 : SEQ_BYTES
-  const payload = Buffer.allocUnsafe(at + RANGE_BYTES)
-  if (seq !== undefined) writeU64(payload, 0, seq)
-  writeU64(payload, at, start)
-  writeU64(payload, at + 8, end)
-  return payload
-}
-
 function encodePart(ranges: readonly JournalRange[], seq: number | undefined): Buffer {
   let at = seq === undefined ? 0 : SEQ_BYTES
   const payload = Buffer.allocUnsafe(at + ranges.length * RANGE_BYTES)
@@ -89,6 +79,9 @@ function encodePart(ranges: readonly JournalRange[], seq: number | undefined): B
   }
   return payload
 }
+
+/** The payload for one range. With `seq` of a record about a point. */
+export function encodeRange(start: number, end: number, seq?: number): Buffer { return encodePart([{ start, end }], seq) }
 
 /**
  * The records that state `ranges`, as few as possible: for a snapshot. No ranges, no record.

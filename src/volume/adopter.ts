@@ -218,12 +218,12 @@ export class Adopter {
     if (start >= to) return to
     const { offset, length } = bytesOf(this.#core, { start, end })
     const bytes = inherit.zeroRun(offset, length)
-    const whole = bytes === -length ? end - start : Math.floor(-bytes / grainBytes)
-    if (bytes < 0 && whole > 0 && map.stale.size < map.staleRunsMax) {
-      zero.push({ start, end: start + whole })
-      return start + whole
+    const zeros = bytes === -length ? end - start : Math.max(0, Math.floor(-bytes / grainBytes))
+    if (zeros > 0 && map.stale.size < map.staleRunsMax) {
+      zero.push({ start, end: start + zeros })
+      return start + zeros
     }
-    const grains = bytes < 0 && whole > 0 ? whole : Math.max(1, Math.ceil(bytes / grainBytes))
+    const grains = zeros || Math.max(1, Math.ceil(bytes / grainBytes))
     const stop = Math.min(end, start + Math.min(room, grains))
     data.push({ start, end: stop })
     return stop

@@ -57,7 +57,7 @@ export async function createGroupPoints(
   members: readonly Member[], options: CreatePointOptions,
   put: (records: readonly { readonly volume: string, readonly record: PointRecord }[]) => Promise<void>,
 ): Promise<PointInfo[]> {
-  const ordered = [...members].sort((a, b) => a.uuid < b.uuid ? -1 : 1)
+  const ordered = inOrder(members)
   return inTurnOfAll(ordered, async () => {
     const group = randomUUID()
     const fresh = new Map<string, NewPoint>()
@@ -80,6 +80,11 @@ function begun({ name, points }: Member, options: CreatePointOptions, group: str
     if (!(error instanceof NbdeltaError)) throw error
     throw new NbdeltaError(error.code, `volume ${name}: ${error.message}`, { hint: error.hint, cause: error })
   }
+}
+
+/** As everybody takes them. */
+function inOrder<M extends { readonly uuid: string }>(members: readonly M[]): M[] {
+  return [...members].sort((a, b) => a.uuid < b.uuid ? -1 : 1)
 }
 
 function inTurnOfAll<T>([first, ...rest]: readonly Member[], work: () => Promise<T>): Promise<T> {
@@ -170,7 +175,7 @@ export class Groups {
       throw new NbdeltaError('wrong-state', `the snapshots '${name}' of group '${group}' are not of one instant`,
         { hint: 'restore the volumes one by one' })
     }
-    const ordered = [...members].sort((a, b) => a.uuid < b.uuid ? -1 : 1)
+    const ordered = inOrder(members)
     const options = { from: name, ...bytesPerSecond !== undefined && { bytesPerSecond } }
     for (;;) {
       for (const { inheritor } of ordered) await inheritor.hurry()
@@ -182,20 +187,16 @@ export class Groups {
   /** Undefined: an earlier restore has begun meanwhile. */
   async #restoreAll(members: readonly MemberVolume[], options: RestoreOptions): Promise<InheritJob[] | undefined> {
     if (members.some(({ inheritor }) => inheritor.isRestoring)) return undefined
-    const begun = new Map<RestoreSwitch, Inheritor>()
-    try {
-      for (const { inheritor } of members) begun.set(await inheritor.begin(options), inheritor)
-      const needed = await Promise.all([...begun.keys()].map(one => one.isNeeded()))
-      if (!needed.includes(true)) return []
-    } catch (error) {
-      await allSettled([...begun.keys()].map(one => one.giveUp()))
-      throw error
-    }
-    const shown = await switchTogether([...begun.keys()], changes => this.#table.put({
+    // Nothing is there to give up before they are switched.
+    const begun: RestoreSwitch[] = []
+    for (const { inheritor } of members) begun.push(await inheritor.begin(options))
+    const needed = await Promise.all(begun.map(one => one.isNeeded()))
+    if (!needed.includes(true)) return []
+    const shown = await switchTogether(begun, changes => this.#table.put({
       points: changes.flatMap(({ uuid, points }) => points.map(record => entryOf(uuid, record))),
       volumes: changes.map(({ uuid, inheritance }) => ({ volume: uuid, inherit: inheritance })),
     }))
-    return shown.map(one => begun.get(one)!.follow(one))
+    return members.flatMap(({ inheritor }, i) => shown.includes(begun[i]) ? [inheritor.follow(begun[i])] : [])
   }
 
   #memberVolumes(group: string): readonly MemberVolume[] {

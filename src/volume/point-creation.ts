@@ -31,6 +31,9 @@ export const HOLD_MS = 1000
 /** Requests may take what room a checkpoint has made; then one more is tried. */
 const ROOM_ATTEMPTS = 3
 
+/** `take` says the hot extents, and that the point is there. */
+const HOLD = { ranges: 2, isBounded: true, full: 'the journal of a volume has no room for a new point' } as const
+
 interface Parts { readonly core: VolumeCore, readonly checkpointer: Checkpointer, readonly store: PointStore }
 
 export class NewPoint {
@@ -74,10 +77,10 @@ export class NewPoint {
   lock(): Promise<void> { return lockWhole(this.#parts.core) }
   unlock(): void { this.#parts.core.locks.unlock(0, Number.MAX_SAFE_INTEGER) }
 
-  /** The journal takes what `take` has to say. To be asked while the lock is held. */
-  get hasRoom(): boolean {
+  /** The journal takes what `take` has to say, in so many ranges and the hot extents. To be asked while the lock is held. */
+  hasRoomFor(ranges: number): boolean {
     const { journal, chain } = this.#parts.core
-    return journal.hasRoomFor((chain.newest?.hot.size ?? 0) + 2)
+    return journal.hasRoomFor((chain.newest?.hot.size ?? 0) + ranges)
   }
 
   async makeRoom(): Promise<void> { await this.#parts.checkpointer.run() }
@@ -120,7 +123,7 @@ export class NewPoint {
 export async function createPoints(points: readonly NewPoint[], put: () => Promise<void>): Promise<void> {
   try {
     for (const point of points) await point.prepare()
-    await takeAll(points)
+    await holdAll(points, HOLD, () => { for (const point of points) point.take() })
   } catch (error) {
     await allSettled(points.filter(({ point }) => !point).map(point => point.discard()))
     throw error
@@ -131,7 +134,7 @@ export async function createPoints(points: readonly NewPoint[], put: () => Promi
 }
 
 /** The lock, or `busy` when the hold has gone on for HOLD_MS: then the lock is given back as soon as it comes. */
-export async function holdFor(point: NewPoint, sinceMs: number): Promise<void> {
+async function holdFor(point: NewPoint, sinceMs: number): Promise<void> {
   const locked = point.lock()
   let late = false
   let timer: { cancel(): void } | undefined
@@ -150,23 +153,32 @@ export async function holdFor(point: NewPoint, sinceMs: number): Promise<void> {
   }
 }
 
-async function takeAll(points: readonly NewPoint[]): Promise<void> {
+interface Hold {
+  /** Ranges that `work` appends to the journal of each volume, beside the extents of its newest point. */
+  readonly ranges: number
+  /** Of several volumes none waits long for another. */
+  readonly isBounded: boolean
+  /** What is said when there is no room for these. */
+  readonly full: string
+}
+
+/** Runs `work` with every volume locked, in the order in which everybody takes them, and room in its journal. Errors: busy */
+export async function holdAll(
+  points: readonly NewPoint[], { ranges, isBounded, full }: Hold, work: () => void | Promise<void>,
+): Promise<void> {
   for (let attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
     const held: NewPoint[] = []
     try {
       const sinceMs = points[0].now
       for (const point of points) {
-        await holdFor(point, sinceMs)
+        await (isBounded ? holdFor(point, sinceMs) : point.lock())
         held.push(point)
       }
-      if (points.every(({ hasRoom }) => hasRoom)) {
-        for (const point of points) point.take()
-        return
-      }
+      if (points.every(point => point.hasRoomFor(ranges))) return await work()
     } finally {
       for (const point of held) point.unlock()
     }
-    for (const point of points) if (!point.hasRoom) await point.makeRoom()
+    for (const point of points) if (!point.hasRoomFor(ranges)) await point.makeRoom()
   }
-  throw new NbdeltaError('busy', 'the journal of a volume has no room for a new point')
+  throw new NbdeltaError('busy', full)
 }

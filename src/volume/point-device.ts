@@ -27,7 +27,7 @@ import {
 import { NbdeltaError } from '../device/errors.js'
 import { ExtentList } from '../device/extent-list.js'
 import { type Place, placeIn } from './chain.js'
-import { type VolumeCore } from './core.js'
+import type { VolumeCore } from './core.js'
 import type { LiveView } from './live-view.js'
 import type { Point } from './point.js'
 import type { PointDevice, PointInfo } from './snappoint.js'

@@ -18,7 +18,7 @@ import { ComposedSource } from './composed-source.js'
 import type { VolumeCore } from './core.js'
 import type { InheritFile, InheritStore } from './inherit-store.js'
 import { Layer } from './inherited.js'
-import { holdFor, NewPoint } from './point-creation.js'
+import { holdAll, NewPoint } from './point-creation.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
 import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
@@ -26,8 +26,7 @@ import type { PointDevice, PointInfo } from './snappoint.js'
 
 /** Room in the journal for what a switch says beside the extents of the undo point. */
 const HOLD_RANGES = 64
-/** Requests may take what room a checkpoint has made; then one more is tried. */
-const ROOM_ATTEMPTS = 3
+const FULL = 'the journal of the volume has no room for an undo point'
 
 interface SwitchParts {
   readonly core: VolumeCore
@@ -67,27 +66,25 @@ export interface SwitchChanges {
 
 export class RestoreSwitch {
   readonly source: RestoreSource
+  /** Whose volume is to be held. */
+  readonly undo: NewPoint
   readonly #parts: SwitchParts
   readonly #request: RestoreRequest
-  readonly #undo: NewPoint
-  #prepared = false
   #file: InheritFile | undefined
   #layer: Layer | undefined
-  #inheritance: Inheritance | undefined
   #changes: SwitchChanges | undefined
 
   constructor(parts: SwitchParts, request: RestoreRequest, source: RestoreSource) {
     this.#parts = parts
     this.#request = request
     this.source = source
-    this.#undo = new NewPoint({ core: parts.core, checkpointer: parts.checkpointer, store: parts.pointStore }, {
+    this.undo = new NewPoint({ core: parts.core, checkpointer: parts.checkpointer, store: parts.pointStore }, {
       name: parts.undoName, kind: 'snapshot', labels: { auto: 'undo' },
     }, null)
   }
 
-  /** Set by `take`. */
-  get layer(): Layer | undefined { return this.#layer }
-  get inheritance(): Inheritance | undefined { return this.#inheritance }
+  /** After `take`. */
+  get layer(): Layer { return this.#layer! }
   get changes(): SwitchChanges { return this.#changes! }
 
   /** Something may differ from the snapshot; what is staged is in its place for that. */
@@ -98,26 +95,10 @@ export class RestoreSwitch {
   }
 
   async prepare(): Promise<void> {
-    this.#prepared = true
     const making = this.#parts.store.make('restore', this.#parts.core.map.grains, false)
-    await allSettled([this.#undo.prepare(), making.then(made => { this.#file = made })])
+    await allSettled([this.undo.prepare(), making.then(made => { this.#file = made })])
   }
 
-  /** @param sinceMs of a group: others wait for this volume since then, and not for long. Errors: busy */
-  lock(sinceMs: number | undefined): Promise<void> {
-    return sinceMs === undefined ? this.#undo.lock() : holdFor(this.#undo, sinceMs)
-  }
-
-  unlock(): void { this.#undo.unlock() }
-  get now(): number { return this.#undo.now }
-
-  /** The journal takes what there is to say. */
-  get hasRoom(): boolean {
-    const { journal, chain } = this.#parts.core
-    return journal.hasRoomFor((chain.newest?.hot.size ?? 0) + HOLD_RANGES)
-  }
-
-  makeRoom(): Promise<void> { return this.#undo.makeRoom() }
   exclude(work: () => Promise<void>): Promise<void> { return this.#parts.checkpointer.exclude(work) }
 
   /** False: nothing differs any more, and nothing was done. */
@@ -126,18 +107,18 @@ export class RestoreSwitch {
     const { info, volume } = this.source
     const plan = this.#plan()
     if (plan.rule === 'nothing') return false
-    this.#undo.take()
+    this.undo.take()
     // What the journal says of an earlier restore must not be taken for this one.
-    const begun = core.journal.append('layer', [{ start: 0, end: 1 }], () => undefined, this.#undo.record.seq)
+    const begun = core.journal.append('layer', [{ start: 0, end: 1 }], () => undefined, this.undo.record.seq)
     const late = volume === uuid && !core.inherit.of('clone')
     if (!late) await this.#file!.save(plan.set, plan.set.usedPages())
     await begun
-    await this.#undo.secure()
-    this.#layer = new Layer('restore', plan.set, this.#file!, this.#undo.point, false)
+    await this.undo.secure()
+    this.#layer = new Layer('restore', plan.set, this.#file!, this.undo.point, false)
     this.#layer.unsaved = late
     const base = store.inheritance
-    const inheritance = this.#inheritance = {
-      kind: 'restore', source: { volume, point: info.uuid }, undo: this.#undo.record.uuid,
+    const inheritance = {
+      kind: 'restore' as const, source: { volume, point: info.uuid }, undo: this.undo.record.uuid,
       range: { offset: this.#request.offset, length: this.#request.length }, settled: false,
       copier: { bytesPerSecond: this.#request.pace }, ...base ? { base: { ...base, kind: 'clone' as const } } : {},
     }
@@ -145,7 +126,7 @@ export class RestoreSwitch {
     const own = volume === uuid ? points.byUuid(info.uuid) : undefined
     const pins = own && [...own.info.pins.filter(({ owner }) => owner !== 'restore'), pin]
     const source = own && pins ? [{ ...own.info, pins, deleting: false }] : []
-    this.#changes = { uuid, points: [...source, { ...this.#undo.record, pins: [pin] }], inheritance }
+    this.#changes = { uuid, points: [...source, { ...this.undo.record, pins: [pin] }], inheritance }
     return true
   }
 
@@ -153,18 +134,18 @@ export class RestoreSwitch {
   show(): void {
     const { core, points, uuid } = this.#parts
     const { info, volume, device } = this.source
-    const layer = this.#layer!
-    const undo = this.#undo.point!
+    const { layer, changes } = this
+    const undo = this.undo.point!
     const own = volume === uuid ? points.byUuid(info.uuid)! : undefined
-    for (const { deleting: _, ...changed } of this.#changes!.points) {
+    for (const { deleting: _, ...changed } of changes.points) {
       if (changed.uuid === own?.info.uuid) own.info = changed
       else undo.info = { ...undo.info, pins: changed.pins }
     }
-    this.#undo.confirm()
+    this.undo.confirm()
     core.chain.lendAll(undo, layer.todo, core.map.data)
     core.map.becomeInherited(layer.todo)
     core.inherit.layers.unshift(layer)
-    layer.source = composedSource(layer, this.#inheritance!, device ?? points.openPoint(own!), points)
+    layer.source = composedSource(layer, changes.inheritance, device ?? points.openPoint(own!), points)
   }
 
   /** @param error why, if it has failed; whether it has not is known only to the next open when the record may be there */
@@ -176,9 +157,9 @@ export class RestoreSwitch {
       const what = 'whether the volume was restored is not known: no more changes'
       return doubt(new NbdeltaError('flush-failed', what, { cause: error, hint }))
     }
-    if (this.#undo.point) await points.giveUp(this.#undo)
-    else await this.#undo.discard()
-    if (this.#prepared) await store.remove('restore')
+    if (this.undo.point) await points.giveUp(this.undo)
+    else await this.undo.discard()
+    await store.remove('restore')
   }
 
   #plan(): ReturnType<typeof planRestore> {
@@ -209,12 +190,13 @@ export async function switchTogether(
   const taken: RestoreSwitch[] = []
   try {
     await allSettled(switches.map(one => one.prepare()))
-    await holdAll(switches, async () => {
+    const hold = { ranges: HOLD_RANGES, isBounded: switches.length > 1, full: FULL }
+    await holdAll(switches.map(({ undo }) => undo), hold, () => excludeAll(switches, async () => {
       await allSettled(switches.map(async one => { if (await one.take()) taken.push(one) }))
       if (taken.length === 0) return
       await put(taken.map(({ changes }) => changes))
       for (const one of taken) one.show()
-    })
+    }))
   } catch (error) {
     await allSettled(switches.map(one => one.giveUp(error)))
     throw error
@@ -223,25 +205,7 @@ export async function switchTogether(
   return taken
 }
 
-/** Each volume locked, no checkpoint of any, room in all journals. */
-async function holdAll(switches: readonly RestoreSwitch[], work: () => Promise<void>): Promise<void> {
-  for (let attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
-    const held: RestoreSwitch[] = []
-    try {
-      const sinceMs = switches.length > 1 ? switches[0].now : undefined
-      for (const one of switches) {
-        await one.lock(sinceMs)
-        held.push(one)
-      }
-      if (switches.every(({ hasRoom }) => hasRoom)) return await excludeAll(switches, work)
-    } finally {
-      for (const one of held) one.unlock()
-    }
-    for (const one of switches) if (!one.hasRoom) await one.makeRoom()
-  }
-  throw new NbdeltaError('busy', 'the journal of the volume has no room for an undo point')
-}
-
+/** No checkpoint of any volume. */
 function excludeAll([first, ...rest]: readonly RestoreSwitch[], work: () => Promise<void>): Promise<void> {
   return first ? first.exclude(() => excludeAll(rest, work)) : work()
 }

@@ -25,7 +25,7 @@ import type { Inheritance } from '../store/point-entry.js'
 import type { Adopter } from './adopter.js'
 import type { Checkpointer } from './checkpoint.js'
 import { Copier, type InheritJob } from './copier.js'
-import { type VolumeCore } from './core.js'
+import type { VolumeCore } from './core.js'
 import type { InheritStore } from './inherit-store.js'
 import { Layer, type LayerKind } from './inherited.js'
 import type { Point } from './point.js'
@@ -188,10 +188,10 @@ export class Inheritor {
   }
 
   /** It shows the snapshot: the copying, in the background. */
-  follow({ layer, inheritance, source }: RestoreSwitch): InheritJob {
+  follow({ layer, changes, source }: RestoreSwitch): InheritJob {
     const { checkpointer, core } = this.#parts
     if (source.release) this.#releases.set('restore', source.release)
-    const job = this.#copy(layer!, inheritance!.copier!.bytesPerSecond)
+    const job = this.#copy(layer, changes.inheritance.copier!.bytesPerSecond)
     checkpointer.run().catch((error: unknown) => core.logger.warn({ err: error }, 'a checkpoint after a restore failed'))
     return job
   }
