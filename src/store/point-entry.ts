@@ -15,6 +15,8 @@ export const PIN_OWNER_LENGTH_MAX = 200
 /** As JSON. */
 export const SCHEDULE_BYTES_MAX = 4096
 export const GROUP_VOLUMES_MAX = 1000
+/** As JSON. */
+export const MIRROR_BYTES_MAX = 4096
 
 const uuid = z.string().regex(UUID, 'a uuid is 32 lower-case hex digits with dashes')
 const SEQ = z.int().min(1, 'points are numbered from 1')
@@ -87,6 +89,14 @@ const GROUP = z.strictObject({
     .refine(volumes => new Set(volumes).size === volumes.length, 'a volume is in a group once'),
 })
 
+const MIRROR = z.strictObject({
+  uuid,
+  name: NAME,
+  volume: uuid,
+  state: z.json()
+    .refine(value => Buffer.byteLength(JSON.stringify(value)) <= MIRROR_BYTES_MAX, `a mirror has at most ${MIRROR_BYTES_MAX} bytes`),
+})
+
 /** One record of the table: all of it happens or nothing. Every key may be missing. */
 const CHANGE = z.strictObject({
   /** The highest number a point of the volume ever had. */
@@ -97,6 +107,8 @@ const CHANGE = z.strictObject({
   groups: z.array(GROUP).optional(),
   removeGroups: z.array(NAME).optional(),
   removeVolumes: z.array(uuid).optional(),
+  mirrors: z.array(MIRROR).optional(),
+  removeMirrors: z.array(uuid).optional(),
 })
 
 export interface PointPin {
@@ -171,6 +183,16 @@ export interface GroupEntry {
   readonly volumes: readonly string[]
 }
 
+export interface MirrorEntry {
+  readonly uuid: string
+  /** Unique in the store. */
+  readonly name: string
+  /** Uuid of the volume that is mirrored. */
+  readonly volume: string
+  /** What it means is others'. */
+  readonly state: JsonValue
+}
+
 /** A change as a record holds it. */
 export interface TableChange {
   readonly marks?: readonly { readonly volume: string, readonly seq: number }[] | undefined
@@ -180,6 +202,9 @@ export interface TableChange {
   readonly groups?: readonly GroupEntry[] | undefined
   readonly removeGroups?: readonly string[] | undefined
   readonly removeVolumes?: readonly string[] | undefined
+  readonly mirrors?: readonly MirrorEntry[] | undefined
+  /** By uuid. */
+  readonly removeMirrors?: readonly string[] | undefined
 }
 
 /** The change if its parts may stand in a table. Errors: bad-argument, naming the first thing that is wrong. */

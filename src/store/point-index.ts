@@ -8,11 +8,12 @@
  * - `jsonBytes` is what all entries take as JSON, one byte each added: what a snapshot must have room for.
  */
 import { NbdeltaError } from '../device/errors.js'
-import type { GroupEntry, PointEntry, TableChange, VolumeState } from './point-entry.js'
+import type { GroupEntry, MirrorEntry, PointEntry, TableChange, VolumeState } from './point-entry.js'
 
 export const POINTS_MAX = 20_000
 export const POINTS_PER_VOLUME_MAX = 1024
 export const GROUPS_MAX = 1000
+export const MIRRORS_MAX = 1000
 
 interface VolumePoints {
   /** The highest number ever used. */
@@ -23,7 +24,7 @@ interface VolumePoints {
   readonly byName: Map<string, PointEntry>
 }
 
-type Content = Readonly<Record<'points' | 'marks' | 'volumes' | 'groups', readonly object[]>>
+type Content = Readonly<Record<'points' | 'marks' | 'volumes' | 'groups' | 'mirrors', readonly object[]>>
 
 export class PointIndex {
   #volumes = new Map<string, VolumePoints>()
@@ -34,6 +35,8 @@ export class PointIndex {
   #pointCount = 0
   #states = new Map<string, VolumeState>()
   #groups = new Map<string, GroupEntry>()
+  /** By uuid. */
+  #mirrors = new Map<string, MirrorEntry>()
   #jsonBytes = 0
   /** Volumes whose maps belong to this index alone. Undefined: all do. */
   #own: Set<string> | undefined
@@ -53,15 +56,18 @@ export class PointIndex {
   group(name: string): GroupEntry | undefined { return this.#groups.get(name) }
   groups(): GroupEntry[] { return [...this.#groups.values()].sort((a, b) => a.name < b.name ? -1 : 1) }
 
+  mirrors(): MirrorEntry[] { return [...this.#mirrors.values()].sort((a, b) => a.name < b.name ? -1 : 1) }
+
   /** Uuids of all volumes that are spoken of. */
   volumes(): string[] {
     const members = [...this.#groups.values()].flatMap(group => group.volumes)
-    return [...new Set([...this.#volumes.keys(), ...this.#states.keys(), ...members])]
+    const mirrored = [...this.#mirrors.values()].map(({ volume }) => volume)
+    return [...new Set([...this.#volumes.keys(), ...this.#states.keys(), ...members, ...mirrored])]
   }
 
   knows(volume: string): boolean {
     if (this.#volumes.has(volume) || this.#states.has(volume)) return true
-    return [...this.#groups.values()].some(group => group.volumes.includes(volume))
+    return this.volumes().includes(volume)
   }
 
   /** All of it: applied to an empty index in this order (a point may not come after a mark above it) it gives this one. */
@@ -71,18 +77,21 @@ export class PointIndex {
       marks: [...this.#volumes].map(([volume, { mark }]) => ({ volume, seq: mark })),
       volumes: this.states(),
       groups: this.groups(),
+      mirrors: this.mirrors(),
     }
   }
 
   /** What of a change is not so already. */
   needed(change: TableChange): TableChange {
-    const { removePoints, points, volumes, groups, removeGroups } = change
+    const { removePoints, points, volumes, groups, removeGroups, mirrors, removeMirrors } = change
     const parts = {
       removePoints: removePoints?.filter(({ volume, seq }) => this.bySeq(volume, seq) || this.mark(volume) < seq),
       points: points?.filter(point => !same(this.bySeq(point.volume, point.seq), point)),
       volumes: volumes?.filter(state => !same(this.state(state.volume), state)),
       groups: groups?.filter(group => !same(this.#groups.get(group.name), group)),
       removeGroups: removeGroups?.filter(name => this.#groups.has(name)),
+      mirrors: mirrors?.filter(mirror => !same(this.#mirrors.get(mirror.uuid), mirror)),
+      removeMirrors: removeMirrors?.filter(uuid => this.#mirrors.has(uuid)),
     }
     return Object.fromEntries(Object.entries(parts).filter(([, list]) => list !== undefined && list.length > 0))
   }
@@ -95,6 +104,7 @@ export class PointIndex {
     next.#pointCount = this.#pointCount
     next.#states = new Map(this.#states)
     next.#groups = new Map(this.#groups)
+    next.#mirrors = new Map(this.#mirrors)
     next.#jsonBytes = this.#jsonBytes
     next.#own = new Set()
     next.apply(change)
@@ -115,6 +125,7 @@ export class PointIndex {
   apply(change: TableChange): void {
     for (const volume of change.removeVolumes ?? []) this.#removeVolume(volume)
     for (const name of change.removeGroups ?? []) this.#setGroup(name, undefined)
+    for (const uuid of change.removeMirrors ?? []) this.#removeMirror(uuid)
     for (const { volume, seq } of change.removePoints ?? []) {
       this.#drop(volume, seq)
       this.#raise(volume, seq)
@@ -126,7 +137,9 @@ export class PointIndex {
     for (const state of change.volumes ?? []) this.#setState(state)
     for (const group of change.groups ?? []) this.#setGroup(group.name, group)
     if (this.#pointCount > POINTS_MAX) throw full(`the store has ${POINTS_MAX} points, which is its limit`)
+    for (const mirror of change.mirrors ?? []) this.#putMirror(mirror)
     if (this.#groups.size > GROUPS_MAX) throw full(`the store has ${GROUPS_MAX} groups, which is its limit`)
+    if (this.#mirrors.size > MIRRORS_MAX) throw full(`the store has ${MIRRORS_MAX} mirrors, which is its limit`)
   }
 
   #putPoint(point: PointEntry): void {
@@ -198,11 +211,27 @@ export class PointIndex {
     this.#count(group, 1)
   }
 
+  #putMirror(mirror: MirrorEntry): void {
+    for (const { uuid, name } of this.#mirrors.values()) {
+      if (name === mirror.name && uuid !== mirror.uuid) throw new NbdeltaError('exists', `there is a mirror '${name}' already`)
+    }
+    this.#removeMirror(mirror.uuid)
+    this.#mirrors.set(mirror.uuid, mirror)
+    this.#count(mirror, 1)
+  }
+
+  #removeMirror(uuid: string): void {
+    const before = this.#mirrors.get(uuid)
+    if (before) this.#count(before, -1)
+    this.#mirrors.delete(uuid)
+  }
+
   #removeVolume(volume: string): void {
     for (const { seq } of this.list(volume)) this.#drop(volume, seq)
     if (this.#volumes.delete(volume)) this.#jsonBytes -= MARK_BYTES
     this.#own?.delete(volume)
     this.#setState({ volume, inherit: null, schedule: null })
+    for (const mirror of this.mirrors()) if (mirror.volume === volume) this.#removeMirror(mirror.uuid)
     for (const group of this.groups()) {
       if (!group.volumes.includes(volume)) continue
       this.#setGroup(group.name, { ...group, volumes: group.volumes.filter(uuid => uuid !== volume) })

@@ -1,6 +1,6 @@
 /**
- * PointTable: all points of all volumes of a store, what volumes inherit, their schedules, and named groups of volumes. In
- * memory and, as JSON inside records, in points.log (record-log.ts).
+ * PointTable: all points of all volumes of a store, what volumes inherit, their schedules, named groups of volumes, and
+ * mirrors. In memory and, as JSON inside records, in points.log (record-log.ts).
  *
  * Invariants
  * - `put` is one durable record: done = all of it survives a power cut, failed = nothing changed in memory (D6). Memory follows
@@ -19,7 +19,9 @@ import { recordSizeBytes } from '../../native-free/index.js'
 import type { BlockDevice, Pending } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { openRecordLog } from './open-record-log.js'
-import { judgeChange, type GroupEntry, type PointEntry, type TableChange, type VolumeState } from './point-entry.js'
+import {
+  judgeChange, type GroupEntry, type MirrorEntry, type PointEntry, type TableChange, type VolumeState,
+} from './point-entry.js'
 import { PointIndex } from './point-index.js'
 import type { LogRecord, RecordLog } from './record-log.js'
 
@@ -30,12 +32,14 @@ export const POINTS_BYTES = 32 * 2 ** 20
 const TYPE_CHANGE = 1
 /** A change that says something of space: whoever does not know that refuses the table as newer. */
 const TYPE_SPACE_CHANGE = 2
+/** A change that says something of mirrors, likewise; it may say something of space as well. */
+const TYPE_MIRROR_CHANGE = 3
 /** Of one record of a snapshot, if one entry alone is not longer. */
 const PACK_BYTES = 64 * 1024
 /** What a record takes beside its entries: header, padding, `{"removePoints":[` and the like. */
 const PACK_EXTRA_BYTES = 128
-/** points, marks, volumes, groups */
-const PACK_KINDS = 4
+/** points, marks, volumes, groups, mirrors */
+const PACK_KINDS = 5
 
 /** What is to change. A state's `inherit`, `schedule` or `space` that is missing stays as it is. */
 export interface PointChanges {
@@ -45,6 +49,9 @@ export interface PointChanges {
   readonly volumes?: readonly (Pick<VolumeState, 'volume'> & Partial<VolumeState>)[]
   readonly groups?: readonly GroupEntry[]
   readonly removeGroups?: readonly string[]
+  readonly mirrors?: readonly MirrorEntry[]
+  /** By uuid. */
+  readonly removeMirrors?: readonly string[]
 }
 
 interface PointTableOptions {
@@ -94,6 +101,9 @@ export class PointTable {
   /** By name. */
   groups(): GroupEntry[] { return this.#index.groups() }
 
+  /** By name. */
+  mirrors(): MirrorEntry[] { return this.#index.mirrors() }
+
   /**
    * A number for the next point of a volume, given out once. @param above the highest number found on disk: a crash may
    * have left folders of points that never came into the table.
@@ -112,12 +122,12 @@ export class PointTable {
 
   /**
    * Makes all changes, or none; durable when done. Removals come first. What is there already in the same words is no change.
-   * Errors: bad-argument, exists (a name, a uuid), no-space (POINTS_MAX, POINTS_PER_VOLUME_MAX, GROUPS_MAX, the log), io,
+   * Errors: bad-argument, exists (a name, a uuid), no-space (POINTS_MAX, POINTS_PER_VOLUME_MAX, GROUPS_MAX, MIRRORS_MAX, the log), io,
    * flush-failed, and those of `beforeFirst`.
    */
   put(changes: PointChanges): Promise<void> { return this.#change(() => this.#plan(changes)) }
 
-  /** Forgets all about a volume: its points, what it inherits, its schedule, its place in groups. Durable; not there: done. */
+  /** Forgets all about a volume: its points, what it inherits, its schedule, its mirrors, its place in groups. Durable. */
   removeVolume(uuid: string): Promise<void> {
     return this.#change(() => this.#index.knows(uuid) ? this.#planned({ removeVolumes: [uuid] }) : undefined)
   }
@@ -129,14 +139,14 @@ export class PointTable {
   }
 
   #plan(changes: PointChanges): Planned | undefined {
-    const { points, removePoints, volumes, groups, removeGroups } = changes
+    const { points, removePoints, volumes, groups, removeGroups, mirrors, removeMirrors } = changes
     const states = volumes?.map(({ volume, inherit, schedule, space }) => {
       const now = this.#index.state(volume)
       return { ...now, ...inherit !== undefined && { inherit }, ...schedule !== undefined && { schedule }, ...space && { space } }
     })
     // An entry of a point is a fine way to name it.
     const removed = removePoints?.map(({ volume, seq }) => ({ volume, seq }))
-    const judged = judgeChange({ points, removePoints: removed, volumes: states, groups, removeGroups })
+    const judged = judgeChange({ points, removePoints: removed, volumes: states, groups, removeGroups, mirrors, removeMirrors })
     const needed = this.#index.needed(judged)
     return Object.keys(needed).length > 0 ? this.#planned(needed) : undefined
   }
@@ -181,7 +191,8 @@ interface Planned {
 }
 
 function recordOf(change: TableChange): LogRecord {
-  const type = change.volumes?.some(({ space }) => space) ? TYPE_SPACE_CHANGE : TYPE_CHANGE
+  const ofMirrors = change.mirrors ?? change.removeMirrors
+  const type = ofMirrors ? TYPE_MIRROR_CHANGE : change.volumes?.some(({ space }) => space) ? TYPE_SPACE_CHANGE : TYPE_CHANGE
   return { type, payload: Buffer.from(JSON.stringify(change)) }
 }
 
@@ -193,9 +204,10 @@ function snapshotBytesAtMost(index: PointIndex): number {
 /** The whole table, in few records. */
 function* packed(index: PointIndex): Generator<LogRecord> {
   for (const [kind, entries] of Object.entries(index.content())) {
+    const plain = kind === 'mirrors' ? TYPE_MIRROR_CHANGE : TYPE_CHANGE
     let pack: string[] = []
     let bytes = 0
-    let type = TYPE_CHANGE
+    let type = plain
     const record = (): LogRecord => ({ type, payload: Buffer.from(`{"${kind}":[${pack.join()}]}`) })
     for (const entry of entries) {
       const text = JSON.stringify(entry)
@@ -204,7 +216,7 @@ function* packed(index: PointIndex): Generator<LogRecord> {
         yield record()
         pack = []
         bytes = 0
-        type = TYPE_CHANGE
+        type = plain
       }
       pack.push(text)
       if (kind === 'volumes' && 'space' in entry) type = TYPE_SPACE_CHANGE
@@ -231,7 +243,7 @@ export async function openPointTable(
 }
 
 function replay(index: PointIndex, { type, payload }: LogRecord, where: string): void {
-  if (type !== TYPE_CHANGE && type !== TYPE_SPACE_CHANGE) {
+  if (type !== TYPE_CHANGE && type !== TYPE_SPACE_CHANGE && type !== TYPE_MIRROR_CHANGE) {
     throw new NbdeltaError('newer-format', `${where} is of type ${type}, which this version does not know`)
   }
   try {

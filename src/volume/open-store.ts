@@ -13,7 +13,7 @@ import { systemClock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import { silentLogger } from '../device/logger.js'
 import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
-import type { JsonValue, SpaceRule } from '../store/point-entry.js'
+import type { JsonValue, MirrorEntry, SpaceRule } from '../store/point-entry.js'
 import type { GroupPoint, GroupRestoreOptions, VolumeGroup } from './groups.js'
 import { importImage, type ImageSource, type TransferOptions } from './image.js'
 import type { CreatePointOptions } from './snappoint.js'
@@ -66,6 +66,11 @@ export interface Store {
    * writes fail for want of space. What is left out stays as it is. Durable, and in force, when this resolves.
    */
   setSpace(volume: string, rule: Partial<SpaceRule>): Promise<SpaceRule>
+  /** Mirrors of the store's volumes, by name, as they were put; what their states mean is the caller's. */
+  readonly mirrors: readonly MirrorEntry[]
+  /** Adds it, or replaces the one of that uuid; durable when this resolves. Errors: exists (the name), bad-argument, no-space, io. */
+  putMirror(mirror: MirrorEntry): Promise<void>
+  removeMirror(uuid: string): Promise<void>
   /** Flushes and closes every volume and gives the lock back. Idempotent. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -166,6 +171,18 @@ class OpenStore implements Store {
   async setSpace(volume: string, rule: Partial<SpaceRule>): Promise<SpaceRule> {
     this.#judgeOpen()
     return this.#volumes.setSpace(volume, rule)
+  }
+
+  get mirrors(): readonly MirrorEntry[] { return this.#directory.points.mirrors() }
+
+  async putMirror(mirror: MirrorEntry): Promise<void> {
+    this.#judgeOpen()
+    await this.#directory.points.put({ mirrors: [mirror] })
+  }
+
+  async removeMirror(uuid: string): Promise<void> {
+    this.#judgeOpen()
+    await this.#directory.points.put({ removeMirrors: [uuid] })
   }
 
   close(): Promise<void> {

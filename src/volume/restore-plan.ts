@@ -4,6 +4,7 @@
  *   nothing   live reads as the snapshot does already, within the range: no undo point, no mark, no copy
  *   owned     a snapshot of the volume itself: what some snapshot from it on owns. All else it sees as ditto, through to live,
  *             so it is the same by definition. (Changed maps would say too much: after a crash, and for writes of the same.)
+ *             Of a snapshot of another volume: what the caller knows to differ, if it does.
  *   all       a snapshot of another volume: every grain of the range
  *
  * Limits: nothing is compared. Grains that were written with what they held before are in the set.
@@ -20,7 +21,7 @@ export type RestorePlan =
 const NOTHING: RestorePlan = Object.freeze({ rule: 'nothing' })
 
 /**
- * @param owned what each snapshot from the source on owns; undefined: the source is another volume's
+ * @param owned what each snapshot from the source on owns, or what may differ; undefined: nothing is known of that
  * @param range grains within the source and the volume
  * @param base grains of a clone that are its base's still: no snapshot of it sees anything else there
  */

@@ -33,6 +33,7 @@ import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
 import { composedSource, RestoreSwitch, type RestoreRequest, type RestoreSource, switchTogether } from './restore-switch.js'
 import type { PointDevice, PointInfo, Snappoints } from './snappoint.js'
+import type { Run } from './volume-map.js'
 
 const NAME_MAX = 128
 
@@ -48,6 +49,11 @@ export interface RestoreOptions {
   readonly from: string
   /** Whose snapshot; by default one of this volume. */
   readonly sourceVolume?: SourceVolume
+  /**
+   * Of a snapshot of another volume: grains outside of which both are known to be equal, ascending and disjoint; by default
+   * nothing is known, and all of it counts as different.
+   */
+  readonly within?: readonly Run[]
   /** Bytes; by default all. Nothing outside of it changes, to the byte. */
   readonly offset?: number
   readonly length?: number
@@ -66,7 +72,7 @@ interface Parts {
   readonly name: string
 }
 
-type Request = RestoreOptions & RestoreRequest
+type Request = Omit<RestoreOptions, 'within'> & RestoreRequest
 
 export class Inheritor {
   /** Called when only the next open tells whether a restore has happened: nothing may be changed until then. */
@@ -233,7 +239,7 @@ export class Inheritor {
       const what = `the other volume has grains of ${sourceVolume.grainBytes} bytes, this one of ${grainBytes}`
       throw new NbdeltaError('bad-argument', what)
     }
-    return { ...options, offset, length, pace }
+    return { ...options, offset, length, within: options.within, pace }
   }
 
   /** Another volume's snapshot, pinned and open. */

@@ -1,0 +1,156 @@
+/**
+ * One cycle of a mirror: a point of the source is frozen, what it differs in from the target's point is shipped, flushed and declared.
+ *
+ *   1. settle     whose point is the target at? It says so, if it can (the decisions are named, and logged)
+ *   2. freeze     a bookmark, then a snapshot (source-points.ts): one instant, whatever runs, restores included (C2)
+ *   3. begin      the target keeps what it must, before the first write (C10)
+ *   4. ship       what changed since its point on either side, read through the frozen image (C3, C4)
+ *   5. flush      of the target, acknowledged: without it nothing is declared (S2, C7)
+ *   6. commit     the target declares the point
+ *   7. record     of the mirror: base is the new bookmark. From here on the old one is not needed
+ *   8. sweep      the image and the old bookmark go
+ *
+ * A crash or a failure anywhere up to 6 leaves the base as it was, and its map holds all that was shipped or not (S3, C9): the next
+ * cycle ships that again, and what changed since. Between 6 and 7 the target is ahead of the record, which step 1 finds (B22).
+ */
+import { divCeil } from '../../native-free/integer.js'
+import type { Clock } from '../device/clock.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { PointInfo } from '../volume/snappoint.js'
+import type { StoreVolume } from '../volume/store-volume.js'
+import type { Run } from '../volume/volume-map.js'
+import type { MirrorState } from './mirror-record.js'
+import { ship, type Shipped } from './ship.js'
+import type { Frozen, SourcePoints } from './source-points.js'
+import type { DeclaredPoint, MirrorTarget, TargetSession } from './target.js'
+
+/** Why something was done as it was, for people: kept by the mirror, and logged. */
+export interface Decision {
+  readonly rule: string
+  readonly inputs: Readonly<Record<string, string | number | null>>
+  readonly outcome: string
+}
+
+export interface CycleParts {
+  readonly volume: StoreVolume
+  readonly target: MirrorTarget
+  readonly points: SourcePoints
+  readonly clock: Clock
+  readonly signal: AbortSignal
+  decide(decision: Decision): void
+  /** Makes it durable. */
+  put(state: MirrorState): Promise<void>
+  onProgress(doneBytes: number, totalBytes: number): void
+}
+
+export interface CycleResult extends Shipped {
+  readonly cycle: number
+  /** Grains that may have differed, bytes. */
+  readonly differing: number
+}
+
+/**
+ * @param check looks at the image and the target once more before both go: verification
+ * Errors: cancelled, wrong-state (the target is at a point that this mirror does not know), and whatever both sides report.
+ */
+export async function runCycle(
+  parts: CycleParts, state: MirrorState, check?: (image: Frozen['image'], device: TargetSession['device']) => Promise<void>,
+): Promise<CycleResult> {
+  const session = await parts.target.open()
+  try {
+    const base = settle(parts, state, session)
+    const cycle = state.cycle + 1
+    const frozen = await parts.points.freeze(parts.volume, cycle)
+    try {
+      const { shipped, differing } = await deliver(parts, state, session, base, frozen)
+      if (check) await check(frozen.image, session.device)
+      const { uuid, createdAt } = frozen.bookmark
+      await session.commit({ uuid, cycle, sizeBytes: frozen.image.sizeBytes })
+      await parts.put({ ...state, phase: 'paired', keep: false, cycle, base: { point: uuid, at: createdAt } })
+      return { ...shipped, cycle, differing }
+    } finally {
+      await frozen.image.close()
+    }
+  } finally {
+    await session.close()
+  }
+}
+
+/** The source's bookmark that the target is at; undefined: none, so that everything counts as different. */
+export function settle({ volume, points, decide }: CycleParts, state: MirrorState, session: TargetSession): PointInfo | undefined {
+  const { base, phase } = state
+  const ours = base ? points.find(volume, base.point) : undefined
+  const inputs = { phase, base: base?.point ?? null, target: session.declared === undefined ? 'keeps no label' : session.declared }
+  if (phase === 'resyncing' && !base) return undefined
+  if (base && !ours) {
+    decide({ rule: 'base-lost', inputs, outcome: 'everything is compared' })
+    return undefined
+  }
+  if (session.declared === undefined || session.declared === (base?.point ?? null)) return ours
+  const theirs = session.declared === null ? undefined : points.find(volume, session.declared)
+  if (theirs && (!ours || theirs.seq > ours.seq)) {
+    decide({ rule: 'acknowledgement-lost', inputs, outcome: 'the target has declared the newer point: going on from there' })
+    return theirs
+  }
+  decide({ rule: 'wrong-base', inputs, outcome: 'refused' })
+  const hint = 'nbdelta mirror resync --whole compares both sides, and makes the target equal'
+  throw new NbdeltaError('wrong-state', 'the target is at a point that this mirror does not know', { hint })
+}
+
+async function deliver(
+  parts: CycleParts, state: MirrorState, session: TargetSession, base: PointInfo | undefined, frozen: Frozen,
+): Promise<{ readonly shipped: Shipped, readonly differing: number }> {
+  const { volume, points, clock, signal } = parts
+  const { image } = frozen
+  const fromSource = points.changed(volume, base, frozen)
+  const resync = state.phase === 'resyncing'
+  // Between cycles nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well.
+  const unknown = resync && session.changed === undefined
+  // What lies behind the target's end is in no map of the source, if it was the target that was made shorter.
+  const grown = session.device.sizeBytes < image.sizeBytes
+  const all = [{ start: 0, end: divCeil(image.sizeBytes, volume.grainBytes) }]
+  const known = !base || unknown ? all : resync ? union(fromSource, session.changed!) : fromSource
+  const runs = grown ? union(known, [{ start: Math.floor(session.device.sizeBytes / volume.grainBytes), end: all[0]!.end }]) : known
+  const compare = !base || resync
+  const total = bytesOf(runs, volume.grainBytes, image.sizeBytes)
+  parts.decide({
+    rule: !base ? 'compare-all' : unknown ? 'compare-all-unlabelled' : resync ? 'union-of-both-maps' : 'changed-since-base',
+    inputs: { base: base?.uuid ?? null, sourceBytes: bytesOf(fromSource, volume.grainBytes, image.sizeBytes) },
+    outcome: `${total} bytes to look at`,
+  })
+  const point: DeclaredPoint = { uuid: frozen.bookmark.uuid, cycle: frozen.cycle, sizeBytes: image.sizeBytes }
+  await session.begin(point, state.keep)
+  let done = 0
+  parts.onProgress(0, total)
+  const shipped = await ship({
+    source: image, target: session.device, runs: inBytes(runs, volume.grainBytes, image.sizeBytes), compare,
+    bytesPerSecond: state.bytesPerSecond, clock, signal,
+    onProgress: bytes => { parts.onProgress(done += bytes, total) },
+  })
+  await session.device.flush()
+  return { shipped, differing: total }
+}
+
+function* inBytes(runs: Iterable<Run>, grainBytes: number, sizeBytes: number): Generator<Run> {
+  for (const { start, end } of runs) {
+    const cut = { start: start * grainBytes, end: Math.min(end * grainBytes, sizeBytes) }
+    if (cut.start < cut.end) yield cut
+  }
+}
+
+export function bytesOf(runs: Iterable<Run>, grainBytes: number, sizeBytes: number): number {
+  let bytes = 0
+  for (const { start, end } of inBytes(runs, grainBytes, sizeBytes)) bytes += end - start
+  return bytes
+}
+
+/** Of two lists, each ascending and disjoint. */
+export function union(a: readonly Run[], b: readonly Run[]): Run[] {
+  const merged: { start: number, end: number }[] = []
+  for (const { start, end } of [...a, ...b].sort((x, y) => x.start - y.start)) {
+    const last = merged.at(-1)
+    if (last && start <= last.end) last.end = Math.max(last.end, end)
+    else merged.push({ start, end })
+  }
+  return merged
+}

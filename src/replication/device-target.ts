@@ -1,0 +1,43 @@
+/**
+ * DeviceTarget: anything that is a BlockDevice as a mirror's target: an export of any NBD server. It keeps no label and no undo data, so
+ * what it cannot promise is said (SEEDS X11), and what it holds after an interrupted cycle is a mixture until the next is done.
+ */
+import type { BlockDevice } from '../device/block-device.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { MirrorTarget, TargetSession } from './target.js'
+
+export const UNGUARDED = Object.freeze([
+  'it keeps no label: nothing tells another disk of the same size at this address from the right one',
+  'it keeps no undo data: while a cycle runs, and after one was cut short, it holds a mixture of two points',
+  'it refuses nobody: others may write to it, and an older primary as well',
+])
+
+export class DeviceTarget implements MirrorTarget {
+  readonly label: string
+  readonly unguarded = UNGUARDED
+  readonly #connect: () => Promise<BlockDevice>
+
+  /** @param connect opens the device; a session owns it and closes it */
+  constructor(label: string, connect: () => Promise<BlockDevice>) {
+    this.label = label
+    this.#connect = connect
+  }
+
+  async open(): Promise<TargetSession> {
+    const device = await this.#connect()
+    return {
+      device, declared: undefined, changed: undefined,
+      begin: async ({ sizeBytes }) => {
+        if (device.capabilities.readOnly) throw new NbdeltaError('read-only', `${this.label} cannot be written to`)
+        if (device.sizeBytes < sizeBytes) {
+          const hint = 'make it larger there; the mirror goes on by itself then'
+          throw new NbdeltaError('too-large', `${this.label} has ${device.sizeBytes} bytes, the source ${sizeBytes}`, { hint })
+        }
+      },
+      commit: async () => undefined,
+      close: () => device.close(),
+    }
+  }
+
+  async release(): Promise<void> { /* nobody was kept out */ }
+}

@@ -1,0 +1,55 @@
+/**
+ * What a mirror is, durably: the JSON that stands as `state` of its entry in the store's table (src/store/FORMAT.md), judged on
+ * the way in and on the way out. A record changes whole, or not at all (D6).
+ */
+import { z } from 'zod'
+import { NbdeltaError } from '../device/errors.js'
+
+/** Names of its points are made of it. */
+export const MIRROR_NAME_MAX = 64
+const URI_LENGTH_MAX = 2000
+/** A year. */
+const INTERVAL_SECONDS_MAX = 366 * 86_400
+export const INTERVAL_SECONDS_DEFAULT = 60
+
+const uuid = z.uuid()
+
+const STATE = z.strictObject({
+  target: z.discriminatedUnion('kind', [
+    z.strictObject({ kind: z.literal('volume'), uuid }),
+    z.strictObject({ kind: z.literal('nbd'), uri: z.string().min(1).max(URI_LENGTH_MAX) }),
+  ]),
+  /** From the beginning of one cycle to that of the next. */
+  intervalSeconds: z.int().min(1, 'an interval is a second at least').max(INTERVAL_SECONDS_MAX),
+  /** A cycle begins at once when so many bytes are behind; null: only by the interval. */
+  lagBytes: z.int().min(1).nullable(),
+  bytesPerSecond: z.int().min(1).nullable(),
+  phase: z.enum(['copying', 'paired', 'split', 'resyncing']),
+  paused: z.boolean(),
+  /** What the target shows is somebody's own: the next cycle keeps it as a snapshot before it overwrites it (D14, S5). */
+  keep: z.boolean(),
+  /** Number of the last cycle whose point was declared; 0: none was. */
+  cycle: z.int().min(0),
+  /** The source's point that the target declares to be at, and when that was frozen. Null: it is at none. */
+  base: z.strictObject({ point: uuid, at: z.iso.datetime() }).nullable(),
+})
+
+export type MirrorState = z.output<typeof STATE>
+export type MirrorTargetName = MirrorState['target']
+export type Phase = MirrorState['phase']
+
+export interface MirrorRecord {
+  readonly uuid: string
+  readonly name: string
+  /** Uuid of the source volume. */
+  readonly volume: string
+  readonly state: MirrorState
+}
+
+/** Errors: bad-argument, naming the first thing that is wrong. */
+export function judgeState(state: unknown): MirrorState {
+  const judged = STATE.safeParse(state)
+  if (judged.success) return judged.data
+  const { path, message } = judged.error.issues[0]!
+  throw new NbdeltaError('bad-argument', `a mirror's ${path.join('.')}: ${message}`)
+}

@@ -1,0 +1,225 @@
+/**
+ * Mirrors: all mirrors of an open store: made, found, run and ended. Records are the store's (one durable change each, D6).
+ *
+ * A volume is the target of one mirror at most, and never, over any number of mirrors, of itself. It may be the source of many,
+ * each with points and a lag of its own (A9, D19).
+ */
+import { randomUUID } from 'node:crypto'
+import { type BlockDevice, STATE_ZERO } from '../device/block-device.js'
+import type { Clock } from '../device/clock.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { Logger } from '../device/logger.js'
+import type { Store } from '../volume/open-store.js'
+import type { StoreVolume } from '../volume/store-volume.js'
+import { DeviceTarget } from './device-target.js'
+import { Mirror } from './mirror.js'
+import { judgeState, MIRROR_NAME_MAX, type MirrorRecord, type MirrorTargetName } from './mirror-record.js'
+import type { MirrorTarget } from './target.js'
+import { VolumeTarget } from './volume-target.js'
+
+/** How such a target is told from a volume's name. */
+const URI = /^nbds?(\+unix)?:\/\//
+
+const EXTENTS_AT_ONCE = 1024
+
+type MirrorStore = Pick<Store,
+  'list' | 'get' | 'mirrors' | 'putMirror' | 'removeMirror' | 'createVolume' | 'deleteVolume' | 'resizeVolume'>
+
+interface MirrorsParts {
+  readonly store: MirrorStore
+  readonly clock: Clock
+  readonly logger: Logger
+  /** Opens an export of an NBD server for writing. Errors: bad-argument (the URI), unreachable, not-found, denied. */
+  connect(uri: string): Promise<BlockDevice>
+}
+
+export interface CreateMirrorOptions {
+  readonly name: string
+  /** Name of the source. */
+  readonly volume: string
+  /** Name of a volume, made if it is not there, or an NBD URI. */
+  readonly target: string
+  readonly intervalSeconds: number
+  readonly lagBytes: number | null
+  readonly bytesPerSecond: number | null
+  /** What a target holds that is not empty may go; of a volume a snapshot keeps it. */
+  readonly overwrite: boolean
+}
+
+export class Mirrors {
+  readonly #parts: MirrorsParts
+  /** By name. */
+  readonly #mirrors = new Map<string, Mirror>()
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor(parts: MirrorsParts) { this.#parts = parts }
+
+  /** Goes on with what the store knows. One that cannot be understood is logged, and stays as it is. */
+  start(): void {
+    for (const { uuid, name, volume, state } of this.#parts.store.mirrors) {
+      try {
+        const mirror = this.#open({ uuid, name, volume, state: judgeState(state) })
+        this.#mirrors.set(name, mirror)
+        mirror.start()
+      } catch (error) {
+        this.#parts.logger.error({ err: error, mirror: name }, 'a mirror cannot be understood; it does not run')
+      }
+    }
+  }
+
+  async stop(): Promise<void> {
+    await this.#last
+    await Promise.all([...this.#mirrors.values()].map(mirror => mirror.stop()))
+  }
+
+  /** By name. */
+  list(): Mirror[] { return [...this.#mirrors.values()].sort((a, b) => a.record.name < b.record.name ? -1 : 1) }
+
+  /** Errors: not-found. */
+  get(name: string): Mirror {
+    const mirror = this.#mirrors.get(name)
+    if (!mirror) throw new NbdeltaError('not-found', `there is no mirror ${name}`, { hint: 'see: nbdelta mirror list' })
+    return mirror
+  }
+
+  /** Those of which the volume is the source. */
+  ofSource(uuid: string): Mirror[] { return this.list().filter(({ record }) => record.volume === uuid) }
+
+  /** That of which the volume is the target. */
+  ofTarget(uuid: string): Mirror | undefined {
+    return this.list().find(({ state: { target } }) => target.kind === 'volume' && target.uuid === uuid)
+  }
+
+  /** Name of the source; its uuid, if it is gone. */
+  sourceOf({ record }: Mirror): string {
+    return this.#parts.store.list().find(({ uuid }) => uuid === record.volume)?.name ?? record.volume
+  }
+
+  /** Durable when it resolves; the first copy begins at once. Errors: exists, not-found, bad-argument, busy, too-large, unreachable, io. */
+  create(options: CreateMirrorOptions): Promise<Mirror> {
+    const creating = this.#last.then(() => this.#create(options))
+    this.#last = creating.catch(() => undefined)
+    return creating
+  }
+
+  async #create(options: CreateMirrorOptions): Promise<Mirror> {
+    const { name, intervalSeconds, lagBytes, bytesPerSecond } = options
+    if (name.length > MIRROR_NAME_MAX) throw new NbdeltaError('bad-argument', `a mirror's name has at most ${MIRROR_NAME_MAX} characters`)
+    if (this.#mirrors.has(name)) throw new NbdeltaError('exists', `there is a mirror ${name} already`)
+    const source = this.#usable(options.volume)
+    const { target, made, keep } = await this.#target(options, source)
+    const state = judgeState({
+      target, intervalSeconds, lagBytes, bytesPerSecond, phase: 'copying', paused: false, keep, cycle: 0, base: null,
+    })
+    const record = { uuid: randomUUID(), name, volume: source.uuid, state }
+    try {
+      const mirror = this.#open(record)
+      if (target.kind === 'nbd') await judgeRemote(mirror.target, source, options.overwrite)
+      await this.#parts.store.putMirror(record)
+      this.#mirrors.set(name, mirror)
+      mirror.start()
+      this.#parts.logger.info({ mirror: name, volume: source.name, target: mirror.target.label }, 'mirror created')
+      return mirror
+    } catch (error) {
+      if (made) await this.#parts.store.deleteVolume(made)
+      throw error
+    }
+  }
+
+  async delete(name: string): Promise<void> {
+    const mirror = this.get(name)
+    await mirror.dissolve()
+    await this.#parts.store.removeMirror(mirror.record.uuid)
+    this.#mirrors.delete(name)
+    this.#parts.logger.info({ mirror: name }, 'mirror deleted')
+  }
+
+  async #target(
+    { target, overwrite }: CreateMirrorOptions, source: StoreVolume,
+  ): Promise<{ readonly target: MirrorTargetName, readonly made?: string, readonly keep: boolean }> {
+    if (URI.test(target)) return { target: { kind: 'nbd', uri: target }, keep: false }
+    const { store } = this.#parts
+    if (!store.get(target)) {
+      const { sizeBytes, grainBytes } = source
+      const { uuid } = await store.createVolume({ name: target, sizeBytes, grainBytes, description: `mirror of ${source.name}` })
+      return { target: { kind: 'volume', uuid }, made: target, keep: false }
+    }
+    const volume = this.#usable(target)
+    this.#judgeTarget(volume, source)
+    const { mappedBytes } = await volume.facts()
+    if (mappedBytes !== 0 && !overwrite) {
+      throw new NbdeltaError('exists', `volume ${target} is not empty`,
+        { hint: 'choose another target, or give --overwrite: a snapshot keeps what it holds' })
+    }
+    return { target: { kind: 'volume', uuid: volume.uuid }, keep: mappedBytes !== 0 }
+  }
+
+  #judgeTarget(volume: StoreVolume, source: StoreVolume): void {
+    const other = this.ofTarget(volume.uuid)
+    if (other) throw new NbdeltaError('busy', `volume ${volume.name} is the target of mirror ${other.record.name}`)
+    if (volume.grainBytes !== source.grainBytes) {
+      throw new NbdeltaError('bad-argument', `${volume.name} has grains of ${volume.grainBytes} bytes, ${source.name} of ${source.grainBytes}`,
+        { hint: 'leave the target out of the store: it is made to fit' })
+    }
+    for (let uuid: string | undefined = source.uuid; uuid !== undefined; uuid = this.ofTarget(uuid)?.record.volume) {
+      if (uuid === volume.uuid) throw new NbdeltaError('bad-argument', `${source.name} is mirrored from ${volume.name}, or is it`)
+    }
+  }
+
+  #open(record: MirrorRecord): Mirror {
+    const { store, clock, logger } = this.#parts
+    return new Mirror({
+      record, target: this.#opened(record), clock, logger,
+      source: () => this.#byUuid(record.volume, 'source'),
+      put: next => store.putMirror(next),
+    })
+  }
+
+  #opened({ uuid, name, state: { target } }: MirrorRecord): MirrorTarget {
+    if (target.kind === 'nbd') return new DeviceTarget(target.uri, () => this.#parts.connect(target.uri))
+    return new VolumeTarget({
+      mirror: { uuid, name },
+      volume: () => this.#byUuid(target.uuid, 'target'),
+      resize: (volume, sizeBytes) => this.#parts.store.resizeVolume(volume, sizeBytes),
+    })
+  }
+
+  #usable(name: string): StoreVolume {
+    const volume = this.#parts.store.get(name)
+    if (!volume) throw new NbdeltaError('not-found', `there is no volume ${name}`, { hint: 'see: nbdelta volume list' })
+    if (volume.problem) throw volume.problem
+    return volume
+  }
+
+  #byUuid(uuid: string, role: string): StoreVolume {
+    const volume = this.#parts.store.list().find(one => one.uuid === uuid)
+    if (!volume) throw new NbdeltaError('not-found', `the ${role} volume of the mirror is gone: ${uuid}`)
+    if (volume.problem) throw volume.problem
+    return volume
+  }
+}
+
+/** Told at once, instead of by a mirror that never gets anywhere. */
+async function judgeRemote(target: MirrorTarget, source: StoreVolume, overwrite: boolean): Promise<void> {
+  const session = await target.open()
+  const { device } = session
+  try {
+    if (device.capabilities.readOnly) throw new NbdeltaError('read-only', `${target.label} cannot be written to`)
+    if (device.sizeBytes < source.sizeBytes) {
+      throw new NbdeltaError('too-large', `${target.label} has ${device.sizeBytes} bytes, ${source.name} ${source.sizeBytes}`)
+    }
+    if (!overwrite && !await isEmpty(device)) {
+      throw new NbdeltaError('exists', `${target.label} is not empty, or cannot tell`, { hint: 'give --overwrite if what it holds may go' })
+    }
+  } finally { await session.close() }
+}
+
+/** By its allocation alone. */
+async function isEmpty(device: BlockDevice): Promise<boolean> {
+  for (let at = 0; at < device.sizeBytes;) {
+    const { lengths, states } = await device.extents(at, device.sizeBytes - at, EXTENTS_AT_ONCE)
+    if (states.some(state => (state & STATE_ZERO) === 0)) return false
+    at += lengths.reduce((sum, length) => sum + length, 0)
+  }
+  return true
+}

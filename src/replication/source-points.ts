@@ -1,0 +1,75 @@
+/**
+ * SourcePoints: the points that one mirror has on its source.
+ *
+ *   mirror-NAME-N         bookmark, made first: what changed since it, has changed since the image as well (a superset, D4)
+ *   mirror-NAME-N-image   snapshot, made at once after it: what cycle N ships; gone when the cycle is over
+ *
+ * So between cycles a mirror costs a source no copy on write, only a map. Both are pinned by the mirror, and labelled with its
+ * uuid, so that what a crash leaves is found again and dropped (`sweep`).
+ */
+import { NbdeltaError } from '../device/errors.js'
+import type { PointDevice, PointInfo } from '../volume/snappoint.js'
+import type { StoreVolume } from '../volume/store-volume.js'
+import type { Run } from '../volume/volume-map.js'
+import { AUTO_LABEL, AUTO_MIRROR, freeName, MIRROR_LABEL } from './volume-target.js'
+
+export interface Frozen {
+  readonly cycle: number
+  readonly bookmark: PointInfo
+  readonly image: PointDevice
+}
+
+export class SourcePoints {
+  readonly #mirror: { readonly uuid: string, readonly name: string }
+
+  constructor(mirror: { readonly uuid: string, readonly name: string }) { this.#mirror = mirror }
+
+  get owner(): string { return `mirror ${this.#mirror.name}` }
+
+  /** The mirror's own, of one volume, oldest first; not those that another mirror has declared on it. */
+  list({ points }: StoreVolume, kind: PointInfo['kind']): PointInfo[] {
+    return points.list().filter(point => point.kind === kind && point.labels[MIRROR_LABEL] === this.#mirror.uuid)
+  }
+
+  find(volume: StoreVolume, uuid: string): PointInfo | undefined {
+    return this.list(volume, 'bookmark').find(point => point.uuid === uuid)
+  }
+
+  /** O(1), whatever the size. Errors: exists, no-space, io. */
+  async freeze(volume: StoreVolume, cycle: number): Promise<Frozen> {
+    const bookmark = await this.bookmark(volume, cycle)
+    const image = await this.#make(volume, `${this.#nameOf(cycle)}-image`, 'snapshot')
+    return { cycle, bookmark, image: volume.points.open(image.name) }
+  }
+
+  bookmark(volume: StoreVolume, cycle: number): Promise<PointInfo> { return this.#make(volume, this.#nameOf(cycle), 'bookmark') }
+
+  /** Grains that differ between the base and the frozen image; without a base all of them. */
+  changed(volume: StoreVolume, base: PointInfo | undefined, { image }: Frozen): readonly Run[] {
+    if (!base) return [{ start: 0, end: Math.ceil(image.sizeBytes / volume.grainBytes) }]
+    return [...image.changedRuns(base.name)]
+  }
+
+  /** Drops all but the bookmarks that are still needed. What somebody reads at this moment stays until the next time. */
+  async sweep(volume: StoreVolume, keep: readonly string[]): Promise<void> {
+    const gone = [...this.list(volume, 'snapshot'), ...this.list(volume, 'bookmark').filter(({ uuid }) => !keep.includes(uuid))]
+    for (const { name } of gone) {
+      try {
+        await volume.points.unpin(name, this.owner)
+        await volume.points.delete(name)
+      } catch (error) {
+        if (!(error instanceof NbdeltaError) || (error.code !== 'busy' && error.code !== 'not-found')) throw error
+      }
+    }
+  }
+
+  #nameOf(cycle: number): string { return `mirror-${this.#mirror.name}-${cycle}` }
+
+  async #make(volume: StoreVolume, stem: string, kind: PointInfo['kind']): Promise<PointInfo> {
+    const { points } = volume
+    const name = freeName(volume, stem)
+    const info = await points.create({ name, kind, labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: this.#mirror.uuid } })
+    await points.pin(name, { owner: this.owner, expiresAt: null })
+    return info
+  }
+}

@@ -1,0 +1,199 @@
+// A volume of the same store as the target: declared points, split, resync both ways, verification, the end (SEEDS D).
+import t from 'tap'
+import type { StoreVolume } from '../../src/volume/store-volume.js'
+import type { Mirror } from '../../src/replication/mirror.js'
+import type { VolumeTarget } from '../../src/replication/volume-target.js'
+import { fill, G, Lab, shown } from './lab.js'
+
+const GRAINS = 64
+/** Timers of the store do not keep the process. */
+const awake = setInterval(() => undefined, 1000)
+t.teardown(() => clearInterval(awake))
+
+async function paired(directory: string): Promise<{ lab: Lab, volume: StoreVolume, target: StoreVolume, mirror: Mirror }> {
+  const lab = await Lab.open(directory)
+  const volume = await lab.volume('v', GRAINS)
+  await fill(volume, 0, 1, GRAINS)
+  const mirror = await lab.mirror({ volume: 'v', target: 'w' })
+  return { lab, volume, target: lab.store.get('w')!, mirror }
+}
+
+/** What clients of the target see. */
+async function declared(target: StoreVolume, mirror: Mirror): Promise<number[]> {
+  const device = target.points.open((mirror.target as VolumeTarget).declaredPoint()!.name)
+  try { return await shown(device) } finally { await device.close() }
+}
+
+t.test('the target is at a whole point at any moment (S1, C10)', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  const before = await declared(target, mirror)
+  await fill(volume, 3, 7)
+  await fill(volume, 60, 8)
+  const write = target.write.bind(target)
+  let writes = 0
+  target.write = (...args) => {
+    if (++writes === 2) throw new Error('power is off')
+    return write(...args)
+  }
+  await t.rejects(mirror.sync(), /power is off/)
+  t.same(await declared(target, mirror), before)
+  target.write = write
+  const next = await lab.killed()
+  const again = next.mirrors.get('m')
+  await again.sync()
+  t.same(await declared(next.store.get('w')!, again), await shown(volume))
+  t.equal(next.store.get('w')!.points.list().length, 1, 'one declared point stays')
+  await next.close()
+  await lab.close()
+})
+
+t.test('the acknowledgement of a commit is lost: both go on from the newer point (B22)', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  await fill(volume, 3, 7)
+  const put = lab.store.putMirror.bind(lab.store)
+  lab.store.putMirror = async () => { throw new Error('cut off') }
+  await t.rejects(mirror.sync(), /cut off/)
+  lab.store.putMirror = put
+  let written = 0
+  const write = target.write.bind(target)
+  target.write = (offset, length, ...rest) => {
+    written += length
+    return write(offset, length, ...rest)
+  }
+  await mirror.sync()
+  t.equal(written, 0, 'nothing is sent again')
+  t.match(mirror.status().decisions.map(({ rule }) => rule), ['compare-all', 'changed-since-base', 'acknowledgement-lost'])
+  t.equal(mirror.status().lagBytes, 0)
+  const next = await lab.killed()
+  await next.mirrors.get('m').sync()
+  t.same(await shown(next.store.get('w')!), await shown(next.store.get('v')!))
+  await next.close()
+  await lab.close()
+})
+
+t.test('split, work on both sides, resync: what either changed, and nothing else (D10, D14)', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  await fill(volume, 1, 2)
+  await mirror.split({ atOnce: false })
+  t.same(await shown(target), await shown(volume), 'the last cycle is in it')
+  await fill(volume, 10, 3)
+  await fill(target, 20, 4)
+  await fill(target, 30, 5)
+  t.equal(await mirror.differing(), 3 * G)
+  const work = await shown(target)
+  await t.rejects(mirror.sync(), { code: 'wrong-state' })
+  await mirror.resync({ whole: false })
+  t.same(await shown(target), await shown(volume))
+  t.match(mirror.status(), { phase: 'paired', last: { differing: 3 * G, data: 3 * G } })
+  const kept = target.points.list().find(({ labels }) => labels['auto'] === 'undo')!
+  const device = target.points.open(kept.name)
+  t.same(await shown(device), work, 'what was done on the target is kept')
+  await device.close()
+  await lab.close()
+})
+
+t.test('split at once: the last declared point, not half a cycle', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  const before = await declared(target, mirror)
+  await fill(volume, 3, 7)
+  await fill(volume, 60, 8)
+  const write = target.write.bind(target)
+  target.write = (offset, ...rest) => {
+    if (offset > 0 && Math.floor(offset / G) === 60) throw new Error('no')
+    return write(offset, ...rest)
+  }
+  await t.rejects(mirror.sync())
+  target.write = write
+  t.equal((await shown(target))[3], 7, 'half a cycle is in its live image')
+  await mirror.split({ atOnce: true })
+  t.same(await shown(target), before)
+  await lab.close()
+})
+
+t.test('reverse: the source shows what the target has, at once, and the pair goes on (D11, D12)', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  await mirror.split({ atOnce: false })
+  await fill(volume, 10, 3)
+  await fill(target, 20, 4)
+  const wanted = await shown(target)
+  await mirror.reverse()
+  t.same(await shown(volume), wanted)
+  t.equal(mirror.status().phase, 'paired')
+  await fill(volume, 11, 9)
+  await volume.inheriting?.finished
+  await mirror.sync()
+  t.equal((await shown(volume))[11], 9)
+  t.same(await shown(target), await shown(volume))
+  const undo = volume.points.list().filter(({ labels }) => labels['auto'] === 'undo')
+  t.equal(undo.length, 1, 'what the source had is kept')
+  const device = volume.points.open(undo[0]!.name)
+  t.match(await shown(device), { 10: 3, 20: 1 })
+  await device.close()
+  t.equal(target.points.list().length, 1)
+  await lab.close()
+})
+
+t.test('verification finds what was changed behind its back, and repairs it (X14)', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  t.same(await mirror.verify(), [])
+  await fill(target, 33, 99)
+  t.same(await mirror.verify(), [{ offset: 33 * G, length: G }])
+  t.match(mirror.status(), { phase: 'resyncing', problem: /differences/ })
+  await mirror.sync()
+  t.match(mirror.status(), { phase: 'paired', problem: null })
+  t.same(await shown(target), await shown(volume))
+  await lab.close()
+})
+
+t.test('an unknown point on the target is refused, and compared away when asked (X12, B18)', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  for (const { name } of target.points.list()) await target.points.delete(name)
+  await fill(target, 5, 77)
+  await fill(volume, 6, 6)
+  await t.rejects(mirror.sync(), { code: 'wrong-state' })
+  await mirror.resync({ whole: true })
+  t.same(await shown(target), await shown(volume))
+  t.match(mirror.status(), { phase: 'paired', problem: null, last: { data: 2 * G } })
+  await lab.close()
+})
+
+t.test('two mirrors of one volume at different lags, each its own union (A9, D19)', async t => {
+  const { lab, volume, mirror } = await paired(t.testdir())
+  const other = await lab.mirror({ name: 'n', volume: 'v', target: 'x' })
+  await fill(volume, 1, 2)
+  await mirror.sync()
+  await fill(volume, 2, 3)
+  await mirror.split({ atOnce: false })
+  t.equal(mirror.status().lagBytes, 0)
+  t.equal(other.status().lagBytes, 2 * G)
+  await other.sync()
+  t.same(await shown(lab.store.get('x')!), await shown(volume))
+  t.equal(other.status().phase, 'paired')
+  await lab.close()
+})
+
+t.test('a deleted mirror leaves no points, and its target at a whole point', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  await fill(volume, 1, 2)
+  await mirror.sync()
+  await lab.mirrors.delete('m')
+  t.same([volume.points.list(), target.points.list(), lab.mirrors.list(), lab.store.mirrors], [[], [], [], []])
+  t.same(await shown(target), await shown(volume))
+  await lab.close()
+})
+
+t.test('a target that is not empty, of another grain, or the volume itself, is refused', async t => {
+  const { lab } = await paired(t.testdir())
+  const used = await lab.volume('used', GRAINS)
+  await fill(used, 0, 1)
+  const options = { intervalSeconds: 60, lagBytes: null, bytesPerSecond: null, overwrite: false }
+  await t.rejects(lab.mirrors.create({ ...options, name: 'a', volume: 'v', target: 'used' }), { code: 'exists' })
+  await lab.store.createVolume({ name: 'coarse', sizeBytes: 2 ** 20, grainBytes: 65536 })
+  await t.rejects(lab.mirrors.create({ ...options, name: 'a', volume: 'v', target: 'coarse' }), { code: 'bad-argument' })
+  await t.rejects(lab.mirrors.create({ ...options, name: 'a', volume: 'w', target: 'v' }), { code: 'bad-argument' }, 'a circle')
+  await t.rejects(lab.mirrors.create({ ...options, name: 'a', volume: 'used', target: 'w' }), { code: 'busy' })
+  await t.rejects(lab.mirrors.create({ ...options, name: 'm', volume: 'v', target: 'new' }), { code: 'exists' })
+  await t.rejects(lab.mirrors.create({ ...options, name: 'a', volume: 'v', target: 'nbd://nobody/x' }), { code: 'unreachable' })
+  t.same(lab.store.list().map(({ name }) => name), ['coarse', 'used', 'v', 'w'], 'nothing was made')
+  await lab.close()
+})
