@@ -7,6 +7,7 @@
 import { formatSize } from './control/options.js'
 import { DaemonDeltas } from './daemon-deltas.js'
 import { DaemonGroups } from './daemon-groups.js'
+import { DaemonMirrors, refuseMirrored, refuseTarget } from './daemon-mirrors.js'
 import { resumedJobs } from './daemon-inherit.js'
 import { DaemonPoints } from './daemon-points.js'
 import { count, defined, FACTS_MS, noVolume, pointOf, usable, within } from './daemon-shared.js'
@@ -17,7 +18,7 @@ import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRo
 import type { SchedulesAdmin } from './control/admin-points.js'
 import type { Access } from './daemon-shared.js'
 import type { Health } from './health.js'
-import type { NbdServer, PointInfo, Store, StoreVolume } from './index.js'
+import type { Mirrors, NbdServer, PointInfo, Store, StoreVolume } from './index.js'
 import type { StoreExports } from './store-exports.js'
 
 /** A client that does not take its answers for that long is closed hard. */
@@ -30,6 +31,7 @@ interface AdminParts {
   readonly exports: StoreExports
   readonly health: Health
   readonly schedules: SchedulesAdmin
+  readonly mirrors: Mirrors
   readonly version: string
   readonly control: string
   readonly memoryBytes: number
@@ -41,6 +43,7 @@ export class DaemonAdmin implements ServerAdmin {
   readonly groups: DaemonGroups
   readonly schedules: SchedulesAdmin
   readonly deltas: DaemonDeltas
+  readonly mirrors: DaemonMirrors
   readonly #parts: AdminParts
   readonly #transfers: Transfers
   readonly #startedAtMs = performance.now()
@@ -52,6 +55,7 @@ export class DaemonAdmin implements ServerAdmin {
       get: name => this.#get(name),
       show: name => this.showVolume(name),
       assertUnattached: (name, doing) => { this.#assertUnattached(name, doing) },
+      assertOwn: (name, doing) => { refuseTarget(parts.mirrors, this.#get(name), doing) },
       closedToNew: (name, work) => this.#closedToNew(name, work),
     }
     this.#transfers = new Transfers({ ...parts, ...access })
@@ -59,6 +63,7 @@ export class DaemonAdmin implements ServerAdmin {
     this.groups = new DaemonGroups(access)
     this.schedules = parts.schedules
     this.deltas = new DaemonDeltas(access, this.#transfers)
+    this.mirrors = new DaemonMirrors(access, parts.mirrors)
   }
 
   /** As typed in --nbd. */
@@ -109,6 +114,7 @@ export class DaemonAdmin implements ServerAdmin {
   }
 
   async resizeVolume({ name, sizeBytes, shrink, dryRun }: Parameters<ServerAdmin['resizeVolume']>[0]): Promise<ActionRow> {
+    refuseTarget(this.#parts.mirrors, this.#get(name), 'resize')
     const before = this.#get(name).sizeBytes
     if (sizeBytes === before) return { target: name, changed: false, dryRun, steps: [] }
     const verb = sizeBytes > before ? 'grow' : 'shrink'
@@ -145,6 +151,7 @@ export class DaemonAdmin implements ServerAdmin {
     const volume = this.#get(name)
     const { sizeBytes, backing } = volume
     const points = volume.problem ? [] : volume.points.list()
+    refuseMirrored(this.#parts.mirrors, volume)
     refuseNeeded(name, points)
     const clients = this.#attachedTo(name).length
     const steps = [...clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : [],

@@ -73,6 +73,7 @@ export class DaemonDeltas implements DeltasAdmin {
 
   async prepareImport({ volume: of, path }: Parameters<DeltasAdmin['prepareImport']>[0]): Promise<Transfer> {
     const volume = usable(this.#access, of)
+    this.#access.assertOwn(of, 'import into')
     this.#access.assertUnattached(of, 'import into')
     if (!path.startsWith(STREAM_SOCKET)) await this.#transfers.judgeSource(path)
     return {

@@ -43,6 +43,7 @@ export class DaemonGroups implements GroupsAdmin {
     const { volumes } = this.#get(group)
     const points = volumes.map(volume => pointOf(usable(this.#access, volume), name))
     for (const point of points) judgeReadable(point)
+    for (const volume of volumes) this.#access.assertOwn(volume, 'restore')
     if (points.length === 0) throw new NbdeltaError('wrong-state', `group ${group} has no volumes any more`)
     if (points[0]!.group === null || points.some(point => point.group !== points[0]!.group)) {
       throw new NbdeltaError('wrong-state', `the snapshots ${name} of group ${group} are not of one instant`,

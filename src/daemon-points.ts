@@ -106,6 +106,7 @@ export class DaemonPoints implements PointsAdmin {
     const volume = usable(this.#access, of)
     const point = pointOf(volume, name)
     const part = judgeRestore(volume, point, range)
+    this.#access.assertOwn(of, 'restore')
     if (!force) this.#access.assertUnattached(of, 'restore')
     const steps = [`keep what ${of} shows now as a snapshot`, `give ${of} the content of snapshot ${name}${part}`]
     return beginAndFollow(steps, () => this.#access.closedToNew(of, async () => {

@@ -13,6 +13,8 @@ export interface Access {
   show(name: string): Promise<VolumeRow>
   /** Throws busy while clients are attached. */
   assertUnattached(name: string, doing: string): void
+  /** Throws wrong-state if the volume belongs to a mirror whose target it is. */
+  assertOwn(name: string, doing: string): void
   /** Runs `work` while no new client can attach. */
   closedToNew<T>(name: string, work: () => Promise<T>): Promise<T>
 }

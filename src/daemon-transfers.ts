@@ -22,6 +22,8 @@ interface TransferParts {
   readonly exports: StoreExports
   /** Throws busy while clients are attached. */
   readonly assertUnattached: (name: string, doing: string) => void
+  /** Throws wrong-state for the target of a mirror. */
+  readonly assertOwn: (name: string, doing: string) => void
 }
 
 export class Transfers {
@@ -52,6 +54,7 @@ export class Transfers {
         `${path} has ${formatSize(imageBytes)}, volume ${name} only ${formatSize(existing.sizeBytes)}`,
         { hint: 'grow it first: nbdelta volume resize' })
     }
+    this.#parts.assertOwn(name, 'import into')
     this.#parts.assertUnattached(name, 'import into')
     return { steps: [fill], run: control => this.#hidden(name, () => this.#importOver(existing, path, control)) }
   }

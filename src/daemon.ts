@@ -14,11 +14,12 @@ import { readyText } from './attach-lines.js'
 import { createControlServer } from './control/server.js'
 import { judgeSocketPath, parseAddress, parseCreation } from './control/options.js'
 import { DaemonAdmin } from './daemon-admin.js'
+import { shownInstead } from './daemon-mirrors.js'
 import { undoImports } from './daemon-imports.js'
 import { createLog } from './daemon-log.js'
 import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
-import { EXIT, NbdeltaError, createServer, openStore, parkThreads } from './index.js'
+import { EXIT, Mirrors, NbdeltaError, createServer, openStore, parkThreads } from './index.js'
 import { StoreExports } from './store-exports.js'
 import type { ServeArguments } from './control/commands.js'
 import type { ControlServer } from './control/server.js'
@@ -28,12 +29,14 @@ import type { NbdServer, Store } from './index.js'
 
 const CONTROL_SOCKET = 'control.sock'
 const NBD_SOCKET = 'nbd.sock'
+/** Longer ones would fire at once. */
+const TIMER_MS_MAX = 2 ** 31 - 1
 const SIGNAL_WORDS = ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once']
 const CLOCK = {
   now: () => performance.now(),
   wallTime: () => new Date(),
   setTimeout: (callback: () => void, delayMs: number) => {
-    const timer = setTimeout(callback, delayMs).unref()
+    const timer = setTimeout(callback, Math.min(delayMs, TIMER_MS_MAX)).unref()
     return { cancel: () => { clearTimeout(timer) } }
   },
 }
@@ -52,6 +55,7 @@ interface Parts {
   readonly admin: DaemonAdmin
   readonly health: Health
   readonly schedules: Schedules
+  readonly mirrors: Mirrors
 }
 
 /**
@@ -87,17 +91,21 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     // The server exists only later, and its clients are looked at only then.
     const holder: { server?: NbdServer } = {}
     const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })
-    const exports = new StoreExports(store, change => { health.attached(change) })
+    const mirrors = new Mirrors({ store, clock: CLOCK, logger, connect: uri => { throw new NbdeltaError('unreachable', uri) } })
+    // Before anybody can attach: whose clients see what depends on it.
+    mirrors.start()
+    open.unshift(() => mirrors.stop())
+    const exports = new StoreExports(store, change => { health.attached(change) }, volume => shownInstead(mirrors, volume))
     const limits = { memoryBytes: options.memory }
     const server = holder.server = await createServer({ exports, listen, limits, logger, spin: options.spin })
     open.unshift(() => server.close({ deadlineMs: 0 }))
     const schedules = new Schedules({ store, clock: CLOCK, logger })
-    const parts = { store, server, exports, health, schedules, version: options.version, control: controlAt, ...limits }
+    const parts = { store, server, exports, health, schedules, mirrors, version: options.version, control: controlAt, ...limits }
     const admin = new DaemonAdmin(parts)
     await assertFolder(controlAt)
     const control = await createControlServer({ path: controlAt, admin, clock: CLOCK, logger })
     schedules.start()
-    return { store, server, control, admin, health, schedules }
+    return { store, server, control, admin, health, schedules, mirrors }
   } catch (error) {
     for (const close of open) {
       await close().catch((again: unknown) => { logger.error({ err: again }, 'closing after a failed start') })
@@ -183,7 +191,7 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
 
 /** Returns the exit code: 0 after a clean drain, else that of what failed. */
 async function stop(parts: Parts, { drainSeconds }: ServeOptions, { logger }: DaemonLog, signals: Signals): Promise<number> {
-  const { store, server, control, admin, health, schedules } = parts
+  const { store, server, control, admin, health, schedules, mirrors } = parts
   let hurried = false
   signals.hurry = () => {
     hurried = true
@@ -192,7 +200,7 @@ async function stop(parts: Parts, { drainSeconds }: ServeOptions, { logger }: Da
   admin.draining = true
   let failure: unknown
   try {
-    await Promise.all([control.stop(), schedules.stop(), server.close({ deadlineMs: drainSeconds * 1000 })])
+    await Promise.all([control.stop(), schedules.stop(), mirrors.stop(), server.close({ deadlineMs: drainSeconds * 1000 })])
     await store.close()
   } catch (error) {
     failure = error

@@ -42,6 +42,8 @@ export interface Target {
   readonly point: PointInfo | undefined
   /** Another snapshot may have the name tomorrow. */
   readonly moving: boolean
+  /** Of the export. */
+  readonly name: string
 }
 
 /** The volume that an export's name is about. */
@@ -50,25 +52,25 @@ export function volumeNameOf(exportName: string): string { return exportName.spl
 /** What `exportName` stands for, given its volume; undefined: nothing. */
 export function targetOf(volume: StoreVolume, exportName: string): Target | undefined {
   const at = exportName.indexOf(SEPARATOR)
-  if (at < 0) return { volume, point: undefined, moving: false }
+  if (at < 0) return { volume, point: undefined, moving: false, name: volume.name }
   const name = exportName.slice(at + 1)
   const snapshots = snapshotsOf(volume)
   const moving = name === LATEST
   const point = moving ? snapshots.find(({ labels }) => labels['auto'] !== 'undo') : snapshots.find((one) => one.name === name)
-  return point && { volume, point, moving }
+  return point && { volume, point, moving, name: volume.name + SEPARATOR + point.name }
 }
 
 /** The names under which a volume's snapshots are listed, newest first. */
 export function listedPoints(volume: StoreVolume): { name: string, description: string }[] {
   return snapshotsOf(volume).slice(0, LISTED_OF_VOLUME_MAX).map((point) => {
-    const { name, description } = pointInfo({ volume, moving: false }, point)
-    return { name, description }
+    const name = volume.name + SEPARATOR + point.name
+    return { name, description: pointInfo({ volume, moving: false, name }, point).description }
   })
 }
 
-export function pointInfo({ volume, moving }: Pick<Target, 'volume' | 'moving'>, point: PointInfo): ExportInfo {
+export function pointInfo({ volume, moving, name }: Omit<Target, 'point'>, point: PointInfo): ExportInfo {
   return {
-    name: `${volume.name}${SEPARATOR}${point.name}`,
+    name,
     description: `snapshot of ${volume.name} at ${point.createdAt} (uuid ${point.uuid})`,
     sizeBytes: point.sizeBytes, readOnly: true, blockSizes: volume.blockSizes,
     capabilities: { readOnly: true, trim: false, fastZero: false, rotational: volume.capabilities.rotational },

@@ -3,12 +3,15 @@
  * "" is the only volume when there is exactly one. The description carries the uuid, so that a client can tell two volumes of
  * one name apart. What snappoints add stands in point-exports.ts.
  *
+ * A volume that is the target of a mirror is shown by a point of it (`shownInstead`), read-only, under its own name: a client
+ * sees the point that was declared when it attached, to the end. Before there is one, there is no such export.
+ *
  * Hidden exports are closed to new clients and unlisted until the server stops, their snapshots as well; attached clients go on.
  * A snapshot that is attached stays: its open device keeps it from being deleted.
  */
 import { NbdeltaError } from './index.js'
 import { PointContexts, contextNamesOf, listedPoints, pointInfo, pointsOf, targetOf, volumeNameOf } from './point-exports.js'
-import type { ClientInfo, ExportHandle, ExportInfo, ExportProvider, Store, StoreVolume } from './index.js'
+import type { ClientInfo, ExportHandle, ExportInfo, ExportProvider, PointInfo, Store, StoreVolume } from './index.js'
 import type { Target } from './point-exports.js'
 
 /** Snapshots in LIST, behind the volumes: a reply of some 150 KiB. */
@@ -17,17 +20,26 @@ const LISTED_POINTS_MAX = 1000
 export class StoreExports implements ExportProvider {
   readonly #store: Store
   readonly #onAttached: (change: 1 | -1) => void
+  readonly #shownInstead: (volume: StoreVolume) => PointInfo | null | undefined
   readonly #hidden = new Set<string>()
   readonly #bitmapMemory = { usedBytes: 0 }
 
-  constructor(store: Store, onAttached: (change: 1 | -1) => void) {
+  /**
+   * @param shownInstead the point that clients of a volume see instead of it, read-only: of a mirror's target; null: nothing yet
+   */
+  constructor(
+    store: Store, onAttached: (change: 1 | -1) => void,
+    shownInstead: (volume: StoreVolume) => PointInfo | null | undefined = () => undefined,
+  ) {
     this.#store = store
     this.#onAttached = onAttached
+    this.#shownInstead = shownInstead
   }
 
   list(): { name: string, description: string }[] {
     const shown = this.#store.list().filter(({ name }) => !this.#hidden.has(name))
-    const volumes = shown.map(volume => ({ name: volume.name, description: describe(volume) }))
+    const volumes = shown.filter(({ name }) => this.#find(name))
+      .map(volume => ({ name: volume.name, description: describe(volume) }))
     const points: { name: string, description: string }[] = []
     for (const volume of shown) {
       if (points.length < LISTED_POINTS_MAX) points.push(...listedPoints(volume))
@@ -87,7 +99,10 @@ export class StoreExports implements ExportProvider {
 
   #find(name: string): Target | undefined {
     const volume = name === '' ? this.#only() : this.#visible(volumeNameOf(name))
-    return volume && targetOf(volume, name)
+    const target = volume && targetOf(volume, name)
+    if (!target || target.point || target.volume.problem) return target
+    const point = this.#shownInstead(target.volume)
+    return point === null ? undefined : point ? { ...target, point, moving: true } : target
   }
 
   #visible(volumeName: string): StoreVolume | undefined {
@@ -100,8 +115,8 @@ export class StoreExports implements ExportProvider {
   }
 }
 
-function infoOf({ volume, point, moving }: Target): ExportInfo {
-  if (point) return pointInfo({ volume, moving }, point)
+function infoOf({ volume, point, ...rest }: Target): ExportInfo {
+  if (point) return pointInfo({ volume, ...rest }, point)
   const { name, sizeBytes, blockSizes, capabilities } = volume
   return { name, description: describe(volume), sizeBytes, readOnly: capabilities.readOnly, blockSizes, capabilities }
 }

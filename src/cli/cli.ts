@@ -105,7 +105,7 @@ const HINTS: Readonly<Partial<Record<NbdeltaError['code'], string>>> = {
 
 const QUESTIONS = {
   volume: ['volume.list', 'name'], point: ['snapshot.list', 'name'], group: ['group.list', 'name'],
-  client: ['client.list', 'id'], job: ['job.list', 'id'],
+  mirror: ['mirror.list', 'name'], client: ['client.list', 'id'], job: ['job.list', 'id'],
 } as const
 
 /** Names out of a running server, for completion; none when it cannot be asked. */

@@ -16,7 +16,7 @@ export interface Completion { readonly paths: 'files' | 'directories' | 'none', 
 type Where = { store: string | undefined, control: string | undefined }
 /** Asks a running server for names; answers nothing when there is none. Points are those of `volume`. */
 export type Lookup = (
-  kind: 'volume' | 'point' | 'group' | 'client' | 'job', where: Where, volume?: string,
+  kind: 'volume' | 'point' | 'group' | 'mirror' | 'client' | 'job', where: Where, volume?: string,
 ) => Promise<Candidate[]>
 
 interface Scan {

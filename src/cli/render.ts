@@ -57,6 +57,7 @@ function cell(field: Field, value: unknown): string {
       `\n  ${keep ? 'keep' : 'drop'} ${clean(name)}: ${reasons.map(clean).join(', ')}`).join('') || '-'
     case 'space': return space(value as Space)
     case 'spaces': return (value as Space[]).map(one => `\n  ${clean(one.volume!)}: ${space(one)}`).join('') || '-'
+    case 'notes': return (value as string[]).map(text => `\n  ${clean(text)}`).join('') || '-'
     case 'lines': return (value as string[]).map(clean).join(', ') || '-'
     default: return clean(String(value))
   }

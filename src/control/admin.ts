@@ -8,6 +8,7 @@
  * - `dryRun` judges everything the real call would judge, changes nothing and answers with the same steps.
  * - Rows are plain data, times are ISO 8601 in UTC, sizes are bytes. `null` = does not apply or is not known.
  */
+import type { MirrorsAdmin } from './admin-mirrors.js'
 import type { DeltasAdmin, GroupsAdmin, PointsAdmin, SchedulesAdmin } from './admin-points.js'
 
 export const SPACE_ORDERS = ['drop-undo-then-fail', 'fail'] as const
@@ -108,10 +109,11 @@ export interface StatusRow {
 
 export type JobState = 'running' | 'done' | 'failed' | 'cancelled'
 export type JobKind = 'import' | 'export' | 'restore' | 'promotion' | 'group restore' | 'delta export' | 'delta import'
+  | 'mirror sync' | 'mirror split' | 'mirror resync' | 'mirror verification'
 export interface JobRow {
   readonly id: number
   readonly kind: JobKind
-  /** Of a group restore the group. */
+  /** Of a group restore the group, of what a mirror does the mirror. */
   readonly volume: string
   /** Null for a job without a file. */
   readonly path: string | null
@@ -147,6 +149,7 @@ export interface ServerAdmin {
   readonly groups: GroupsAdmin
   readonly schedules: SchedulesAdmin
   readonly deltas: DeltasAdmin
+  readonly mirrors: MirrorsAdmin
   createVolume(options: {
     name: string, sizeBytes: number | undefined, grainBytes: number,
     backing: string | undefined, description: string, ifNotExists: boolean,

@@ -9,7 +9,7 @@ import type { Parameter } from './options.js'
 
 /** How a field of a result is shown in text; in JSON it is always the plain value. */
 type FieldType = 'string' | 'bytes' | 'int' | 'bool' | 'time' | 'seconds' | 'milliseconds' | 'lines' | 'pins' | 'labels'
-  | 'ranges' | 'verdicts' | 'space' | 'spaces'
+  | 'ranges' | 'verdicts' | 'space' | 'spaces' | 'notes'
 
 export interface Field {
   readonly type: FieldType
@@ -58,7 +58,7 @@ export const EXIT_MEANING: Readonly<Record<ExitName, string>> = {
   ok: 'done',
   failure: 'failed for a reason of no kind below',
   usage: 'the command line is not acceptable; nothing was tried',
-  notFound: 'no such volume, snapshot, group, export, client, job or file',
+  notFound: 'no such volume, snapshot, group, mirror, export, client, job or file',
   conflict: 'it exists already, or its state does not allow this',
   busy: 'somebody uses it: clients are attached, a job runs, a snapshot is pinned, or another server holds the store',
   noSpace: 'the disk or a limit is full',

@@ -7,6 +7,7 @@
 import { EXIT, NbdeltaError } from '../device/errors.js'
 import { DELTA_COMMANDS } from './table-delta.js'
 import { GROUP_COMMANDS } from './table-group.js'
+import { MIRROR_COMMANDS } from './table-mirror.js'
 import { SERVER_COMMANDS } from './table-server.js'
 import { SNAPSHOT_COMMANDS } from './table-snapshot.js'
 import { VOLUME_COMMANDS } from './table-volume.js'
@@ -14,7 +15,8 @@ import type { Command } from './command.js'
 import type { Parameter } from './options.js'
 
 const TABLE = [
-  ...VOLUME_COMMANDS, ...SNAPSHOT_COMMANDS, ...GROUP_COMMANDS, ...DELTA_COMMANDS, ...SERVER_COMMANDS,
+  ...VOLUME_COMMANDS, ...SNAPSHOT_COMMANDS, ...GROUP_COMMANDS, ...DELTA_COMMANDS, ...MIRROR_COMMANDS,
+  ...SERVER_COMMANDS,
 ] as const
 export const COMMANDS: readonly Command[] = TABLE
 
@@ -24,6 +26,7 @@ export const NOUNS: Readonly<Record<string, string>> = {
   group: 'volumes with snapshots of one instant: create, list, show, snapshot, restore, delete',
   schedule: 'snapshots by the clock: set, show, clear',
   delta: 'what changed, as a file: export, import, merge, verify',
+  mirror: 'copies of a volume elsewhere, kept up: create, list, show, sync, pause, resume, split, resync, verify, delete',
   export: 'what NBD clients can attach: list, hide, unhide, kick',
   client: 'connections of NBD clients: list, kick',
   job: 'imports, exports, restores in the background: list, show, cancel',
@@ -63,7 +66,7 @@ type Values<P> = { readonly [K in Given<P> as NameOf<K>]: ValueOf<K> }
 export type ArgumentsOf<M extends Method> = Values<ParametersOf<RowOf<M>>>
 /** What the mutex of a serialised command is for: the volume or group that its first argument names. */
 export function serialKey({ noun, positional: [first] }: Command, args: Readonly<Record<string, unknown>>): string {
-  return `${noun === 'group' ? 'group' : 'volume'} ${String(args[first!.name])}`
+  return `${noun === 'group' || noun === 'mirror' ? noun : 'volume'} ${String(args[first!.name])}`
 }
 
 /** Arguments of `nbdelta serve`. */

@@ -10,10 +10,12 @@ import { COMMANDS, methodName, serialKey } from './commands.js'
 import { Jobs } from './jobs.js'
 import type { JobsClock } from './jobs.js'
 import { KeyedMutex } from './keyed-mutex.js'
+import { mirrorHandlers } from './handlers-mirrors.js'
 import { pointHandlers } from './handlers-points.js'
 import { Started, start, startOrTell } from './started.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, JobRow, ServerAdmin, StatusRow, VolumeRow } from './admin.js'
 import type { ArgumentsOf, Method } from './commands.js'
+import type { MirrorResults } from './handlers-mirrors.js'
 import type { PointResults } from './handlers-points.js'
 
 /** The request as its handler sees it. */
@@ -23,7 +25,7 @@ export interface Call {
   readonly onProgress: (row: JobRow) => void
 }
 
-interface Results extends PointResults {
+interface Results extends PointResults, MirrorResults {
   'volume.create': CreatedRow
   'volume.list': VolumeRow[]
   'volume.show': VolumeRow
@@ -147,6 +149,7 @@ export class Handlers {
       'client.list': args => admin.listClients(args.export),
       'client.kick': args => admin.kickClient(args),
       ...pointHandlers(admin, jobs),
+      ...mirrorHandlers(admin, jobs),
       'job.list': async () => jobs.list(),
       'job.show': async ({ id }) => jobs.show(id),
       'job.cancel': ({ id }) => jobs.cancel(id),

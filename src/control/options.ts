@@ -29,7 +29,7 @@ export interface Parameter {
   /** Concerns the command line alone and is not sent. */
   readonly local?: boolean
   /** What a shell may offer as completion. */
-  readonly complete?: 'volume' | 'point' | 'group' | 'job' | 'client' | 'file' | 'directory'
+  readonly complete?: 'volume' | 'point' | 'group' | 'mirror' | 'job' | 'client' | 'file' | 'directory'
 }
 
 /** What the catalog allows a volume's name (src/store/catalog.ts), within the 256 bytes of PROTOCOL H5 for an export's. */

@@ -1,5 +1,5 @@
 /**
- * One cycle of a mirror: a point of the source is frozen, what it differs in from the target's point is shipped, flushed and declared.
+ * One cycle of a mirror: a point of the source is frozen, what differs from the target's point is shipped, flushed, declared.
  *
  *   1. settle     whose point is the target at? It says so, if it can (the decisions are named, and logged)
  *   2. freeze     a bookmark, then a snapshot (source-points.ts): one instant, whatever runs, restores included (C2)
@@ -10,8 +10,8 @@
  *   7. record     of the mirror: base is the new bookmark. From here on the old one is not needed
  *   8. sweep      the image and the old bookmark go
  *
- * A crash or a failure anywhere up to 6 leaves the base as it was, and its map holds all that was shipped or not (S3, C9): the next
- * cycle ships that again, and what changed since. Between 6 and 7 the target is ahead of the record, which step 1 finds (B22).
+ * A crash or a failure anywhere up to 6 leaves the base as it was, and its map holds all that was shipped or not (S3, C9): the
+ * next cycle ships that again, and what changed since. Between 6 and 7 the target is ahead of the record: step 1 finds it (B22).
  */
 import { divCeil } from '../../native-free/integer.js'
 import type { Clock } from '../device/clock.js'
@@ -77,17 +77,17 @@ export async function runCycle(
 }
 
 /** The source's bookmark that the target is at; undefined: none, so that everything counts as different. */
-export function settle({ volume, points, decide }: CycleParts, state: MirrorState, session: TargetSession): PointInfo | undefined {
-  const { base, phase } = state
+export function settle(parts: CycleParts, { base, phase }: MirrorState, { declared }: TargetSession): PointInfo | undefined {
+  const { volume, points, decide } = parts
   const ours = base ? points.find(volume, base.point) : undefined
-  const inputs = { phase, base: base?.point ?? null, target: session.declared === undefined ? 'keeps no label' : session.declared }
+  const inputs = { phase, base: base?.point ?? null, target: declared === undefined ? 'keeps no label' : declared }
   if (phase === 'resyncing' && !base) return undefined
   if (base && !ours) {
     decide({ rule: 'base-lost', inputs, outcome: 'everything is compared' })
     return undefined
   }
-  if (session.declared === undefined || session.declared === (base?.point ?? null)) return ours
-  const theirs = session.declared === null ? undefined : points.find(volume, session.declared)
+  if (declared === undefined || declared === (base?.point ?? null)) return ours
+  const theirs = declared === null ? undefined : points.find(volume, declared)
   if (theirs && (!ours || theirs.seq > ours.seq)) {
     decide({ rule: 'acknowledgement-lost', inputs, outcome: 'the target has declared the newer point: going on from there' })
     return theirs
@@ -104,13 +104,14 @@ async function deliver(
   const { image } = frozen
   const fromSource = points.changed(volume, base, frozen)
   const resync = state.phase === 'resyncing'
-  // Between cycles nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well.
+  // Nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well.
   const unknown = resync && session.changed === undefined
   // What lies behind the target's end is in no map of the source, if it was the target that was made shorter.
   const grown = session.device.sizeBytes < image.sizeBytes
   const all = [{ start: 0, end: divCeil(image.sizeBytes, volume.grainBytes) }]
   const known = !base || unknown ? all : resync ? union(fromSource, session.changed!) : fromSource
-  const runs = grown ? union(known, [{ start: Math.floor(session.device.sizeBytes / volume.grainBytes), end: all[0]!.end }]) : known
+  const tail = { start: Math.floor(session.device.sizeBytes / volume.grainBytes), end: all[0]!.end }
+  const runs = grown ? union(known, [tail]) : known
   const compare = !base || resync
   const total = bytesOf(runs, volume.grainBytes, image.sizeBytes)
   parts.decide({

@@ -1,12 +1,12 @@
 /**
- * DeviceTarget: anything that is a BlockDevice as a mirror's target: an export of any NBD server. It keeps no label and no undo data, so
- * what it cannot promise is said (SEEDS X11), and what it holds after an interrupted cycle is a mixture until the next is done.
+ * DeviceTarget: anything that is a BlockDevice as a mirror's target: an export of any NBD server. It keeps no label and no undo
+ * data, so what it cannot promise is said (SEEDS X11). After an interrupted cycle it holds a mixture, until the next is done.
  */
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { MirrorTarget, TargetSession } from './target.js'
 
-export const UNGUARDED = Object.freeze([
+const UNGUARDED = Object.freeze([
   'it keeps no label: nothing tells another disk of the same size at this address from the right one',
   'it keeps no undo data: while a cycle runs, and after one was cut short, it holds a mixture of two points',
   'it refuses nobody: others may write to it, and an older primary as well',

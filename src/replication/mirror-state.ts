@@ -9,8 +9,7 @@
  */
 import type { Phase } from './mirror-record.js'
 
-export const VERBS = ['sync', 'pause', 'resume', 'split', 'resync', 'reverse', 'verify', 'delete'] as const
-export type Verb = typeof VERBS[number]
+export type Verb = 'sync' | 'pause' | 'resume' | 'split' | 'resync' | 'reverse' | 'verify' | 'delete'
 
 /** `accept`: it is done. `nothing`: it is so already. `reject`: with the reason, and what helps. */
 export type Verdict =

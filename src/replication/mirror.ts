@@ -5,15 +5,17 @@
  * Invariants
  * - Cycles and commands run one after the other; `pause`, `split --at-once` and `stop` end a cycle that runs first.
  * - What is durable is the record, and changes whole. Everything else here is told to people, and may be forgotten.
- * - A failed cycle changes nothing but `problem`; it is tried again after RETRY_MS, then twice as long, up to RETRY_MAX_MS. A write
- *   to the source never waits for any of it.
+ * - A failed cycle changes nothing but `problem`; it is tried again after RETRY_MS, then twice as long, up to RETRY_MAX_MS. A
+ *   write to the source never waits for any of it.
  * - Nothing but display and the interval uses wall time (X13).
  */
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Clock, Timer } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Logger } from '../device/logger.js'
+import type { InheritJob } from '../volume/copier.js'
 import type { TransferOptions } from '../volume/image.js'
+import type { PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { bytesOf, type CycleParts, type CycleResult, type Decision, runCycle, settle, union } from './cycle.js'
 import type { MirrorRecord, MirrorState, Phase } from './mirror-record.js'
@@ -89,6 +91,21 @@ export class Mirror {
   get state(): MirrorState { return this.#record.state }
   get target(): MirrorTarget { return this.#parts.target }
 
+  /** As people know the target; a volume that is gone by its uuid. */
+  targetLabel(): string {
+    const { target } = this.state
+    try { return this.#parts.target.label } catch { return target.kind === 'volume' ? target.uuid : target.uri }
+  }
+
+  /** What clients of a target that is a volume see. */
+  declaredPoint(): PointInfo | undefined {
+    const { target } = this.#parts
+    try { return target instanceof VolumeTarget ? target.declaredPoint() : undefined } catch { return undefined }
+  }
+
+  /** Errors: wrong-state, if the phase rejects it. */
+  judge(verb: Verb): void { this.#accept(verb) }
+
   /** What a crash left of the last cycle goes; then cycles begin. */
   start(): void {
     void this.#inTurn(async () => {
@@ -119,7 +136,8 @@ export class Mirror {
       lagBytes: this.#lagBytes(),
       lagSeconds: declaredAt === null ? null : Math.max(0, (clock.wallTime().getTime() - Date.parse(declaredAt)) / 1000),
       nextAt: waits ? new Date(clock.wallTime().getTime() + waitMs).toISOString() : null,
-      problem: this.#problem ?? null, unguarded: this.#parts.target.unguarded, last: this.#result, decisions: [...this.#decisions],
+      problem: this.#problem ?? null, unguarded: this.#parts.target.unguarded, last: this.#result,
+      decisions: [...this.#decisions],
     }
   }
 
@@ -150,8 +168,8 @@ export class Mirror {
   }
 
   /**
-   * The target stands on its own, at a declared point: a new one, or with `atOnce` the last. Errors: wrong-state, those of a cycle.
-   * Returns whether that changed anything.
+   * The target stands on its own, at a declared point: a new one, or with `atOnce` the last. Returns whether that changed
+   * anything. Errors: wrong-state, those of a cycle.
    */
   async split({ atOnce, ...options }: TransferOptions & { readonly atOnce: boolean }): Promise<boolean> {
     if (!this.#accept('split')) return false
@@ -167,15 +185,18 @@ export class Mirror {
     })
   }
 
-  /** The target gets the source's content again. @param whole compares everything, whatever maps say */
-  async resync({ whole, ...options }: TransferOptions & { readonly whole: boolean }): Promise<boolean> {
-    if (!whole && !this.#accept('resync')) return false
-    return this.#inTurn(async () => {
-      if (!whole && !this.#accept('resync')) return false
+  /**
+   * From here on the target is to get the source's content again, by the next cycle. Durable when it resolves.
+   * @param whole compares everything, whatever maps say, in any phase
+   */
+  async beginResync({ whole }: { readonly whole: boolean }): Promise<void> {
+    if (!whole && !this.#accept('resync')) return
+    await this.#inTurn(async () => {
+      if (!whole && !this.#accept('resync')) return
       const { phase, base } = this.state
       await this.#put({ ...this.state, phase: phase === 'copying' ? phase : 'resyncing', base: whole ? null : base, keep: true })
-      await this.#run(options, whole)
-      return true
+      this.#dueAtMs = this.#parts.clock.now()
+      this.#arm()
     })
   }
 
@@ -194,44 +215,46 @@ export class Mirror {
 
   /**
    * The source gets the target's content, at once; what differs is copied in the background (D11). The caller has seen to it that
-   * nobody writes to the target. Errors: wrong-state, bad-argument (a target that is no volume of this store), those of a restore.
+   * nobody writes to the target. Errors: wrong-state, bad-argument (the target is no volume of this store), those of a restore.
    */
-  async reverse(): Promise<boolean> {
+  async reverse(): Promise<InheritJob> {
     this.#accept('reverse')
     return this.#inTurn(async () => {
       this.#accept('reverse')
       const { target } = this.#parts
       if (!(target instanceof VolumeTarget)) {
-        throw new NbdeltaError('bad-argument', `${target.label} is no volume of this store: its content cannot be taken over at once`,
-          { hint: 'copy it: nbdelta volume import --overwrite' })
+        const why = `${target.label} is no volume of this store: its content cannot be taken over at once`
+        throw new NbdeltaError('bad-argument', why, { hint: 'copy it: nbdelta volume import --overwrite' })
       }
-      await this.#reverse(target)
-      return true
+      return this.#reverse(target)
     })
   }
 
-  async #reverse(target: VolumeTarget): Promise<void> {
+  async #reverse(target: VolumeTarget): Promise<InheritJob> {
     const volume = this.#parts.source()
     const session = await target.open()
     if (session.device.sizeBytes !== volume.sizeBytes) {
       const hint = 'nbdelta volume resize makes them alike'
-      throw new NbdeltaError('wrong-state', `${target.label} has ${session.device.sizeBytes} bytes, ${volume.name} ${volume.sizeBytes}`, { hint })
+      const sizes = `${target.label} has ${session.device.sizeBytes} bytes, ${volume.name} ${volume.sizeBytes}`
+      throw new NbdeltaError('wrong-state', sizes, { hint })
     }
     const base = settle(this.#cycleParts(volume, {}), this.state, session)
     const cycle = this.state.cycle + 1
     const within = base && session.changed && union(volume.points.changedRuns(base.name), session.changed)
     // Before the restore: what it marks on the source has then changed since.
     const bookmark = await this.#points.bookmark(volume, cycle)
-    await target.giveTo(volume, cycle, within)
+    const job = await target.giveTo(volume, cycle, within)
     await session.commit({ uuid: bookmark.uuid, cycle, sizeBytes: volume.sizeBytes })
-    await this.#put({ ...this.state, phase: 'paired', keep: false, cycle, base: { point: bookmark.uuid, at: bookmark.createdAt } })
+    const point = { point: bookmark.uuid, at: bookmark.createdAt }
+    await this.#put({ ...this.state, phase: 'paired', keep: false, cycle, base: point })
     this.#decide({
       rule: within ? 'reverse-union-of-both-maps' : 'reverse-all', inputs: { base: base?.uuid ?? null },
       outcome: 'the source shows what the target had',
     })
-    await this.#points.sweep(volume, [bookmark.uuid])
+    await this.#sweep()
     this.#dueAtMs = this.#parts.clock.now()
     this.#arm()
+    return job
   }
 
   /** Compares both sides at a new point (X14). What differs ends "in sync": a resync of everything follows. */
@@ -243,8 +266,9 @@ export class Mirror {
       await this.#run(options, false, async (image, device) => { found.push(...await compareDevices(image, device, options)) })
       if (found.length === 0) return found
       await this.#put({ ...this.state, phase: 'resyncing', base: null, keep: true })
-      this.#problem = `verification found differences, the first at ${found[0]!.offset}: everything is compared now`
-      this.#decide({ rule: 'verify-mismatch', inputs: { regions: found.length, first: found[0]!.offset }, outcome: 'resync of everything' })
+      const inputs = { regions: found.length, first: found[0]!.offset }
+      this.#problem = `verification found differences, the first at ${inputs.first}: everything is compared now`
+      this.#decide({ rule: 'verify-mismatch', inputs, outcome: 'resync of everything' })
       this.#dueAtMs = this.#parts.clock.now()
       this.#arm()
       return found
@@ -313,7 +337,8 @@ export class Mirror {
     this.#dueAtMs = clock.now() + this.#retryMs
     if (error instanceof NbdeltaError && error.code === 'cancelled') return
     this.#problem = error instanceof Error ? error.message : String(error)
-    logger.warn({ err: error, mirror: this.#record.name, retrySeconds: this.#retryMs / 1000 }, 'a cycle failed; what it was to ship stays pending')
+    const fields = { err: error, mirror: this.#record.name, retrySeconds: this.#retryMs / 1000 }
+    logger.warn(fields, 'a cycle failed; what it was to ship stays pending')
   }
 
   /** The base stays, and what is newer: a target may have declared it without anybody having heard of it. */

@@ -95,7 +95,10 @@ export class Mirrors {
     return this.#parts.store.list().find(({ uuid }) => uuid === record.volume)?.name ?? record.volume
   }
 
-  /** Durable when it resolves; the first copy begins at once. Errors: exists, not-found, bad-argument, busy, too-large, unreachable, io. */
+  /**
+   * Durable when it resolves; the first copy begins at once.
+   * Errors: exists, not-found, bad-argument, busy, too-large, unreachable, io.
+   */
   create(options: CreateMirrorOptions): Promise<Mirror> {
     const creating = this.#last.then(() => this.#create(options))
     this.#last = creating.catch(() => undefined)
@@ -104,7 +107,9 @@ export class Mirrors {
 
   async #create(options: CreateMirrorOptions): Promise<Mirror> {
     const { name, intervalSeconds, lagBytes, bytesPerSecond } = options
-    if (name.length > MIRROR_NAME_MAX) throw new NbdeltaError('bad-argument', `a mirror's name has at most ${MIRROR_NAME_MAX} characters`)
+    if (name.length > MIRROR_NAME_MAX) {
+      throw new NbdeltaError('bad-argument', `a mirror's name has at most ${MIRROR_NAME_MAX} characters`)
+    }
     if (this.#mirrors.has(name)) throw new NbdeltaError('exists', `there is a mirror ${name} already`)
     const source = this.#usable(options.volume)
     const { target, made, keep } = await this.#target(options, source)
@@ -158,7 +163,8 @@ export class Mirrors {
     const other = this.ofTarget(volume.uuid)
     if (other) throw new NbdeltaError('busy', `volume ${volume.name} is the target of mirror ${other.record.name}`)
     if (volume.grainBytes !== source.grainBytes) {
-      throw new NbdeltaError('bad-argument', `${volume.name} has grains of ${volume.grainBytes} bytes, ${source.name} of ${source.grainBytes}`,
+      const grains = `${volume.name} has grains of ${volume.grainBytes} bytes, ${source.name} of ${source.grainBytes}`
+      throw new NbdeltaError('bad-argument', grains,
         { hint: 'leave the target out of the store: it is made to fit' })
     }
     for (let uuid: string | undefined = source.uuid; uuid !== undefined; uuid = this.ofTarget(uuid)?.record.volume) {
@@ -209,7 +215,8 @@ async function judgeRemote(target: MirrorTarget, source: StoreVolume, overwrite:
       throw new NbdeltaError('too-large', `${target.label} has ${device.sizeBytes} bytes, ${source.name} ${source.sizeBytes}`)
     }
     if (!overwrite && !await isEmpty(device)) {
-      throw new NbdeltaError('exists', `${target.label} is not empty, or cannot tell`, { hint: 'give --overwrite if what it holds may go' })
+      const hint = 'give --overwrite if what it holds may go'
+      throw new NbdeltaError('exists', `${target.label} is not empty, or cannot tell`, { hint })
     }
   } finally { await session.close() }
 }

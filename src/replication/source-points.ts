@@ -7,11 +7,10 @@
  * So between cycles a mirror costs a source no copy on write, only a map. Both are pinned by the mirror, and labelled with its
  * uuid, so that what a crash leaves is found again and dropped (`sweep`).
  */
-import { NbdeltaError } from '../device/errors.js'
 import type { PointDevice, PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import type { Run } from '../volume/volume-map.js'
-import { AUTO_LABEL, AUTO_MIRROR, freeName, MIRROR_LABEL } from './volume-target.js'
+import { AUTO_LABEL, AUTO_MIRROR, dropPoints, freeName, MIRROR_LABEL, ownerOf } from './volume-target.js'
 
 export interface Frozen {
   readonly cycle: number
@@ -23,8 +22,6 @@ export class SourcePoints {
   readonly #mirror: { readonly uuid: string, readonly name: string }
 
   constructor(mirror: { readonly uuid: string, readonly name: string }) { this.#mirror = mirror }
-
-  get owner(): string { return `mirror ${this.#mirror.name}` }
 
   /** The mirror's own, of one volume, oldest first; not those that another mirror has declared on it. */
   list({ points }: StoreVolume, kind: PointInfo['kind']): PointInfo[] {
@@ -53,14 +50,7 @@ export class SourcePoints {
   /** Drops all but the bookmarks that are still needed. What somebody reads at this moment stays until the next time. */
   async sweep(volume: StoreVolume, keep: readonly string[]): Promise<void> {
     const gone = [...this.list(volume, 'snapshot'), ...this.list(volume, 'bookmark').filter(({ uuid }) => !keep.includes(uuid))]
-    for (const { name } of gone) {
-      try {
-        await volume.points.unpin(name, this.owner)
-        await volume.points.delete(name)
-      } catch (error) {
-        if (!(error instanceof NbdeltaError) || (error.code !== 'busy' && error.code !== 'not-found')) throw error
-      }
-    }
+    await dropPoints(volume, gone, ownerOf(this.#mirror.name))
   }
 
   #nameOf(cycle: number): string { return `mirror-${this.#mirror.name}-${cycle}` }
@@ -69,7 +59,7 @@ export class SourcePoints {
     const { points } = volume
     const name = freeName(volume, stem)
     const info = await points.create({ name, kind, labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: this.#mirror.uuid } })
-    await points.pin(name, { owner: this.owner, expiresAt: null })
+    await points.pin(name, { owner: ownerOf(this.#mirror.name), expiresAt: null })
     return info
   }
 }

@@ -1,9 +1,9 @@
 /**
  * VolumeTarget: a volume of the same store as a mirror's target.
  *
- * The declared point is a snapshot of the target, labelled with the mirror and the source's point (`origin`, as deltas name it). So
- * an interrupted cycle needs no undo of its own: what clients see is that snapshot, which keeps what the cycle overwrites (C10,
- * S1), and to release the target is to restore it. What changed on the target since is the snapshot's map.
+ * The declared point is a snapshot of the target, labelled with the mirror and the source's point (`origin`, as deltas name it).
+ * So an interrupted cycle needs no undo of its own: what clients see is that snapshot, which keeps what the cycle overwrites
+ * (C10, S1), and to release the target is to restore it. What changed on the target since is the snapshot's map.
  *
  * Order of disk writes, and what each other order would lose
  *   begin    the size, after the snapshot of somebody's own work where there is any: it has its own size
@@ -11,13 +11,14 @@
  *            The other way round, a crash in between leaves a target at no point at all.
  */
 import { NbdeltaError } from '../device/errors.js'
+import type { InheritJob } from '../volume/copier.js'
 import type { PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import type { Run } from '../volume/volume-map.js'
 import type { DeclaredPoint, MirrorTarget, TargetSession } from './target.js'
 
 export const MIRROR_LABEL = 'mirror'
-export const ORIGIN_LABEL = 'origin'
+const ORIGIN_LABEL = 'origin'
 export const AUTO_LABEL = 'auto'
 export const AUTO_MIRROR = 'mirror'
 
@@ -63,42 +64,51 @@ export class VolumeTarget implements MirrorTarget {
   }
 
   /**
-   * `source` shows what this volume holds, from one instant on; grains outside of `within` are equal already. Nobody writes to this
-   * volume meanwhile. Errors: those of a restore.
+   * `source` shows what this volume holds, from one instant on; grains outside of `within` are equal already. Nobody writes to
+   * this volume meanwhile. Errors: those of a restore.
    */
-  async giveTo(source: StoreVolume, cycle: number, within: readonly Run[] | undefined): Promise<void> {
+  async giveTo(source: StoreVolume, cycle: number, within: readonly Run[] | undefined): Promise<InheritJob> {
     const volume = this.#parts.volume()
     const { mirror } = this.#parts
     const name = freeName(volume, `mirror-${mirror.name}-${cycle}-back`)
     await volume.points.create({ name, kind: 'snapshot', labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: mirror.uuid } })
-    await source.restore({ from: name, sourceVolume: volume, ...within && { within } })
+    return source.restore({ from: name, sourceVolume: volume, ...within && { within } })
   }
 
   /** The mirror is over: its points go. */
   async forget(): Promise<void> {
     const volume = this.#parts.volume()
-    await dropPoints(volume, volume.points.list().filter(({ labels }) => labels[MIRROR_LABEL] === this.#parts.mirror.uuid))
+    const { uuid, name } = this.#parts.mirror
+    await dropPoints(volume, volume.points.list().filter(({ labels }) => labels[MIRROR_LABEL] === uuid), ownerOf(name))
   }
 
   async #begin(volume: StoreVolume, { cycle, sizeBytes }: DeclaredPoint, keep: boolean): Promise<void> {
     const { name } = this.#parts.mirror
-    if (keep) await keepAs(volume, `before-${name}-${cycle}`)
+    const declared = this.declaredPoint()
+    const isOwnWork = !declared || volume.points.changedRuns(declared.name).length > 0
+    if (keep && isOwnWork) await keepAs(volume, `before-${name}-${cycle}`)
     if (volume.sizeBytes !== sizeBytes) await this.#parts.resize(volume.name, sizeBytes)
   }
 
   async #commit(volume: StoreVolume, { uuid, cycle }: DeclaredPoint): Promise<void> {
     const { mirror } = this.#parts
     const labels = { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: mirror.uuid, [ORIGIN_LABEL]: uuid }
-    await volume.points.create({ name: freeName(volume, `mirror-${mirror.name}-${cycle}`), kind: 'snapshot', labels })
+    const name = freeName(volume, `mirror-${mirror.name}-${cycle}`)
+    await volume.points.create({ name, kind: 'snapshot', labels })
+    await volume.points.pin(name, { owner: ownerOf(mirror.name), expiresAt: null })
     const mine = volume.points.list().filter(point => point.labels[MIRROR_LABEL] === mirror.uuid)
-    await dropPoints(volume, mine.slice(0, -1))
+    await dropPoints(volume, mine.slice(0, -1), ownerOf(mirror.name))
   }
 }
 
 /** Oldest first: the last one counts. */
 function declaredOf({ points }: StoreVolume, mirror: string): PointInfo[] {
-  return points.list().filter(({ kind, labels }) => kind === 'snapshot' && labels[MIRROR_LABEL] === mirror && labels[ORIGIN_LABEL])
+  return points.list().filter(({ kind, labels }) =>
+    kind === 'snapshot' && labels[MIRROR_LABEL] === mirror && labels[ORIGIN_LABEL])
 }
+
+/** Whoever pins a mirror's points. */
+export function ownerOf(mirror: string): string { return `mirror ${mirror}` }
 
 /** One of an earlier attempt may have it still. */
 export function freeName({ points }: StoreVolume, stem: string): string {
@@ -108,9 +118,10 @@ export function freeName({ points }: StoreVolume, stem: string): string {
 }
 
 /** Those that somebody still reads, or a restore needs, stay until a later time. */
-async function dropPoints({ points }: StoreVolume, old: readonly PointInfo[]): Promise<void> {
+export async function dropPoints({ points }: StoreVolume, old: readonly PointInfo[], owner: string): Promise<void> {
   for (const { name } of old) {
     try {
+      await points.unpin(name, owner)
       await points.delete(name)
     } catch (error) {
       if (!(error instanceof NbdeltaError) || (error.code !== 'busy' && error.code !== 'not-found')) throw error

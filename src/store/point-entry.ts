@@ -94,7 +94,8 @@ const MIRROR = z.strictObject({
   name: NAME,
   volume: uuid,
   state: z.json()
-    .refine(value => Buffer.byteLength(JSON.stringify(value)) <= MIRROR_BYTES_MAX, `a mirror has at most ${MIRROR_BYTES_MAX} bytes`),
+    .refine(value => Buffer.byteLength(JSON.stringify(value)) <= MIRROR_BYTES_MAX,
+      `a mirror has at most ${MIRROR_BYTES_MAX} bytes`),
 })
 
 /** One record of the table: all of it happens or nothing. Every key may be missing. */

@@ -122,8 +122,8 @@ export class PointTable {
 
   /**
    * Makes all changes, or none; durable when done. Removals come first. What is there already in the same words is no change.
-   * Errors: bad-argument, exists (a name, a uuid), no-space (POINTS_MAX, POINTS_PER_VOLUME_MAX, GROUPS_MAX, MIRRORS_MAX, the log), io,
-   * flush-failed, and those of `beforeFirst`.
+   * Errors: bad-argument, exists (a name, a uuid), no-space (POINTS_MAX, POINTS_PER_VOLUME_MAX, GROUPS_MAX, MIRRORS_MAX, the
+   * log), io, flush-failed, and those of `beforeFirst`.
    */
   put(changes: PointChanges): Promise<void> { return this.#change(() => this.#plan(changes)) }
 

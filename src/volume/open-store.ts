@@ -68,7 +68,7 @@ export interface Store {
   setSpace(volume: string, rule: Partial<SpaceRule>): Promise<SpaceRule>
   /** Mirrors of the store's volumes, by name, as they were put; what their states mean is the caller's. */
   readonly mirrors: readonly MirrorEntry[]
-  /** Adds it, or replaces the one of that uuid; durable when this resolves. Errors: exists (the name), bad-argument, no-space, io. */
+  /** Adds it, or replaces the one of that uuid; durable when done. Errors: exists (the name), bad-argument, no-space, io. */
   putMirror(mirror: MirrorEntry): Promise<void>
   removeMirror(uuid: string): Promise<void>
   /** Flushes and closes every volume and gives the lock back. Idempotent. */

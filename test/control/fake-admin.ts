@@ -1,5 +1,6 @@
 /** A ServerAdmin over a plain map: what the handlers and the socket are tested with, without store and NBD server. */
 import { NbdeltaError } from '../../src/device/errors.js'
+import { fakeMirrors } from './fake-mirrors.js'
 import { FakePoints } from './fake-points.js'
 import type { ServerAdmin, VolumeRow } from '../../src/control/admin.js'
 
@@ -33,6 +34,7 @@ export class FakeAdmin {
 
   readonly admin: ServerAdmin = {
     ...new FakePoints(this).admins,
+    mirrors: fakeMirrors(this),
     createVolume: ({ name, sizeBytes = 0, grainBytes, description }) => this.change(`create ${name}`, () => {
       if (this.volumes.has(name)) throw new NbdeltaError('exists', `volume ${name} exists`)
       const row: VolumeRow = {

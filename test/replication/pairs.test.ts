@@ -82,7 +82,8 @@ t.test('split, work on both sides, resync: what either changed, and nothing else
   t.equal(await mirror.differing(), 3 * G)
   const work = await shown(target)
   await t.rejects(mirror.sync(), { code: 'wrong-state' })
-  await mirror.resync({ whole: false })
+  await mirror.beginResync({ whole: false })
+  await mirror.sync()
   t.same(await shown(target), await shown(volume))
   t.match(mirror.status(), { phase: 'paired', last: { differing: 3 * G, data: 3 * G } })
   const kept = target.points.list().find(({ labels }) => labels['auto'] === 'undo')!
@@ -147,11 +148,15 @@ t.test('verification finds what was changed behind its back, and repairs it (X14
 
 t.test('an unknown point on the target is refused, and compared away when asked (X12, B18)', async t => {
   const { lab, volume, target, mirror } = await paired(t.testdir())
-  for (const { name } of target.points.list()) await target.points.delete(name)
+  for (const { name, pins } of target.points.list()) {
+    for (const { owner } of pins) await target.points.unpin(name, owner)
+    await target.points.delete(name)
+  }
   await fill(target, 5, 77)
   await fill(volume, 6, 6)
   await t.rejects(mirror.sync(), { code: 'wrong-state' })
-  await mirror.resync({ whole: true })
+  await mirror.beginResync({ whole: true })
+  await mirror.sync()
   t.same(await shown(target), await shown(volume))
   t.match(mirror.status(), { phase: 'paired', problem: null, last: { data: 2 * G } })
   await lab.close()

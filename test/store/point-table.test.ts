@@ -5,10 +5,10 @@ import { FaultyDisk } from '../../src/device/faulty-disk.js'
 import { seededRandom } from '../../src/device/random.js'
 import { formatSparseLog, openRecordLog } from '../../src/store/open-record-log.js'
 import {
-  GROUP_VOLUMES_MAX, LABEL_KEY_LENGTH_MAX, LABEL_VALUE_LENGTH_MAX, LABELS_MAX, PIN_OWNER_LENGTH_MAX, PINS_MAX, SCHEDULE_BYTES_MAX,
+  GROUP_VOLUMES_MAX, LABEL_KEY_LENGTH_MAX, LABEL_VALUE_LENGTH_MAX, LABELS_MAX, MIRROR_BYTES_MAX, PIN_OWNER_LENGTH_MAX, PINS_MAX, SCHEDULE_BYTES_MAX,
   type PointEntry,
 } from '../../src/store/point-entry.js'
-import { GROUPS_MAX, POINTS_MAX, POINTS_PER_VOLUME_MAX } from '../../src/store/point-index.js'
+import { GROUPS_MAX, MIRRORS_MAX, POINTS_MAX, POINTS_PER_VOLUME_MAX } from '../../src/store/point-index.js'
 import { openPointTable, POINTS_BYTES, POINTS_MAGIC, type PointTable } from '../../src/store/point-table.js'
 
 t.setTimeout(120_000)
@@ -34,7 +34,7 @@ async function fresh(sizeBytes = 256 * 1024): Promise<MemoryDisk> {
 }
 const open = async (disk: MemoryDisk): Promise<PointTable> => (await openPointTable(disk, OWNER, 'points.log')).table
 const told = (table: PointTable): unknown => [
-  table.volumes().sort().map(volume => [volume, table.list(volume), table.state(volume)]), table.groups(),
+  table.volumes().sort().map(volume => [volume, table.list(volume), table.state(volume)]), table.groups(), table.mirrors(),
 ]
 
 t.test('points come in by number, are found by number, name and uuid, and come back from the disk', async t => {
@@ -244,7 +244,7 @@ t.test('a full disk refuses a change before its record: nothing is in doubt, and
 })
 
 t.test('what cannot be understood is damage, an unknown record is newer', async t => {
-  for (const [type, text, code] of [[3, '{}', 'newer-format'], [1, '{', 'damaged'], [1, '{"points":[1]}', 'damaged'], [1, '{"what":1}', 'damaged']] as const) {
+  for (const [type, text, code] of [[4, '{}', 'newer-format'], [1, '{', 'damaged'], [1, '{"points":[1]}', 'damaged'], [1, '{"what":1}', 'damaged']] as const) {
     const disk = await fresh()
     const { log } = await openRecordLog(disk, { magic: POINTS_MAGIC, owner: OWNER, name: 'points.log' })
     log.append(type, Buffer.from(text))
@@ -253,13 +253,48 @@ t.test('what cannot be understood is damage, an unknown record is newer', async 
   }
 })
 
-t.test('limits: points of a volume, groups', async t => {
+t.test('mirrors: by uuid and name, gone with their volume, and refused by who does not know them', async t => {
+  const disk = await fresh()
+  const table = await open(disk)
+  const one = { uuid: uuid(70), name: 'm', volume: V, state: { base: null } }
+  await table.put({ points: [point(1)], mirrors: [one, { ...one, uuid: uuid(71), name: 'n', volume: W }] })
+  await t.rejects(table.put({ mirrors: [{ ...one, uuid: uuid(72) }] }), { code: 'exists', message: /mirror 'm'/ })
+  await table.put({ mirrors: [{ ...one, state: { base: 'x' } }], volumes: [{ volume: V, space: { budgetBytes: 1, order: 'fail' } }] })
+  await table.put({ mirrors: [{ ...one, name: 'n2', uuid: uuid(71), volume: W }], removePoints: [{ volume: V, seq: 1 }] })
+  for (const seen of [table, await open(disk)]) {
+    t.strictSame(seen.mirrors().map(({ name, state }) => [name, state]), [['m', { base: 'x' }], ['n2', { base: null }]])
+    t.strictSame(seen.volumes().sort(), [V, W])
+  }
+  await table.removeVolume(W)
+  await table.put({ removeMirrors: [uuid(99)] })
+  t.strictSame((await open(disk)).mirrors().map(({ name }) => name), ['m'])
+  await table.put({ removeMirrors: [one.uuid] })
+  t.strictSame((await open(disk)).mirrors(), [])
+  const { records } = await openRecordLog(disk, { magic: POINTS_MAGIC, owner: OWNER, name: 'points.log' })
+  t.strictSame(records.map(({ type }) => type), [3, 3, 3, 1, 3])
+  await t.rejects(table.put({ mirrors: [{ ...one, state: 'x'.repeat(MIRROR_BYTES_MAX) }] }), { code: 'bad-argument', message: /4096 bytes/ })
+})
+
+t.test('a rewritten table has its mirrors', async t => {
+  const disk = await fresh(64 * 1024)
+  const table = await open(disk)
+  const mirrors = Array.from({ length: 20 }, (_, i) => ({ uuid: uuid(100 + i), name: `m${i}`, volume: V, state: i }))
+  await table.put({ mirrors })
+  for (let i = 0; i < 400; i++) await table.put({ volumes: [{ volume: V, schedule: i }] })
+  t.strictSame((await open(disk)).mirrors(), table.mirrors())
+  t.equal(table.mirrors().length, 20)
+})
+
+t.test('limits: points of a volume, groups, mirrors', async t => {
   const table = await open(await fresh(POINTS_BYTES))
   await table.put({ points: Array.from({ length: POINTS_PER_VOLUME_MAX }, (_, i) => point(i + 1)) })
   await t.rejects(table.put({ points: [point(5000)] }), { code: 'no-space', message: /1024 points/ })
   await table.put({ removePoints: [{ volume: V, seq: 7 }], points: [point(5000)] })
   await table.put({ groups: Array.from({ length: GROUPS_MAX }, (_, i) => ({ name: `g${i}`, volumes: [] })) })
   await t.rejects(table.put({ groups: [{ name: 'more', volumes: [] }] }), { code: 'no-space', message: /1000 groups/ })
+  await table.put({ mirrors: Array.from({ length: MIRRORS_MAX }, (_, i) => ({ uuid: uuid(i), name: `m${i}`, volume: V, state: null })) })
+  await t.rejects(table.put({ mirrors: [{ uuid: uuid(5000), name: 'more', volume: V, state: null }] }),
+    { code: 'no-space', message: /1000 mirrors/ })
 })
 
 t.test('20,000 points with label, pin and group fit, open quickly, and are not too many for a change', async t => {

@@ -14,6 +14,7 @@ export const FLOORS: Readonly<Record<string, readonly string[]>> = {
   'src/store': ['native-free', 'src/device'],
   'src/volume': ['native-free', 'src/device', 'src/store'],
   'src/nbd': ['native-free', 'src/device'],
+  'src/replication': ['native-free', 'src/device', 'src/volume'],
   'src/control': ['src/device', 'src/volume'],
   'src/cli': ['src/control'],
 }
