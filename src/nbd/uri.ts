@@ -57,7 +57,7 @@ function judgeScheme(uri: string, scheme: string): boolean {
     case 'nbd': return false
     case 'nbd+unix': return true
     case 'nbds': case 'nbds+unix':
-      throw refusal(uri, 'TLS is not supported yet', `without TLS write ${scheme.replace('nbds', 'nbd')}:, on a network you trust`)
+      throw refusal(uri, 'TLS is not supported yet', `without TLS write ${scheme.replace('nbds', 'nbd')}: on a network you trust`)
     default: throw refusal(uri, `${show(scheme)} is not a scheme known here`, `write ${TCP_FORM} or ${UNIX_FORM}`)
   }
 }
