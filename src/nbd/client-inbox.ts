@@ -12,7 +12,7 @@ const INBOX_BYTES = 320 * 1024
 /** What is left of a payload lands in place from this size on; below, one read may take several replies. */
 const DIRECT_BYTES = 32 * 1024
 /** A read after a large payload: the next header and little else. */
-const HEADER_VIEW_BYTES = 512
+const HEADER_VIEW_BYTES = 8 * 1024
 /** Room below which leftover bytes are moved to the front. */
 const ROOM_BYTES = 128 * 1024
 

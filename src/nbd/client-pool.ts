@@ -63,6 +63,8 @@ export class ClientPool implements ConnectionEvents {
   #facts: PeerFacts
   #sizeBytes: number
   #opening = false
+  /** Why a connection was lost or not opened last. */
+  #reason = unreachable('nothing was lost yet')
   #failure: NbdeltaError | undefined
   #closing: Promise<void> | undefined
   /** Of connections that are gone. */
@@ -153,6 +155,7 @@ export class ClientPool implements ConnectionEvents {
     for (const request of inFlight) this.#inFlightBytes -= request.cost
     if (this.#closing && this.#outstanding === 0) return
     this.#counts.connectionsLost++
+    this.#reason = reason
     const { logger, name, clock, reconnect } = this.#settings
     logger.warn({ peer: name, code: reason.code, inFlight: inFlight.length }, `NBD connection lost: ${reason.message}`)
     for (const backoff of [this.#backoff, this.#spare]) {
@@ -266,7 +269,7 @@ export class ClientPool implements ConnectionEvents {
     this.#opening = true
     while (this.#live.length < this.#wanted && !this.#closing && !this.#failure) {
       if (!this.connected && this.#spent()) {
-        this.#giveUp(unreachable('the connection was lost, and may not be opened again'))
+        this.#giveUp(this.#reason)
         break
       }
       await this.#pause()
@@ -286,6 +289,7 @@ export class ClientPool implements ConnectionEvents {
     } catch (error) {
       const reason = error as NbdeltaError
       connection?.fail(reason)
+      this.#reason = reason
       this.#spare.begin(clock.now())
       const facts = { peer: name, code: reason.code, attempt: this.#backoff.attempts }
       logger.info(facts, `NBD connection not opened: ${reason.message}`)
