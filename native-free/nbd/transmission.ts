@@ -194,7 +194,7 @@ export function decodeStatusFilter(view: DataView, at: number, bytes: number): S
   return { length: join(view.getUint32(at), view.getUint32(at + 4)), ids }
 }
 
-/** The client's side, for tests, tools and later the replication client: one request header as bytes. */
+/** One request header as bytes, any cookie and any 64-bit number: for tests and tools (the client has `putRequest`). */
 export function encodeRequest(
   extended: boolean,
   request: { flags?: number, type: number, cookie: bigint, offset: bigint | number, length: bigint | number },

@@ -37,6 +37,7 @@ export const ERRORS = Object.freeze({
   'gone': row('the client that asked is gone; the request was dropped', 'EIO', EXIT.failure, 'debug'),
   'shutting-down': row('the server is stopping', 'ESHUTDOWN', EXIT.unreachable, 'info'),
   'unreachable': row('nobody answers there', 'EIO', EXIT.unreachable, 'warn'),
+  'bad-peer': row('the other side does not keep to the NBD protocol', 'EIO', EXIT.unreachable, 'warn'),
   'cancelled': row('cancelled on request', 'EIO', EXIT.interrupted, 'info'),
   'internal': row('a bug in nbdelta', 'EIO', EXIT.failure, 'error'),
 })
