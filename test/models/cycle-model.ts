@@ -59,8 +59,6 @@ export type Image = readonly number[]
 export const DITTO = -1
 /** What is on a secondary that was never written to. */
 export const UNKNOWN = -2
-/** Edits of the snapshot have values of their own, from here on. */
-const EDITS_FROM = 90
 
 interface Snapshot {
   readonly kept: Image
@@ -150,7 +148,7 @@ export class CycleModel extends Model<CycleState, CycleAction> {
     'edit snapshot': { args: ['block'], possible: s => idle(s) && !!s.snapshot && s.edits < this.#bounds.edits && s.uncopied === 0,
       apply: (s, block) => {
         const { kept, truth } = s.snapshot!
-        const value = EDITS_FROM + s.edits * this.blocks + block
+        const value = this.#bounds.writes + 1 + s.edits * this.blocks + block
         s.snapshot = { kept: put(kept, block, value), truth: put(truth, block, value) }
         s.edits++
       } },
