@@ -1,43 +1,55 @@
 /**
- * Periodic replication with restore, as a model: a primary with a writable snapshot and perhaps a newer one, a secondary that is brought up
- * to date a cycle at a time, one host write in flight, crashes of the primary, lost replies, aborted cycles, takeover at any moment.
+ * Periodic replication with restore, as a model: a primary with a writable snapshot and perhaps a newer one, a secondary
+ * that is brought up to date a cycle at a time, one host write in flight, crashes of the primary, lost replies, aborted
+ * cycles, takeover at any moment.
  *
- * What it proves of every order of these, within the bounds: the host reads what it wrote or restored; snapshots stay what they were; the
- * secondary can always become the last declared point, which the primary's host view was at one instant; and whatever happened, finishing
- * this cycle and running one more makes both sides equal. Ids such as C3 are SEEDS'.
+ * What it proves of every order of these, within the bounds: the host reads what it wrote or restored; snapshots stay what
+ * they were; the secondary can always become the last declared point, which the primary's host view was at one instant; and
+ * whatever happened, finishing this cycle and running one more makes both sides equal. Ids such as C3 are SEEDS'.
  *
- * A block is a grain, written whole by values that occur once. The map of changes and what is kept for the running cycle are `next`
- * and `cycle.kept`: two neighbouring snappoints in the product. A map is a number, bit b for block b.
+ * A block is a grain, written whole by values that occur once. The map of changes and what is kept for the running cycle
+ * are `next` and `cycle.kept`: two neighbouring snappoints in the product. A map is a number, bit b for block b.
  *
- * Not modelled: parts of blocks, a chain of more than two snapshots and their deletion (test/models/sequences does), several secondaries,
- * groups, resizes, full disks.
+ * Not modelled: parts of blocks, a chain of more than two snapshots and their deletion (test/models/sequences does),
+ * several secondaries, groups, resizes, full disks.
  *
- * State for state the same as the reference model of the project's issue, whose secondary has one more flag that always says "a cycle
- * runs": 179,618 states with 2 blocks and 3 writes, 255,399 with 3 and 2, 751,576 with 2 and 3 and the newer snapshot. Edges are the
- * same as well (979,408 in the first) but for `request lost`, which changes nothing and is there for those who replay traces.
+ * State for state the same as the reference model of the project's issue, whose secondary has one more flag that always
+ * says "a cycle runs": 179,618 states with 2 blocks and 3 writes, 255,399 with 3 and 2, 751,576 with 2 and 3 and the newer
+ * snapshot. Edges are the same as well (979,408 in the first) but for `request lost`, which changes nothing and is there
+ * for those who replay traces.
  */
 import { Model, type Rule } from './explorer.js'
 
 /** One small change of the design each. `after`: a shortest history that shows it; `how`: what is then seen to be wrong. */
 export const CYCLE_VARIANTS = {
-  'current set dropped on abort': { does: 'C9: an aborted cycle forgets what it had to send', after: 2, how: 'never equal' },
-  'mark cleared on send': { does: 'C7: the mark of a block goes when it is sent, not when it is acknowledged', after: 2, how: 'never equal' },
-  'only unsent blocks return': { does: 'C9: an aborted cycle gives back what was not sent, though the secondary undoes all', after: 3,
-    how: 'never equal' },
-  'marks in memory only': { does: 'C13, A6: a mark is not on disk before the data is', after: 3, how: 'never equal' },
-  'mark after data': { does: 'C13: a write is marked after its data is on disk', after: 3, how: 'never equal' },
-  'restore of what live changed': { does: 'A3: edits of the snapshot are not in the set of a restore', after: 3, how: 'host reads' },
-  'restore unmarked': { does: 'A1, X1: restored blocks are not marked', after: 4, how: 'never equal' },
-  'restore marks current': { does: 'C3: restored blocks are marked in the running cycle, not in the next', after: 4, how: 'never equal' },
-  'snapshot of the stored': { does: 'B11: a snapshot during a restore is of what is on disk, not of what the host sees', after: 4,
-    how: 'newer snapshot', newer: true },
-  'restore does not preserve for snapshots': { does: 'B9: a restore overwrites what the newer snapshot sees', after: 5, how: 'newer snapshot',
-    newer: true },
-  'write drops what is uncopied': { does: 'A13: a write ends the restore of its block before its data is there', after: 5, how: 'host reads' },
-  'freeze of the stored': { does: 'C2: a cycle during a restore freezes what is on disk, not what the host sees', after: 6, how: 'frozen point' },
-  'restore does not preserve for the cycle': { does: 'C4: a restore overwrites what the running cycle has to send', after: 7,
-    how: 'frozen point' },
-  'no undo on the secondary': { does: 'C10, B19: the secondary overwrites its declared point without keeping it', after: 8, how: 'takeover' },
+  'current set dropped on abort': { after: 2, how: 'never equal',
+    does: 'C9: an aborted cycle forgets what it had to send' },
+  'mark cleared on send': { after: 2, how: 'never equal',
+    does: 'C7: the mark of a block goes when it is sent, not when it is acknowledged' },
+  'only unsent blocks return': { after: 3, how: 'never equal',
+    does: 'C9: an aborted cycle gives back what was not sent, though the secondary undoes all' },
+  'marks in memory only': { after: 3, how: 'never equal',
+    does: 'C13, A6: a mark is not on disk before the data is' },
+  'mark after data': { after: 3, how: 'never equal',
+    does: 'C13: a write is marked after its data is on disk' },
+  'restore of what live changed': { after: 3, how: 'host reads',
+    does: 'A3: edits of the snapshot are not in the set of a restore' },
+  'restore unmarked': { after: 4, how: 'never equal',
+    does: 'A1, X1: restored blocks are not marked' },
+  'restore marks current': { after: 4, how: 'never equal',
+    does: 'C3: restored blocks are marked in the running cycle, not in the next' },
+  'snapshot of the stored': { after: 4, how: 'newer snapshot', newer: true,
+    does: 'B11: a snapshot during a restore is of what is on disk, not of what the host sees' },
+  'restore does not preserve for snapshots': { after: 5, how: 'newer snapshot', newer: true,
+    does: 'B9: a restore overwrites what the newer snapshot sees' },
+  'write drops what is uncopied': { after: 5, how: 'host reads',
+    does: 'A13: a write ends the restore of its block before its data is there' },
+  'freeze of the stored': { after: 6, how: 'frozen point',
+    does: 'C2: a cycle during a restore freezes what is on disk, not what the host sees' },
+  'restore does not preserve for the cycle': { after: 7, how: 'frozen point',
+    does: 'C4: a restore overwrites what the running cycle has to send' },
+  'no undo on the secondary': { after: 8, how: 'takeover',
+    does: 'C10, B19: the secondary overwrites its declared point without keeping it' },
 } as const satisfies Record<string, { does: string, after: number, how: string, newer?: boolean }>
 
 export type CycleVariant = keyof typeof CYCLE_VARIANTS
@@ -108,8 +120,8 @@ const keep = (kept: Image, block: number, value: number): Image => kept[block] =
 const idle = (s: CycleState): boolean => !s.write
 
 export type CycleAction =
-  'write begins' | 'write ends' | 'snapshot' | 'newer snapshot' | 'edit snapshot' | 'restore' | 'copy back' | 'freeze' | 'deliver' |
-  'reply lost' | 'request lost' | 'declare' | 'abort' | 'crash' | 'crash, data landed'
+  'write begins' | 'write ends' | 'snapshot' | 'newer snapshot' | 'edit snapshot' | 'restore' | 'copy back' |
+  'freeze' | 'deliver' | 'reply lost' | 'request lost' | 'declare' | 'abort' | 'crash' | 'crash, data landed'
 
 export class CycleModel extends Model<CycleState, CycleAction> {
   readonly blocks: number
@@ -131,7 +143,9 @@ export class CycleModel extends Model<CycleState, CycleAction> {
 
   readonly rules: Readonly<Record<CycleAction, Rule<CycleState>>> = {
     // X1: preserve, then mark, then (C13: only then) overwrite, whoever writes. One write at a time.
-    'write begins': { args: ['block'], possible: s => idle(s) && s.writes < this.#bounds.writes, apply: (s, block) => this.#beginWrite(s, block) },
+    'write begins': { args: ['block'],
+      possible: s => idle(s) && s.writes < this.#bounds.writes,
+      apply: (s, block) => this.#beginWrite(s, block) },
     'write ends': { possible: s => !idle(s), apply: s => this.#endWrite(s) },
 
     // B1: a snapshot keeps nothing at first. B11: it is of what the host sees, so a restore is finished first.
@@ -145,7 +159,8 @@ export class CycleModel extends Model<CycleState, CycleAction> {
       s.newer = { kept: this.#image(DITTO), truth: s.truth }
     } },
     // B12: what is written to a snapshot changes neither newer ones nor live. Not while it is being restored from.
-    'edit snapshot': { args: ['block'], possible: s => idle(s) && !!s.snapshot && s.edits < this.#bounds.edits && s.uncopied === 0,
+    'edit snapshot': { args: ['block'],
+      possible: s => idle(s) && !!s.snapshot && s.edits < this.#bounds.edits && s.uncopied === 0,
       apply: (s, block) => {
         const { kept, truth } = s.snapshot!
         const value = this.#bounds.writes + 1 + s.edits * this.blocks + block
@@ -153,22 +168,28 @@ export class CycleModel extends Model<CycleState, CycleAction> {
         s.edits++
       } },
 
-    // A-4: the host's view is switched at once. A3: the set is what live changed and what was edited: all that the snapshot keeps.
+    // A-4: the host's view is switched at once. A3: the set is what live changed and what was edited, all that is kept.
     restore: { possible: s => idle(s) && !!s.snapshot && s.restores < this.#bounds.restores && s.uncopied === 0, apply: s => {
       s.uncopied = this.#is('restore of what live changed') ? s.changed : this.#ownMap(s.snapshot!.kept)
       s.truth = s.snapshot!.truth
       s.restores++
     } },
-    'copy back': { args: ['block'], possible: (s, block) => idle(s) && has(s.uncopied, block), apply: (s, block) => this.#copyBack(s, block) },
+    'copy back': { args: ['block'],
+      possible: (s, block) => idle(s) && has(s.uncopied, block),
+      apply: (s, block) => this.#copyBack(s, block) },
 
     // C-1. Next becomes current, at one instant. C2: of what the host sees, so a restore is finished first.
     freeze: { possible: s => idle(s) && !s.cycle && s.next !== 0, apply: s => {
       if (!this.#is('freeze of the stored')) this.#finishRestore(s)
       this.#freeze(s)
     } },
-    deliver: { args: ['block'], possible: (s, block) => this.#unsent(s, block), apply: (s, block) => this.#deliver(s, block) },
+    deliver: { args: ['block'],
+      possible: (s, block) => this.#unsent(s, block),
+      apply: (s, block) => this.#deliver(s, block) },
     // C7: the secondary has it and the primary does not know.
-    'reply lost': { args: ['block'], possible: (s, block) => this.#unsent(s, block), apply: (s, block) => this.#receive(s, block) },
+    'reply lost': { args: ['block'],
+      possible: (s, block) => this.#unsent(s, block),
+      apply: (s, block) => this.#receive(s, block) },
     'request lost': { args: ['block'], possible: (s, block) => this.#unsent(s, block), apply: (s, block) => {
       if (this.#is('mark cleared on send')) s.cycle = { ...s.cycle!, unsent: s.cycle!.unsent & ~bit(block) }
     } },
@@ -178,7 +199,7 @@ export class CycleModel extends Model<CycleState, CycleAction> {
     } },
     abort: { possible: s => !!s.cycle && s.cycle.unsent !== 0, apply: s => this.#abort(s) },
 
-    // C13: of the map only what is on disk survives. D1: a write in flight may have landed or not.
+    // C13: of the map only what is on disk survives. DESIGN D1: a write in flight may have landed or not.
     crash: { possible: () => true, apply: s => {
       if (s.write && this.#is('mark after data')) s.truth = put(s.truth, s.write.block, s.write.value)
       this.#restart(s)
@@ -192,9 +213,8 @@ export class CycleModel extends Model<CycleState, CycleAction> {
   fork(state: CycleState): CycleState { return { ...state } }
 
   wrong(s: CycleState): string | undefined {
-    const at = (expected: Image, found: (block: number) => number): number => expected.findIndex((value, block) => value !== found(block))
     const told = (what: string, expected: Image | undefined, found: (block: number) => number): string | undefined => {
-      const block = expected ? at(expected, found) : -1
+      const block = expected ? expected.findIndex((value, at) => value !== found(at)) : -1
       return block < 0 ? undefined : `${what} at block ${block}`
     }
     const { snapshot, newer, cycle } = s
@@ -274,9 +294,10 @@ export class CycleModel extends Model<CycleState, CycleAction> {
     const { snapshot, newer, cycle } = s
     const old = s.stored[block]
     if (snapshot) s.snapshot = { ...snapshot, kept: keep(snapshot.kept, block, old) }
-    if (newer && !(restoring && this.#is('restore does not preserve for snapshots'))) s.newer = { ...newer, kept: keep(newer.kept, block, old) }
-    if (!cycle || restoring && this.#is('restore does not preserve for the cycle')) return
-    if (this.#bounds.keepAll || has(cycle.unsent, block)) s.cycle = { ...cycle, kept: keep(cycle.kept, block, old) }
+    const forNewer = newer && !(restoring && this.#is('restore does not preserve for snapshots'))
+    if (forNewer) s.newer = { ...newer, kept: keep(newer.kept, block, old) }
+    const forCycle = cycle && !(restoring && this.#is('restore does not preserve for the cycle'))
+    if (forCycle && (this.#bounds.keepAll || has(cycle.unsent, block))) s.cycle = { ...cycle, kept: keep(cycle.kept, block, old) }
   }
 
   #mark(s: CycleState, block: number): void {
@@ -318,7 +339,9 @@ export class CycleModel extends Model<CycleState, CycleAction> {
   /** C9: the secondary goes back to its declared point, so all that was sent is to be sent again, as well as what was not. */
   #abort(s: CycleState): void {
     const { unsent, undo } = s.cycle!
-    const returned = this.#is('current set dropped on abort') ? 0 : this.#is('only unsent blocks return') ? unsent : unsent | this.#ownMap(undo)
+    let returned = unsent
+    if (!this.#is('only unsent blocks return')) returned |= this.#ownMap(undo)
+    if (this.#is('current set dropped on abort')) returned = 0
     s.secondary = s.secondary.map((_, block) => this.#takeover(s, block))
     s.next |= returned
     s.nextOnDisk |= returned

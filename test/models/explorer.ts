@@ -1,13 +1,14 @@
 /**
- * Explicit-state exploration: a model is a first state and a table of rules; `explore` visits every state that any order of actions
- * reaches, breadth first, so that the first wrong state it meets has a shortest history.
+ * Explicit-state exploration: a model is a first state and a table of rules; `explore` visits every state that any order of
+ * actions reaches, breadth first, so that the first wrong state it meets has a shortest history.
  *
- * - A state is plain data: small integers, booleans, lists and objects of them, or undefined. `packed` makes a short string of all of it, a
- *   character a number, without naming the fields: a field cannot be forgotten there, and two states are one only if all of them agree.
- * - Of a state that was expanded only its string is kept, whose it was and by which of its moves; a history is replayed from the first
- *   state. Two million states of fifty characters stay below a gigabyte.
+ * - A state is plain data: small integers, booleans, lists and objects of them, or undefined. `packed` makes a short string
+ *   of all of it, a character a number, without naming the fields: a field cannot be forgotten there, and two states are
+ *   one only if all of them agree.
+ * - Of a state that was expanded only its string is kept, whose it was and by which of its moves; a history is replayed
+ *   from the first state. Two million states of fifty characters take 1.4 GB at most.
  * - Rules change a fork. Lists in a state are never changed, only replaced: a fork may share them.
- * - Limits: integers from -2 to 250; a set holds some 16 million strings.
+ * - Limits: integers from -2 to 250; a field is of one kind wherever it is not undefined; a set holds some 16 million strings.
  */
 import { seededRandom } from '../../src/device/testing.js'
 
@@ -22,7 +23,11 @@ export interface Rule<State> {
   apply(draft: State, ...args: number[]): string | undefined | void
 }
 
-export interface Step<State, Name extends string = string> { readonly action: Action<Name>, readonly state: State, readonly wrong?: string | undefined }
+export interface Step<State, Name extends string = string> {
+  readonly action: Action<Name>
+  readonly state: State
+  readonly wrong?: string | undefined
+}
 
 export abstract class Model<State extends object, Name extends string> {
   abstract readonly initial: State
@@ -36,7 +41,9 @@ export abstract class Model<State extends object, Name extends string> {
   /** Every action that makes sense in a state, and what comes of it. */
   * moves(state: State): Generator<Step<State, Name>> {
     this.#actions ??= this.#listActions()
-    for (const action of this.#actions) if (this.rules[action.name].possible(state, ...action.args)) yield this.take(state, action)
+    for (const action of this.#actions) {
+      if (this.rules[action.name].possible(state, ...action.args)) yield this.take(state, action)
+    }
   }
 
   take(state: State, action: Action<Name>): Step<State, Name> {
@@ -54,7 +61,10 @@ export abstract class Model<State extends object, Name extends string> {
     })
   }
 
-  /** A walk to replay elsewhere, the same for the same seed: any name that is possible, then any of its arguments. Ends early where nothing is. */
+  /**
+   * A walk to replay elsewhere, the same for the same seed: any name that is possible, then any of its arguments. Ends
+   * early where nothing is.
+   */
   randomTrace(seed: number, steps: number): Step<State, Name>[] {
     const random = seededRandom(seed)
     const trace: Step<State, Name>[] = []
@@ -72,12 +82,14 @@ export abstract class Model<State extends object, Name extends string> {
   #listActions(): Action<Name>[] {
     const counts = { block: this.blocks, node: 2 }
     return (Object.keys(this.rules) as Name[]).flatMap(name => {
-      let tuples: number[][] = [[]]
-      for (const kind of this.rules[name].args ?? []) tuples = tuples.flatMap(tuple => Array.from({ length: counts[kind] }, (_, i) => [...tuple, i]))
-      return tuples.map(args => ({ name, args }))
+      let all: number[][] = [[]]
+      for (const kind of this.rules[name].args ?? []) all = all.flatMap(args => range(counts[kind]).map(i => [...args, i]))
+      return all.map(args => ({ name, args }))
     })
   }
 }
+
+const range = (length: number): number[] => Array.from({ length }, (_, i) => i)
 
 export function told({ name, args }: Action): string { return args.length > 0 ? `${name}(${args.join(', ')})` : name }
 

@@ -1,7 +1,8 @@
 /**
- * The whole of both models: `make models`. Explores the designs within the bounds below, prints what it found and how long that took, and
- * then each wrong variant with a shortest history that shows it. Ends with 1 if a design is wrong, if the states are not as many as they
- * were when this was written, or if a variant is not caught. MODELS=word takes the rows that have the word.
+ * The whole of both models: `make models`. Explores the designs within the bounds below, prints what it found and how long
+ * that took, and then each wrong variant with a shortest history that shows it. Ends with 1 if a design is wrong, if the
+ * states are not as many as they were when this was written, or if a variant is not caught. MODELS=word takes the rows that
+ * have the word.
  *
  * Some two minutes and 1.4 GiB on a slow core.
  */
@@ -32,7 +33,8 @@ function row(name: string, model: AnyModel, judge: (findings: Findings) => strin
   const seconds = ((performance.now() - startedMs) / 1000).toFixed(1)
   const why = judge(findings)
   const mib = Math.round(process.memoryUsage().rss / 2 ** 20)
-  console.log(`${name}: ${states} states, ${edges} edges, depth ${depth}, ${seconds} s, ${mib} MiB${why ? `; WRONG: ${why}` : ''}`)
+  const figures = `${states} states, ${edges} edges, depth ${depth}, ${seconds} s, ${mib} MiB`
+  console.log(`${name}: ${figures}${why ? `; WRONG: ${why}` : ''}`)
   if (findings.wrong) console.log(`    ${findings.wrong} after ${history.length}: ${history.join(' > ')}`)
   rows++
   if (why) wrong++
@@ -40,7 +42,8 @@ function row(name: string, model: AnyModel, judge: (findings: Findings) => strin
 
 function design(kind: string, bounds: CycleBounds | PairBounds, model: AnyModel, expected: number): void {
   const words = Object.entries(bounds).map(([key, value]) => value === true ? key : `${value} ${key}`)
-  row(`${kind}: ${words.join(', ')}`, model, ({ states, wrong }) => wrong ? 'the design' : states === expected ? undefined : `not ${expected} states`)
+  row(`${kind}: ${words.join(', ')}`, model, ({ states, wrong }) =>
+    wrong ? 'the design' : states === expected ? undefined : `not ${expected} states`)
 }
 
 function variant(kind: string, name: string, model: AnyModel, { after, how }: { after: number, how: string }): void {

@@ -15,7 +15,9 @@ export function holds<State extends object, Name extends string>(t: Test, model:
   t.strictSame(Object.keys(model.rules).filter(name => !findings.taken[name]), [], 'actions that were never possible')
 }
 
-export function caught<State extends object, Name extends string>(t: Test, model: Model<State, Name>, after: number, how: string): void {
+export function caught<State extends object, Name extends string>(
+  t: Test, model: Model<State, Name>, { after, how }: { readonly after: number, readonly how: string },
+): void {
   const { wrong = 'nothing', history = [], states } = explore(model, { statesMax: STATES_MAX })
   t.comment(`${states} states; after ${history.length} steps, ${history.join(' > ')}: ${wrong}`)
   t.match(wrong, how, 'caught')

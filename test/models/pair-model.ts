@@ -1,36 +1,48 @@
 /**
- * A pair of nodes that replicate synchronously and go on alone when they lose each other, as a model: generations, bitmaps, activity log,
- * one host write in flight, promotions, one restore, crashes, lost links, automatic resyncs, split brain and its resolution.
+ * A pair of nodes that replicate synchronously and go on alone when they lose each other, as a model: generations, bitmaps,
+ * activity log, one host write in flight, promotions, one restore, crashes, lost links, automatic resyncs, split brain and
+ * its resolution.
  *
- * What it proves of every order of these, within the bounds: two nodes that are connected, both up to date and at rest have equal blocks; an
- * automatic resync never overwrites what was acknowledged and the source does not have; a split brain is only declared when both sides have
- * written alone. Ids such as B23 are SEEDS'.
+ * What it proves of every order of these, within the bounds: two nodes that are connected, both up to date and at rest have
+ * equal blocks; at least one is up to date; never two primaries are connected; an automatic resync never overwrites what
+ * was acknowledged and the source does not have; a split brain is only declared when both sides have changed alone. Ids
+ * such as B23 are SEEDS'.
  *
- * Words are DRBD's: `current` is the generation of a node's content, `base` the one its bitmap counts from (0: no bitmap), `history` the
- * ones before; the activity log has the blocks that a write is on its way to. A map is a number, bit b for block b.
- * Generations, writes and faults are numbered across both nodes; where a number is used up, what needs the next one is not possible: a
- * bound, not a rule. During a split brain nothing happens but its resolution.
+ * Words are DRBD's: `current` is the generation of a node's content, `base` the one its bitmap counts from (0: no bitmap),
+ * `history` the ones before; the activity log has the blocks that a write is on its way to. A map is a number, bit b for
+ * block b. Generations, writes and faults are numbered across both nodes; where a number is used up, what needs the next
+ * one is not possible: a bound, not a rule. During a split brain nothing happens but its resolution.
  *
  * Not modelled: parts of blocks, a restore in more than one step, three nodes, epochs and fencing (X10), disks that fail.
  *
- * State for state and edge for edge the same as the reference model of the project's issue: 2,106,072 states and 4,893,672 edges
- * with 2 blocks, 3 writes, 4 generations and 3 faults.
+ * State for state the same as the reference model of the project's issue: 2,106,072 with 2 blocks, 3 writes, 4 generations
+ * and 3 faults, 180,993 with 2, 2, 3 and 3. Edges are some more (4,893,714, not 4,893,672): there a node whose restore
+ * wants a generation that is used up cannot crash. Where more than one restore is allowed, each is a change of its own.
  */
 import { Model, type Rule } from './explorer.js'
 
 /** One small change of the design each. `after`: a shortest history that shows it; `how`: what is then seen to be wrong. */
 export const PAIR_VARIANTS = {
-  'no activity log': { does: 'D4: after a crash nothing says which blocks a write was on its way to', after: 5, how: 'differ' },
-  'equal generations clear bits': { does: 'S5: nodes of one generation are taken as equal (the shape of DRBD #145)', after: 5, how: 'differ' },
-  'restore unmarked': { does: 'A1, X1: restored blocks are neither sent nor marked', after: 5, how: 'differ' },
-  'no bit for a write in flight': { does: 'D4: a write that loses the peer half way leaves no bit', after: 6, how: 'differ' },
-  'generation at disconnect': { does: 'A7: a primary begins a generation when it loses its peer, not when it first writes alone', after: 6,
-    how: 'split brain' },
-  'restore takes metadata back': { does: 'A19: a restore also restores generations and bitmap', after: 7, how: 'differ' },
-  'unfinished resync forgotten': { does: 'D13: what a resync had yet to send is forgotten with the link', after: 7, how: 'differ' },
-  'target promotable half way': { does: 'D13: the target of a resync that is cut off counts as up to date', after: 9, how: 'acknowledged' },
-  "only the survivor's bits": { does: 'B23, D10: a resync sends what the source changed, not what the target did', after: 11, how: 'differ' },
-  'split brain with one bitmap': { does: "D10: the victim's own changes are not overwritten", after: 12, how: 'differ' },
+  'no activity log': { after: 5, how: 'differ',
+    does: 'DESIGN D4: after a crash nothing says which blocks a write was on its way to' },
+  'equal generations clear bits': { after: 5, how: 'differ',
+    does: 'DESIGN S5: nodes of one generation are taken as equal (the shape of DRBD #145)' },
+  'restore unmarked': { after: 5, how: 'differ',
+    does: 'A1, X1: restored blocks are neither sent nor marked' },
+  'no bit for a write in flight': { after: 6, how: 'differ',
+    does: 'DESIGN D4: a write that loses the peer half way leaves no bit' },
+  'generation at disconnect': { after: 6, how: 'split brain',
+    does: 'A7: a primary begins a generation when it loses its peer, not when it first writes alone' },
+  'restore takes metadata back': { after: 7, how: 'differ',
+    does: 'A19: a restore also restores generations and bitmap' },
+  'unfinished resync forgotten': { after: 7, how: 'differ',
+    does: 'D13: what a resync had yet to send is forgotten with the link' },
+  'target promotable half way': { after: 9, how: 'acknowledged',
+    does: 'D13: the target of a resync that is cut off counts as up to date' },
+  "only the survivor's bits": { after: 11, how: 'differ',
+    does: 'B23, D10: a resync sends what the source changed, not what the target did' },
+  'split brain with one bitmap': { after: 12, how: 'differ',
+    does: "D10: the victim's own changes are not overwritten" },
 } as const satisfies Record<string, { does: string, after: number, how: string }>
 
 export type PairVariant = keyof typeof PAIR_VARIANTS
@@ -92,10 +104,10 @@ export interface PairState {
 }
 
 export type PairAction =
-  'write' | 'local write done' | 'remote write done' | 'acknowledge' | 'write goes on alone' | 'promote' | 'restore' | 'crash' | 'restart' |
-  'link lost' | 'connect' | 'step down' | 'resync' | 'resync done' | 'resolve split brain'
+  'write' | 'local write done' | 'remote write done' | 'acknowledge' | 'write goes on alone' | 'promote' | 'restore' |
+  'crash' | 'restart' | 'link lost' | 'connect' | 'step down' | 'resync' | 'resync done' | 'resolve split brain'
 
-/** What two nodes do that meet, by a named rule (S5). `todo` are the blocks that `source` sends. */
+/** What two nodes do that meet, by a named rule (DESIGN S5). `todo` are the blocks that `source` sends. */
 export interface Verdict {
   readonly rule: PairRule
   readonly does: 'resync' | 'clear' | 'split'
@@ -103,7 +115,8 @@ export interface Verdict {
   readonly todo?: number
 }
 export const PAIR_RULES = [
-  'unfinished resync', 'equal', 'writes were in flight', 'one went on alone', 'both went on alone', 'one is of the past', 'unrelated',
+  'unfinished resync', 'equal', 'writes were in flight', 'one went on alone', 'both went on alone', 'one is of the past',
+  'unrelated',
 ] as const
 type PairRule = typeof PAIR_RULES[number]
 
@@ -111,8 +124,6 @@ const bit = (i: number): number => 1 << i
 const has = (map: number, i: number): boolean => (map & bit(i)) !== 0
 const lacks = (node: PairNode, other: PairNode): boolean => (other.acked & ~node.acked) !== 0
 const peer = (node: number): number => 1 - node
-/** A host may write to it. */
-const serves = ({ up, primary, upToDate }: PairNode): boolean => up && primary && upToDate
 
 export class PairModel extends Model<PairState, PairAction> {
   readonly blocks: number
@@ -127,7 +138,8 @@ export class PairModel extends Model<PairState, PairAction> {
     this.#all = bit(bounds.blocks) - 1
     if (bounds.writes + this.#bounds.restores > CHANGES_MAX) throw new RangeError('more changes than a map of them has bits')
     const node = (primary: boolean): PairNode => ({
-      up: true, primary, upToDate: true, image: this.#zeros(), current: 1, base: 0, bitmap: 0, history: [], active: 0, acked: 0, tried: 0,
+      up: true, primary, upToDate: true, image: this.#zeros(), current: 1, base: 0, bitmap: 0, history: [], active: 0,
+      acked: 0, tried: 0,
     })
     this.initial = {
       nodes: [node(true), node(false)], link: true, split: false, resync: undefined, write: undefined,
@@ -138,7 +150,7 @@ export class PairModel extends Model<PairState, PairAction> {
   readonly rules: Readonly<Record<PairAction, Rule<PairState>>> = {
     // X1: marked first, in the activity log and, with no peer, in the bitmap, whose generation begins with the first such write.
     write: { args: ['node', 'block'],
-      possible: (s, node) => this.#atRest(s) && s.writes < this.#bounds.writes && serves(s.nodes[node]) && this.#mayChange(s, node),
+      possible: (s, node) => s.writes < this.#bounds.writes && this.#mayChange(s, node),
       apply: (s, node, block) => this.#beginWrite(s, node, block) },
     'local write done': { possible: ({ write }) => !!write && !write.local, apply: s => {
       this.#store(s, s.write!.node)
@@ -148,29 +160,31 @@ export class PairModel extends Model<PairState, PairAction> {
       this.#store(s, peer(s.write!.node))
       s.write = { ...s.write!, remote: true }
     } },
-    acknowledge: { possible: ({ write }) => !!write && write.local && (!write.linked || write.remote), apply: s => this.#acknowledge(s) },
-    // D4: a write that was in flight when the peer went leaves a bit, for nobody knows whether the peer has it.
-    'write goes on alone': { possible: s => !!s.write && s.write.linked && !s.link && this.#mayBegin(s, s.nodes[s.write.node]), apply: s => {
-      const { node, block } = s.write!
-      this.#beginAlone(s, node)
-      if (this.#is('no bit for a write in flight')) s.nodes[node].bitmap &= ~bit(block)
-      else s.nodes[node].bitmap |= bit(block)
-      s.write = { ...s.write!, linked: false }
-    } },
+    acknowledge: {
+      possible: ({ write }) => !!write && write.local && (!write.linked || write.remote),
+      apply: s => this.#acknowledge(s) },
+    // DESIGN D4: a write that was in flight when the peer went leaves a bit, for nobody knows whether the peer has it.
+    'write goes on alone': {
+      possible: s => !s.link && !!s.write?.linked && this.#mayBegin(s, s.nodes[s.write.node]),
+      apply: s => this.#goOnAlone(s, s.write!) },
 
-    promote: { args: ['node'], possible: (s, node) => this.#atRest(s) && this.#promotable(s, node), apply: (s, node) => { s.nodes[node].primary = true } },
+    promote: { args: ['node'],
+      possible: (s, node) => this.#promotable(s, node),
+      apply: (s, node) => { s.nodes[node].primary = true } },
     // To all zeros, which is what was first. A1: what differs is sent, or marked while there is nobody to send it to.
     restore: { args: ['node'],
-      possible: (s, node) => this.#atRest(s) && s.restores < this.#bounds.restores && serves(s.nodes[node]) && this.#mayChange(s, node),
+      possible: (s, node) => s.restores < this.#bounds.restores && this.#mayChange(s, node),
       apply: (s, node) => this.#restore(s, node) },
 
-    crash: { args: ['node'], possible: (s, node) => !s.split && s.nodes[node].up && s.faults < this.#bounds.faults, apply: (s, node) => {
-      s.faults++
-      if (s.write?.node === node) s.write = undefined
-      if (s.link) this.#disconnect(s)
-      Object.assign(s.nodes[node], { up: false, primary: false })
-    } },
-    // D4: what a write was on its way to counts as changed.
+    crash: { args: ['node'],
+      possible: (s, node) => !s.split && s.nodes[node].up && s.faults < this.#bounds.faults,
+      apply: (s, node) => {
+        s.faults++
+        if (s.write?.node === node) s.write = undefined
+        if (s.link) this.#disconnect(s)
+        Object.assign(s.nodes[node], { up: false, primary: false })
+      } },
+    // DESIGN D4: what a write was on its way to counts as changed.
     restart: { args: ['node'], possible: (s, node) => !s.split && !s.nodes[node].up, apply: (s, node) => {
       const self = s.nodes[node]
       self.up = true
@@ -188,15 +202,20 @@ export class PairModel extends Model<PairState, PairAction> {
       idle.primary = false
     } },
     // D12: not a block that a write is on its way to.
-    resync: { args: ['block'], possible: ({ resync, write }, block) => !!resync && has(resync.todo, block) && write?.block !== block, apply: (s, block) => {
-      const { source, todo } = s.resync!
-      const target = s.nodes[peer(source)]
-      target.image = target.image.with(block, s.nodes[source].image[block])
-      s.resync = { source, todo: todo & ~bit(block) }
-    } },
-    'resync done': { possible: ({ resync, write }) => resync?.todo === 0 && !write, apply: s => this.#finishResync(s, s.resync!.source) },
+    resync: { args: ['block'],
+      possible: ({ resync, write }, block) => !!resync && has(resync.todo, block) && write?.block !== block,
+      apply: (s, block) => {
+        const { source, todo } = s.resync!
+        const target = s.nodes[peer(source)]
+        target.image = target.image.with(block, s.nodes[source].image[block])
+        s.resync = { source, todo: todo & ~bit(block) }
+      } },
+    'resync done': {
+      possible: ({ resync, write }) => resync?.todo === 0 && !write,
+      apply: s => this.#finishResync(s, s.resync!.source) },
     // The operator names the victim, whose changes are thrown away knowingly. The argument is the victim.
-    'resolve split brain': { args: ['node'], possible: ({ split, nodes }, victim) => split && nodes[0].up && nodes[1].up && nodes[peer(victim)].upToDate,
+    'resolve split brain': { args: ['node'],
+      possible: ({ split, nodes: [a, b] }, victim) => split && a.up && b.up && [a, b][peer(victim)].upToDate,
       apply: (s, victim) => this.#resolve(s, victim) },
   }
 
@@ -215,14 +234,20 @@ export class PairModel extends Model<PairState, PairAction> {
   #atRest(s: PairState): boolean { return !s.split && !s.write }
 
   /** A generation can begin where one must (a bound). */
-  #mayBegin({ generation }: PairState, node: PairNode): boolean { return node.base !== 0 || generation < this.#bounds.generations }
+  #mayBegin({ generation }: PairState, node: PairNode): boolean {
+    return node.base !== 0 || generation < this.#bounds.generations
+  }
 
-  #mayChange(s: PairState, node: number): boolean { return s.link || this.#mayBegin(s, s.nodes[node]) }
+  /** A host may write to it or restore it. */
+  #mayChange(s: PairState, node: number): boolean {
+    const { up, primary, upToDate } = s.nodes[node]
+    return this.#atRest(s) && up && primary && upToDate && (s.link || this.#mayBegin(s, s.nodes[node]))
+  }
 
   /** D13: never the target of an unfinished resync. */
-  #promotable({ nodes, link }: PairState, node: number): boolean {
-    const { up, primary, upToDate } = nodes[node]
-    return up && !primary && upToDate && !(link && nodes[peer(node)].primary)
+  #promotable(s: PairState, node: number): boolean {
+    const { up, primary, upToDate } = s.nodes[node]
+    return this.#atRest(s) && up && !primary && upToDate && !(s.link && s.nodes[peer(node)].primary)
   }
 
   #mayMeet(s: PairState): boolean { return this.#atRest(s) && !s.link && s.nodes[0].up && s.nodes[1].up }
@@ -243,7 +268,9 @@ export class PairModel extends Model<PairState, PairAction> {
     s.write = { node, block, value, linked: s.link, local: false, remote: false }
   }
 
-  #store({ nodes, write }: PairState, node: number): void { nodes[node].image = nodes[node].image.with(write!.block, write!.value) }
+  #store({ nodes, write }: PairState, node: number): void {
+    nodes[node].image = nodes[node].image.with(write!.block, write!.value)
+  }
 
   #acknowledge(s: PairState): void {
     const { node, block, value, linked } = s.write!
@@ -256,6 +283,14 @@ export class PairModel extends Model<PairState, PairAction> {
     }
     self.active &= ~bit(block)
     s.write = undefined
+  }
+
+  #goOnAlone(s: PairState, write: Write): void {
+    const self = s.nodes[write.node]
+    this.#beginAlone(s, write.node)
+    if (this.#is('no bit for a write in flight')) self.bitmap &= ~bit(write.block)
+    else self.bitmap |= bit(write.block)
+    s.write = { ...write, linked: false }
   }
 
   #beginAlone(s: PairState, node: number): void { if (s.nodes[node].base === 0) this.#beginGeneration(s, s.nodes[node]) }
@@ -316,11 +351,15 @@ export class PairModel extends Model<PairState, PairAction> {
     if (does === 'resync') return this.#beginResync(s, source, todo)
     if (does !== 'split') return undefined
     s.split = true
-    const alone = a.base !== 0 && a.base === b.base
-    return alone && !((a.tried & ~b.tried) && (b.tried & ~a.tried)) ? 'a false split brain: only one side has written alone' : undefined
+    const known = a.base !== 0 && a.base === b.base
+    const both = (a.tried & ~b.tried) !== 0 && (b.tried & ~a.tried) !== 0
+    return known && !both ? 'a false split brain: only one side has written alone' : undefined
   }
 
-  /** S5: who is newer, and what the other one has to get; never both are in an unfinished resync. B23, D10: both sides' bits, for what only the target changed goes as well. */
+  /**
+   * DESIGN S5: who is newer, and what the other one has to get. B23, D10: both sides' bits, for what only the target
+   * changed goes as well. Never both are in an unfinished resync.
+   */
   judge([a, b]: Nodes): Verdict {
     const both = a.bitmap | b.bitmap
     if (!a.upToDate || !b.upToDate) return { rule: 'unfinished resync', does: 'resync', source: a.upToDate ? 0 : 1, todo: both }
@@ -330,7 +369,8 @@ export class PairModel extends Model<PairState, PairAction> {
       const source = a.primary ? 0 : b.primary ? 1 : a.active || a.bitmap ? 0 : 1
       return { rule: 'writes were in flight', does: 'resync', source, todo }
     }
-    const bits = (source: PairNode, target: PairNode): number => this.#is("only the survivor's bits") ? source.bitmap : both | target.active
+    const bits = (source: PairNode, target: PairNode): number =>
+      this.#is("only the survivor's bits") ? source.bitmap : both | target.active
     if (a.base === b.current && b.base === 0) return { rule: 'one went on alone', does: 'resync', source: 0, todo: bits(a, b) }
     if (b.base === a.current && a.base === 0) return { rule: 'one went on alone', does: 'resync', source: 1, todo: bits(b, a) }
     if (a.base !== 0 && a.base === b.base) return { rule: 'both went on alone', does: 'split' }
@@ -361,7 +401,8 @@ export class PairModel extends Model<PairState, PairAction> {
   #resolve(s: PairState, victim: number): void {
     const loser = s.nodes[victim]
     const winner = s.nodes[peer(victim)]
-    const bits = this.#is('split brain with one bitmap') ? winner.bitmap : winner.bitmap | loser.bitmap | winner.active | loser.active
+    let bits = winner.bitmap
+    if (!this.#is('split brain with one bitmap')) bits |= loser.bitmap | winner.active | loser.active
     const todo = winner.base !== 0 && winner.base === loser.base ? bits : this.#all
     s.split = false
     s.link = true
