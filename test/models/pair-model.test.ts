@@ -13,6 +13,9 @@ t.test('the design: 2 blocks, 2 writes, 3 generations', async t =>
 t.test('the design: 2 blocks, 1 write, 4 generations, 2 restores', async t =>
   holds(t, new PairModel({ blocks: 2, writes: 1, generations: 4, restores: 2 }), 18_060))
 
+t.test('the design: 2 blocks, 2 writes, 3 generations, by what nodes know', async t =>
+  holds(t, new PairModel({ blocks: 2, writes: 2, generations: 3, byBase: true }), 180_723))
+
 t.equal(Object.keys(PAIR_VARIANTS).length, 10)
 for (const [name, row] of Object.entries(PAIR_VARIANTS)) {
   const bounds = { blocks: 2, writes: 2, generations: 3 }
@@ -45,4 +48,4 @@ t.test('nodes that meet: strangers', async t => {
 })
 
 t.test('random traces', async t =>
-  walks(t, new PairModel({ blocks: 4, writes: 24, generations: 200, faults: 60, restores: 6 }), SEED))
+  walks(t, new PairModel({ blocks: 4, writes: 24, generations: 200, faults: 60, restores: 6, byBase: true }), SEED))

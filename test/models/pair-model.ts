@@ -54,6 +54,12 @@ export interface PairBounds {
   /** Crashes and lost links. */
   readonly faults?: number
   readonly restores?: number
+  /**
+   * Two primaries do not connect and one gives way, unless both have changed alone. By default, as in the reference model,
+   * that is judged by what hosts were told, which no node knows of the other; `byBase`, by who has begun a generation, as a
+   * product can.
+   */
+  readonly byBase?: boolean
 }
 
 /** Writes and restores: bits of `acked` and `tried` without the sign. */
@@ -133,7 +139,7 @@ export class PairModel extends Model<PairState, PairAction> {
 
   constructor(bounds: PairBounds, readonly variant?: PairVariant) {
     super()
-    this.#bounds = { faults: 3, restores: 1, ...bounds }
+    this.#bounds = { faults: 3, restores: 1, byBase: false, ...bounds }
     this.blocks = bounds.blocks
     this.#all = bit(bounds.blocks) - 1
     if (bounds.writes + this.#bounds.restores > CHANGES_MAX) throw new RangeError('more changes than a map of them has bits')
@@ -196,7 +202,7 @@ export class PairModel extends Model<PairState, PairAction> {
     } },
 
     connect: { possible: s => this.#mayMeet(s) && !this.#idlePrimaries(s), apply: s => this.#meet(s) },
-    // Of two primaries the one that has written nothing alone gives way, before they connect.
+    // Of two primaries the one that has changed nothing alone gives way, before they connect.
     'step down': { possible: s => this.#mayMeet(s) && this.#idlePrimaries(s), apply: ({ nodes }) => {
       const idle = nodes.find(({ base }) => base === 0) ?? nodes[1]
       idle.primary = false
@@ -252,7 +258,10 @@ export class PairModel extends Model<PairState, PairAction> {
 
   #mayMeet(s: PairState): boolean { return this.#atRest(s) && !s.link && s.nodes[0].up && s.nodes[1].up }
 
-  #idlePrimaries({ nodes: [a, b] }: PairState): boolean { return a.primary && b.primary && !(lacks(a, b) && lacks(b, a)) }
+  #idlePrimaries({ nodes: [a, b] }: PairState): boolean {
+    const both = this.#bounds.byBase ? a.base !== 0 && b.base !== 0 : lacks(a, b) && lacks(b, a)
+    return a.primary && b.primary && !both
+  }
 
   // --- Changes ---
 
