@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop kill-points interop-fs interop-snapshots interop-kernel interop-new fuzz groups mutants sim-long bench coverage clean
+.PHONY: help run test check build docs interop kill-points interop-fs interop-snapshots interop-kernel interop-new fuzz groups mutants models sim-long bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,6 +47,9 @@ groups: build    ## 10,000 group snapshots under dependent writes, and how long 
 
 mutants: build   ## plants faults in the code of snapshots, one at a time; each must be seen by its test (MUTANTS=word SEED=n)
 	@$(NODE) dist/scripts/mutants.js
+
+models: build    ## every state of the two replication models, and their 24 wrong variants (MODELS=word)
+	@$(NODE) dist/test/models/long.js
 
 sim-long: build  ## crash states and sequences for hours (HOURS=n STATES=n SEED=n)
 	@$(NODE) dist/test/sim/long.js
