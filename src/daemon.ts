@@ -19,7 +19,7 @@ import { undoImports } from './daemon-imports.js'
 import { createLog } from './daemon-log.js'
 import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
-import { EXIT, Mirrors, NbdeltaError, createServer, openStore, parkThreads } from './index.js'
+import { EXIT, Mirrors, NbdeltaError, createServer, openNbdClient, openStore, parkThreads } from './index.js'
 import { StoreExports } from './store-exports.js'
 import type { ServeArguments } from './control/commands.js'
 import type { ControlServer } from './control/server.js'
@@ -31,6 +31,11 @@ const CONTROL_SOCKET = 'control.sock'
 const NBD_SOCKET = 'nbd.sock'
 /** Longer ones would fire at once. */
 const TIMER_MS_MAX = 2 ** 31 - 1
+/**
+ * How a mirror talks to an NBD server. Within a cycle no two writes overlap, so sending one again is harmless; a longer loss ends
+ * the cycle, and the mirror tries again by itself.
+ */
+const MIRROR_LINK = { connections: 4, requestMs: 15_000, reconnect: { limitMs: 15_000 }, resendWrites: true }
 const SIGNAL_WORDS = ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once']
 const CLOCK = {
   now: () => performance.now(),
@@ -91,7 +96,7 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     // The server exists only later, and its clients are looked at only then.
     const holder: { server?: NbdServer } = {}
     const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })
-    const mirrors = new Mirrors({ store, clock: CLOCK, logger, connect: uri => { throw new NbdeltaError('unreachable', uri) } })
+    const mirrors = new Mirrors({ store, clock: CLOCK, logger, connect: uri => openNbdClient({ uri, ...MIRROR_LINK, logger }) })
     // Before anybody can attach: whose clients see what depends on it.
     mirrors.start()
     open.unshift(() => mirrors.stop())

@@ -57,7 +57,11 @@ export async function runCycle(
   parts: CycleParts, state: MirrorState, check?: (image: Frozen['image'], device: TargetSession['device']) => Promise<void>,
 ): Promise<CycleResult> {
   const session = await parts.target.open()
+  // One that hangs lets go of what waits for it.
+  const close = (): void => { void session.close() }
+  parts.signal.addEventListener('abort', close, { once: true })
   try {
+    if (parts.signal.aborted) throw new NbdeltaError('cancelled', 'the cycle was cancelled')
     const base = settle(parts, state, session)
     const cycle = state.cycle + 1
     const frozen = await parts.points.freeze(parts.volume, cycle)
@@ -66,12 +70,13 @@ export async function runCycle(
       if (check) await check(frozen.image, session.device)
       const { uuid, createdAt } = frozen.bookmark
       await session.commit({ uuid, cycle, sizeBytes: frozen.image.sizeBytes })
-      await parts.put({ ...state, phase: 'paired', keep: false, cycle, base: { point: uuid, at: createdAt } })
+      await parts.put({ ...state, phase: 'paired', keep: false, blank: false, cycle, base: { point: uuid, at: createdAt } })
       return { ...shipped, cycle, differing }
     } finally {
       await frozen.image.close()
     }
   } finally {
+    parts.signal.removeEventListener('abort', close)
     await session.close()
   }
 }
@@ -112,19 +117,21 @@ async function deliver(
   const known = !base || unknown ? all : resync ? union(fromSource, session.changed!) : fromSource
   const tail = { start: Math.floor(session.device.sizeBytes / volume.grainBytes), end: all[0]!.end }
   const runs = grown ? union(known, [tail]) : known
-  const compare = !base || resync
+  const { blank } = state
+  const compare = !blank && (!base || resync)
   const total = bytesOf(runs, volume.grainBytes, image.sizeBytes)
   parts.decide({
-    rule: !base ? 'compare-all' : unknown ? 'compare-all-unlabelled' : resync ? 'union-of-both-maps' : 'changed-since-base',
+    rule: blank ? 'copy-all' : !base ? 'compare-all' : unknown ? 'compare-all-unlabelled' : resync ? 'union-of-both-maps' : 'changed-since-base',
     inputs: { base: base?.uuid ?? null, sourceBytes: bytesOf(fromSource, volume.grainBytes, image.sizeBytes) },
     outcome: `${total} bytes to look at`,
   })
   const point: DeclaredPoint = { uuid: frozen.bookmark.uuid, cycle: frozen.cycle, sizeBytes: image.sizeBytes }
   await session.begin(point, state.keep)
+  if (blank) await parts.put({ ...state, blank: false })
   let done = 0
   parts.onProgress(0, total)
   const shipped = await ship({
-    source: image, target: session.device, runs: inBytes(runs, volume.grainBytes, image.sizeBytes), compare,
+    source: image, target: session.device, runs: inBytes(runs, volume.grainBytes, image.sizeBytes), compare, blank,
     bytesPerSecond: state.bytesPerSecond, clock, signal,
     onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })

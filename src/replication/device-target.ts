@@ -9,6 +9,7 @@ import type { MirrorTarget, TargetSession } from './target.js'
 const UNGUARDED = Object.freeze([
   'it keeps no label: nothing tells another disk of the same size at this address from the right one',
   'it keeps no undo data: while a cycle runs, and after one was cut short, it holds a mixture of two points',
+  'it lets requests of a lost connection end when they may: one could still be executed after a newer one',
   'it refuses nobody: others may write to it, and an older primary as well',
 ])
 

@@ -26,6 +26,8 @@ const STATE = z.strictObject({
   bytesPerSecond: z.int().min(1).nullable(),
   phase: z.enum(['copying', 'paired', 'split', 'resyncing']),
   paused: z.boolean(),
+  /** Nothing was written to the target yet, and it reads as zeros. */
+  blank: z.boolean(),
   /** What the target shows is somebody's own: the next cycle keeps it as a snapshot before it overwrites it (D14, S5). */
   keep: z.boolean(),
   /** Number of the last cycle whose point was declared; 0: none was. */

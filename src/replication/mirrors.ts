@@ -112,9 +112,9 @@ export class Mirrors {
     }
     if (this.#mirrors.has(name)) throw new NbdeltaError('exists', `there is a mirror ${name} already`)
     const source = this.#usable(options.volume)
-    const { target, made, keep } = await this.#target(options, source)
+    const { target, made, keep, blank } = await this.#target(options, source)
     const state = judgeState({
-      target, intervalSeconds, lagBytes, bytesPerSecond, phase: 'copying', paused: false, keep, cycle: 0, base: null,
+      target, intervalSeconds, lagBytes, bytesPerSecond, phase: 'copying', paused: false, blank, keep, cycle: 0, base: null,
     })
     const record = { uuid: randomUUID(), name, volume: source.uuid, state }
     try {
@@ -141,13 +141,13 @@ export class Mirrors {
 
   async #target(
     { target, overwrite }: CreateMirrorOptions, source: StoreVolume,
-  ): Promise<{ readonly target: MirrorTargetName, readonly made?: string, readonly keep: boolean }> {
-    if (URI.test(target)) return { target: { kind: 'nbd', uri: target }, keep: false }
+  ): Promise<{ readonly target: MirrorTargetName, readonly made?: string, readonly keep: boolean, readonly blank: boolean }> {
+    if (URI.test(target)) return { target: { kind: 'nbd', uri: target }, keep: false, blank: !overwrite }
     const { store } = this.#parts
     if (!store.get(target)) {
       const { sizeBytes, grainBytes } = source
       const { uuid } = await store.createVolume({ name: target, sizeBytes, grainBytes, description: `mirror of ${source.name}` })
-      return { target: { kind: 'volume', uuid }, made: target, keep: false }
+      return { target: { kind: 'volume', uuid }, made: target, keep: false, blank: true }
     }
     const volume = this.#usable(target)
     this.#judgeTarget(volume, source)
@@ -156,7 +156,7 @@ export class Mirrors {
       throw new NbdeltaError('exists', `volume ${target} is not empty`,
         { hint: 'choose another target, or give --overwrite: a snapshot keeps what it holds' })
     }
-    return { target: { kind: 'volume', uuid: volume.uuid }, keep: mappedBytes !== 0 }
+    return { target: { kind: 'volume', uuid: volume.uuid }, keep: mappedBytes !== 0, blank: mappedBytes === 0 }
   }
 
   #judgeTarget(volume: StoreVolume, source: StoreVolume): void {

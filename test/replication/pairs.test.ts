@@ -62,7 +62,7 @@ t.test('the acknowledgement of a commit is lost: both go on from the newer point
   }
   await mirror.sync()
   t.equal(written, 0, 'nothing is sent again')
-  t.match(mirror.status().decisions.map(({ rule }) => rule), ['compare-all', 'changed-since-base', 'acknowledgement-lost'])
+  t.match(mirror.status().decisions.map(({ rule }) => rule), ['copy-all', 'changed-since-base', 'acknowledgement-lost'])
   t.equal(mirror.status().lagBytes, 0)
   const next = await lab.killed()
   await next.mirrors.get('m').sync()
