@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop kill-points interop-fs interop-snapshots interop-kernel interop-new fuzz groups mutants models sim-long bench coverage clean
+.PHONY: help run test check build docs interop kill-points interop-fs interop-snapshots interop-kernel interop-new fuzz groups mutants models sim sim-long bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,6 +50,9 @@ mutants: build   ## plants faults in the code of snapshots, one at a time; each 
 
 models: build    ## every state of the two replication models, and their 24 wrong variants (MODELS=word)
 	@$(NODE) dist/test/models/long.js
+
+sim: build       ## 2,000 simulated lives of mirrored volumes (SEED=n replays one; SEEDS=n STEPS=n MINUTES=n)
+	@$(NODE) dist/test/sim/mirrors.js
 
 sim-long: build  ## crash states and sequences for hours (HOURS=n STATES=n SEED=n)
 	@$(NODE) dist/test/sim/long.js

@@ -1,7 +1,7 @@
 /**
  * Plants the faults of test/mutants/list.ts one at a time in a copy of what was compiled, and runs the test that has to see each.
  * Prints a table; ends with 1 when one survives, or when the judges find something in the code as it is. MUTANTS=word takes those
- * whose name has the word; SEED is 1 by default, for which docs/mutants.md says what was caught.
+ * whose name, or the name of whose judge, has the word; SEED is 1 by default, for which docs/mutants.md says what was caught.
  */
 import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -41,7 +41,7 @@ async function planted(copy: string, { file, find, put, times = 1 }: Mutant, run
   }
 }
 
-const wanted = MUTANTS.filter(({ name }) => name.includes(process.env['MUTANTS'] ?? ''))
+const wanted = MUTANTS.filter(({ name, judge }) => `${name} (${judge})`.includes(process.env['MUTANTS'] ?? ''))
 const copy = await mkdtemp(join(tmpdir(), 'nbdelta-mutants-'))
 let survivors = 0
 try {

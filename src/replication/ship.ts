@@ -21,6 +21,7 @@ const PACED_SECONDS = 0.05
 const PACED_PIECE_MIN = 4096
 /** What differs is told apart in units of so many bytes. */
 const UNIT_BYTES = 4096
+const NOTHING = Buffer.alloc(0)
 /** After so many bytes without any wait others get a turn. */
 const TURN_BYTES = 512 * 1024
 
@@ -80,15 +81,21 @@ class Ship {
 
   async #lane(): Promise<void> {
     const { compare, onProgress, signal } = this.#options
-    const buffer = Buffer.allocUnsafe(PIECE_BYTES)
-    const there = compare ? Buffer.allocUnsafe(PIECE_BYTES) : undefined
+    let buffer = NOTHING
+    let there = NOTHING
     try {
       while (!this.#failed) {
         if (signal.aborted) throw new NbdeltaError('cancelled', 'the copy was cancelled')
         const { done, value: piece } = this.#pieces.next()
         if (done) return
-        if (piece.isZero) await this.#zero(piece.start, piece.end - piece.start)
-        else await this.#copy(piece, buffer, there)
+        const length = piece.end - piece.start
+        if (piece.isZero) await this.#zero(piece.start, length)
+        else {
+          // No longer than needed: a cycle of a few grains is over at once.
+          if (buffer.length < length) buffer = Buffer.allocUnsafe(length)
+          if (compare && there.length < length) there = Buffer.allocUnsafe(length)
+          await this.#copy(piece, buffer, compare ? there : undefined)
+        }
         onProgress(piece.end - piece.start)
         await this.#giveWay(piece.end - piece.start)
       }

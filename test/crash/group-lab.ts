@@ -9,7 +9,7 @@ export const SIZE = 4 * GRAIN
 export const MEMBERS = ['a', 'b'] as const
 export const UUIDS = { a: '00000000-0000-4000-8000-00000000000a', b: '00000000-0000-4000-8000-00000000000b' }
 const PARTS = ['live', 'map', 'journal', 'folders', 'maps', 'preserved', 'staged', 'layers'] as const
-type DiskName = `${typeof MEMBERS[number]}.${typeof PARTS[number]}` | 'table'
+export type DiskName = `${typeof MEMBERS[number]}.${typeof PARTS[number]}` | 'table'
 export interface Opened { readonly table: PointTable, readonly volumes: readonly Volume[] }
 export type MemberDisks = Readonly<Record<DiskName, MemoryDisk | RecordingDisk>>
 
@@ -25,10 +25,11 @@ export async function openMembers(disks: MemberDisks, clock = new ManualClock())
   return { table, volumes }
 }
 
-export async function freshArray<Note>(lateFlush: boolean): Promise<DiskArray<DiskName, Note>> {
+/** @param seqs how many points a member can have had */
+export async function freshArray<Note>(lateFlush: boolean, seqs?: number): Promise<DiskArray<DiskName, Note>> {
   const all: Partial<Record<DiskName, MemoryDisk>> = {}
   for (const member of MEMBERS) {
-    const disks = { ...killed(await freshDisks({ sizeBytes: SIZE, journalBytes: SMALL_JOURNAL_BYTES, uuid: UUIDS[member] })), ...await freshPointDisks() }
+    const disks = { ...killed(await freshDisks({ sizeBytes: SIZE, journalBytes: SMALL_JOURNAL_BYTES, uuid: UUIDS[member] })), ...await freshPointDisks(seqs) }
     for (const part of PARTS) all[`${member}.${part}`] = disks[part]
     all.table = disks.table
   }

@@ -14,8 +14,8 @@ import { GRAIN, UUID } from '../volume/lab.js'
 const OWNER = Buffer.from(UUID.replaceAll('-', ''), 'hex')
 export const TABLE_BYTES = 64 * 1024
 const SECTOR = 512
-/** Numbers that a run can give. */
-const SEQS_MAX = 64
+/** Numbers that a run can give, if it does not say. */
+const SEQS_DEFAULT = 64
 const MAPS_BYTES = pointMapsLayout(1, 'snapshot').sizeBytes
 export const PRESERVED_BYTES = 64 * GRAIN
 /** Two marks, and halves that take three strokes of one grain each, or one of five. */
@@ -24,12 +24,12 @@ const STAGED_BYTES = 8192 + 2 * 24 * 1024
 export type PointDiskName = 'table' | 'folders' | 'maps' | 'preserved' | 'staged' | 'layers'
 export type PointDisks = Readonly<Record<PointDiskName, BlockDevice>>
 
-export async function freshPointDisks(): Promise<Record<PointDiskName, MemoryDisk>> {
+export async function freshPointDisks(seqs = SEQS_DEFAULT): Promise<Record<PointDiskName, MemoryDisk>> {
   const table = new MemoryDisk(TABLE_BYTES)
   await formatRecordLog(table, { magic: POINTS_MAGIC, owner: OWNER, name: 'points' })
   return {
-    table, folders: new MemoryDisk(SEQS_MAX * SECTOR), maps: new MemoryDisk(SEQS_MAX * MAPS_BYTES),
-    preserved: new MemoryDisk(SEQS_MAX * PRESERVED_BYTES), staged: new MemoryDisk(STAGED_BYTES), layers: new MemoryDisk(TODO_FILE_BYTES),
+    table, folders: new MemoryDisk(seqs * SECTOR), maps: new MemoryDisk(seqs * MAPS_BYTES),
+    preserved: new MemoryDisk(seqs * PRESERVED_BYTES), staged: new MemoryDisk(STAGED_BYTES), layers: new MemoryDisk(TODO_FILE_BYTES),
   }
 }
 
@@ -64,7 +64,7 @@ class DiskFolders {
     const present: number[] = []
     const deleted: number[] = []
     const sector = Buffer.alloc(SECTOR)
-    for (let seq = 0; seq < SEQS_MAX; seq++) {
+    for (let seq = 0; seq < this.#disks.folders.sizeBytes / SECTOR; seq++) {
       await this.#disks.folders.read(seq * SECTOR, SECTOR, sector, 0)
       if (sector[0] === DELETED) deleted.push(seq)
       else if (sector[0] !== ABSENT) present.push(seq)

@@ -114,4 +114,31 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'what is staged written to in place', file: 'volume/staging.js', find: 'this.#core.chain.plain?.clear(entry.from, entry.to);', put: '', judge: 'volume/staging' },
   { name: 'a hole made of what is staged over zeros', file: 'volume/excess-scan.js', find: 'if (staging?.meets(run.start, run.end))', put: 'if (false)',
     judge: 'volume/staging-late' },
+
+  // Mirrors (replication/)
+  { name: 'a cycle ships what changed since the newest bookmark only', file: 'replication/cycle.js', find: 'const fromSource = points.changed(volume, base, frozen);',
+    put: 'const fromSource = points.changed(volume, base && frozen.bookmark, frozen);', judge: 'replication/sim' },
+  { name: 'the point is declared before it is shipped', file: 'replication/cycle.js', find: 'await session.begin(point, state.keep);',
+    put: 'await session.begin(point, state.keep); await session.commit(point);', judge: 'replication/sim' },
+  { name: 'the image is frozen before the bookmark', file: 'replication/source-points.js', judge: 'replication/sim',
+    find: 'const bookmark = await this.bookmark(volume, cycle);\n', put: '\n' + 'const early = '
+      + "await this.#make(volume, `${this.#nameOf(cycle)}-image`, 'snapshot'); const bookmark = await this.bookmark(volume, cycle);\n"
+      + "return { cycle, bookmark, image: volume.points.open(early.name) };\n" },
+  { name: 'a resync forgets what the target changed', file: 'replication/cycle.js', find: 'resync ? union(fromSource, session.changed) : fromSource',
+    put: 'fromSource', judge: 'replication/sim' },
+  { name: 'the record is ahead of the target', file: 'replication/cycle.js', find: 'const { shipped, differing } = await deliver(parts, state, session, base, frozen);',
+    put: 'await parts.put({ ...state, base: { point: frozen.bookmark.uuid, at: frozen.bookmark.createdAt } });'
+      + 'const { shipped, differing } = await deliver(parts, state, session, base, frozen);', judge: 'replication/sim' },
+  { name: 'a retry of the first copy takes the target for blank', file: 'replication/cycle.js', find: 'await parts.put({ ...state, blank: false });',
+    put: ';', judge: 'replication/sim' },
+  { name: 'a split target shows half a cycle', file: 'replication/volume-target.js', find: 'await volume.restore({ from: declared.name });',
+    put: ';', judge: 'replication/sim' },
+  { name: 'the work of a split target is not kept', file: 'replication/volume-target.js', find: 'if (keep && isOwnWork)', put: 'if (false)', judge: 'replication/sim' },
+  { name: 'the old point goes before the new one is declared', file: 'replication/volume-target.js', judge: 'crash/mirrors',
+    find: "await volume.points.create({ name, kind: 'snapshot', labels });\n        await volume.points.pin(",
+    put: "await dropPoints(volume, declaredOf(volume, mirror.uuid), ownerOf(mirror.name)); await volume.points.create({ name, kind: 'snapshot', labels }); await volume.points.pin(" },
+  { name: 'points of failed cycles stay', file: 'replication/mirror.js', find: 'await this.#points.sweep(volume,', put: 'await Promise.resolve(', judge: 'replication/sim' },
+  { name: 'an acknowledgement that was lost stops the mirror', file: 'replication/cycle.js', find: 'if (theirs && (!ours || theirs.seq > ours.seq))',
+    put: 'if (false)', judge: 'replication/sim' },
+  { name: 'zeros are not shipped', file: 'replication/ship.js', find: 'if (this.#options.blank)', put: 'if (true)', judge: 'replication/sim' },
 ]
