@@ -121,7 +121,8 @@ async function deliver(
   const compare = !blank && (!base || resync)
   const total = bytesOf(runs, volume.grainBytes, image.sizeBytes)
   parts.decide({
-    rule: blank ? 'copy-all' : !base ? 'compare-all' : unknown ? 'compare-all-unlabelled' : resync ? 'union-of-both-maps' : 'changed-since-base',
+    rule: blank ? 'copy-all' : !base ? 'compare-all' : unknown ? 'compare-all-unlabelled'
+      : resync ? 'union-of-both-maps' : 'changed-since-base',
     inputs: { base: base?.uuid ?? null, sourceBytes: bytesOf(fromSource, volume.grainBytes, image.sizeBytes) },
     outcome: `${total} bytes to look at`,
   })
