@@ -1,8 +1,9 @@
 // Our own client against the servers of the field: nbdkit, qemu-nbd and nbd-server, over unix sockets and TCP.
-import { spawn } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { freePort, lacking, until } from '../../scripts/interop/tools.js'
 import { STATE_ZERO, type BlockDevice } from '../../src/device/block-device.js'
@@ -120,6 +121,53 @@ t.test('nbdkit', { skip: lacking('nbdkit') }, async t => {
     t.equal(device.connected, true)
     await device.close()
   })
+})
+
+t.test('nbdkit killed, started again, stopped and continued under load', { skip: lacking('nbdkit') }, async t => {
+  const path = join(dir, 'killed.sock')
+  const file = image('killed')
+  const start = (): ChildProcess => {
+    rmSync(path, { force: true })
+    return spawn('nbdkit', ['-f', '-U', path, 'file', file], { stdio: 'ignore' })
+  }
+  let child = start()
+  t.teardown(() => { child.kill('SIGKILL') })
+  const device = await until('nbdkit', 15_000, () => openNbdClient({
+    address: { path }, requestMs: 400, connectMs: 400, reconnect: { fromMs: 5, toMs: 50, limitMs: 30_000 },
+  }).catch(() => undefined))
+  let going = true
+  const doubts = new Set<string>()
+  const work = async (worker: number): Promise<number> => {
+    const into = Buffer.alloc(8192)
+    let rounds = 0
+    while (going) {
+      const bytes = Buffer.alloc(8192, 1 + rounds++ % 250)
+      for (let done = false; !done;) {
+        await Promise.resolve(device.write(worker * 8192, 8192, bytes, 0)).then(() => { done = true }, (error: Error) => { doubts.add(error.message) })
+      }
+      await device.read(worker * 8192, 8192, into, 0)
+      if (!into.equals(bytes)) throw new Error(`worker ${worker} round ${rounds} reads something else`)
+    }
+    return rounds
+  }
+  const working = Promise.all(Array.from({ length: 8 }, (_, i) => work(i)))
+  for (let round = 0; round < 3; round++) {
+    await sleep(150)
+    child.kill('SIGKILL')
+    await sleep(80)
+    child = start()
+    await sleep(250)
+    child.kill('SIGSTOP')
+    await sleep(700)
+    child.kill('SIGCONT')
+  }
+  await sleep(300)
+  going = false
+  const rounds = await working
+  t.ok(rounds.every(count => count > 3), `rounds ${rounds.join()}`)
+  t.ok(device.counters().connectionsLost >= 6, `${device.counters().connectionsLost} connections lost`)
+  t.ok([...doubts].every(text => text.includes('may or may not have been executed') || text.includes('was sent 5 times')), [...doubts].slice(0, 3).join('; '))
+  await device.close()
 })
 
 t.test('qemu-nbd', { skip: lacking('qemu-nbd', 'qemu-img') }, async t => {
