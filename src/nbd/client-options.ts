@@ -43,7 +43,7 @@ export interface NbdClientOptions {
    * connection run after it was replaced (PROTOCOL D5, SEEDS X9), as nbdelta does. Default false: they fail instead.
    */
   readonly resendWrites?: boolean
-  /** Payload bytes of all requests in flight; further ones wait for room. Default 16 MiB: at 600 KB/s all are answered in time. */
+  /** Payload bytes of all requests in flight; others wait for room. Default 16 MiB: at 600 KB/s all are answered in time. */
   readonly inFlightBytes?: number
   /** Refuse to write, whatever the peer allows. */
   readonly readOnly?: boolean
