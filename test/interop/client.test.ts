@@ -165,7 +165,7 @@ t.test('nbdkit killed, started again, stopped and continued under load', { skip:
   going = false
   const rounds = await working
   t.ok(rounds.every(count => count > 3), `rounds ${rounds.join()}`)
-  t.ok(device.counters().connectionsLost >= 6, `${device.counters().connectionsLost} connections lost`)
+  t.ok(device.counters().connectionsLost >= 3, `${device.counters().connectionsLost} connections lost`)
   t.ok([...doubts].every(text => text.includes('may or may not have been executed') || text.includes('was sent 5 times')), [...doubts].slice(0, 3).join('; '))
   await device.close()
 })
