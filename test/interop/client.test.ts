@@ -1,5 +1,6 @@
 // Our own client against the servers of the field: nbdkit, qemu-nbd and nbd-server, over unix sockets and TCP.
 import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -126,48 +127,58 @@ t.test('nbdkit', { skip: lacking('nbdkit') }, async t => {
 t.test('nbdkit killed, started again, stopped and continued under load', { skip: lacking('nbdkit') }, async t => {
   const path = join(dir, 'killed.sock')
   const file = image('killed')
+  let going = true
   const start = (): ChildProcess => {
     rmSync(path, { force: true })
-    return spawn('nbdkit', ['-f', '-U', path, 'file', file], { stdio: 'ignore' })
+    const started = spawn('nbdkit', ['-f', '-U', path, 'file', file], { stdio: 'ignore' })
+    // nbdkit 1.48 itself aborts now and then when it is dropped with replies under way: "raw_send_socket: Assertion `sock >= 0' failed".
+    started.on('exit', (_, signal) => { if (signal === 'SIGABRT' && going) child = start() })
+    return started
   }
   let child = start()
   t.teardown(() => { child.kill('SIGKILL') })
   const device = await until('nbdkit', 15_000, () => openNbdClient({
     address: { path }, requestMs: 400, connectMs: 400, reconnect: { fromMs: 5, toMs: 50, limitMs: 30_000 },
   }).catch(() => undefined))
-  let going = true
+  t.teardown(() => {
+    going = false
+    return device.close()
+  })
   const doubts = new Set<string>()
   const work = async (worker: number): Promise<number> => {
     const into = Buffer.alloc(8192)
     let rounds = 0
     while (going) {
       const bytes = Buffer.alloc(8192, 1 + rounds++ % 250)
-      for (let done = false; !done;) {
+      for (let done = false; !done && going;) {
         await Promise.resolve(device.write(worker * 8192, 8192, bytes, 0)).then(() => { done = true }, (error: Error) => { doubts.add(error.message) })
       }
       await device.read(worker * 8192, 8192, into, 0)
-      if (!into.equals(bytes)) throw new Error(`worker ${worker} round ${rounds} reads something else`)
+      if (!into.equals(bytes) && going) throw new Error(`worker ${worker} round ${rounds} reads something else`)
     }
     return rounds
   }
   const working = Promise.all(Array.from({ length: 8 }, (_, i) => work(i)))
   for (let round = 0; round < 3; round++) {
     await sleep(150)
+    const ended = once(child, 'exit')
     child.kill('SIGKILL')
+    await ended
     await sleep(80)
     child = start()
-    await sleep(250)
+    await until('the client to be back', 20_000, () => device.connected)
+    await sleep(100)
     child.kill('SIGSTOP')
     await sleep(700)
     child.kill('SIGCONT')
+    await until('the client to be back', 20_000, () => device.connected)
   }
   await sleep(300)
   going = false
   const rounds = await working
   t.ok(rounds.every(count => count > 3), `rounds ${rounds.join()}`)
   t.ok(device.counters().connectionsLost >= 3, `${device.counters().connectionsLost} connections lost`)
-  t.ok([...doubts].every(text => text.includes('may or may not have been executed') || text.includes('was sent 5 times')), [...doubts].slice(0, 3).join('; '))
-  await device.close()
+  t.ok([...doubts].every(text => text.includes('may or may not have been executed')), [...doubts].slice(0, 3).join('; '))
 })
 
 t.test('qemu-nbd', { skip: lacking('qemu-nbd', 'qemu-img') }, async t => {
