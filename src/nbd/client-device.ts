@@ -100,11 +100,9 @@ class ClientDevice implements NbdClientDevice {
   async flush(): Promise<void> {
     this.#checkOpen()
     const { ledger } = this.#pool
-    if (ledger.doubtful) throw ledger.takeDoubt()
-    const { mark } = ledger
+    const flush = ledger.begin()
     await this.#io.flush()
-    if (ledger.doubtful) throw ledger.takeDoubt()
-    ledger.flushed(mark)
+    ledger.end(flush)
   }
 
   zeroRun(offset: number, length: number): number {

@@ -9,35 +9,43 @@
  */
 import { NbdeltaError } from '../device/errors.js'
 
+interface Flush { readonly mark: number, readonly losses: number }
+
 export class FlushLedger {
   #completed = 0
   #flushed = 0
-  #doubt: NbdeltaError | undefined
+  /** Losses that left writes in doubt, and the error of the last one until a flush has told it. */
+  #losses = 0
+  #error: NbdeltaError | undefined
+  #told = true
 
   /** A write-class request completed. */
   wrote(): void { this.#completed++ }
-
-  /** What a flush that begins now will cover. */
-  get mark(): number { return this.#completed }
-
-  /** A flush that began at `mark` succeeded. */
-  flushed(mark: number): void { this.#flushed = Math.max(this.#flushed, mark) }
 
   /** A connection was lost. */
   lost(reason: NbdeltaError): void {
     if (this.#completed === this.#flushed) return
     this.#flushed = this.#completed
+    this.#losses++
+    this.#told = false
     const text = `writes completed since the last good flush may be lost, because the connection was: ${reason.message}`
-    this.#doubt = new NbdeltaError('flush-failed', text, { cause: reason, hint: 'write them again, then flush' })
+    this.#error = new NbdeltaError('flush-failed', text, { cause: reason, hint: 'write them again, then flush' })
   }
 
-  /** Whether a flush would have to fail now. */
-  get doubtful(): boolean { return this.#doubt !== undefined }
+  /** A flush is asked for. Throws `flush-failed` if it would have to cover what is in doubt, and nobody was told so far. */
+  begin(): Flush {
+    if (!this.#told) this.#tell()
+    return { mark: this.#completed, losses: this.#losses }
+  }
 
-  /** The error to fail with; asked for once, it is not given again. */
-  takeDoubt(): NbdeltaError | undefined {
-    const doubt = this.#doubt
-    this.#doubt = undefined
-    return doubt
+  /** The peer has flushed. Throws `flush-failed` if writes fell into doubt meanwhile: every flush under way then fails. */
+  end(flush: Flush): void {
+    if (flush.losses !== this.#losses) this.#tell()
+    this.#flushed = Math.max(this.#flushed, flush.mark)
+  }
+
+  #tell(): never {
+    this.#told = true
+    throw this.#error!
   }
 }

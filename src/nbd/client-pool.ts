@@ -9,13 +9,13 @@
  * - Reads and block status are sent again, `SENDS_MAX` times at most.
  * - Write-class requests fail: they may or may not have been executed, and may even be executed later. With `resendWrites`
  *   they are sent again in their order, and whatever overlaps one of them waits until it is answered.
- * - A flush fails if completed writes were not flushed (see client-ledger.ts), else it is sent again.
+ * - A flush is sent again; client-ledger.ts lets it fail all the same if writes it would cover are in doubt.
  * - While no connection lives, requests wait. They fail when the reconnect policy is spent; then the pool has failed for good.
  *
  * Several connections are opened only while the peer promises MULTI_CONN, and all must tell the same facts; so a flush on
  * one of them covers all (D3).
  */
-import { COMMAND, ERRNO } from '../../native-free/nbd/constants.js'
+import { ERRNO } from '../../native-free/nbd/constants.js'
 import { NbdeltaError } from '../device/errors.js'
 import { Backoff } from './client-backoff.js'
 import { openConnection, type ClientConnection, type ConnectionEvents } from './client-connection.js'
@@ -164,7 +164,6 @@ export class ClientPool implements ConnectionEvents {
     }
     this.ledger.lost(reason)
     this.#requeue(inFlight.filter(request => this.#survives(request, reason)))
-    this.#failFlushes()
     if (!this.connected) this.#tell('down', reason.message)
     if (this.#closing && !this.connected) this.#giveUp(reason)
     else if (!this.#closing) void this.#fillUp()
@@ -173,18 +172,15 @@ export class ClientPool implements ConnectionEvents {
 
   /** Whether a request in flight at a loss is sent again; if not, it has been told why. */
   #survives(request: ClientRequest, reason: NbdeltaError): boolean {
-    if (request.sends >= SENDS_MAX) {
-      const text = `${request.text} was sent ${request.sends} times, and each time the connection was lost: ${reason.message}`
-      this.#finish(request, new NbdeltaError(reason.code, text, { cause: reason }))
-      return false
-    }
-    if (!request.writes) return true
-    if (this.#settings.resendWrites) {
-      this.#resent.add(request)
+    const spent = request.sends >= SENDS_MAX
+    if (!spent && (!request.writes || this.#settings.resendWrites)) {
+      if (request.writes) this.#resent.add(request)
       return true
     }
-    const text = `${request.text} may or may not have been executed: the connection was lost before its reply: ${reason.message}`
-    this.#finish(request, new NbdeltaError(reason.code, text, { cause: reason }))
+    const times = spent ? `was sent ${request.sends} times, and lost its connection each time`
+      : 'was in flight when its connection was lost'
+    const doubt = request.writes ? '; it may or may not have been executed' : ''
+    this.#finish(request, new NbdeltaError(reason.code, `${request.text} ${times}${doubt}: ${reason.message}`, { cause: reason }))
     return false
   }
 
@@ -332,17 +328,6 @@ export class ClientPool implements ConnectionEvents {
 
   #failQueue(reason: NbdeltaError): void {
     for (const request of this.#queue.splice(0)) this.#finish(request, reason)
-  }
-
-  /** Flushes that wait cover writes which may be lost: they bring the news, and no later one need. */
-  #failFlushes(): void {
-    const waiting = this.#queue.filter(request => request.type === COMMAND.flush)
-    const doubt = waiting.length > 0 ? this.ledger.takeDoubt() : undefined
-    if (!doubt) return
-    for (const request of waiting) {
-      this.#queue.splice(this.#queue.indexOf(request), 1)
-      this.#finish(request, doubt)
-    }
   }
 
   #tell(state: 'up' | 'down', reason: string): void {

@@ -30,6 +30,7 @@ export class ClientSender {
   readonly #spare: Slab[] = []
   /** Where the bytes begin that are in no piece yet. */
   #start = 0
+  /** What the next write will be, and the slabs it is in. */
   #pieces: Buffer[] = []
   #used = new Set<Slab>()
   #scheduled = false
@@ -90,7 +91,8 @@ export class ClientSender {
 
   #release(used: ReadonlySet<Slab>): void {
     for (const slab of used) {
-      if (--slab.writes > 0) continue
+      // Pieces of it that wait for this turn's write are in use as well.
+      if (--slab.writes > 0 || this.#used.has(slab)) continue
       if (slab !== this.#slab) {
         slab.pos = 0
         if (this.#spare.length < SPARE_SLABS) this.#spare.push(slab)

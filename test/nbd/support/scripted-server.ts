@@ -135,7 +135,7 @@ export class ScriptedConnection {
   honest(request: ScriptedRequest, content: Buffer): Buffer {
     const { type, offset, length, payload } = request
     if (type === CMD.WRITE) payload.copy(content, offset)
-    if (type === CMD.WRITE_ZEROES || type === CMD.TRIM) content.fill(0, offset, offset + length)
+    if ((type === CMD.WRITE_ZEROES || type === CMD.TRIM) && offset < content.length) content.fill(0, offset, offset + length)
     const bytes = type === CMD.READ ? Buffer.from(content.subarray(offset, offset + length)) : Buffer.alloc(0)
     if (this.mode === 'simple') return simpleReply(request.cookie, 0, bytes)
     if (type === CMD.READ) return this.data(request, offset, bytes)
@@ -190,7 +190,7 @@ export async function startScriptedServer(t: Teardown, behaviour: Behaviour): Pr
     rmSync(path, { force: true })
   }
   const start = async (): Promise<void> => {
-    server = createServer(socket => {
+    server = createServer({ allowHalfOpen: true }, socket => {
       socket.on('error', () => {})
       const connection = new ScriptedConnection(new ByteStream(socket), connections.length)
       connections.push(connection)
