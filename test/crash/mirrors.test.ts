@@ -6,7 +6,7 @@ import type { MemberDisks } from './group-lab.js'
 import { freshDisks, Network, Node, SIZE } from '../replication/memory-lab.js'
 import { GRAIN, readAll } from '../volume/lab.js'
 
-const STATES = Number(process.env.STATES ?? 6000)
+const STATES = Number(process.env.STATES ?? 1500)
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 /** What the source had shown at each freeze so far, oldest first, and how many of them were declared for sure. */
 interface Note { readonly views: readonly Buffer[], readonly declared: number, readonly far: Network['disk'] }

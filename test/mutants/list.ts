@@ -130,7 +130,7 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'await parts.put({ ...state, base: { point: frozen.bookmark.uuid, at: frozen.bookmark.createdAt } });'
       + 'const { shipped, differing } = await deliver(parts, state, session, base, frozen);', judge: 'replication/sim' },
   { name: 'a retry of the first copy takes the target for blank', file: 'replication/cycle.js', find: 'await parts.put({ ...state, blank: false });',
-    put: ';', judge: 'replication/sim' },
+    put: ';', judge: 'replication/cycles' },
   { name: 'a split target shows half a cycle', file: 'replication/volume-target.js', find: 'await volume.restore({ from: declared.name });',
     put: ';', judge: 'replication/sim' },
   { name: 'the work of a split target is not kept', file: 'replication/volume-target.js', find: 'if (keep && isOwnWork)', put: 'if (false)', judge: 'replication/sim' },

@@ -168,3 +168,23 @@ t.test('a volume that shrinks and grows, and grows (A17, X6)', async t => {
   t.same(await shown(target), await shown(volume))
   await lab.close()
 })
+
+t.test('a first copy that is tried again: what the first attempt wrote does not stay', async t => {
+  const lab = await Lab.open(t.testdir())
+  const volume = await lab.volume('v', GRAINS)
+  await fill(volume, 0, 1, GRAINS)
+  lab.wire = disk(GRAINS)
+  lab.wire.onRequest = kind => { if (kind === 'flush') throw new Error('the link is down') }
+  await t.rejects(lab.mirror({ volume: 'v', target: URI }), /the link is down/)
+  await volume.trim(4 * G, 8 * G)
+  await fill(volume, 20, 5)
+  const next = await lab.killed()
+  lab.wire.onRequest = () => undefined
+  lab.wire.reset()
+  const mirror = next.mirrors.get('m')
+  await mirror.sync()
+  t.same({ ...lab.wire.counts }, { writtenBytes: G, zeroedBytes: 8 * G, readBytes: (GRAINS - 8) * G, flushes: 1 }, 'both sides are compared')
+  t.same(await shown(lab.wire), await shown(next.store.get('v')!))
+  await next.close()
+  await lab.close()
+})

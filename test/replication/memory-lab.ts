@@ -40,6 +40,11 @@ export class Network {
   /** Who was connected is gone: nothing more of it arrives. */
   forget(): void { this.#life++ }
 
+  /** The disk of a target volume fails as often as the network does, but never for whoever writes to it of their own. */
+  trouble(): void {
+    if (this.#random(1000) < this.lossPerMille) throw new NbdeltaError('io', 'the disk failed')
+  }
+
   connect(): Wire {
     if (this.isDown) throw new NbdeltaError('unreachable', 'nobody answers')
     const wire = new Wire(this.disk)
@@ -70,6 +75,8 @@ export function freshDisks<Note>(lateFlush: boolean, seqs?: number): Promise<Dis
 export class Node {
   readonly source: StoreVolume & Volume
   readonly target: StoreVolume & Volume
+  /** Somebody's own write to the target. */
+  readonly writeApart: Volume['write']
   readonly mirrors: Readonly<Record<Which, Mirror>>
   readonly clock: ManualClock
   readonly #opened: Opened
@@ -80,6 +87,12 @@ export class Node {
     const [source, target] = opened.volumes
     this.source = dressed(source!, 'a')
     this.target = dressed(target!, 'b')
+    const write = this.target.write.bind(this.target)
+    this.writeApart = write
+    this.target.write = (...args) => {
+      network.trouble()
+      return write(...args)
+    }
     this.mirrors = { local: this.#mirror('local', network), remote: this.#mirror('remote', network) }
   }
 
