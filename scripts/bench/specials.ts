@@ -13,6 +13,7 @@ import { longestWait } from './control-probe.js'
 import { median } from './results.js'
 import type { Figure } from './results.js'
 import type { ServerProcess } from './server-process.js'
+import { mirrors } from './mirrors.js'
 import { points } from './points.js'
 import { snapshots } from './snapshots.js'
 import { EXPORT, nbdeltaCommand, serveStore, sideOf, startSide } from './sides.js'
@@ -32,7 +33,7 @@ const IDLE_LIMIT_MS = 10
 
 export interface SpecialOptions { readonly rounds: number, readonly seconds: number }
 type Measurement = (bench: Workbench, options: SpecialOptions) => Promise<Figure[]>
-export const SPECIALS: Readonly<Record<string, Measurement>> = { idle, memory, stall, open, trim, snapshots, points }
+export const SPECIALS: Readonly<Record<string, Measurement>> = { idle, memory, stall, open, trim, snapshots, points, mirrors }
 
 /** A server on the hot file, for as long as `work` takes. */
 async function onHotFile<T>(bench: Workbench, work: (place: Place, server: ServerProcess) => Promise<T>): Promise<T> {

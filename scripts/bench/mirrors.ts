@@ -1,0 +1,165 @@
+/**
+ * What mirrors cost, to a target that is `nbdkit file` on a unix socket:
+ *
+ *   first copy   of a full volume, from the freeze to the flush, against nbdcopy from the volume to the same server, in turn
+ *   wire         a cycle of changed blocks spread over the volume: all bytes on the socket, both ways, counted by a proxy
+ *   beside       4 KiB random writes, depth 16, while cycles run all the time without limit, against the same without a mirror
+ *   freeze       the longest of a client's writes, one at a time, while a cycle begins every second, and without any
+ */
+import { rmSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { $ } from 'zx'
+import { Load } from './clients.js'
+import { median } from './results.js'
+import type { Figure } from './results.js'
+import { EXPORT, nbdeltaCommand, onVolume, serveStore } from './sides.js'
+import { ServerProcess } from './server-process.js'
+import type { Place } from './sides.js'
+import type { Workbench } from './workbench.js'
+
+const MIB = 2 ** 20
+const GRAIN = 4096
+const SIZE_BYTES = 512 * MIB
+const CHANGES = 1000
+const PIECE_BYTES = 64 * 1024
+const COPY_FLOOR = 0.8
+/** Of what differs, and what may come on top whatever that is. */
+const WIRE_LIMIT = 1.02
+const WIRE_FREE_BYTES = 64 * 1024
+const BESIDE_FLOOR = 0.6
+const FREEZE_LIMIT_MS = 10
+const THINK_US = 1000
+const POLL_MS = 200
+
+interface Extent { readonly rounds: number, readonly seconds: number }
+interface Mirrored { readonly place: Place, readonly store: string, readonly target: string }
+
+/** A store with one full volume, served, and an empty target. */
+async function mirrored<T>(bench: Workbench, work: (parts: Mirrored) => Promise<T>): Promise<T> {
+  const [place, far] = [await bench.placeOf('mirrors', ''), await bench.placeOf('mirror-target', '')]
+  const [store, file] = [join(place.directory, 'store'), join(far.directory, 'target.img')]
+  await onVolume(store, { sizeBytes: SIZE_BYTES }, async (volume) => {
+    const data = Buffer.alloc(PIECE_BYTES, 7)
+    for (let at = 0; at < SIZE_BYTES; at += PIECE_BYTES) await volume.write(at, PIECE_BYTES, data, 0)
+  })
+  await $`rm -f ${file} && truncate -s ${SIZE_BYTES} ${file}`.quiet()
+  const { server: target } = await ServerProcess.start('nbdkit', ['nbdkit', '-f', '-U', far.socket, 'file', file], far.directory,
+    { path: far.socket })
+  try {
+    const { server } = await serveStore(place, store)
+    try {
+      return await work({ place, store, target: far.socket })
+    } finally { await server.stop() }
+  } finally {
+    await target.stop()
+    rmSync(store, { recursive: true, force: true })
+    rmSync(file)
+  }
+}
+
+const uriOfSocket = (path: string): string => `nbd+unix:///?socket=${path}`
+
+function create(store: string, socket: string, ...options: string[]): Promise<string> {
+  return nbdeltaCommand(store, 'mirror', 'create', 'm', EXPORT, uriOfSocket(socket), ...options)
+}
+
+async function elapsed(work: () => Promise<unknown>): Promise<number> {
+  const start = performance.now()
+  await work()
+  return performance.now() - start
+}
+
+/** The rate of a first copy, as a part of nbdcopy's. */
+function firstCopy(bench: Workbench): Promise<number> {
+  return mirrored(bench, async ({ store, target, place }) => {
+    await create(store, target, '--interval', '1h')
+    let seconds: number | null = null
+    while (seconds === null) {
+      await sleep(POLL_MS)
+      const { lastSeconds } = JSON.parse(await nbdeltaCommand(store, 'mirror', 'show', 'm', '--json')) as { lastSeconds: number | null }
+      seconds = lastSeconds
+    }
+    const source = `nbd+unix:///${EXPORT}?socket=${place.socket}`
+    const theirs = await elapsed(() => $`nbdcopy --flush ${source} ${uriOfSocket(target)}`.quiet())
+    return theirs / (seconds * 1000)
+  })
+}
+
+/** Bytes on the socket for each byte that differs, over what is free. */
+function wire(bench: Workbench): Promise<number> {
+  return mirrored(bench, async ({ store, target, place }) => {
+    let bytes = 0
+    const path = `${target}.proxy`
+    const proxy = createServer((near) => {
+      const far = connect(target)
+      for (const [from, to] of [[near, far], [far, near]] as const) {
+        from.on('data', (data) => { bytes += data.length })
+        from.pipe(to)
+        from.on('error', () => to.destroy())
+      }
+    }).listen(path)
+    await create(store, path, '--interval', '1h')
+    await nbdeltaCommand(store, 'mirror', 'sync', 'm')
+    const load = await Load.start(bench, { socket: place.socket }, EXPORT, { mode: 'randwrite', depth: 1, seconds: 0.2, thinkUs: 50 })
+    await load.go()
+    await load.close()
+    bytes = 0
+    await nbdeltaCommand(store, 'mirror', 'sync', 'm')
+    const { lastDataBytes } = JSON.parse(await nbdeltaCommand(store, 'mirror', 'show', 'm', '--json')) as { lastDataBytes: number }
+    await nbdeltaCommand(store, 'mirror', 'delete', 'm')
+    proxy.close()
+    if (lastDataBytes < CHANGES * GRAIN / 2) console.log(`  only ${lastDataBytes} bytes changed`)
+    return (bytes - WIRE_FREE_BYTES) / lastDataBytes
+  })
+}
+
+/** Writes beside cycles, as a part of the same without; and the longest write while cycles begin, with and without. */
+function beside(bench: Workbench, seconds: number): Promise<{ ratio: number, freezeMs: number, plainMs: number }> {
+  return mirrored(bench, async ({ store, target, place }) => {
+    const run = async (options: { depth: number, thinkUs?: number, seconds: number }) => {
+      const load = await Load.start(bench, { socket: place.socket }, EXPORT, { mode: 'randwrite', blockBytes: GRAIN, warmSeconds: 0.3, ...options })
+      try { return await load.go() } finally { await load.close() }
+    }
+    const one = { depth: 1, thinkUs: THINK_US, seconds: Math.max(5, seconds) }
+    const without = await run({ depth: 16, seconds })
+    const calm = await run(one)
+    await create(store, target, '--interval', '1s')
+    await nbdeltaCommand(store, 'mirror', 'sync', 'm')
+    const frozen = await run(one)
+    // As soon as anything is behind.
+    await nbdeltaCommand(store, 'mirror', 'delete', 'm')
+    await create(store, target, '--interval', '1s', '--after', '4096', '--overwrite')
+    await nbdeltaCommand(store, 'mirror', 'sync', 'm')
+    const during = await run({ depth: 16, seconds: Math.max(3, seconds) })
+    return {
+      ratio: during.operations / during.seconds / (without.operations / without.seconds),
+      freezeMs: frozen.maxUs / 1000, plainMs: calm.maxUs / 1000,
+    }
+  })
+}
+
+export async function mirrors(bench: Workbench, { rounds, seconds }: Extent): Promise<Figure[]> {
+  const [copies, wires, runs] = [[] as number[], [] as number[], [] as Awaited<ReturnType<typeof beside>>[]]
+  for (let i = 0; i < rounds; i++) {
+    copies.push(await firstCopy(bench))
+    wires.push(await wire(bench))
+    runs.push(await beside(bench, seconds))
+  }
+  return [
+    { what: 'a first copy of 512 MiB to nbdkit / nbdcopy of the same', value: median(copies), unit: 'of it', floor: COPY_FLOOR },
+    {
+      what: 'a cycle: bytes on the wire, less 64 KiB / bytes that differ', value: median(wires), unit: 'of it', limit: WIRE_LIMIT,
+    },
+    {
+      what: '4 KiB random writes, depth 16, while cycles run without limit / without a mirror',
+      value: median(runs.map(({ ratio }) => ratio)), unit: 'of it', floor: BESIDE_FLOOR,
+    },
+    {
+      what: 'longest write of one client while a cycle begins every second', value: median(runs.map(({ freezeMs }) => freezeMs)),
+      unit: 'ms', limit: FREEZE_LIMIT_MS,
+    },
+    { what: 'the same without a mirror', value: median(runs.map(({ plainMs }) => plainMs)), unit: 'ms' },
+  ]
+}
