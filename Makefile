@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop kill-points kill-mirrors interop-fs interop-snapshots interop-kernel interop-new fuzz groups mutants models sim-long bench coverage clean
+.PHONY: help run test check build docs interop kill-points kill-mirrors interop-fs interop-snapshots interop-kernel interop-new demo-replication demo-restore fuzz groups mutants models sim-long bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +41,12 @@ interop-kernel: deps build ## the Linux kernel's client in a QEMU guest (KERNEL=
 
 interop-new: deps build ## the real-client tests with a newer Debian's libnbd and qemu (extended headers)
 	@$(NODE) dist/scripts/interop/newer-clients.js
+
+demo-replication: deps build ## watch it: mirrors to another server and to a volume, split, resync both ways
+	@$(NODE) dist/scripts/demo-replication.js
+
+demo-restore: deps build ## watch it: a restore of a volume while it replicates, and its undoing
+	@$(NODE) dist/scripts/demo-restore.js
 
 fuzz: build      ## 1,000,000 mutated inputs against the NBD parser (SEED=n INPUTS=n)
 	@$(NODE) dist/test/fuzz/run.js --inputs $(or $(INPUTS),1000000) $(if $(SEED),--seed $(SEED))
