@@ -276,3 +276,44 @@ t.test(`${KILLS} kills of a server, or of the one that it mirrors to`, { skip },
   await source.nbdelta('mirror', 'delete', 'm')
   t.same(await left(source, NAME), [])
 })
+
+// D6, D11, A15: unanswered, the source shows what it had or what the target has, and nothing between; answered, the latter.
+t.test('kills during a reverse resync', { skip }, async t => {
+  const seed = seedOfRun()
+  t.comment(`seed ${seed}`)
+  const random = seededRandom(seed)
+  const source = await InteropServer.start({ name: NAME, size: '128MiB', grain: '4KiB' })
+  t.teardown(() => source.close())
+  const [ours, theirs] = [source.uri(NAME), source.uri(TARGET)]
+  const alike = async (a: string, b: string): Promise<boolean> =>
+    (await $({ nothrow: true })`qemu-img compare -f raw -F raw ${a} ${b}`).stdout.includes('Images are identical')
+  await $`qemu-io -f raw -c ${'write -P 1 0 32M'} ${ours}`
+  await source.nbdelta('mirror', 'create', 'm', NAME, TARGET, '--interval', '1s')
+  await source.nbdelta('mirror', 'sync', 'm')
+  const seen = { answered: 0, before: 0, after: 0 }
+  for (let round = 1; round <= Math.ceil(KILLS / 2); round++) {
+    await source.nbdelta('mirror', 'split', 'm')
+    await $`qemu-io -f raw -c ${`write -P ${10 + round} 8M 48M`} -c ${'discard 60M 1M'} ${theirs}`
+    await $`qemu-io -f raw -c ${`write -P ${100 + round} 40M 32M`} ${ours}`
+    const files = [join(source.dir, 'ours'), join(source.dir, 'theirs')] as const
+    for (const [uri, file] of [[ours, files[0]], [theirs, files[1]]] as const) await $`qemu-img convert -f raw -O raw ${uri} ${file}`
+    const control = await connectControl(join(source.store, 'control.sock'))
+    let isAnswered = false
+    const asked = control.call('mirror.resync', { name: 'm', reverse: true, wait: false }).then(() => { isAnswered = true }, () => undefined)
+    if (random() < 0.5) await asked
+    await sleep(random() * 150)
+    const answered = isAnswered
+    await source.kill()
+    control.close()
+    await source.serve()
+    const isAfter = await alike(ours, files[1])
+    if (answered) seen.answered++
+    seen[isAfter ? 'after' : 'before']++
+    t.ok(isAfter || (!answered && await alike(ours, files[0])), `round ${round}: the source is whole${answered ? ', and what was answered' : ''}`)
+    const { state } = JSON.parse(await source.nbdelta('mirror', 'show', 'm', '--json')) as { state: string }
+    if (state === 'split') await source.nbdelta('mirror', 'resync', 'm', '--reverse')
+    await source.nbdelta('mirror', 'sync', 'm')
+    t.ok(await alike(ours, files[1]) && await alike(ours, theirs), 'and both are what the target had')
+  }
+  t.comment(JSON.stringify(seen))
+})
