@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { cannotTry } from '../interop/filesystems.js'
 import { LoopDisk } from '../interop/loop-disk.js'
 import type { InteropServer } from '../interop/server.js'
-import { $, lacking } from '../interop/tools.js'
+import { $ } from '../interop/tools.js'
 import type { Stage } from './stage.js'
 
 const MIB = 2 ** 20
@@ -31,7 +31,7 @@ export interface DiskKind {
 }
 
 export async function diskKind(stage: Stage): Promise<DiskKind> {
-  const why = await cannotTry('ext4') || lacking('fsfreeze')
+  const why = await cannotTry('ext4')
   if (why) return { words: `raw blocks, by qemu-io: ${why}`, attach: async (server, name) => new Blocks(stage, server.uri(name)) }
   return { words: 'an ext4 filesystem, by nbdfuse and a loop device', attach: (server, name, blank) => Files.attach(stage, server, name, blank) }
 }
@@ -65,13 +65,11 @@ class Files implements Disk {
   }
 
   async still(work: () => Promise<void>): Promise<void> {
-    const { mountPoint } = this.#disk
-    await this.#stage.run('fsfreeze', '-f', mountPoint)
-    try {
-      await work()
-    } finally {
-      await this.#stage.run('fsfreeze', '-u', mountPoint)
-    }
+    this.#stage.note(`umount ${this.#disk.mountPoint}`)
+    await this.#disk.unmount()
+    await work()
+    this.#stage.note(`mount ${this.#disk.device} ${this.#disk.mountPoint}`)
+    await this.#disk.mount()
   }
 
   async put(...names: readonly string[]): Promise<void> {
