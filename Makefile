@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop kill-points interop-fs interop-snapshots interop-kernel interop-new fuzz groups mutants models sim sim-long bench coverage clean
+.PHONY: help run test check build docs interop kill-points kill-mirrors interop-fs interop-snapshots interop-kernel interop-new demo-replication demo-restore fuzz groups mutants models sim sim-long bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -27,6 +27,9 @@ interop: deps build ## real clients: libnbd, qemu, fio, nbd-client, kill -9 unde
 kill-points: deps build ## 50 kill -9 of a server with snapshots, restores, clones and deletions under load (KILLS=n SEED=n)
 	@KILLS=$(or $(KILLS),50) $(NODE) dist/test/interop/kill-points.test.js
 
+kill-mirrors: deps build ## 30 kill -9 of a server with mirrors, or of its peer, under load; each target kind (KILLS=n SEED=n)
+	@KILLS=$(or $(KILLS),30) $(NODE) dist/test/interop/mirror-kills.test.js
+
 interop-fs: deps build ## ext4, xfs and btrfs over nbdfuse and a loop device
 	@$(NODE) dist/scripts/interop/filesystems.js
 
@@ -38,6 +41,12 @@ interop-kernel: deps build ## the Linux kernel's client in a QEMU guest (KERNEL=
 
 interop-new: deps build ## the real-client tests with a newer Debian's libnbd and qemu (extended headers)
 	@$(NODE) dist/scripts/interop/newer-clients.js
+
+demo-replication: deps build ## watch it: mirrors to another server and to a volume, split, resync both ways
+	@$(NODE) dist/scripts/demo-replication.js
+
+demo-restore: deps build ## watch it: a restore of a volume while it replicates, and its undoing
+	@$(NODE) dist/scripts/demo-restore.js
 
 fuzz: build      ## 1,000,000 mutated inputs against the NBD parser (SEED=n INPUTS=n)
 	@$(NODE) dist/test/fuzz/run.js --inputs $(or $(INPUTS),1000000) $(if $(SEED),--seed $(SEED))

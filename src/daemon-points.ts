@@ -149,11 +149,11 @@ async function factsOf({ points }: StoreVolume, { name }: PointInfo, deadline: n
   return within(leftMs, points.facts(name).catch(() => undefined), undefined)
 }
 
-/** Owners of the server's own pins: without them a clone would lose what it reads. */
+/** Owners of the server's own pins: without them a clone would lose what it reads, and a mirror what it goes on from. */
 function refuseOwners(owner: string): void {
-  if (!/^(clone|restore|delta export)( |$)/.test(owner)) return
+  if (!/^(clone|restore|delta export|mirror)( |$)/.test(owner)) return
   throw new NbdeltaError('bad-argument', `'${owner}' is an owner of the server's own: its pins come and go by themselves`,
-    { hint: 'a clone lets go when it is promoted or deleted, a job when it has ended' })
+    { hint: 'a clone lets go when it is promoted or deleted, a job when it has ended, a mirror when it has a newer point' })
 }
 
 function refusePinned(of: string, { name, pins }: PointInfo): void {

@@ -80,7 +80,11 @@ export class LoopDisk {
   async detach(): Promise<void> {
     attached.delete(this)
     const quiet = $({ nothrow: true })
-    if ((await quiet`mountpoint -q ${this.mountPoint}`).exitCode === 0) await quiet`umount ${this.mountPoint} || umount -l ${this.mountPoint}`
+    if ((await quiet`mountpoint -q ${this.mountPoint}`).exitCode === 0) {
+      // Unmounted while it is frozen, a filesystem can never be thawed again, and keeps its device until the machine restarts.
+      await quiet`fsfreeze -u ${this.mountPoint}`
+      await quiet`umount ${this.mountPoint} || umount -l ${this.mountPoint}`
+    }
     await quiet`losetup -d ${this.device}`
     await until('nbdfuse to end', DETACH_MS, async () => {
       await quiet`fusermount3 -u ${this.#fuseDir}`

@@ -13,12 +13,11 @@
  * A crash or a failure anywhere up to 6 leaves the base as it was, and its map holds all that was shipped or not (S3, C9): the
  * next cycle ships that again, and what changed since. Between 6 and 7 the target is ahead of the record: step 1 finds it (B22).
  */
-import { divCeil } from '../../native-free/integer.js'
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
-import type { Run } from '../volume/volume-map.js'
 import type { MirrorState } from './mirror-record.js'
 import { ship, type Shipped } from './ship.js'
 import type { Frozen, SourcePoints } from './source-points.js'
@@ -107,23 +106,24 @@ async function deliver(
 ): Promise<{ readonly shipped: Shipped, readonly differing: number }> {
   const { volume, points, clock, signal } = parts
   const { image } = frozen
-  const fromSource = points.changed(volume, base, frozen)
+  const map = points.changed(volume, base, frozen)
+  const sourceBytes = bytesOf(map, volume.grainBytes, image.sizeBytes)
   const resync = state.phase === 'resyncing'
   // Nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well.
-  const unknown = resync && session.changed === undefined
+  const theirs = base && resync ? await session.changed() : undefined
+  const unknown = base && resync && !theirs
+  if (theirs) map.or(fitted(theirs, map.length))
   // What lies behind the target's end is in no map of the source, if it was the target that was made shorter.
   const grown = session.device.sizeBytes < image.sizeBytes
-  const all = [{ start: 0, end: divCeil(image.sizeBytes, volume.grainBytes) }]
-  const known = !base || unknown ? all : resync ? union(fromSource, session.changed!) : fromSource
-  const tail = { start: Math.floor(session.device.sizeBytes / volume.grainBytes), end: all[0]!.end }
-  const runs = grown ? union(known, [tail]) : known
+  if (unknown) map.set(0, map.length)
+  else if (grown) map.set(Math.floor(session.device.sizeBytes / volume.grainBytes), map.length)
   const { blank } = state
   const compare = !blank && (!base || resync)
-  const total = bytesOf(runs, volume.grainBytes, image.sizeBytes)
+  const total = bytesOf(map, volume.grainBytes, image.sizeBytes)
   parts.decide({
     rule: blank ? 'copy-all' : !base ? 'compare-all' : unknown ? 'compare-all-unlabelled'
       : resync ? 'union-of-both-maps' : 'changed-since-base',
-    inputs: { base: base?.uuid ?? null, sourceBytes: bytesOf(fromSource, volume.grainBytes, image.sizeBytes) },
+    inputs: { base: base?.uuid ?? null, sourceBytes },
     outcome: `${total} bytes to look at`,
   })
   const point: DeclaredPoint = { uuid: frozen.bookmark.uuid, cycle: frozen.cycle, sizeBytes: image.sizeBytes }
@@ -132,7 +132,7 @@ async function deliver(
   let done = 0
   parts.onProgress(0, total)
   const shipped = await ship({
-    source: image, target: session.device, runs: inBytes(runs, volume.grainBytes, image.sizeBytes), compare, blank,
+    source: image, target: session.device, runs: inBytes(map, volume.grainBytes, image.sizeBytes), compare, blank,
     bytesPerSecond: state.bytesPerSecond, clock, signal,
     onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })
@@ -140,26 +140,25 @@ async function deliver(
   return { shipped, differing: total }
 }
 
-function* inBytes(runs: Iterable<Run>, grainBytes: number, sizeBytes: number): Generator<Run> {
-  for (const { start, end } of runs) {
-    const cut = { start: start * grainBytes, end: Math.min(end * grainBytes, sizeBytes) }
-    if (cut.start < cut.end) yield cut
+/** Runs of a bitmap, cut to the size; found as they are asked for. */
+function* inBytes(map: GrainBitmap, grainBytes: number, sizeBytes: number): Generator<{ start: number, end: number }> {
+  const { length } = map
+  for (let start = map.next(0, length, true); start < length;) {
+    const end = map.runEnd(start, length)
+    yield { start: start * grainBytes, end: Math.min(end * grainBytes, sizeBytes) }
+    start = end < length ? map.next(end, length, true) : length
   }
 }
 
-export function bytesOf(runs: Iterable<Run>, grainBytes: number, sizeBytes: number): number {
-  let bytes = 0
-  for (const { start, end } of inBytes(runs, grainBytes, sizeBytes)) bytes += end - start
-  return bytes
+/** What a bitmap of a volume of that size stands for. */
+export function bytesOf(map: GrainBitmap, grainBytes: number, sizeBytes: number): number {
+  const { length } = map
+  const cut = length > 0 && map.get(length - 1) ? length * grainBytes - sizeBytes : 0
+  return map.count() * grainBytes - cut
 }
 
-/** Of two lists, each ascending and disjoint. */
-export function union(a: readonly Run[], b: readonly Run[]): Run[] {
-  const merged: { start: number, end: number }[] = []
-  for (const { start, end } of [...a, ...b].sort((x, y) => x.start - y.start)) {
-    const last = merged.at(-1)
-    if (last && start <= last.end) last.end = Math.max(last.end, end)
-    else merged.push({ start, end })
-  }
-  return merged
+/** The bitmap, as long as another. */
+export function fitted(map: GrainBitmap, length: number): GrainBitmap {
+  if (map.length !== length) map.resize(length, false)
+  return map
 }

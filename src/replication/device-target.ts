@@ -27,7 +27,7 @@ export class DeviceTarget implements MirrorTarget {
   async open(): Promise<TargetSession> {
     const device = await this.#connect()
     return {
-      device, declared: undefined, changed: undefined,
+      device, declared: undefined, changed: async () => undefined,
       begin: async ({ sizeBytes }) => {
         if (device.capabilities.readOnly) throw new NbdeltaError('read-only', `${this.label} cannot be written to`)
         if (device.sizeBytes < sizeBytes) {

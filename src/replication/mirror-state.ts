@@ -5,7 +5,7 @@
  *   copying    the first copy is under way or failed half-way: the target has no declared point yet
  *   paired     the target is at a declared point; what changed since is shipped cycle by cycle
  *   split      both sides are written to on their own; what changes on each is known, or is found by comparing
- *   resyncing  the target is brought to the source's content again; until that is done it shows what it had
+ *   resyncing  the target is brought to the source's content again; until that is done it shows the point it was split at
  */
 import type { Phase } from './mirror-record.js'
 

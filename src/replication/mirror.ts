@@ -17,7 +17,7 @@ import type { InheritJob } from '../volume/copier.js'
 import type { TransferOptions } from '../volume/image.js'
 import type { PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
-import { bytesOf, type CycleParts, type CycleResult, type Decision, runCycle, settle, union } from './cycle.js'
+import { bytesOf, type CycleParts, type CycleResult, type Decision, fitted, runCycle, settle } from './cycle.js'
 import type { MirrorRecord, MirrorState, Phase } from './mirror-record.js'
 import { TABLE, type Verb } from './mirror-state.js'
 import { SourcePoints } from './source-points.js'
@@ -206,8 +206,11 @@ export class Mirror {
     try {
       const volume = this.#parts.source()
       const base = settle({ ...this.#cycleParts(volume, {}), decide: () => undefined }, this.state, session)
-      if (!base || !session.changed) return null
-      return bytesOf(union(volume.points.changedRuns(base.name), session.changed), volume.grainBytes, volume.sizeBytes)
+      const theirs = base && await session.changed()
+      if (!base || !theirs) return null
+      const map = volume.points.changedMap(base.name)
+      map.or(fitted(theirs, map.length))
+      return bytesOf(map, volume.grainBytes, volume.sizeBytes)
     } finally {
       await session.close()
     }
@@ -240,7 +243,8 @@ export class Mirror {
     }
     const base = settle(this.#cycleParts(volume, {}), this.state, session)
     const cycle = this.state.cycle + 1
-    const within = base && session.changed && union(volume.points.changedRuns(base.name), session.changed)
+    const within = base && await session.changed()
+    if (base && within) within.or(fitted(volume.points.changedMap(base.name), within.length))
     // Before the restore: what it marks on the source has then changed since.
     const bookmark = await this.#points.bookmark(volume, cycle)
     const job = await target.giveTo(volume, cycle, within)
@@ -360,7 +364,7 @@ export class Mirror {
     const { base, phase } = this.state
     const volume = this.#parts.source()
     const point = base && phase === 'paired' && !volume.problem ? this.#points.find(volume, base.point) : undefined
-    if (!point || point.sizeBytes !== volume.sizeBytes || volume.points.changedRuns(point.name).length > 0) return false
+    if (!point || point.sizeBytes !== volume.sizeBytes || volume.points.changedMap(point.name).count() > 0) return false
     this.#renewedAt = this.#parts.clock.wallTime().toISOString()
     this.#dueAtMs = this.#parts.clock.now() + this.state.intervalSeconds * 1000
     return true
@@ -371,7 +375,7 @@ export class Mirror {
       const volume = this.#parts.source()
       const { base } = this.state
       const point = base ? this.#points.find(volume, base.point) : undefined
-      return point ? bytesOf(volume.points.changedRuns(point.name), volume.grainBytes, volume.sizeBytes) : null
+      return point ? bytesOf(volume.points.changedMap(point.name), volume.grainBytes, volume.sizeBytes) : null
     } catch { return null }
   }
 

@@ -7,9 +7,10 @@
  * So between cycles a mirror costs a source no copy on write, only a map. Both are pinned by the mirror, and labelled with its
  * uuid, so that what a crash leaves is found again and dropped (`sweep`).
  */
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { divCeil } from '../../native-free/integer.js'
 import type { PointDevice, PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
-import type { Run } from '../volume/volume-map.js'
 import { AUTO_LABEL, AUTO_MIRROR, dropPoints, freeName, MIRROR_LABEL, ownerOf } from './volume-target.js'
 
 export interface Frozen {
@@ -42,9 +43,9 @@ export class SourcePoints {
   bookmark(volume: StoreVolume, cycle: number): Promise<PointInfo> { return this.#make(volume, this.#nameOf(cycle), 'bookmark') }
 
   /** Grains that differ between the base and the frozen image; without a base all of them. */
-  changed(volume: StoreVolume, base: PointInfo | undefined, { image }: Frozen): readonly Run[] {
-    if (!base) return [{ start: 0, end: Math.ceil(image.sizeBytes / volume.grainBytes) }]
-    return [...image.changedRuns(base.name)]
+  changed({ points, grainBytes }: StoreVolume, base: PointInfo | undefined, { image }: Frozen): GrainBitmap {
+    if (!base) return new GrainBitmap(divCeil(image.sizeBytes, grainBytes), true)
+    return points.changedMap(base.name, image.point.name)
   }
 
   /** Drops all but the bookmarks that are still needed. What somebody reads at this moment stays until the next time. */

@@ -9,8 +9,8 @@
  * - `commit` comes after the device's flush was acknowledged. When it resolves, the point is declared, durably (S2). When it
  *   fails, the point may be declared all the same (B22): `declared` of the next session tells.
  */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { BlockDevice } from '../device/block-device.js'
-import type { Run } from '../volume/volume-map.js'
 
 /** A frozen point of the source, as it is declared on the target. */
 export interface DeclaredPoint {
@@ -24,8 +24,8 @@ export interface TargetSession {
   readonly device: BlockDevice
   /** Uuid of the point it says it is at; null: at none. Undefined: it keeps no label, so nobody can ask it (X11). */
   readonly declared: string | null | undefined
-  /** Grains that may have changed on the target itself since that point. Undefined: nobody knows. */
-  readonly changed: readonly Run[] | undefined
+  /** Grains that may have changed on the target itself since that point; the bitmap is the caller's. Undefined: nobody knows. */
+  changed(): Promise<GrainBitmap | undefined>
   /** @param keep what it shows is somebody's own work, to be kept as a snapshot before it is overwritten (D14, S5) */
   begin(point: DeclaredPoint, keep: boolean): Promise<void>
   commit(point: DeclaredPoint): Promise<void>

@@ -10,11 +10,11 @@
  *   commit   the device was flushed -> snapshot (one durable record: the point is declared) -> the one before goes
  *            The other way round, a crash in between leaves a target at no point at all.
  */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { InheritJob } from '../volume/copier.js'
 import type { PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
-import type { Run } from '../volume/volume-map.js'
 import type { DeclaredPoint, MirrorTarget, TargetSession } from './target.js'
 
 export const MIRROR_LABEL = 'mirror'
@@ -46,7 +46,7 @@ export class VolumeTarget implements MirrorTarget {
     return {
       device: volume,
       declared: declared ? declared.labels[ORIGIN_LABEL]! : null,
-      changed: declared && volume.points.changedRuns(declared.name),
+      changed: async () => declared && volume.points.changedMap(declared.name),
       begin: (point, keep) => this.#begin(volume, point, keep),
       commit: point => this.#commit(volume, point),
       close: async () => undefined,
@@ -67,7 +67,7 @@ export class VolumeTarget implements MirrorTarget {
    * `source` shows what this volume holds, from one instant on; grains outside of `within` are equal already. Nobody writes to
    * this volume meanwhile. Errors: those of a restore.
    */
-  async giveTo(source: StoreVolume, cycle: number, within: readonly Run[] | undefined): Promise<InheritJob> {
+  async giveTo(source: StoreVolume, cycle: number, within: GrainBitmap | undefined): Promise<InheritJob> {
     const volume = this.#parts.volume()
     const { mirror } = this.#parts
     const name = freeName(volume, `mirror-${mirror.name}-${cycle}-back`)
@@ -85,7 +85,7 @@ export class VolumeTarget implements MirrorTarget {
   async #begin(volume: StoreVolume, { cycle, sizeBytes }: DeclaredPoint, keep: boolean): Promise<void> {
     const { name } = this.#parts.mirror
     const declared = this.declaredPoint()
-    const isOwnWork = !declared || volume.points.changedRuns(declared.name).length > 0
+    const isOwnWork = !declared || volume.points.changedMap(declared.name).count() > 0
     if (keep && isOwnWork) await keepAs(volume, `before-${name}-${cycle}`)
     if (volume.sizeBytes !== sizeBytes) await this.#parts.resize(volume.name, sizeBytes)
   }

@@ -6,7 +6,7 @@
  * - Changes of the set, and resizes, run one after the other (`inTurn`); merging goes on in the background.
  * - What is listed is in the table, durably. Memory follows the disk.
  */
-import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { LiveView } from './live-view.js'
@@ -15,6 +15,7 @@ import { OpenPointDevice } from './point-device.js'
 import { type MergeParts, PointMerger } from './point-merge.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
+import { resized } from './restore-plan.js'
 import {
   type CreatePointOptions, type Pin, type PointDevice, type PointFacts, type PointInfo, pinOf, type Snappoints,
 } from './snappoint.js'
@@ -169,23 +170,17 @@ export class VolumePoints implements Snappoints {
 
   /** OR of the maps from `since` up to, and without, `until`. */
   #runs(since: string, until: Point | undefined): Run[] {
-    const first = this.#known(since)
-    if (until && until.seq < first.seq) throw new NbdeltaError('bad-argument', `'${until.info.name}' is older than '${since}'`)
-    const points: { readonly changed: GrainBitmap }[] =
-      this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq))
-    // What is staged is marked only when it is moved to its place.
-    const staged = until ? undefined : this.#parts.core.staging?.grains()
-    if (staged) points.push({ changed: staged })
+    const points = this.#mapsBetween(since, until)
     const runs: { start: number, end: number }[] = []
     const limit = until ? until.grains : this.#parts.core.map.grains
     for (let at = 0; at < limit;) {
       let start = limit
-      for (const { changed } of points) if (at < changed.length) start = Math.min(start, nextSet(changed, at, limit))
+      for (const changed of points) if (at < changed.length) start = Math.min(start, nextSet(changed, at, limit))
       if (start >= limit) break
       let end = start
       for (let grown = true; grown;) {
         grown = false
-        for (const { changed } of points) {
+        for (const changed of points) {
           const stop = Math.min(limit, changed.length)
           if (end >= stop || !changed.get(end)) continue
           end = changed.runEnd(end, stop)
@@ -196,6 +191,25 @@ export class VolumePoints implements Snappoints {
       at = end
     }
     return runs
+  }
+
+  changedMap(since: string, until?: string): GrainBitmap {
+    const last = until === undefined ? undefined : this.#known(until)
+    const map = new GrainBitmap(last ? last.grains : this.#parts.core.map.grains)
+    for (const changed of this.#mapsBetween(since, last)) {
+      map.or(changed.length === map.length ? changed : resized(changed, map.length))
+    }
+    return map
+  }
+
+  /** Changed maps from `since` up to, and without, `until`. */
+  #mapsBetween(since: string, until: Point | undefined): GrainBitmap[] {
+    const first = this.#known(since)
+    if (until && until.seq < first.seq) throw new NbdeltaError('bad-argument', `'${until.info.name}' is older than '${since}'`)
+    const maps = this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq)).map(({ changed }) => changed)
+    // What is staged is marked only when it is moved to its place.
+    const staged = until ? undefined : this.#parts.core.staging?.grains()
+    return staged ? [...maps, staged] : maps
   }
 
   async #put(point: Point, info: PointInfo): Promise<PointInfo> {

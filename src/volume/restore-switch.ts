@@ -9,7 +9,7 @@
  *   show      in memory (4); then the lock goes
  *   giveUp    instead: nothing has changed, nothing is left; whoever has opened the source lets go of it
  */
-import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { allSettled } from '../device/all-settled.js'
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
@@ -24,7 +24,6 @@ import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
 import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
 import type { PointDevice, PointInfo } from './snappoint.js'
-import type { Run } from './volume-map.js'
 
 /** Room in the journal for what a switch says beside the extents of the undo point. */
 const HOLD_RANGES = 64
@@ -47,7 +46,7 @@ export interface RestoreRequest {
   readonly offset: number
   readonly length: number
   /** Grains outside of which the source is known to hold what the volume does; undefined: nothing is known. */
-  readonly within: readonly Run[] | undefined
+  readonly within: GrainBitmap | undefined
   /** Bytes a second of the copying; null: no limit. */
   readonly pace: number | null
 }
@@ -172,15 +171,9 @@ export class RestoreSwitch {
     const { grainBytes, map, chain } = core
     const range = rangeOf(this.#request.offset, this.#request.length, info.sizeBytes, grainBytes)
     const from = volume === uuid ? points.byUuid(info.uuid) : undefined
-    const owned = from ? ownedFrom(chain.points, from) : this.#request.within && [bitmapOf(this.#request.within, map.grains)]
+    const owned = from ? ownedFrom(chain.points, from) : this.#request.within && [this.#request.within]
     return planRestore(map.grains, owned, range, core.inherit.of('clone')?.todo)
   }
-}
-
-function bitmapOf(runs: readonly Run[], grains: number): GrainBitmap {
-  const map = new GrainBitmap(grains)
-  for (const { start, end } of runs) if (start < grains) map.set(start, Math.min(end, grains))
-  return map
 }
 
 /** What grains of a layer read as: the source within the range, what was there before around it. */

@@ -20,6 +20,7 @@
  * is: of a shorter snapshot what lies behind its end is left as it was, of a longer one what lies behind the volume's end is
  * left out.
  */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Inheritance } from '../store/point-entry.js'
 import type { Adopter } from './adopter.js'
@@ -33,7 +34,6 @@ import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
 import { composedSource, RestoreSwitch, type RestoreRequest, type RestoreSource, switchTogether } from './restore-switch.js'
 import type { PointDevice, PointInfo, Snappoints } from './snappoint.js'
-import type { Run } from './volume-map.js'
 
 const NAME_MAX = 128
 
@@ -50,10 +50,10 @@ export interface RestoreOptions {
   /** Whose snapshot; by default one of this volume. */
   readonly sourceVolume?: SourceVolume
   /**
-   * Of a snapshot of another volume: grains outside of which both are known to be equal, ascending and disjoint; by default
-   * nothing is known, and all of it counts as different.
+   * Of a snapshot of another volume: grains outside of which both are known to be equal; by default nothing is known, and all of
+   * it counts as different.
    */
-  readonly within?: readonly Run[]
+  readonly within?: GrainBitmap
   /** Bytes; by default all. Nothing outside of it changes, to the byte. */
   readonly offset?: number
   readonly length?: number

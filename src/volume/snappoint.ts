@@ -2,6 +2,7 @@
  * What the public API says about snappoints (DESIGN sections 1-2; docs/snappoints.md has the mechanism): plain facts, and
  * what an open volume can do with them. Names of points are unique within their volume; identities (uuid) everywhere.
  */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { BlockDevice, Extents } from '../device/block-device.js'
 import type { Run } from './volume-map.js'
 
@@ -80,4 +81,6 @@ export interface Snappoints {
   open(name: string): PointDevice
   /** Grains changed from `since` up to `until` (a newer point), or up to now. A superset of the truth, bounded (D4). */
   changedRuns(since: string, until?: string): Run[]
+  /** The same as a bitmap, which is the caller's: a bit a grain at most, however many runs there are. */
+  changedMap(since: string, until?: string): GrainBitmap
 }

@@ -116,16 +116,16 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'volume/staging-late' },
 
   // Mirrors (replication/)
-  { name: 'a cycle ships what changed since the newest bookmark only', file: 'replication/cycle.js', find: 'const fromSource = points.changed(volume, base, frozen);',
-    put: 'const fromSource = points.changed(volume, base && frozen.bookmark, frozen);', judge: 'replication/sim' },
+  { name: 'a cycle ships what changed since the newest bookmark only', file: 'replication/cycle.js', find: 'const map = points.changed(volume, base, frozen);',
+    put: 'const map = points.changed(volume, base && frozen.bookmark, frozen);', judge: 'replication/sim' },
   { name: 'the point is declared before it is shipped', file: 'replication/cycle.js', find: 'await session.begin(point, state.keep);',
     put: 'await session.begin(point, state.keep); await session.commit(point);', judge: 'replication/sim' },
   { name: 'the image is frozen before the bookmark', file: 'replication/source-points.js', judge: 'replication/sim',
     find: 'const bookmark = await this.bookmark(volume, cycle);\n', put: '\n' + 'const early = '
       + "await this.#make(volume, `${this.#nameOf(cycle)}-image`, 'snapshot'); const bookmark = await this.bookmark(volume, cycle);\n"
       + "return { cycle, bookmark, image: volume.points.open(early.name) };\n" },
-  { name: 'a resync forgets what the target changed', file: 'replication/cycle.js', find: 'resync ? union(fromSource, session.changed) : fromSource',
-    put: 'fromSource', judge: 'replication/sim' },
+  { name: 'a resync forgets what the target changed', file: 'replication/cycle.js', find: 'map.or(fitted(theirs, map.length));',
+    put: ';', judge: 'replication/sim' },
   { name: 'the record is ahead of the target', file: 'replication/cycle.js', find: 'const { shipped, differing } = await deliver(parts, state, session, base, frozen);',
     put: 'await parts.put({ ...state, base: { point: frozen.bookmark.uuid, at: frozen.bookmark.createdAt } });'
       + 'const { shipped, differing } = await deliver(parts, state, session, base, frozen);', judge: 'replication/sim' },

@@ -1,0 +1,44 @@
+// What changed between two points, as a bitmap and as runs: the same, for all pairs, while writes are staged and volumes change their size.
+import { join } from 'node:path'
+import t from 'tap'
+import { seededRandom } from '../../src/device/testing.js'
+import { openStore } from '../../src/volume/open-store.js'
+
+const G = 4096
+const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
+
+t.test('bitmaps and runs say the same', async t => {
+  t.comment(`seed ${SEED}`)
+  const random = seededRandom(SEED)
+  const store = await openStore({ path: join(t.testdir(), 'store'), create: true })
+  const volume = await store.createVolume({ name: 'v', sizeBytes: 300 * G, grainBytes: G })
+  let told = 0
+  for (let step = 0; step < 60; step++) {
+    for (let i = random(6); i > 0; i--) {
+      const grain = random(Math.floor(volume.sizeBytes / G))
+      await volume.write(grain * G, G, Buffer.alloc(G, 1 + random(255)), 0)
+    }
+    const roll = random(5)
+    if (roll === 0) await volume.points.create({ name: `p${step}`, kind: random(2) === 0 ? 'snapshot' : 'bookmark' })
+    if (roll === 1) await store.resizeVolume('v', (200 + random(300)) * G)
+    const names = volume.points.list().map(({ name }) => name)
+    if (roll === 2 && names.length > 4) await volume.points.delete(names[random(names.length)]!)
+    const left = volume.points.list().map(({ name }) => name)
+    for (const [i, since] of left.entries()) {
+      for (const until of [...left.slice(i), undefined]) {
+        const map = volume.points.changedMap(since, until)
+        const runs: { start: number, end: number }[] = []
+        for (let at = map.next(0, map.length, true); at < map.length;) {
+          const end = map.runEnd(at, map.length)
+          runs.push({ start: at, end })
+          at = end < map.length ? map.next(end, map.length, true) : end
+        }
+        const wanted = volume.points.changedRuns(since, until)
+        told += wanted.length
+        if (JSON.stringify(runs) !== JSON.stringify(wanted)) return t.same(runs, wanted, `${since} to ${until}`)
+      }
+    }
+  }
+  t.ok(told > 100, `${told} runs`)
+  await store.close()
+})
