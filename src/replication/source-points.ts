@@ -56,11 +56,10 @@ export class SourcePoints {
 
   #nameOf(cycle: number): string { return `mirror-${this.#mirror.name}-${cycle}` }
 
-  async #make(volume: StoreVolume, stem: string, kind: PointInfo['kind']): Promise<PointInfo> {
-    const { points } = volume
-    const name = freeName(volume, stem)
-    const info = await points.create({ name, kind, labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: this.#mirror.uuid } })
-    await points.pin(name, { owner: ownerOf(this.#mirror.name), expiresAt: null })
-    return info
+  #make(volume: StoreVolume, stem: string, kind: PointInfo['kind']): Promise<PointInfo> {
+    return volume.points.create({
+      name: freeName(volume, stem), kind, labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: this.#mirror.uuid },
+      pins: [{ owner: ownerOf(this.#mirror.name), expiresAt: null }],
+    })
   }
 }

@@ -94,8 +94,7 @@ export class VolumeTarget implements MirrorTarget {
     const { mirror } = this.#parts
     const labels = { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: mirror.uuid, [ORIGIN_LABEL]: uuid }
     const name = freeName(volume, `mirror-${mirror.name}-${cycle}`)
-    await volume.points.create({ name, kind: 'snapshot', labels })
-    await volume.points.pin(name, { owner: ownerOf(mirror.name), expiresAt: null })
+    await volume.points.create({ name, kind: 'snapshot', labels, pins: [{ owner: ownerOf(mirror.name), expiresAt: null }] })
     const mine = volume.points.list().filter(point => point.labels[MIRROR_LABEL] === mirror.uuid)
     await dropPoints(volume, mine.slice(0, -1), ownerOf(mirror.name))
   }

@@ -44,11 +44,11 @@ export class NewPoint {
   #appends: (Promise<void> | undefined)[] = []
 
   /** `group`: uuid of the operation that makes it together with others. */
-  constructor(parts: Parts, { name, kind, labels = {} }: CreatePointOptions, group: string | null) {
+  constructor(parts: Parts, { name, kind, labels = {}, pins = [] }: CreatePointOptions, group: string | null) {
     this.#parts = parts
     this.record = {
       uuid: randomUUID(), seq: parts.store.nextSeq(), name, kind, createdAt: parts.core.clock.wallTime().toISOString(),
-      sizeBytes: parts.core.sizeBytes, labels: Object.freeze({ ...labels }), group, pins: [], deleting: false,
+      sizeBytes: parts.core.sizeBytes, labels: Object.freeze({ ...labels }), group, pins: [...pins], deleting: false,
     }
   }
 

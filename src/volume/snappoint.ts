@@ -52,6 +52,8 @@ export interface CreatePointOptions {
   readonly name: string
   readonly kind: PointKind
   readonly labels?: Readonly<Record<string, string>>
+  /** Held from the beginning, by the same record. */
+  readonly pins?: readonly Pin[]
 }
 
 /** Content of a snapshot, read-only; it stays as it is whatever happens to the volume. Closing it releases the snapshot. */

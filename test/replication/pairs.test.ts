@@ -177,6 +177,16 @@ t.test('two mirrors of one volume at different lags, each its own union (A9, D19
   await lab.close()
 })
 
+t.test('its points are pinned from the first moment, so that nobody else can delete them', async t => {
+  const { lab, volume, target } = await paired(t.testdir())
+  for (const points of [volume.points, target.points]) {
+    const [{ name, pins }] = points.list() as [ReturnType<typeof points.list>[number]]
+    t.same(pins, [{ owner: 'mirror m', expiresAt: null }])
+    await t.rejects(points.delete(name), { code: 'busy' })
+  }
+  await lab.close()
+})
+
 t.test('a deleted mirror leaves no points, and its target at a whole point', async t => {
   const { lab, volume, target, mirror } = await paired(t.testdir())
   await fill(volume, 1, 2)
