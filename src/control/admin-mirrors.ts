@@ -41,7 +41,7 @@ export interface MirrorRow {
 export interface MirrorsAdmin {
   create(options: {
     name: string, volume: string, target: string, intervalSeconds: number, lagBytes: number | undefined,
-    bytesPerSecond: number | undefined, overwrite: boolean,
+    bytesPerSecond: number | undefined, overwrite: boolean, secretFile: string | undefined,
   }): Promise<MirrorRow>
   list(): Promise<MirrorRow[]>
   show(name: string): Promise<MirrorRow>

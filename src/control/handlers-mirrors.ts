@@ -22,9 +22,11 @@ type Table = { readonly [M in keyof MirrorResults]: (args: ArgumentsOf<M>) => Pr
 
 export function mirrorHandlers({ mirrors }: ServerAdmin, jobs: Jobs): Table {
   return {
-    'mirror.create': async ({ name, volume, target, interval, after, rate, overwrite }) => {
+    'mirror.create': async ({ name, volume, target, interval, after, rate, overwrite, secret }) => {
       jobs.assertFree(target, 'mirror to')
-      return mirrors.create({ name, volume, target, intervalSeconds: interval, lagBytes: after, bytesPerSecond: rate, overwrite })
+      return mirrors.create({
+        name, volume, target, intervalSeconds: interval, lagBytes: after, bytesPerSecond: rate, overwrite, secretFile: secret,
+      })
     },
     'mirror.list': () => mirrors.list(),
     'mirror.show': ({ name }) => mirrors.show(name),

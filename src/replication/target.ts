@@ -24,7 +24,7 @@ export interface TargetSession {
   readonly device: BlockDevice
   /** Uuid of the point it says it is at; null: at none. Undefined: it keeps no label, so nobody can ask it (X11). */
   readonly declared: string | null | undefined
-  /** Grains that may have changed on the target itself since that point. Undefined: nobody knows. */
+  /** Grains that may have changed on the target itself since that point. Undefined: nobody knows, or nobody wished to. */
   readonly changed: readonly Run[] | undefined
   /** @param keep what it shows is somebody's own work, to be kept as a snapshot before it is overwritten (D14, S5) */
   begin(point: DeclaredPoint, keep: boolean): Promise<void>
@@ -33,13 +33,23 @@ export interface TargetSession {
   close(): Promise<void>
 }
 
+/** What a session is opened for. */
+export interface SessionWish {
+  /** The mirror has no declared point there: a target that is not there may be made. */
+  readonly isFirst: boolean
+  /** `changed` will be looked at. */
+  readonly changed: boolean
+}
+
 export interface MirrorTarget {
   /** As people know it: a volume's name, an address. */
   readonly label: string
   /** What this kind of target cannot promise, in words (X11). Empty: nothing is missing. */
   readonly unguarded: readonly string[]
   /** Errors: unreachable, not-found, and whatever the device reports. */
-  open(): Promise<TargetSession>
+  open(wish: SessionWish): Promise<TargetSession>
   /** Shows the declared point again, and may be written to by others from now on. Errors: wrong-state (it has none), io. */
   release(): Promise<void>
+  /** The mirror is over: what the target keeps for it goes. */
+  forget(): Promise<void>
 }

@@ -73,9 +73,13 @@ const TABLE: readonly Row[] = [
   row('B1: an extent of 0 bytes', 'status', CHUNKS, /extent of 0 bytes/, (c, r) => status(c, r, [[0, 0], [LENGTH, 0]])),
   row('B1: extents behind the range', 'status', CHUNKS, /at \+65536/, (c, r) => status(c, r, [[LENGTH, 0], [512, 3]])),
   row('status without an extent', 'status', CHUNKS, /status chunk/, (c, r) => status(c, r, [])),
-  row('status of a broken length', 'status', CHUNKS, /status chunk/, (c, r) => c.chunk(r, { type: c.mode === 'extended' ? CHUNK.BLOCK_STATUS_EXT : CHUNK.BLOCK_STATUS, payload: Buffer.alloc(23) })),
+  row('status of a broken length', 'status', CHUNKS, /status chunk/, (c, r) => c.chunk(r, {
+    type: c.mode === 'extended' ? CHUNK.BLOCK_STATUS_EXT : CHUNK.BLOCK_STATUS, payload: Buffer.alloc(23),
+  })),
   row('B2: status of 2^28 extents', 'status', CHUNKS, /status chunk/, (c, r) => c.chunk(r, {
-    type: c.mode === 'extended' ? CHUNK.BLOCK_STATUS_EXT : CHUNK.BLOCK_STATUS, length: 0x80000008 + (c.mode === 'extended' ? 0 : 4), payload: u32(CONTEXT_ID, 2 ** 28),
+    type: c.mode === 'extended' ? CHUNK.BLOCK_STATUS_EXT : CHUNK.BLOCK_STATUS,
+    length: 0x80000008 + (c.mode === 'extended' ? 0 : 4),
+    payload: u32(CONTEXT_ID, 2 ** 28),
   })),
   row('CVE-2023-5871: states of 64 bits', 'status', ['extended'], /more than 32 bits/, (c, r) => status(c, r, [[LENGTH, 2 ** 40]])),
 ]
