@@ -64,7 +64,7 @@ export class DaemonAdmin implements ServerAdmin {
     this.groups = new DaemonGroups(access)
     this.schedules = parts.schedules
     this.deltas = new DaemonDeltas(access, this.#transfers)
-    this.mirrors = new DaemonMirrors(access, parts.mirrors)
+    this.mirrors = new DaemonMirrors(access, parts)
   }
 
   /** Runs `work` while nobody can attach to the volume. Errors: busy (somebody is). */

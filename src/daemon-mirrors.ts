@@ -8,7 +8,7 @@ import { formatSize } from './control/options.js'
 import { beginAndFollow } from './daemon-inherit.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, Transfer } from './control/admin.js'
-import type { MirrorRow, MirrorsAdmin } from './control/admin-mirrors.js'
+import type { MirrorRow, MirrorsAdmin, ReplicaRow } from './control/admin-mirrors.js'
 import type { Access } from './daemon-shared.js'
 import type { Mirror, Mirrors, MirrorVerb, PointInfo, Secondaries, StoreVolume } from './index.js'
 
@@ -56,10 +56,12 @@ export function refuseMirrored({ mirrors, secondaries }: Owners, { uuid, name }:
 export class DaemonMirrors implements MirrorsAdmin {
   readonly #access: Access
   readonly #mirrors: Mirrors
+  readonly #secondaries: Secondaries
 
-  constructor(access: Access, mirrors: Mirrors) {
+  constructor(access: Access, { mirrors, secondaries }: Owners) {
     this.#access = access
     this.#mirrors = mirrors
+    this.#secondaries = secondaries
   }
 
   async create(options: Options<'create'>): Promise<MirrorRow> {
@@ -150,6 +152,28 @@ export class DaemonMirrors implements MirrorsAdmin {
           { hint: 'the target is being repaired: see nbdelta mirror show; find out who wrote to it' })
       },
     }
+  }
+
+  async replicas(): Promise<ReplicaRow[]> {
+    return this.#secondaries.list().map(({ volume, state, attached }) => ({
+      volume: volume.name, mirror: state.name, source: state.source.name, state: state.phase, epoch: state.epoch, attached,
+      declaredAt: this.#secondaries.declaredPoint(volume.uuid)?.createdAt ?? null,
+    }))
+  }
+
+  async promoteReplica({ name, dryRun }: Options<'promoteReplica'>): Promise<ActionRow> {
+    const { state, declared } = this.#secondaries.judgePromotion(name)
+    const shows = state.phase === 'secondary' ? [`let ${name} stand on its own, as of ${declared!.createdAt}`] : []
+    const steps = [`refuse mirror ${state.name} of ${state.source.name} from now on`, ...shows]
+    if (!dryRun) await this.#secondaries.promote(name)
+    return { target: name, changed: !dryRun, dryRun, steps }
+  }
+
+  async forgetReplica({ name, dryRun }: Options<'forgetReplica'>): Promise<ActionRow> {
+    const { state } = this.#secondaries.judgeForgetting(name)
+    const steps = [`forget mirror ${state.name} of ${state.source.name}, and its points of ${name}`]
+    if (!dryRun) await this.#secondaries.forget(name)
+    return { target: name, changed: !dryRun, dryRun, steps }
   }
 
   /** Told before a job is made of it. */

@@ -38,6 +38,17 @@ export interface MirrorRow {
   readonly decisions: readonly string[]
 }
 
+/** A volume that a mirror of another server keeps up. */
+export interface ReplicaRow {
+  readonly volume: string
+  readonly mirror: string
+  readonly source: string
+  readonly state: 'secondary' | 'released'
+  readonly epoch: number
+  readonly attached: boolean
+  readonly declaredAt: string | null
+}
+
 export interface MirrorsAdmin {
   create(options: {
     name: string, volume: string, target: string, intervalSeconds: number, lagBytes: number | undefined,
@@ -53,4 +64,7 @@ export interface MirrorsAdmin {
   prepareResync(options: { name: string, reverse: boolean, whole: boolean, force: boolean }): Promise<Transfer>
   /** Fails as `damaged` when the two sides differ. */
   prepareVerify(name: string): Promise<Transfer>
+  replicas(): Promise<ReplicaRow[]>
+  promoteReplica(options: { name: string, dryRun: boolean }): Promise<ActionRow>
+  forgetReplica(options: { name: string, dryRun: boolean }): Promise<ActionRow>
 }

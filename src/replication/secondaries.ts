@@ -192,17 +192,41 @@ export class Secondaries {
   judgePromotion(
     name: string,
   ): { readonly uuid: string, readonly state: SecondaryState, readonly declared: PointInfo | undefined } {
-    const volume = this.parts.store.get(name)
-    const state = volume && this.of(volume.uuid)
-    if (!state) {
-      throw new NbdeltaError('not-found', `volume ${name} is no secondary of another server's mirror`,
-        { hint: 'see: nbdelta replica list' })
-    }
-    const declared = this.declaredPoint(volume.uuid)
+    const { uuid, state } = this.#byName(name)
+    const declared = this.declaredPoint(uuid)
     if (state.phase === 'secondary' && !declared) {
-      throw new NbdeltaError('wrong-state', `volume ${name} has no declared point yet: its first copy is not complete`)
+      throw new NbdeltaError('wrong-state', `volume ${name} has no declared point yet: its first copy is not complete`,
+        { hint: `nbdelta replica forget ${name} gives it up` })
     }
-    return { uuid: volume.uuid, state, declared }
+    return { uuid, state, declared }
+  }
+
+  /** The mirror's server is taken not to come back: its points go. Errors: as `judgeForgetting`, io. */
+  forget(name: string): Promise<void> {
+    return this.inTurn(name, async () => {
+      const { uuid } = this.judgeForgetting(name)
+      await this.fence(uuid)
+      await this.target(uuid).forget()
+      await this.remove(uuid)
+    })
+  }
+
+  /** Errors: not-found, wrong-state (it is a secondary with a declared point). */
+  judgeForgetting(name: string): { readonly uuid: string, readonly state: SecondaryState } {
+    const found = this.#byName(name)
+    if (found.state.phase === 'secondary' && this.declaredPoint(found.uuid)) {
+      throw new NbdeltaError('wrong-state', `volume ${name} is kept up by mirror ${found.state.name}`,
+        { hint: `nbdelta replica promote ${name} lets it stand on its own first` })
+    }
+    return found
+  }
+
+  #byName(name: string): { readonly uuid: string, readonly state: SecondaryState } {
+    const uuid = this.parts.store.get(name)?.uuid
+    const state = uuid === undefined ? undefined : this.of(uuid)
+    if (uuid !== undefined && state) return { uuid, state }
+    throw new NbdeltaError('not-found', `volume ${name} is no secondary of another server's mirror`,
+      { hint: 'see: nbdelta replica list' })
   }
 
   /** One after the other, for each volume by name. */
