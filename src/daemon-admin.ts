@@ -18,7 +18,7 @@ import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRo
 import type { SchedulesAdmin } from './control/admin-points.js'
 import type { Access } from './daemon-shared.js'
 import type { Health } from './health.js'
-import type { Mirrors, NbdServer, PointInfo, Store, StoreVolume } from './index.js'
+import type { Mirrors, NbdServer, PointInfo, Secondaries, Store, StoreVolume } from './index.js'
 import type { StoreExports } from './store-exports.js'
 
 /** A client that does not take its answers for that long is closed hard. */
@@ -32,6 +32,7 @@ interface AdminParts {
   readonly health: Health
   readonly schedules: SchedulesAdmin
   readonly mirrors: Mirrors
+  readonly secondaries: Secondaries
   readonly version: string
   readonly control: string
   readonly memoryBytes: number
@@ -55,7 +56,7 @@ export class DaemonAdmin implements ServerAdmin {
       get: name => this.#get(name),
       show: name => this.showVolume(name),
       assertUnattached: (name, doing) => { this.#assertUnattached(name, doing) },
-      assertOwn: (name, doing) => { refuseTarget(parts.mirrors, this.#get(name), doing) },
+      assertOwn: (name, doing) => { refuseTarget(parts, this.#get(name), doing) },
       closedToNew: (name, work) => this.#closedToNew(name, work),
     }
     this.#transfers = new Transfers({ ...parts, ...access })
@@ -63,7 +64,15 @@ export class DaemonAdmin implements ServerAdmin {
     this.groups = new DaemonGroups(access)
     this.schedules = parts.schedules
     this.deltas = new DaemonDeltas(access, this.#transfers)
-    this.mirrors = new DaemonMirrors(access, parts.mirrors)
+    this.mirrors = new DaemonMirrors(access, parts)
+  }
+
+  /** Runs `work` while nobody can attach to the volume. Errors: busy (somebody is). */
+  whileUnattached<T>(name: string, work: () => Promise<T>): Promise<T> {
+    return this.#closedToNew(name, async () => {
+      this.#assertUnattached(name, 'mirror to')
+      return work()
+    })
   }
 
   /** As typed in --nbd. */
@@ -114,7 +123,7 @@ export class DaemonAdmin implements ServerAdmin {
   }
 
   async resizeVolume({ name, sizeBytes, shrink, dryRun }: Parameters<ServerAdmin['resizeVolume']>[0]): Promise<ActionRow> {
-    refuseTarget(this.#parts.mirrors, this.#get(name), 'resize')
+    refuseTarget(this.#parts, this.#get(name), 'resize')
     const before = this.#get(name).sizeBytes
     if (sizeBytes === before) return { target: name, changed: false, dryRun, steps: [] }
     const verb = sizeBytes > before ? 'grow' : 'shrink'
@@ -151,7 +160,7 @@ export class DaemonAdmin implements ServerAdmin {
     const volume = this.#get(name)
     const { sizeBytes, backing } = volume
     const points = volume.problem ? [] : volume.points.list()
-    refuseMirrored(this.#parts.mirrors, volume)
+    refuseMirrored(this.#parts, volume)
     refuseNeeded(name, points)
     const clients = this.#attachedTo(name).length
     const steps = [...clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : [],

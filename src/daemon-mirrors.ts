@@ -8,29 +8,45 @@ import { formatSize } from './control/options.js'
 import { beginAndFollow } from './daemon-inherit.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, Transfer } from './control/admin.js'
-import type { MirrorRow, MirrorsAdmin } from './control/admin-mirrors.js'
+import type { MirrorRow, MirrorsAdmin, ReplicaRow } from './control/admin-mirrors.js'
 import type { Access } from './daemon-shared.js'
-import type { Mirror, Mirrors, MirrorVerb, PointInfo, StoreVolume } from './index.js'
+import type { Mirror, Mirrors, MirrorVerb, PointInfo, Secondaries, StoreVolume } from './index.js'
 
 type Options<M extends keyof MirrorsAdmin> = Parameters<MirrorsAdmin[M]>[0]
 
+/** Whose a volume may be: a mirror's of this store, or of a peer's. */
+export interface Owners { readonly mirrors: Mirrors, readonly secondaries: Secondaries }
+
 /** What clients of a volume see. Undefined: the volume; null: nothing yet; else a point of it. */
-export function shownInstead(mirrors: Mirrors, { uuid }: StoreVolume): PointInfo | null | undefined {
+export function shownInstead({ mirrors, secondaries }: Owners, { uuid }: StoreVolume): PointInfo | null | undefined {
+  if (secondaries.of(uuid)?.phase === 'secondary') return secondaries.declaredPoint(uuid) ?? null
   const mirror = mirrors.ofTarget(uuid)
   if (!mirror || mirror.state.phase === 'split') return undefined
   return mirror.declaredPoint() ?? null
 }
 
 /** Refuses what would change a volume that belongs to its mirror. Errors: wrong-state. */
-export function refuseTarget(mirrors: Mirrors, { uuid, name }: StoreVolume, doing: string): void {
+export function refuseTarget({ mirrors, secondaries }: Owners, { uuid, name }: StoreVolume, doing: string): void {
+  refuseSecondary({ secondaries }, { uuid, name }, doing)
   const mirror = mirrors.ofTarget(uuid)
   if (!mirror || mirror.state.phase === 'split') return
   throw new NbdeltaError('wrong-state', `cannot ${doing} ${name}: it is the target of mirror ${mirror.record.name}`,
     { hint: `nbdelta mirror split ${mirror.record.name} lets it stand on its own` })
 }
 
+function refuseSecondary(
+  { secondaries }: Pick<Owners, 'secondaries'>, { uuid, name }: Pick<StoreVolume, 'uuid' | 'name'>, doing: string,
+): void {
+  const state = secondaries.of(uuid)
+  if (state?.phase !== 'secondary') return
+  const whose = `mirror ${state.name} of ${state.source.name}`
+  throw new NbdeltaError('wrong-state', `cannot ${doing} ${name}: it is the secondary of ${whose}`,
+    { hint: `split or delete that mirror on its own server, or take over here: nbdelta replica promote ${name}` })
+}
+
 /** Refuses the end of a volume that a mirror needs. Errors: busy. */
-export function refuseMirrored(mirrors: Mirrors, { uuid, name }: StoreVolume): void {
+export function refuseMirrored({ mirrors, secondaries }: Owners, { uuid, name }: StoreVolume): void {
+  refuseSecondary({ secondaries }, { uuid, name }, 'delete')
   const [mirror] = [...mirrors.ofSource(uuid), mirrors.ofTarget(uuid)]
   if (!mirror) return
   throw new NbdeltaError('busy', `cannot delete ${name}: mirror ${mirror.record.name} needs it`,
@@ -40,10 +56,12 @@ export function refuseMirrored(mirrors: Mirrors, { uuid, name }: StoreVolume): v
 export class DaemonMirrors implements MirrorsAdmin {
   readonly #access: Access
   readonly #mirrors: Mirrors
+  readonly #secondaries: Secondaries
 
-  constructor(access: Access, mirrors: Mirrors) {
+  constructor(access: Access, { mirrors, secondaries }: Owners) {
     this.#access = access
     this.#mirrors = mirrors
+    this.#secondaries = secondaries
   }
 
   async create(options: Options<'create'>): Promise<MirrorRow> {
@@ -51,6 +69,7 @@ export class DaemonMirrors implements MirrorsAdmin {
     const create = (): Promise<Mirror> => this.#mirrors.create({ ...options, ...limits })
     const target = this.#access.store.get(options.target)
     if (!target) return this.#row(await create())
+    this.#access.assertOwn(target.name, 'mirror to')
     return this.#row(await this.#access.closedToNew(target.name, () => {
       this.#access.assertUnattached(target.name, 'mirror to')
       return create()
@@ -133,6 +152,28 @@ export class DaemonMirrors implements MirrorsAdmin {
           { hint: 'the target is being repaired: see nbdelta mirror show; find out who wrote to it' })
       },
     }
+  }
+
+  async replicas(): Promise<ReplicaRow[]> {
+    return this.#secondaries.list().map(({ volume, state, attached }) => ({
+      volume: volume.name, mirror: state.name, source: state.source.name, state: state.phase, epoch: state.epoch, attached,
+      declaredAt: this.#secondaries.declaredPoint(volume.uuid)?.createdAt ?? null,
+    }))
+  }
+
+  async promoteReplica({ name, dryRun }: Options<'promoteReplica'>): Promise<ActionRow> {
+    const { state, declared } = this.#secondaries.judgePromotion(name)
+    const shows = state.phase === 'secondary' ? [`let ${name} stand on its own, as of ${declared!.createdAt}`] : []
+    const steps = [`refuse mirror ${state.name} of ${state.source.name} from now on`, ...shows]
+    if (!dryRun) await this.#secondaries.promote(name)
+    return { target: name, changed: !dryRun, dryRun, steps }
+  }
+
+  async forgetReplica({ name, dryRun }: Options<'forgetReplica'>): Promise<ActionRow> {
+    const { state } = this.#secondaries.judgeForgetting(name)
+    const steps = [`forget mirror ${state.name} of ${state.source.name}, and its points of ${name}`]
+    if (!dryRun) await this.#secondaries.forget(name)
+    return { target: name, changed: !dryRun, dryRun, steps }
   }
 
   /** Told before a job is made of it. */

@@ -14,15 +14,17 @@ import { readyText } from './attach-lines.js'
 import { createControlServer } from './control/server.js'
 import { judgeSocketPath, parseAddress, parseCreation } from './control/options.js'
 import { DaemonAdmin } from './daemon-admin.js'
+import { openPeerLink, PeerExports, placesOf, servePeers } from './daemon-link.js'
 import { shownInstead } from './daemon-mirrors.js'
 import { undoImports } from './daemon-imports.js'
 import { createLog } from './daemon-log.js'
 import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
-import { EXIT, Mirrors, NbdeltaError, createServer, openNbdClient, openStore, parkThreads } from './index.js'
+import { EXIT, Mirrors, NbdeltaError, Secondaries, createServer, openNbdClient, openStore, parkThreads } from './index.js'
 import { StoreExports } from './store-exports.js'
 import type { ServeArguments } from './control/commands.js'
 import type { ControlServer } from './control/server.js'
+import type { DaemonLink } from './daemon-link.js'
 import type { DaemonLog } from './daemon-log.js'
 import type { Address } from './control/options.js'
 import type { NbdServer, Store } from './index.js'
@@ -61,6 +63,7 @@ interface Parts {
   readonly health: Health
   readonly schedules: Schedules
   readonly mirrors: Mirrors
+  readonly link: DaemonLink | undefined
 }
 
 /**
@@ -94,29 +97,64 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     await createVolumes(store, options.createVolume ?? [])
     await undoImports(store, logger)
     // The server exists only later, and its clients are looked at only then.
-    const holder: { server?: NbdServer } = {}
+    const holder: Later = {}
     const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })
-    const mirrors = new Mirrors({ store, clock: CLOCK, logger, connect: uri => openNbdClient({ uri, ...MIRROR_LINK, logger }) })
+    const owners = ownersOf(store, holder, logger)
+    const { mirrors, secondaries } = owners
     // Before anybody can attach: whose clients see what depends on it.
+    secondaries.start()
     mirrors.start()
     open.unshift(() => mirrors.stop())
-    const exports = new StoreExports(store, change => { health.attached(change) }, volume => shownInstead(mirrors, volume))
+    const exports = new StoreExports(store, change => { health.attached(change) }, volume => shownInstead(owners, volume))
+    const all = holder.exports = new PeerExports(exports, () => holder.server!)
     const limits = { memoryBytes: options.memory }
-    const server = holder.server = await createServer({ exports, listen, limits, logger, spin: options.spin })
+    const server = holder.server = await createServer({ exports: all, listen, limits, logger, spin: options.spin })
     open.unshift(() => server.close({ deadlineMs: 0 }))
     const schedules = new Schedules({ store, clock: CLOCK, logger })
-    const parts = { store, server, exports, health, schedules, mirrors, version: options.version, control: controlAt, ...limits }
-    const admin = new DaemonAdmin(parts)
+    const admin = holder.admin = new DaemonAdmin(
+      { store, server, exports, health, schedules, ...owners, version: options.version, control: controlAt, ...limits })
+    const link = await peersOf(options, secondaries, logger)
+    if (link) open.unshift(() => link.close())
     await assertFolder(controlAt)
     const control = await createControlServer({ path: controlAt, admin, clock: CLOCK, logger })
     schedules.start()
-    return { store, server, control, admin, health, schedules, mirrors }
+    return { store, server, control, admin, health, schedules, mirrors, link }
   } catch (error) {
     for (const close of open) {
       await close().catch((again: unknown) => { logger.error({ err: again }, 'closing after a failed start') })
     }
     throw error
   }
+}
+
+/** What exists only later, and is looked at only then. */
+interface Later { server?: NbdServer, admin?: DaemonAdmin, exports?: PeerExports }
+
+/** Mirrors and secondaries: each asks the other whose a volume is. */
+function ownersOf(store: Store, later: Later, logger: DaemonLog['logger']): { mirrors: Mirrors, secondaries: Secondaries } {
+  const secondaries: Secondaries = new Secondaries({
+    store, logger, expose: volume => later.exports!.expose(volume), places: () => placesOf(later.server!.addresses),
+    whileUnattached: (name, work) => later.admin!.whileUnattached(name, work),
+    localMirror: uuid => mirrors.ofTarget(uuid)?.record.name,
+  })
+  const mirrors: Mirrors = new Mirrors({
+    store, clock: CLOCK, logger, connect: uri => openNbdClient({ uri, ...MIRROR_LINK, logger }), link: openPeerLink,
+    above: uuid => secondaries.above(uuid),
+  })
+  return { mirrors, secondaries }
+}
+
+async function peersOf(
+  { peer, peerSecret }: ServeOptions, secondaries: Secondaries, logger: DaemonLog['logger'],
+): Promise<DaemonLink | undefined> {
+  if (peer === undefined && peerSecret === undefined) return undefined
+  if (peer === undefined || peerSecret === undefined) {
+    throw new NbdeltaError('bad-argument', '--peer and --peer-secret go together', { hint: 'peers prove that they know it' })
+  }
+  const address = parseAddress(peer)
+  if ('path' in address) await assertFolder(judged(resolve(address.path)))
+  const listen = 'path' in address ? { path: resolve(address.path) } : address
+  return servePeers({ listen, secretFile: resolve(peerSecret), secondaries, clock: CLOCK, logger })
 }
 
 /** Where to listen, unix paths absolute; judged before anything is opened. */
@@ -196,7 +234,7 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
 
 /** Returns the exit code: 0 after a clean drain, else that of what failed. */
 async function stop(parts: Parts, { drainSeconds }: ServeOptions, { logger }: DaemonLog, signals: Signals): Promise<number> {
-  const { store, server, control, admin, health, schedules, mirrors } = parts
+  const { store, server, control, admin, health, schedules, mirrors, link } = parts
   let hurried = false
   signals.hurry = () => {
     hurried = true
@@ -205,6 +243,7 @@ async function stop(parts: Parts, { drainSeconds }: ServeOptions, { logger }: Da
   admin.draining = true
   let failure: unknown
   try {
+    await link?.close()
     await Promise.all([control.stop(), schedules.stop(), mirrors.stop(), server.close({ deadlineMs: drainSeconds * 1000 })])
     await store.close()
   } catch (error) {

@@ -39,6 +39,8 @@ export class InteropServer {
   readonly dir: string
   readonly socketPath: string
   readonly port: number
+  /** Further arguments of `serve`, from the next start on. */
+  options: readonly string[] = []
   #child: ChildProcess | undefined
   #ending: Promise<Ending> | undefined
 
@@ -80,7 +82,7 @@ export class InteropServer {
   spawn(): void {
     const log = openSync(join(this.dir, 'server.log'), 'a')
     const child = spawn(process.execPath, [LAUNCHER, 'serve', '--store', this.store, '--nbd', `unix:${this.socketPath}`,
-      '--nbd', `tcp:127.0.0.1:${this.port}`], { stdio: ['ignore', log, log] })
+      '--nbd', `tcp:127.0.0.1:${this.port}`, ...this.options], { stdio: ['ignore', log, log] })
     closeSync(log)
     running.add(child)
     this.#child = child

@@ -38,10 +38,21 @@ export interface MirrorRow {
   readonly decisions: readonly string[]
 }
 
+/** A volume that a mirror of another server keeps up. */
+export interface ReplicaRow {
+  readonly volume: string
+  readonly mirror: string
+  readonly source: string
+  readonly state: 'secondary' | 'released'
+  readonly epoch: number
+  readonly attached: boolean
+  readonly declaredAt: string | null
+}
+
 export interface MirrorsAdmin {
   create(options: {
     name: string, volume: string, target: string, intervalSeconds: number, lagBytes: number | undefined,
-    bytesPerSecond: number | undefined, overwrite: boolean,
+    bytesPerSecond: number | undefined, overwrite: boolean, secretFile: string | undefined,
   }): Promise<MirrorRow>
   list(): Promise<MirrorRow[]>
   show(name: string): Promise<MirrorRow>
@@ -53,4 +64,7 @@ export interface MirrorsAdmin {
   prepareResync(options: { name: string, reverse: boolean, whole: boolean, force: boolean }): Promise<Transfer>
   /** Fails as `damaged` when the two sides differ. */
   prepareVerify(name: string): Promise<Transfer>
+  replicas(): Promise<ReplicaRow[]>
+  promoteReplica(options: { name: string, dryRun: boolean }): Promise<ActionRow>
+  forgetReplica(options: { name: string, dryRun: boolean }): Promise<ActionRow>
 }

@@ -6,7 +6,7 @@
  */
 import { connect } from 'node:net'
 import { NbdeltaError } from '../device/errors.js'
-import { LineReader } from './line-reader.js'
+import { LineReader } from '../../native-free/line-reader.js'
 import { RESPONSE_BYTES_MAX, encodeRequest, errorOf } from './rpc.js'
 import type { Socket } from 'node:net'
 import type { JobRow } from './admin.js'

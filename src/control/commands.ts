@@ -8,6 +8,7 @@ import { EXIT, NbdeltaError } from '../device/errors.js'
 import { DELTA_COMMANDS } from './table-delta.js'
 import { GROUP_COMMANDS } from './table-group.js'
 import { MIRROR_COMMANDS } from './table-mirror.js'
+import { REPLICA_COMMANDS } from './table-replica.js'
 import { SERVER_COMMANDS } from './table-server.js'
 import { SNAPSHOT_COMMANDS } from './table-snapshot.js'
 import { VOLUME_COMMANDS } from './table-volume.js'
@@ -16,6 +17,7 @@ import type { Parameter } from './options.js'
 
 const TABLE = [
   ...VOLUME_COMMANDS, ...SNAPSHOT_COMMANDS, ...GROUP_COMMANDS, ...DELTA_COMMANDS, ...MIRROR_COMMANDS,
+  ...REPLICA_COMMANDS,
   ...SERVER_COMMANDS,
 ] as const
 export const COMMANDS: readonly Command[] = TABLE
@@ -27,6 +29,7 @@ export const NOUNS: Readonly<Record<string, string>> = {
   schedule: 'snapshots by the clock: set, show, clear',
   delta: 'what changed, as a file: export, import, merge, verify',
   mirror: 'copies of a volume elsewhere, kept up: create, list, show, sync, pause, resume, split, resync, verify, delete',
+  replica: 'volumes that mirrors of other servers keep up: list, promote, forget',
   export: 'what NBD clients can attach: list, hide, unhide, kick',
   client: 'connections of NBD clients: list, kick',
   job: 'imports, exports, restores in the background: list, show, cancel',

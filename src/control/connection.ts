@@ -6,7 +6,7 @@
  * is dropped. A peer may half-close after its last request (`echo ... | nc -U`): it still gets its answers.
  */
 import { NbdeltaError } from '../device/errors.js'
-import { LineReader } from './line-reader.js'
+import { LineReader } from '../../native-free/line-reader.js'
 import {
   REQUEST_BYTES_MAX, decodeRequest, encodeFault, encodeNotification, encodeResult, faultOf, lineTooLong, unknownMethod,
 } from './rpc.js'

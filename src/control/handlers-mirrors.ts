@@ -1,7 +1,7 @@
 /** Handlers of mirrors (handlers.ts has the others). Cycles that begin by themselves are no jobs; `mirror show` tells of them. */
 import { start, startOrTell } from './started.js'
 import type { ActionRow, JobRow, ServerAdmin } from './admin.js'
-import type { MirrorRow } from './admin-mirrors.js'
+import type { MirrorRow, ReplicaRow } from './admin-mirrors.js'
 import type { ArgumentsOf } from './commands.js'
 import type { Jobs } from './jobs.js'
 import type { Started } from './started.js'
@@ -17,14 +17,19 @@ export interface MirrorResults {
   'mirror.resync': JobRow | ActionRow
   'mirror.verify': JobRow
   'mirror.delete': ActionRow
+  'replica.list': ReplicaRow[]
+  'replica.promote': ActionRow
+  'replica.forget': ActionRow
 }
 type Table = { readonly [M in keyof MirrorResults]: (args: ArgumentsOf<M>) => Promise<MirrorResults[M] | Started> }
 
 export function mirrorHandlers({ mirrors }: ServerAdmin, jobs: Jobs): Table {
   return {
-    'mirror.create': async ({ name, volume, target, interval, after, rate, overwrite }) => {
+    'mirror.create': async ({ name, volume, target, interval, after, rate, overwrite, secret }) => {
       jobs.assertFree(target, 'mirror to')
-      return mirrors.create({ name, volume, target, intervalSeconds: interval, lagBytes: after, bytesPerSecond: rate, overwrite })
+      return mirrors.create({
+        name, volume, target, intervalSeconds: interval, lagBytes: after, bytesPerSecond: rate, overwrite, secretFile: secret,
+      })
     },
     'mirror.list': () => mirrors.list(),
     'mirror.show': ({ name }) => mirrors.show(name),
@@ -50,5 +55,8 @@ export function mirrorHandlers({ mirrors }: ServerAdmin, jobs: Jobs): Table {
       return start(jobs, { kind: 'mirror verification', target: name, path: null, wait }, await mirrors.prepareVerify(name))
     },
     'mirror.delete': args => mirrors.delete(args),
+    'replica.list': () => mirrors.replicas(),
+    'replica.promote': args => mirrors.promoteReplica(args),
+    'replica.forget': args => mirrors.forgetReplica(args),
   }
 }

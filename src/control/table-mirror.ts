@@ -51,23 +51,28 @@ export const MIRROR_COMMANDS = [
     summary: 'mirror a volume to another, or to an NBD server',
     description: 'Copies the volume to the target, and then, cycle by cycle, whatever changed: a point of the volume is frozen, '
       + 'what differs from the target\'s point is shipped, flushed there, and the new point is declared. A restore of the volume '
-      + 'crosses like any other change. TARGET is a volume of this store, made if it is not there, or an NBD URI. A volume that '
+      + 'crosses like any other change. TARGET is a volume of this store, made if it is not there, an NBD URI, or '
+      + 'a volume of a peer nbdelta, made likewise. A volume that '
       + 'is a target is read-only to clients, which see its last declared point, never half a cycle. What other targets cannot '
       + 'promise is shown by `mirror show`. Writes to the volume never wait for the target.',
     positional: [{ ...NEW_NAME, help: 'name of the mirror, 64 characters at most' }, { ...OF_VOLUME, help: 'volume to mirror' },
       { name: 'target', type: 'string', value: 'TARGET', required: true, complete: 'volume',
-        help: 'name of a volume, nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH' }],
+        help: 'name of a volume; nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; of a peer nbdelta '
+          + 'nbdelta://HOST:PORT/VOLUME or nbdelta+unix:///VOLUME?socket=PATH' }],
     options: [
       { name: 'interval', type: 'duration', value: 'TIME', default: INTERVAL_SECONDS_DEFAULT, minimum: 1,
         help: 'begin a cycle every so often' },
       { name: 'after', type: 'size', value: 'SIZE', minimum: 1, help: 'and also as soon as so much is behind' },
       RATE,
+      { name: 'secret', type: 'path', value: 'FILE', complete: 'file',
+        help: 'of a peer nbdelta: file with the secret of its --peer-secret; it is read whenever the peer is connected to' },
       { name: 'overwrite', type: 'bool', default: false,
         help: 'the target may hold something: a volume keeps it as a snapshot, elsewhere it is lost' },
     ],
     result: { many: false, fields: MIRROR_FIELDS, sentence: 'created mirror {name}: {volume} to {target}' },
     exits: [...CHANGES],
-    examples: ['mirror create m disk disk-copy --interval 10s', 'mirror create dr disk nbd://backup.example/disk --rate 50MiB'],
+    examples: ['mirror create m disk disk-copy --interval 10s', 'mirror create dr disk nbd://backup.example/disk --rate 50MiB',
+      'mirror create far disk nbdelta://backup:10810/disk --secret ./secret'],
   },
   {
     noun: 'mirror', verb: 'list', remote: true,

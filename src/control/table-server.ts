@@ -77,6 +77,10 @@ const SERVE_COMMAND = {
       help: 'listen for NBD clients on unix:PATH or tcp:HOST:PORT; may be repeated; without it on nbd.sock in the store' },
     { name: 'nbd-mode', type: 'enum', value: 'MODE', choices: ['0600', '0660', '0666'], default: '0600',
       help: 'permissions of NBD unix sockets' },
+    { name: 'peer', type: 'address', value: 'ADDRESS',
+      help: 'let mirrors of other nbdelta servers in on unix:PATH or tcp:HOST:PORT; needs --peer-secret' },
+    { name: 'peer-secret', type: 'path', value: 'FILE', complete: 'file',
+      help: 'file with the secret that peers must know: 16 bytes or more, and mode 0600' },
     { name: 'memory', type: 'size', value: 'SIZE', default: MEMORY_BYTES, minimum: MEMORY_BYTES_MIN,
       help: 'limit of bytes held for requests in flight, of all clients together' },
     { name: 'spin', type: 'bool', default: true,
@@ -92,6 +96,7 @@ const SERVE_COMMAND = {
   examples: ['serve --store ./data --create-volume disk=1GiB',
     'serve --store /srv/nbd --nbd unix:/run/nbd.sock --nbd tcp:127.0.0.1',
     'serve --store /srv/nbd --control /run/nbdelta.sock --memory 256MiB',
+    'serve --store /srv/nbd --peer tcp::10810 --peer-secret ./secret',
     'serve --store /srv/nbd --drain-seconds 10 --log-level debug'],
 } as const satisfies Command
 

@@ -55,7 +55,7 @@ export interface CycleResult extends Shipped {
 export async function runCycle(
   parts: CycleParts, state: MirrorState, check?: (image: Frozen['image'], device: TargetSession['device']) => Promise<void>,
 ): Promise<CycleResult> {
-  const session = await parts.target.open()
+  const session = await parts.target.open({ isFirst: state.base === null })
   // One that hangs lets go of what waits for it.
   const close = (): void => { void session.close() }
   parts.signal.addEventListener('abort', close, { once: true })

@@ -41,4 +41,5 @@ export class DeviceTarget implements MirrorTarget {
   }
 
   async release(): Promise<void> { /* nobody was kept out */ }
+  async forget(): Promise<void> { /* it keeps nothing */ }
 }

@@ -8,6 +8,7 @@ import { NbdeltaError } from '../device/errors.js'
 /** Names of its points are made of it. */
 export const MIRROR_NAME_MAX = 64
 const URI_LENGTH_MAX = 2000
+const SECRET_PATH_MAX = 1000
 /** A year. */
 const INTERVAL_SECONDS_MAX = 366 * 86_400
 export const INTERVAL_SECONDS_DEFAULT = 60
@@ -18,6 +19,11 @@ const STATE = z.strictObject({
   target: z.discriminatedUnion('kind', [
     z.strictObject({ kind: z.literal('volume'), uuid }),
     z.strictObject({ kind: z.literal('nbd'), uri: z.string().min(1).max(URI_LENGTH_MAX) }),
+    z.strictObject({
+      kind: z.literal('peer'), uri: z.string().min(1).max(URI_LENGTH_MAX),
+      /** Where the secret is; it is nowhere else. */
+      secretFile: z.string().min(1).max(SECRET_PATH_MAX),
+    }),
   ]),
   /** From the beginning of one cycle to that of the next. */
   intervalSeconds: z.int().min(1, 'an interval is a second at least').max(INTERVAL_SECONDS_MAX),
@@ -34,7 +40,24 @@ const STATE = z.strictObject({
   cycle: z.int().min(0),
   /** The source's point that the target declares to be at, and when that was frozen. Null: it is at none. */
   base: z.strictObject({ point: uuid, at: z.iso.datetime() }).nullable(),
+  /** Raised when the roles change; a peer refuses a lower one than it has seen. Records of before there were peers have none. */
+  epoch: z.int().min(1).default(1),
 })
+
+/** What a server keeps of a mirror of another server, whose target is a volume of its own (secondaries.ts). */
+const SECONDARY = z.strictObject({
+  role: z.literal('secondary'),
+  mirror: uuid,
+  name: z.string().min(1).max(MIRROR_NAME_MAX),
+  source: z.strictObject({ uuid, name: z.string().min(1) }),
+  /** What the source is a copy of itself, nearest first. */
+  above: z.array(uuid),
+  /** The highest that was seen. */
+  epoch: z.int().min(1),
+  phase: z.enum(['secondary', 'released']),
+})
+
+export type SecondaryState = z.output<typeof SECONDARY>
 
 export type MirrorState = z.output<typeof STATE>
 export type MirrorTargetName = MirrorState['target']
@@ -48,9 +71,19 @@ export interface MirrorRecord {
   readonly state: MirrorState
 }
 
+/** Whether an entry of the store's table is one of the other kind. */
+export function isSecondary(state: unknown): boolean {
+  return typeof state === 'object' && state !== null && 'role' in state && state.role === 'secondary'
+}
+
 /** Errors: bad-argument, naming the first thing that is wrong. */
-export function judgeState(state: unknown): MirrorState {
-  const judged = STATE.safeParse(state)
+export function judgeState(state: unknown): MirrorState { return judge(STATE, state) }
+
+/** Errors: bad-argument, likewise. */
+export function judgeSecondary(state: unknown): SecondaryState { return judge(SECONDARY, state) }
+
+function judge<S extends z.ZodType>(schema: S, state: unknown): z.output<S> {
+  const judged = schema.safeParse(state)
   if (judged.success) return judged.data
   const { path, message } = judged.error.issues[0]!
   throw new NbdeltaError('bad-argument', `a mirror's ${path.join('.')}: ${message}`)

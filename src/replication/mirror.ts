@@ -202,7 +202,7 @@ export class Mirror {
 
   /** What a resync would look at, bytes; null: everything is compared. */
   async differing(): Promise<number | null> {
-    const session = await this.#parts.target.open()
+    const session = await this.#parts.target.open({ isFirst: false })
     try {
       const volume = this.#parts.source()
       const base = settle({ ...this.#cycleParts(volume, {}), decide: () => undefined }, this.state, session)
@@ -288,7 +288,7 @@ export class Mirror {
       const { target } = this.#parts
       if (this.state.base && this.state.phase !== 'split') await target.release().catch((error: unknown) => { this.#warn(error) })
       await this.#points.sweep(this.#parts.source(), []).catch((error: unknown) => { this.#warn(error) })
-      if (target instanceof VolumeTarget) await target.forget().catch((error: unknown) => { this.#warn(error) })
+      await target.forget().catch((error: unknown) => { this.#warn(error) })
     })
   }
 

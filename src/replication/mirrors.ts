@@ -12,13 +12,15 @@ import type { Logger } from '../device/logger.js'
 import type { Store } from '../volume/open-store.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { DeviceTarget } from './device-target.js'
+import { LinkTarget, type PeerLink } from './link-target.js'
 import { Mirror } from './mirror.js'
-import { judgeState, MIRROR_NAME_MAX, type MirrorRecord, type MirrorTargetName } from './mirror-record.js'
+import { isSecondary, judgeState, MIRROR_NAME_MAX, type MirrorRecord, type MirrorTargetName } from './mirror-record.js'
 import type { MirrorTarget } from './target.js'
 import { VolumeTarget } from './volume-target.js'
 
-/** How such a target is told from a volume's name. */
+/** How such targets are told from a volume's name. */
 const URI = /^nbds?(\+unix)?:\/\//
+const PEER_URI = /^nbdelta(\+unix)?:\/\//
 
 const EXTENTS_AT_ONCE = 1024
 
@@ -31,14 +33,20 @@ interface MirrorsParts {
   readonly logger: Logger
   /** Opens an export of an NBD server for writing. Errors: bad-argument (the URI), unreachable, not-found, denied. */
   connect(uri: string): Promise<BlockDevice>
+  /** Opens a link to a peer nbdelta. Errors: bad-argument (the URI, the secret), not-found, denied, unreachable, bad-peer. */
+  link?(uri: string, secretFile: string): Promise<PeerLink>
+  /** What a volume is a copy of on another server, nearest first. */
+  above?(uuid: string): readonly string[]
 }
 
 export interface CreateMirrorOptions {
   readonly name: string
   /** Name of the source. */
   readonly volume: string
-  /** Name of a volume, made if it is not there, or an NBD URI. */
+  /** Name of a volume, made if it is not there, an NBD URI, or the URI of a peer's volume. */
   readonly target: string
+  /** Of a peer: absolute path of the secret. */
+  readonly secretFile?: string | undefined
   readonly intervalSeconds: number
   readonly lagBytes: number | null
   readonly bytesPerSecond: number | null
@@ -57,6 +65,7 @@ export class Mirrors {
   /** Goes on with what the store knows. One that cannot be understood is logged, and stays as it is. */
   start(): void {
     for (const { uuid, name, volume, state } of this.#parts.store.mirrors) {
+      if (isSecondary(state)) continue
       try {
         const mirror = this.#open({ uuid, name, volume, state: judgeState(state) })
         this.#mirrors.set(name, mirror)
@@ -115,17 +124,26 @@ export class Mirrors {
     const { target, made, keep, blank } = await this.#target(options, source)
     const state = judgeState({
       target, intervalSeconds, lagBytes, bytesPerSecond, phase: 'copying', paused: false, blank, keep, cycle: 0, base: null,
+      epoch: 1,
     })
-    const record = { uuid: randomUUID(), name, volume: source.uuid, state }
+    const planned = { uuid: randomUUID(), name, volume: source.uuid, state }
+    let attached: LinkTarget | undefined
     try {
+      const remote = this.#opened(planned)
+      if (target.kind === 'nbd') await judgeRemote(remote, source, options.overwrite)
+      const found = remote instanceof LinkTarget ? await firstSight(remote, options.overwrite) : {}
+      if (remote instanceof LinkTarget) attached = remote
+      const record = { ...planned, state: { ...state, ...found } }
       const mirror = this.#open(record)
-      if (target.kind === 'nbd') await judgeRemote(mirror.target, source, options.overwrite)
       await this.#parts.store.putMirror(record)
       this.#mirrors.set(name, mirror)
       mirror.start()
       this.#parts.logger.info({ mirror: name, volume: source.name, target: mirror.target.label }, 'mirror created')
       return mirror
     } catch (error) {
+      await attached?.forget().catch((again: unknown) => {
+        this.#parts.logger.warn({ err: again, mirror: name }, 'a mirror that was not created stays known to its peer')
+      })
       if (made) await this.#parts.store.deleteVolume(made)
       throw error
     }
@@ -140,8 +158,13 @@ export class Mirrors {
   }
 
   async #target(
-    { target, overwrite }: CreateMirrorOptions, source: StoreVolume,
+    { target, overwrite, secretFile }: CreateMirrorOptions, source: StoreVolume,
   ): Promise<{ readonly target: MirrorTargetName, readonly made?: string, readonly keep: boolean, readonly blank: boolean }> {
+    if (PEER_URI.test(target)) {
+      if (secretFile) return { target: { kind: 'peer', uri: target, secretFile }, keep: false, blank: false }
+      throw new NbdeltaError('bad-argument', 'a peer wants to see that you know its secret', { hint: 'give --secret FILE' })
+    }
+    if (secretFile) throw new NbdeltaError('bad-argument', `${target} is no peer, and takes no secret`)
     if (URI.test(target)) return { target: { kind: 'nbd', uri: target }, keep: false, blank: !overwrite }
     const { store } = this.#parts
     if (!store.get(target)) {
@@ -181,13 +204,41 @@ export class Mirrors {
     })
   }
 
-  #opened({ uuid, name, state: { target } }: MirrorRecord): MirrorTarget {
+  #opened({ uuid, name, volume, state: { target, epoch } }: MirrorRecord): MirrorTarget {
     if (target.kind === 'nbd') return new DeviceTarget(target.uri, () => this.#parts.connect(target.uri))
+    if (target.kind === 'peer') return this.#peer({ uuid, name }, volume, epoch, target)
     return new VolumeTarget({
       mirror: { uuid, name },
       volume: () => this.#byUuid(target.uuid, 'target'),
       resize: (volume, sizeBytes) => this.#parts.store.resizeVolume(volume, sizeBytes),
     })
+  }
+
+  #peer(
+    mirror: { readonly uuid: string, readonly name: string }, volume: string, epoch: number,
+    { uri, secretFile }: { readonly uri: string, readonly secretFile: string },
+  ): LinkTarget {
+    const { link, connect } = this.#parts
+    return new LinkTarget({
+      uri, mirror, epoch, isPrivate: uri.toLowerCase().startsWith('nbdelta+unix:'),
+      link: async () => {
+        if (!link) throw new NbdeltaError('bad-argument', 'peers cannot be reached from here')
+        return link(uri, secretFile)
+      },
+      connect: address => connect(address),
+      source: () => this.#byUuid(volume, 'source'),
+      above: () => this.#above(volume),
+    })
+  }
+
+  /** What a volume is a copy of, nearest first, over all mirrors of this store and of others that are known here. */
+  #above(volume: string): string[] {
+    const found: string[] = []
+    for (let uuid: string | undefined = volume; uuid !== undefined; uuid = this.ofTarget(uuid)?.record.volume) {
+      if (uuid !== volume) found.push(uuid)
+      found.push(...this.#parts.above?.(uuid) ?? [])
+    }
+    return found
   }
 
   #usable(name: string): StoreVolume {
@@ -207,7 +258,7 @@ export class Mirrors {
 
 /** Told at once, instead of by a mirror that never gets anywhere. */
 async function judgeRemote(target: MirrorTarget, source: StoreVolume, overwrite: boolean): Promise<void> {
-  const session = await target.open()
+  const session = await target.open({ isFirst: true })
   const { device } = session
   try {
     if (device.capabilities.readOnly) throw new NbdeltaError('read-only', `${target.label} cannot be written to`)
@@ -218,6 +269,14 @@ async function judgeRemote(target: MirrorTarget, source: StoreVolume, overwrite:
       const hint = 'give --overwrite if what it holds may go'
       throw new NbdeltaError('exists', `${target.label} is not empty, or cannot tell`, { hint })
     }
+  } finally { await session.close() }
+}
+
+/** The peer takes it on, or says why not. */
+async function firstSight(target: LinkTarget, overwrite: boolean): Promise<{ readonly keep: boolean, readonly blank: boolean }> {
+  const session = await target.open({ isFirst: true }, overwrite)
+  try {
+    return { keep: session.keep, blank: session.blank }
   } finally { await session.close() }
 }
 

@@ -33,13 +33,21 @@ export interface TargetSession {
   close(): Promise<void>
 }
 
+/** What a session is opened for. */
+export interface SessionWish {
+  /** The mirror has no declared point there: a target that is not there may be made. */
+  readonly isFirst: boolean
+}
+
 export interface MirrorTarget {
   /** As people know it: a volume's name, an address. */
   readonly label: string
   /** What this kind of target cannot promise, in words (X11). Empty: nothing is missing. */
   readonly unguarded: readonly string[]
   /** Errors: unreachable, not-found, and whatever the device reports. */
-  open(): Promise<TargetSession>
+  open(wish: SessionWish): Promise<TargetSession>
   /** Shows the declared point again, and may be written to by others from now on. Errors: wrong-state (it has none), io. */
   release(): Promise<void>
+  /** The mirror is over: what the target keeps for it goes. */
+  forget(): Promise<void>
 }

@@ -44,5 +44,8 @@ export function fakeMirrors(fake: FakeAdmin): ServerAdmin['mirrors'] {
     prepareSplit: async ({ name }) => transfer(name),
     prepareResync: async ({ name }) => transfer(name),
     prepareVerify: async name => transfer(name),
+    replicas: async () => [],
+    promoteReplica: async ({ name, dryRun }) => ({ target: name, changed: !dryRun, dryRun, steps: [`promote ${name}`] }),
+    forgetReplica: async ({ name, dryRun }) => ({ target: name, changed: !dryRun, dryRun, steps: [`forget ${name}`] }),
   }
 }

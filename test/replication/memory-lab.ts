@@ -116,7 +116,7 @@ export class Node {
       uuid, name: which, volume: UUIDS.a, state: {
         target: which === 'local' ? { kind: 'volume', uuid: UUIDS.b } : { kind: 'nbd', uri: 'nbd://far' },
         intervalSeconds: 3600, lagBytes: null, bytesPerSecond: null, phase: 'copying', paused: false, blank: true, keep: false, cycle: 0,
-        base: null,
+        base: null, epoch: 1,
       },
     }
     const target = which === 'remote' ? new DeviceTarget('far', async () => network.connect())

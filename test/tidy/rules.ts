@@ -15,7 +15,8 @@ export const FLOORS: Readonly<Record<string, readonly string[]>> = {
   'src/volume': ['native-free', 'src/device', 'src/store'],
   'src/nbd': ['native-free', 'src/device'],
   'src/replication': ['native-free', 'src/device', 'src/volume'],
-  'src/control': ['src/device', 'src/volume'],
+  'src/link': ['native-free', 'src/device'],
+  'src/control': ['native-free', 'src/device', 'src/volume'],
   'src/cli': ['src/control'],
 }
 /** Of control, the command line may see only the table and the client. */

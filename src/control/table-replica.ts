@@ -1,0 +1,49 @@
+/** Rows of the command table: `nbdelta replica ...`, of volumes that mirrors of other servers keep up. */
+import type { ReplicaRow } from './admin-mirrors.js'
+import { CHANGES, DRY_RUN, QUIET, REMOTE_EXITS, VOLUME } from './command.js'
+import type { Command, Field } from './command.js'
+import { ACTION_FIELDS } from './table-volume.js'
+
+const REPLICA_FIELDS = {
+  volume: { type: 'string', column: 'VOLUME', help: 'volume of this store' },
+  mirror: { type: 'string', column: 'MIRROR', help: 'name of the mirror, at its own server' },
+  source: { type: 'string', column: 'SOURCE', help: 'volume that is mirrored, there' },
+  state: { type: 'string', column: 'STATE', help: 'secondary: read-only, its mirror ships to it; released: on its own' },
+  epoch: { type: 'int', column: 'EPOCH', help: 'who comes with a lower one is refused' },
+  attached: { type: 'bool', column: 'ATTACHED', help: 'its mirror is connected at this moment' },
+  declaredAt: { type: 'time', column: 'DECLARED', help: 'when its declared point arrived; null: there is none yet' },
+} as const satisfies Record<keyof ReplicaRow, Field>
+
+export const REPLICA_COMMANDS = [
+  {
+    noun: 'replica', verb: 'list', remote: true,
+    summary: 'list volumes that other servers mirror to',
+    description: 'Lists the volumes of this store that belong to mirrors of other nbdelta servers (`serve --peer`).',
+    positional: [], options: [QUIET],
+    result: { many: true, key: 'volume', fields: REPLICA_FIELDS },
+    exits: [...REMOTE_EXITS],
+    examples: ['replica list', 'replica list --json'],
+  },
+  {
+    noun: 'replica', verb: 'promote', remote: true, serialised: true, destructive: true,
+    summary: 'take over from a server that is lost',
+    description: 'Lets the volume stand on its own, at its last declared point, and refuses its mirror from then on: a server '
+      + 'that comes back later cannot change it. What that server had not shipped yet is not here. If it is alive, '
+      + '`mirror split` there loses nothing, and can be undone by a resync; this cannot.',
+    positional: [VOLUME], options: [DRY_RUN],
+    result: { many: false, fields: ACTION_FIELDS },
+    exits: [...CHANGES],
+    examples: ['replica promote disk --dry-run', 'replica promote disk'],
+  },
+  {
+    noun: 'replica', verb: 'forget', remote: true, serialised: true, destructive: true,
+    summary: 'forget the mirror of a volume',
+    description: 'Ends what a lost server left behind: the volume is nobody\'s secondary any more, its mirror\'s points go, and '
+      + 'it can be deleted. For volumes that stand on their own, and for those whose first copy was never complete. If the '
+      + 'mirror is still there, `mirror delete` on its own server does the same.',
+    positional: [VOLUME], options: [DRY_RUN],
+    result: { many: false, fields: ACTION_FIELDS },
+    exits: [...CHANGES],
+    examples: ['replica forget disk --dry-run', 'replica forget disk'],
+  },
+] as const satisfies readonly Command[]
