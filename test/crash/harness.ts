@@ -11,6 +11,7 @@
  * A value is looked up by 512-byte sector; a sector that is none of its versions may still be a mixture of them, byte by
  * byte, where writes of less than a sector were lost or not.
  */
+import { NbdeltaError } from '../../src/device/errors.js'
 import {
   crashStates, type CrashState, DiskArray, ManualClock, MemoryDisk, type Random, seededRandom,
 } from '../../src/device/testing.js'
@@ -92,6 +93,17 @@ export interface LabOptions {
   readonly staged?: boolean | undefined
   /** As `plant`, for the disks of the points. */
   readonly plantFile?: ((disk: ReturnType<LabArray['disk']>, name: string, random: Random) => FileDevice) | undefined
+}
+
+/** False: it was refused, because time went by while a slow disk kept somebody's request; nothing has happened. */
+export async function cameToRest(create: () => Promise<unknown>): Promise<boolean> {
+  try {
+    await create()
+    return true
+  } catch (error) {
+    if (error instanceof NbdeltaError && error.code === 'busy') return false
+    throw error
+  }
 }
 
 /** Runs a workload and remembers. One operation at a time, or several that do not overlap. */
@@ -326,7 +338,11 @@ export class CrashLab {
     }
     this.points.push(point)
     this.#note({ kind: 'asked', point: point.id })
-    await this.volume.points.create({ name: point.name, kind })
+    if (!await cameToRest(() => this.volume.points.create({ name: point.name, kind }))) {
+      point.state = 'gone'
+      this.#note({ kind: 'gone', point: point.id })
+      return false
+    }
     point.to = this.#ops
     point.state = 'ready'
     this.#note({ kind: 'made', point: point.id })

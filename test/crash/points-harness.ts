@@ -8,7 +8,7 @@
 import { crashStates, type CrashState, DiskArray, ManualClock, type Random, seededRandom } from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { FAST, freshDisks, GRAIN, KEEP, killed, openOn, readAll, SLOW, SMALL_JOURNAL_BYTES, type Disks } from '../volume/lab.js'
-import { History, judgeContent, type Verdict } from './harness.js'
+import { cameToRest, History, judgeContent, type Verdict } from './harness.js'
 import { everlasting, freshPointDisks, openPoints, type PointDiskName } from './points-store.js'
 
 export type PointsName = 'live' | 'map' | 'journal' | PointDiskName
@@ -97,7 +97,10 @@ export class PointsLab {
     const name = `p${++this.#count}`
     this.frozen.set(name, { kind, content: Buffer.from(this.now) })
     this.array.note({ kind: 'creating', name })
-    await this.volume.points.create({ name, kind })
+    if (!await cameToRest(() => this.volume.points.create({ name, kind }))) {
+      this.array.note({ kind: 'deleted', name })
+      return
+    }
     this.array.note({ kind: 'created', name })
     this.names.push(name)
   }
