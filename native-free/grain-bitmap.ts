@@ -128,6 +128,16 @@ export class GrainBitmap {
     return to
   }
 
+  /** Runs of set grains in [from, to), found as they are asked for: what is set or cleared meanwhile may be in them, or not. */
+  * runs(from = 0, to = this.#length): Generator<{ readonly start: number, readonly end: number }, void> {
+    for (let at = from; at < to;) {
+      const start = this.next(at, to, true)
+      if (start === to) return
+      at = this.runEnd(start, to)
+      yield { start, end: at }
+    }
+  }
+
   /** Set grains in [from, to). */
   count(from = 0, to = this.#length): number {
     this.#judge(from, to)

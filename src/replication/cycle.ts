@@ -142,12 +142,7 @@ async function deliver(
 
 /** Runs of a bitmap, cut to the size; found as they are asked for. */
 function* inBytes(map: GrainBitmap, grainBytes: number, sizeBytes: number): Generator<{ start: number, end: number }> {
-  const { length } = map
-  for (let start = map.next(0, length, true); start < length;) {
-    const end = map.runEnd(start, length)
-    yield { start: start * grainBytes, end: Math.min(end * grainBytes, sizeBytes) }
-    start = end < length ? map.next(end, length, true) : length
-  }
+  for (const { start, end } of map.runs()) yield { start: start * grainBytes, end: Math.min(end * grainBytes, sizeBytes) }
 }
 
 /** What a bitmap of a volume of that size stands for. */

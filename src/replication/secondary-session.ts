@@ -93,13 +93,11 @@ export class SecondarySession {
     const map = held.changed
     if (!map) return { runs: null, next: null }
     const runs: [number, number][] = []
-    let at = from < map.length ? map.next(from, map.length, true) : map.length
-    while (at < map.length && runs.length < RUNS_MAX) {
-      const end = map.runEnd(at, map.length)
-      runs.push([at, end])
-      at = end < map.length ? map.next(end, map.length, true) : map.length
+    for (const { start, end } of map.runs(from)) {
+      if (runs.length === RUNS_MAX) return { runs, next: runs.at(-1)![1] }
+      runs.push([start, end])
     }
-    return { runs, next: at < map.length ? runs.at(-1)![1] : null }
+    return { runs, next: null }
   }
 
   async #map({ volume }: Held): Promise<GrainBitmap | null> {

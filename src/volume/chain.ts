@@ -78,11 +78,7 @@ export class Chain {
   }
 
   #addLentOf({ lent }: Point): void {
-    for (let at = lent.next(0, lent.length, true); at < lent.length;) {
-      const end = lent.runEnd(at, lent.length)
-      this.#addLent(at, end)
-      at = lent.next(end, lent.length, true)
-    }
+    for (const { start, end } of lent.runs()) this.#addLent(start, end)
   }
 
   /** The state of a point has changed: who takes marks and who preserves is found again. */
@@ -118,11 +114,9 @@ export class Chain {
     const older = this.points.slice(0, this.points.indexOf(point)).findLast(({ state }) => state !== 'deleting')
     if (!older) return
     if (older.changed.length < point.changed.length) older.changed.resize(point.changed.length, false)
-    for (let at = point.changed.next(0, point.changed.length, true); at < point.changed.length;) {
-      const end = point.changed.runEnd(at, point.changed.length)
-      older.changed.set(at, end)
-      older.noteChanged(at, end)
-      at = point.changed.next(end, point.changed.length, true)
+    for (const { start, end } of point.changed.runs()) {
+      older.changed.set(start, end)
+      older.noteChanged(start, end)
     }
     for (const set of [point.hot, point.heating]) for (const { start, end } of set) older.hot.add(start, end)
     if (older.fresh) for (const { start, end } of older.hot) older.fresh.extents.add(start, end)

@@ -271,10 +271,8 @@ function refusePinned(info: PointInfo, clock: Clock): void {
 
 async function eachRun(map: Point['bytes'], look: (run: Run) => void): Promise<void> {
   let count = 0
-  for (let start = map.next(0, map.length, true); start < map.length;) {
-    const end = map.runEnd(start, map.length)
-    look({ start, end })
-    start = end < map.length ? map.next(end, map.length, true) : end
+  for (const run of map.runs()) {
+    look(run)
     if (++count % RUNS_AT_ONCE === 0) await new Promise<void>(resolve => { setImmediate(resolve) })
   }
 }

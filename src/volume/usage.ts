@@ -45,14 +45,8 @@ export class Usage {
 
   /** Takes all promises back, and says what they were for. */
   recall(): Run[] {
-    const runs: Run[] = []
-    const { length } = this.#promises
-    for (let start = this.#promises.next(0, length, true); start < length;) {
-      const end = this.#promises.runEnd(start, length)
-      runs.push({ start, end })
-      start = end < length ? this.#promises.next(end, length, true) : end
-    }
-    this.release(0, length)
+    const runs = [...this.#promises.runs()]
+    this.release(0, this.#promises.length)
     return runs
   }
 

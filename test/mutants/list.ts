@@ -55,7 +55,7 @@ export const MUTANTS: readonly Mutant[] = [
     put: "((..._) => undefined)(((..._) => undefined)('hot',", judge: 'creations' },
   { name: 'a number given twice', file: 'store/point-table.js', find: 'Math.max(this.#index.mark(volume), this.#given.get(volume) ?? 0, above)',
     put: 'this.#index.list(volume).length', judge: 'store/point-table' },
-  { name: 'a merged map dropped', file: 'volume/chain.js', find: 'older.changed.set(at, end);', put: ';', judge: 'sequences' },
+  { name: 'a merged map dropped', file: 'volume/chain.js', find: 'older.changed.set(start, end);', put: ';', judge: 'sequences' },
   { name: 'a pin ignored', file: 'volume/points.js', find: '            refusePinned(point.info',
     put: '            void (point.info', judge: 'volume/points' },
   { name: 'deletion answered before it is durable', file: 'volume/points.js', find: 'await this.#needStore().put([{ ...point.info, deleting: true }], []);',

@@ -104,6 +104,17 @@ t.test('every question has the slow twin\'s answer', async t => {
     if (fast.count(from, to) !== slow.count(from, to)) { t.fail(`count ${from} ${to}`); return }
     if (from < to && fast.runEnd(from, to) !== slow.next(from, to, !slow.bits[from])) { t.fail(`runEnd ${from} ${to}`); return }
   }
+  for (let i = 0; i < 50; i++) {
+    const [from, to] = range(random, fast.length)
+    const wanted: { start: number, end: number }[] = []
+    for (let at = from; at < to; at++) {
+      if (!slow.bits[at]) continue
+      if (wanted.at(-1)?.end === at) wanted.at(-1)!.end++
+      else wanted.push({ start: at, end: at + 1 })
+    }
+    if (JSON.stringify([...fast.runs(from, to)]) !== JSON.stringify(wanted)) { t.fail(`runs ${from} ${to}`); return }
+  }
+  t.same([...fast.runs(fast.length + 1)], [], 'nothing lies behind the end')
   t.pass()
 })
 

@@ -27,12 +27,7 @@ t.test('bitmaps and runs say the same', async t => {
     for (const [i, since] of left.entries()) {
       for (const until of [...left.slice(i), undefined]) {
         const map = volume.points.changedMap(since, until)
-        const runs: { start: number, end: number }[] = []
-        for (let at = map.next(0, map.length, true); at < map.length;) {
-          const end = map.runEnd(at, map.length)
-          runs.push({ start: at, end })
-          at = end < map.length ? map.next(end, map.length, true) : end
-        }
+        const runs = [...map.runs()]
         const wanted = volume.points.changedRuns(since, until)
         told += wanted.length
         if (JSON.stringify(runs) !== JSON.stringify(wanted)) return t.same(runs, wanted, `${since} to ${until}`)
