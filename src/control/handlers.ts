@@ -6,10 +6,10 @@
  * disturb it is refused as busy instead of waiting for minutes without a word.
  */
 import { NbdeltaError } from '../device/errors.js'
+import { KeyedMutex } from '../device/keyed-mutex.js'
 import { COMMANDS, methodName, serialKey } from './commands.js'
 import { Jobs } from './jobs.js'
 import type { JobsClock } from './jobs.js'
-import { KeyedMutex } from './keyed-mutex.js'
 import { mirrorHandlers } from './handlers-mirrors.js'
 import { pointHandlers } from './handlers-points.js'
 import { Started, start, startOrTell } from './started.js'

@@ -6,6 +6,7 @@
 import { connect, type Socket } from 'node:net'
 import { type Clock, systemClock } from '../device/clock.js'
 import { asNbdeltaError, ERRORS, type ErrorCode, NbdeltaError } from '../device/errors.js'
+import { Turns } from '../device/turns.js'
 import { Lines, type Message } from './lines.js'
 import { isHex, isProof, LINK_VERSION, makeNonce, prove } from './proof.js'
 import type { LinkAddress } from './uri.js'
@@ -73,7 +74,7 @@ class Client implements LinkClient {
   readonly #lines: Lines
   readonly #where: string
   readonly #clock: Clock
-  #last: Promise<unknown> = Promise.resolve()
+  readonly #turns = new Turns()
   #id = 0
 
   constructor(lines: Lines, where: string, clock: Clock) {
@@ -84,9 +85,7 @@ class Client implements LinkClient {
   }
 
   call(method: string, params: Message): Promise<unknown> {
-    const calling = this.#last.then(() => this.#call(method, params))
-    this.#last = calling.catch(() => undefined)
-    return calling
+    return this.#turns.take(() => this.#call(method, params))
   }
 
   close(): void { this.#lines.hangUp() }

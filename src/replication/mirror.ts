@@ -13,6 +13,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import type { Clock, Timer } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Logger } from '../device/logger.js'
+import { Turns } from '../device/turns.js'
 import type { InheritJob } from '../volume/copier.js'
 import type { TransferOptions } from '../volume/image.js'
 import type { PointInfo } from '../volume/snappoint.js'
@@ -67,7 +68,7 @@ export class Mirror {
   readonly #parts: MirrorParts
   readonly #points: SourcePoints
   #record: MirrorRecord
-  #last: Promise<unknown> = Promise.resolve()
+  readonly #turns = new Turns()
   #cycle: AbortController | undefined
   #progress: { doneBytes: number, totalBytes: number, startedMs: number } | undefined
   #timer: Timer | undefined
@@ -108,7 +109,7 @@ export class Mirror {
 
   /** What a crash left of the last cycle goes; then cycles begin. */
   start(): void {
-    void this.#inTurn(async () => {
+    void this.#turns.take(async () => {
       await this.#sweep()
       this.#arm()
     })
@@ -119,7 +120,7 @@ export class Mirror {
     this.#stopped = true
     this.#timer?.cancel()
     this.#cycle?.abort()
-    await this.#last
+    await this.#turns.idle
   }
 
   status(): MirrorStatus {
@@ -144,13 +145,13 @@ export class Mirror {
   /** A cycle that begins after this call is complete when it resolves. Errors: wrong-state, cancelled, those of a cycle. */
   async sync(options: TransferOptions = {}): Promise<void> {
     this.#accept('sync')
-    await this.#inTurn(() => this.#run(options))
+    await this.#turns.take(() => this.#run(options))
   }
 
   async pause(): Promise<boolean> {
     if (!this.#accept('pause') || this.state.paused) return false
     this.#cycle?.abort()
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       await this.#put({ ...this.state, paused: true })
       this.#arm()
       return true
@@ -159,7 +160,7 @@ export class Mirror {
 
   async resume(): Promise<boolean> {
     if (!this.#accept('resume') || !this.state.paused) return false
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       await this.#put({ ...this.state, paused: false })
       this.#dueAtMs = this.#parts.clock.now()
       this.#arm()
@@ -174,7 +175,7 @@ export class Mirror {
   async split({ atOnce, ...options }: TransferOptions & { readonly atOnce: boolean }): Promise<boolean> {
     if (!this.#accept('split')) return false
     if (atOnce) this.#cycle?.abort()
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       if (!this.#accept('split')) return false
       if (!atOnce) await this.#run(options)
       await this.#parts.target.release()
@@ -191,7 +192,7 @@ export class Mirror {
    */
   async beginResync({ whole }: { readonly whole: boolean }): Promise<void> {
     if (!whole && !this.#accept('resync')) return
-    await this.#inTurn(async () => {
+    await this.#turns.take(async () => {
       if (!whole && !this.#accept('resync')) return
       const { phase, base } = this.state
       await this.#put({ ...this.state, phase: phase === 'copying' ? phase : 'resyncing', base: whole ? null : base, keep: true })
@@ -222,7 +223,7 @@ export class Mirror {
    */
   async reverse(): Promise<InheritJob> {
     this.#accept('reverse')
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       this.#accept('reverse')
       const { target } = this.#parts
       if (!(target instanceof VolumeTarget)) {
@@ -264,7 +265,7 @@ export class Mirror {
   /** Compares both sides at a new point (X14). What differs ends "in sync": a resync of everything follows. */
   async verify(options: TransferOptions = {}): Promise<Difference[]> {
     this.#accept('verify')
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       this.#accept('verify')
       const found: Difference[] = []
       await this.#run(options, false, async (image, device) => { found.push(...await compareDevices(image, device, options)) })
@@ -282,7 +283,7 @@ export class Mirror {
   /** Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one. */
   async dissolve(): Promise<void> {
     this.#cycle?.abort()
-    await this.#inTurn(async () => {
+    await this.#turns.take(async () => {
       this.#stopped = true
       this.#timer?.cancel()
       const { target } = this.#parts
@@ -405,12 +406,6 @@ export class Mirror {
     this.#record = record
   }
 
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const running = this.#last.then(work)
-    this.#last = running.catch(() => undefined)
-    return running
-  }
-
   #arm(): void {
     this.#timer?.cancel()
     this.#timer = undefined
@@ -421,7 +416,7 @@ export class Mirror {
   }
 
   #wake(): void {
-    void this.#inTurn(async () => {
+    void this.#turns.take(async () => {
       if (this.#stopped || this.state.paused || this.state.phase === 'split') return
       const isDue = this.#dueAtMs <= this.#parts.clock.now()
       const { lagBytes } = this.state

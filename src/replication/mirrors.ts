@@ -9,6 +9,7 @@ import { type BlockDevice, STATE_ZERO } from '../device/block-device.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Logger } from '../device/logger.js'
+import { Turns } from '../device/turns.js'
 import type { Store } from '../volume/open-store.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { DeviceTarget } from './device-target.js'
@@ -58,7 +59,7 @@ export class Mirrors {
   readonly #parts: MirrorsParts
   /** By name. */
   readonly #mirrors = new Map<string, Mirror>()
-  #last: Promise<unknown> = Promise.resolve()
+  readonly #turns = new Turns()
 
   constructor(parts: MirrorsParts) { this.#parts = parts }
 
@@ -77,7 +78,7 @@ export class Mirrors {
   }
 
   async stop(): Promise<void> {
-    await this.#last
+    await this.#turns.idle
     await Promise.all([...this.#mirrors.values()].map(mirror => mirror.stop()))
   }
 
@@ -109,9 +110,7 @@ export class Mirrors {
    * Errors: exists, not-found, bad-argument, busy, too-large, unreachable, io.
    */
   create(options: CreateMirrorOptions): Promise<Mirror> {
-    const creating = this.#last.then(() => this.#create(options))
-    this.#last = creating.catch(() => undefined)
-    return creating
+    return this.#turns.take(() => this.#create(options))
   }
 
   async #create(options: CreateMirrorOptions): Promise<Mirror> {

@@ -15,6 +15,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { NbdeltaError } from '../device/errors.js'
+import { KeyedMutex } from '../device/keyed-mutex.js'
 import type { Logger } from '../device/logger.js'
 import type { Store } from '../volume/open-store.js'
 import type { PointInfo } from '../volume/snappoint.js'
@@ -64,7 +65,7 @@ export class Secondaries {
   readonly #known = new Map<string, Secondary>()
   /** By volume: who has it. */
   readonly #holders = new Map<string, SecondarySession>()
-  readonly #turns = new Map<string, Promise<unknown>>()
+  readonly #turns = new KeyedMutex()
 
   constructor(parts: SecondariesParts) { this.parts = parts }
 
@@ -238,13 +239,7 @@ export class Secondaries {
   }
 
   /** One after the other, for each volume by name. */
-  async inTurn<T>(name: string, work: () => Promise<T>): Promise<T> {
-    const running = (this.#turns.get(name) ?? Promise.resolve()).then(work)
-    const quiet = running.catch(() => undefined)
-    this.#turns.set(name, quiet)
-    void quiet.then(() => { if (this.#turns.get(name) === quiet) this.#turns.delete(name) })
-    return running
-  }
+  inTurn<T>(name: string, work: () => Promise<T>): Promise<T> { return this.#turns.run(name, work) }
 
   #get(volume: string): Secondary {
     const known = this.#known.get(volume)

@@ -15,6 +15,7 @@ import { z } from 'zod'
 import { isPowerOfTwo, recordSizeBytes, roundDown, SAFE_MAX } from '../../native-free/index.js'
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
+import { Turns } from '../device/turns.js'
 import { openRecordLog } from './open-record-log.js'
 import type { LogRecord, RecordLog } from './record-log.js'
 
@@ -104,8 +105,8 @@ export class Catalog {
   readonly #entries: Map<string, CatalogEntry>
   /** What a snapshot of all entries takes. */
   #snapshotBytes = 0
-  /** The last change; the next one starts when it is over. */
-  #last: Promise<unknown> = Promise.resolve()
+  /** Of changes. */
+  readonly #turns = new Turns()
 
   constructor(log: RecordLog, entries: Map<string, CatalogEntry>) {
     this.#log = log
@@ -151,7 +152,7 @@ export class Catalog {
 
   /** Waits for a change that runs. The device stays open. Idempotent. */
   async close(): Promise<void> {
-    await this.#last
+    await this.#turns.idle
     await this.#log.close()
   }
 
@@ -175,12 +176,10 @@ export class Catalog {
   }
 
   #change(plan: () => Change | undefined): Promise<void> {
-    const change = this.#last.then(async () => {
+    return this.#turns.take(async () => {
       const planned = plan()
       if (planned) await this.#commit(planned)
     })
-    this.#last = change.catch(() => undefined)
-    return change
   }
 
   /** One record, or when the log is full one snapshot that has the change in it: either way one thing becomes durable. */

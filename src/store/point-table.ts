@@ -18,6 +18,7 @@
 import { recordSizeBytes } from '../../native-free/index.js'
 import type { BlockDevice, Pending } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
+import { Turns } from '../device/turns.js'
 import { openRecordLog } from './open-record-log.js'
 import {
   judgeChange, type GroupEntry, type MirrorEntry, type PointEntry, type TableChange, type VolumeState,
@@ -66,8 +67,8 @@ export class PointTable {
   #begun = false
   /** Numbers that were given out and may not be on disk yet. */
   readonly #given = new Map<string, number>()
-  /** The last change; the next one starts when it is over. */
-  #last: Promise<unknown> = Promise.resolve()
+  /** Of changes. */
+  readonly #turns = new Turns()
 
   constructor(log: RecordLog, index: PointIndex, { beforeFirst = () => undefined }: PointTableOptions) {
     this.#log = log
@@ -134,7 +135,7 @@ export class PointTable {
 
   /** Waits for a change that runs. The device stays open. Idempotent. */
   async close(): Promise<void> {
-    await this.#last
+    await this.#turns.idle
     await this.#log.close()
   }
 
@@ -161,12 +162,10 @@ export class PointTable {
   }
 
   #change(plan: () => Planned | undefined): Promise<void> {
-    const change = this.#last.then(async () => {
+    return this.#turns.take(async () => {
       const planned = plan()
       if (planned) await this.#commit(planned)
     })
-    this.#last = change.catch(() => undefined)
-    return change
   }
 
   /** One record, or when the log is full one snapshot that has the change in it: either way one thing becomes durable. */

@@ -9,6 +9,7 @@
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
+import { Turns } from '../device/turns.js'
 import type { LiveView } from './live-view.js'
 import { createPoints, NewPoint } from './point-creation.js'
 import { OpenPointDevice } from './point-device.js'
@@ -32,7 +33,7 @@ export class VolumePoints implements Snappoints {
   readonly #parts: Parts
   readonly #store: PointStore | undefined
   readonly #merger: PointMerger | undefined
-  #last: Promise<unknown> = Promise.resolve()
+  readonly #turns = new Turns()
 
   constructor(parts: Parts, store: PointStore | undefined) {
     this.#parts = parts
@@ -46,7 +47,7 @@ export class VolumePoints implements Snappoints {
   }
 
   async stop(): Promise<void> {
-    await this.#last
+    await this.#turns.idle
     await this.#merger?.stop()
   }
 
@@ -110,7 +111,7 @@ export class VolumePoints implements Snappoints {
   }
 
   async settled(): Promise<void> {
-    await this.#last
+    await this.#turns.idle
     await this.#merger?.settled()
   }
 
@@ -160,11 +161,7 @@ export class VolumePoints implements Snappoints {
   }
 
   /** One after the other, whoever changes the set of points or the size. */
-  inTurn<T>(change: () => Promise<T>): Promise<T> {
-    const running = this.#last.then(change)
-    this.#last = running.catch(() => undefined)
-    return running
-  }
+  inTurn<T>(change: () => Promise<T>): Promise<T> { return this.#turns.take(change) }
 
   get #points(): readonly Point[] { return this.#parts.core.chain.points }
 

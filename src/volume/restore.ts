@@ -22,6 +22,7 @@
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { NbdeltaError } from '../device/errors.js'
+import { Turns } from '../device/turns.js'
 import type { Inheritance } from '../store/point-entry.js'
 import type { Adopter } from './adopter.js'
 import type { Checkpointer } from './checkpoint.js'
@@ -83,10 +84,10 @@ export class Inheritor {
   readonly #releases = new Map<LayerKind, () => Promise<void>>()
   #stopped = false
 
-  /** The last change of what the table says; the next one starts when it is over. */
-  #last: Promise<unknown> = Promise.resolve()
-  /** The next one begins when it is shown, or has failed. */
-  #lastRestore: Promise<unknown> = Promise.resolve()
+  /** Of changes of what the table says. */
+  readonly #turns = new Turns()
+  /** Of restores: one begins when the one before is shown, or has failed. */
+  readonly #restores = new Turns()
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -133,10 +134,8 @@ export class Inheritor {
    * foreign source), wrong-state, no-space, io.
    */
   restore(options: RestoreOptions): Promise<InheritJob> {
-    // One begins when the one before is shown: two from one snapshot of another volume share its pin.
-    const restore = this.#lastRestore.then(() => this.#restore(options))
-    this.#lastRestore = restore.catch(() => undefined)
-    return restore
+    // Two from one snapshot of another volume share its pin.
+    return this.#restores.take(() => this.#restore(options))
   }
 
   async #restore(options: RestoreOptions): Promise<InheritJob> {
@@ -324,9 +323,7 @@ export class Inheritor {
   }
 
   #put(points: readonly PointRecord[], inheritance: () => Inheritance | null): Promise<void> {
-    const change = this.#last.then(() => this.#parts.store!.put(points, inheritance()))
-    this.#last = change.catch(() => undefined)
-    return change
+    return this.#turns.take(() => this.#parts.store!.put(points, inheritance()))
   }
 
   /** What the table says, with one layer of it changed or gone. */

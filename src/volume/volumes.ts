@@ -12,6 +12,7 @@ import type { Clock } from '../device/clock.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import type { Logger } from '../device/logger.js'
+import { Turns } from '../device/turns.js'
 import { type CatalogEntry, judgeEntry } from '../store/catalog.js'
 import type { JsonValue, SpaceRule } from '../store/point-entry.js'
 import type { StoreDirectory } from '../store/store-directory.js'
@@ -40,8 +41,8 @@ export class Volumes {
   readonly #byName = new Map<string, Kept>()
   readonly groups: Groups
   readonly #lineage: Lineage
-  /** The last change of the set; the next one starts when it is over. */
-  #last: Promise<unknown> = Promise.resolve()
+  /** Of changes of the set. */
+  readonly #turns = new Turns()
 
   constructor(directory: StoreDirectory, clock: Clock, logger: Logger) {
     this.#directory = directory
@@ -95,7 +96,7 @@ export class Volumes {
     const volume = await this.#create(options, true)
     try {
       await fill(volume)
-      await this.#inTurn(() => this.#usable(options.name).imported(entry => this.#directory.catalog.put(entry)))
+      await this.#turns.take(() => this.#usable(options.name).imported(entry => this.#directory.catalog.put(entry)))
       return volume
     } catch (error) {
       await this.delete(options.name).catch((again: unknown) => {
@@ -111,7 +112,7 @@ export class Volumes {
    * Errors: not-found, bad-argument (a bookmark), exists, no-space, io.
    */
   clone({ name, from, description }: CloneVolumeOptions): Promise<StoreVolume> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       const source = this.#usable(from.volume)
       const info = source.points.get(from.point)
       if (!info) throw new NbdeltaError('not-found', `volume '${from.volume}' has no snapshot '${from.point}'`)
@@ -156,7 +157,7 @@ export class Volumes {
   }
 
   #create(options: CreateVolumeOptions, importing: boolean): Promise<OpenStoreVolume> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       const { name, grainBytes, description } = options
       const backing = options.backing === null ? null : await this.#directory.resolveBacking(options.backing)
       const sizeBytes = backing === null ? options.sizeBytes : await backingBytes(backing, options.sizeBytes)
@@ -182,7 +183,7 @@ export class Volumes {
    * doubt, the volume takes no more changes until the store is opened again.
    */
   resize(name: string, sizeBytes: number): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       const volume = this.#usable(name)
       judgeEntry({ ...volume.entry, sizeBytes })
       judgeGrains(sizeBytes, volume.grainBytes)
@@ -202,7 +203,7 @@ export class Volumes {
 
   /** Closes and removes; an adopted backing stays as it is. The caller has detached the clients. Errors: not-found, io. */
   delete(name: string): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       const volume = this.#known(name)
       const heirs = this.#lineage.heirsOf(volume.uuid)
       if (heirs.length > 0) {
@@ -228,7 +229,7 @@ export class Volumes {
 
   /** Flushes and closes all of them; the first failure is thrown when every one is closed. */
   async close(): Promise<void> {
-    await this.#last
+    await this.#turns.idle
     const results: PromiseSettledResult<void>[] = []
     for (const round of this.#lineage.heirsFirst()) {
       results.push(...await Promise.allSettled(round.map(async volume => {
@@ -339,12 +340,6 @@ export class Volumes {
     const volume = this.#known(name)
     if (volume instanceof OpenStoreVolume) return volume
     throw volume.problem
-  }
-
-  #inTurn<T>(change: () => Promise<T>): Promise<T> {
-    const running = this.#last.then(change)
-    this.#last = running.catch(() => undefined)
-    return running
   }
 }
 

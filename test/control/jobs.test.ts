@@ -1,7 +1,7 @@
 // Order and jobs: changes of one volume never overlap, looking is never held up, transfers end with who waits for them.
 import t from 'tap'
 import { connectControl } from '../../src/control/client.js'
-import { KeyedMutex } from '../../src/control/keyed-mutex.js'
+import { KeyedMutex } from '../../src/device/keyed-mutex.js'
 import { startControl } from './socket.js'
 import type { JobRow } from '../../src/control/admin.js'
 
