@@ -287,14 +287,17 @@ export class Mirror {
       this.#stopped = true
       this.#timer?.cancel()
       const { target } = this.#parts
-      if (this.state.base && this.state.phase !== 'split') await target.release().catch((error: unknown) => { this.#warn(error) })
-      await this.#points.sweep(this.#parts.source(), []).catch((error: unknown) => { this.#warn(error) })
-      await target.forget().catch((error: unknown) => { this.#warn(error) })
+      const steps = [
+        async () => { if (this.state.base && this.state.phase !== 'split') await target.release() },
+        async () => this.#points.sweep(this.#parts.source(), []),
+        async () => target.forget(),
+      ]
+      for (const step of steps) {
+        await step().catch((error: unknown) => {
+          this.#parts.logger.warn({ err: error, mirror: this.#record.name }, 'something of a deleted mirror stays')
+        })
+      }
     })
-  }
-
-  #warn(error: unknown): void {
-    this.#parts.logger.warn({ err: error, mirror: this.#record.name }, 'something of a deleted mirror stays')
   }
 
   /** False: it is so already. Errors: wrong-state. */
@@ -350,11 +353,9 @@ export class Mirror {
   async #sweep(): Promise<void> {
     try {
       const volume = this.#parts.source()
-      const { base } = this.state
-      const bookmarks = this.#points.list(volume, 'bookmark')
-      const seq = bookmarks.find(({ uuid }) => uuid === base?.point)?.seq ?? 0
-      const newer = bookmarks.filter(one => one.seq > seq).slice(-NEWER_KEPT).map(({ uuid }) => uuid)
-      await this.#points.sweep(volume, base ? [base.point, ...newer] : newer)
+      const base = this.#basePoint(volume)
+      const newer = this.#points.list(volume, 'bookmark').filter(({ seq }) => seq > (base?.seq ?? 0)).slice(-NEWER_KEPT)
+      await this.#points.sweep(volume, [...base ? [base] : [], ...newer].map(({ uuid }) => uuid))
     } catch (error) {
       this.#parts.logger.warn({ err: error, mirror: this.#record.name }, 'points of a cycle stay for now')
     }
@@ -362,10 +363,9 @@ export class Mirror {
 
   /** The target is at what the source is now: the point's time is renewed, nothing is made (C23). */
   #isUnchanged(): boolean {
-    const { base, phase } = this.state
+    if (this.state.phase !== 'paired' || this.#lagBytes() !== 0) return false
     const volume = this.#parts.source()
-    const point = base && phase === 'paired' && !volume.problem ? this.#points.find(volume, base.point) : undefined
-    if (!point || point.sizeBytes !== volume.sizeBytes || volume.points.changedMap(point.name).count() > 0) return false
+    if (this.#basePoint(volume)!.sizeBytes !== volume.sizeBytes) return false
     this.#renewedAt = this.#parts.clock.wallTime().toISOString()
     this.#dueAtMs = this.#parts.clock.now() + this.state.intervalSeconds * 1000
     return true
@@ -374,10 +374,14 @@ export class Mirror {
   #lagBytes(): number | null {
     try {
       const volume = this.#parts.source()
-      const { base } = this.state
-      const point = base ? this.#points.find(volume, base.point) : undefined
+      const point = this.#basePoint(volume)
       return point ? bytesOf(volume.points.changedMap(point.name), volume.grainBytes, volume.sizeBytes) : null
     } catch { return null }
+  }
+
+  #basePoint(volume: StoreVolume): PointInfo | undefined {
+    const { base } = this.state
+    return base ? this.#points.find(volume, base.point) : undefined
   }
 
   #cycleParts(volume: StoreVolume, { onProgress }: TransferOptions, signal = new AbortController().signal): CycleParts {

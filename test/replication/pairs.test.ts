@@ -177,6 +177,19 @@ t.test('two mirrors of one volume at different lags, each its own union (A9, D19
   await lab.close()
 })
 
+t.test('a source that cannot be opened: the mirror says so, tries again later, and can be deleted', async t => {
+  const { lab, mirror } = await paired(t.testdir())
+  const list = lab.store.list.bind(lab.store)
+  lab.store.list = () => list().filter(({ name }) => name !== 'v')
+  await lab.clock.advance(3600_000)
+  await new Promise(resolve => { setTimeout(resolve, 20) })
+  t.match(mirror.status(), { problem: /source volume of the mirror is gone/, lagBytes: null })
+  t.ok(Date.parse(mirror.status().nextAt!) > lab.clock.wallTime().getTime(), 'not over and over at once')
+  await lab.mirrors.delete('m')
+  t.same([lab.mirrors.list(), lab.store.mirrors, lab.store.get('w')!.points.list()], [[], [], []])
+  await lab.close()
+})
+
 t.test('its points are pinned from the first moment, so that nobody else can delete them', async t => {
   const { lab, volume, target } = await paired(t.testdir())
   for (const points of [volume.points, target.points]) {
