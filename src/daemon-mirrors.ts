@@ -20,16 +20,15 @@ export interface Owners { readonly mirrors: Mirrors, readonly secondaries: Secon
 /** What clients of a volume see. Undefined: the volume; null: nothing yet; else a point of it. */
 export function shownInstead({ mirrors, secondaries }: Owners, { uuid }: StoreVolume): PointInfo | null | undefined {
   if (secondaries.of(uuid)?.phase === 'secondary') return secondaries.declaredPoint(uuid) ?? null
-  const mirror = mirrors.ofTarget(uuid)
-  if (!mirror || mirror.state.phase === 'split') return undefined
-  return mirror.declaredPoint() ?? null
+  const mirror = mirrors.ownerOf(uuid)
+  return mirror && (mirror.declaredPoint() ?? null)
 }
 
 /** Refuses what would change a volume that belongs to its mirror. Errors: wrong-state. */
 export function refuseTarget({ mirrors, secondaries }: Owners, { uuid, name }: StoreVolume, doing: string): void {
   refuseSecondary({ secondaries }, { uuid, name }, doing)
-  const mirror = mirrors.ofTarget(uuid)
-  if (!mirror || mirror.state.phase === 'split') return
+  const mirror = mirrors.ownerOf(uuid)
+  if (!mirror) return
   throw new NbdeltaError('wrong-state', `cannot ${doing} ${name}: it is the target of mirror ${mirror.record.name}`,
     { hint: `nbdelta mirror split ${mirror.record.name} lets it stand on its own` })
 }

@@ -11,7 +11,6 @@ const URI_LENGTH_MAX = 2000
 const SECRET_PATH_MAX = 1000
 /** A year. */
 const INTERVAL_SECONDS_MAX = 366 * 86_400
-export const INTERVAL_SECONDS_DEFAULT = 60
 
 const uuid = z.uuid()
 

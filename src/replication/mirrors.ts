@@ -97,7 +97,17 @@ export class Mirrors {
 
   /** That of which the volume is the target. */
   ofTarget(uuid: string): Mirror | undefined {
-    return this.list().find(({ state: { target } }) => target.kind === 'volume' && target.uuid === uuid)
+    for (const mirror of this.#mirrors.values()) {
+      const { target } = mirror.state
+      if (target.kind === 'volume' && target.uuid === uuid) return mirror
+    }
+    return undefined
+  }
+
+  /** That to which the volume belongs: it is the target, and not split. */
+  ownerOf(uuid: string): Mirror | undefined {
+    const mirror = this.ofTarget(uuid)
+    return mirror?.state.phase === 'split' ? undefined : mirror
   }
 
   /** Name of the source; its uuid, if it is gone. */

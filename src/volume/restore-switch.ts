@@ -46,7 +46,7 @@ export interface RestoreRequest {
   readonly offset: number
   readonly length: number
   /** Grains outside of which the source is known to hold what the volume does; undefined: nothing is known. */
-  readonly within: GrainBitmap | undefined
+  readonly within?: GrainBitmap
   /** Bytes a second of the copying; null: no limit. */
   readonly pace: number | null
 }

@@ -73,7 +73,7 @@ interface Parts {
   readonly name: string
 }
 
-type Request = Omit<RestoreOptions, 'within'> & RestoreRequest
+type Request = RestoreOptions & RestoreRequest
 
 export class Inheritor {
   /** Called when only the next open tells whether a restore has happened: nothing may be changed until then. */
@@ -238,7 +238,7 @@ export class Inheritor {
       const what = `the other volume has grains of ${sourceVolume.grainBytes} bytes, this one of ${grainBytes}`
       throw new NbdeltaError('bad-argument', what)
     }
-    return { ...options, offset, length, within: options.within, pace }
+    return { ...options, offset, length, pace }
   }
 
   /** Another volume's snapshot, pinned and open. */
