@@ -20,7 +20,9 @@ import { undoImports } from './daemon-imports.js'
 import { createLog } from './daemon-log.js'
 import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
-import { EXIT, Mirrors, NbdeltaError, Secondaries, createServer, openNbdClient, openStore, parkThreads } from './index.js'
+import {
+  EXIT, Mirrors, NbdeltaError, Secondaries, createServer, openNbdClient, openStore, parkThreads, systemClock,
+} from './index.js'
 import { StoreExports } from './store-exports.js'
 import type { ServeArguments } from './control/commands.js'
 import type { ControlServer } from './control/server.js'
@@ -31,22 +33,12 @@ import type { NbdServer, Store } from './index.js'
 
 const CONTROL_SOCKET = 'control.sock'
 const NBD_SOCKET = 'nbd.sock'
-/** Longer ones would fire at once. */
-const TIMER_MS_MAX = 2 ** 31 - 1
 /**
  * How a mirror talks to an NBD server. Within a cycle no two writes overlap, so sending one again is harmless; a longer loss ends
  * the cycle, and the mirror tries again by itself.
  */
 const MIRROR_LINK = { connections: 4, requestMs: 15_000, reconnect: { limitMs: 15_000 }, resendWrites: true }
 const SIGNAL_WORDS = ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once']
-const CLOCK = {
-  now: () => performance.now(),
-  wallTime: () => new Date(),
-  setTimeout: (callback: () => void, delayMs: number) => {
-    const timer = setTimeout(callback, Math.min(delayMs, TIMER_MS_MAX)).unref()
-    return { cancel: () => { clearTimeout(timer) } }
-  },
-}
 
 interface ServeOptions extends ServeArguments {
   readonly store: string
@@ -110,13 +102,13 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     const limits = { memoryBytes: options.memory }
     const server = holder.server = await createServer({ exports: all, listen, limits, logger, spin: options.spin })
     open.unshift(() => server.close({ deadlineMs: 0 }))
-    const schedules = new Schedules({ store, clock: CLOCK, logger })
+    const schedules = new Schedules({ store, clock: systemClock, logger })
     const admin = holder.admin = new DaemonAdmin(
       { store, server, exports, health, schedules, ...owners, version: options.version, control: controlAt, ...limits })
     const link = await peersOf(options, secondaries, logger)
     if (link) open.unshift(() => link.close())
     await assertFolder(controlAt)
-    const control = await createControlServer({ path: controlAt, admin, clock: CLOCK, logger })
+    const control = await createControlServer({ path: controlAt, admin, clock: systemClock, logger })
     schedules.start()
     return { store, server, control, admin, health, schedules, mirrors, link }
   } catch (error) {
@@ -138,7 +130,7 @@ function ownersOf(store: Store, later: Later, logger: DaemonLog['logger']): { mi
     localMirror: uuid => mirrors.ofTarget(uuid)?.record.name,
   })
   const mirrors: Mirrors = new Mirrors({
-    store, clock: CLOCK, logger, connect: uri => openNbdClient({ uri, ...MIRROR_LINK, logger }), link: openPeerLink,
+    store, clock: systemClock, logger, connect: uri => openNbdClient({ uri, ...MIRROR_LINK, logger }), link: openPeerLink,
     above: uuid => secondaries.above(uuid),
   })
   return { mirrors, secondaries }
@@ -154,7 +146,7 @@ async function peersOf(
   const address = parseAddress(peer)
   if ('path' in address) await assertFolder(judged(resolve(address.path)))
   const listen = 'path' in address ? { path: resolve(address.path) } : address
-  return servePeers({ listen, secretFile: resolve(peerSecret), secondaries, clock: CLOCK, logger })
+  return servePeers({ listen, secretFile: resolve(peerSecret), secondaries, clock: systemClock, logger })
 }
 
 /** Where to listen, unix paths absolute; judged before anything is opened. */

@@ -17,12 +17,20 @@ export interface Clock {
   setTimeout(callback: () => void, delayMs: number, keepAlive?: boolean): Timer
 }
 
+/** Node fires a longer timer at once, so that it is waited for in legs. */
+const LEG_MS_MAX = 2 ** 31 - 1
+
 export const systemClock: Clock = Object.freeze({
   now: () => performance.now(),
   wallTime: () => new Date(),
   setTimeout: (callback: () => void, delayMs: number, keepAlive = false): Timer => {
-    const timeout = setTimeout(callback, delayMs)
-    if (!keepAlive) timeout.unref()
+    let timeout: NodeJS.Timeout
+    const wait = (leftMs: number): void => {
+      const isLast = leftMs <= LEG_MS_MAX
+      timeout = isLast ? setTimeout(callback, leftMs) : setTimeout(wait, LEG_MS_MAX, leftMs - LEG_MS_MAX)
+      if (!keepAlive) timeout.unref()
+    }
+    wait(delayMs)
     return { cancel: () => clearTimeout(timeout) }
   },
 })

@@ -27,3 +27,9 @@ t.test('the system clock runs and its timers can be cancelled', async t => {
   await new Promise<void>(resolve => { systemClock.setTimeout(resolve, 5, true) })
   t.ok(systemClock.now() - before >= 4)
 })
+
+t.test('a timer of more than 24 days does not fire at once', async t => {
+  const timer = systemClock.setTimeout(() => t.fail('fired'), 2 ** 33)
+  await new Promise<void>(resolve => { systemClock.setTimeout(resolve, 20, true) })
+  timer.cancel()
+})
