@@ -112,6 +112,16 @@ export async function fill(volume: BlockDevice, grain: number, value: number, gr
   await volume.write(grain * G, grains * G, Buffer.alloc(grains * G, value), 0)
 }
 
+/** Looks at each write to the volume first, and may refuse it, until what it answers is called. */
+export function onWrite(volume: StoreVolume, look: (offset: number, length: number) => void): () => void {
+  const write = volume.write.bind(volume)
+  volume.write = (offset, length, ...rest) => {
+    look(offset, length)
+    return write(offset, length, ...rest)
+  }
+  return () => { volume.write = write }
+}
+
 /** One byte of each grain. */
 export async function shown(device: BlockDevice): Promise<number[]> {
   const all = Buffer.alloc(device.sizeBytes)

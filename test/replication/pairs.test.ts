@@ -3,7 +3,7 @@ import t from 'tap'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { VolumeTarget } from '../../src/replication/volume-target.js'
-import { fill, G, Lab, shown } from './lab.js'
+import { fill, G, Lab, onWrite, shown } from './lab.js'
 
 const GRAINS = 64
 /** Timers of the store do not keep the process. */
@@ -29,15 +29,11 @@ t.test('the target is at a whole point at any moment (S1, C10)', async t => {
   const before = await declared(target, mirror)
   await fill(volume, 3, 7)
   await fill(volume, 60, 8)
-  const write = target.write.bind(target)
   let writes = 0
-  target.write = (...args) => {
-    if (++writes === 2) throw new Error('power is off')
-    return write(...args)
-  }
+  const asBefore = onWrite(target, () => { if (++writes === 2) throw new Error('power is off') })
   await t.rejects(mirror.sync(), /power is off/)
   t.same(await declared(target, mirror), before)
-  target.write = write
+  asBefore()
   const next = await lab.killed()
   const again = next.mirrors.get('m')
   await again.sync()
@@ -55,11 +51,7 @@ t.test('the acknowledgement of a commit is lost: both go on from the newer point
   await t.rejects(mirror.sync(), /cut off/)
   lab.store.putMirror = put
   let written = 0
-  const write = target.write.bind(target)
-  target.write = (offset, length, ...rest) => {
-    written += length
-    return write(offset, length, ...rest)
-  }
+  onWrite(target, (_, length) => { written += length })
   await mirror.sync()
   t.equal(written, 0, 'nothing is sent again')
   t.match(mirror.status().decisions.map(({ rule }) => rule), ['copy-all', 'changed-since-base', 'acknowledgement-lost'])
@@ -98,13 +90,9 @@ t.test('split at once: the last declared point, not half a cycle', async t => {
   const before = await declared(target, mirror)
   await fill(volume, 3, 7)
   await fill(volume, 60, 8)
-  const write = target.write.bind(target)
-  target.write = (offset, ...rest) => {
-    if (offset > 0 && Math.floor(offset / G) === 60) throw new Error('no')
-    return write(offset, ...rest)
-  }
+  const asBefore = onWrite(target, offset => { if (Math.floor(offset / G) === 60) throw new Error('no') })
   await t.rejects(mirror.sync())
-  target.write = write
+  asBefore()
   t.equal((await shown(target))[3], 7, 'half a cycle is in its live image')
   await mirror.split({ atOnce: true })
   t.same(await shown(target), before)

@@ -1,7 +1,7 @@
 // A volume of another nbdelta as the target: label, declared points, refusals, and what happens when the link is cut (B18, B21, X9, X10, X12).
 import t from 'tap'
 import { NbdeltaError, openNbdClient, type PeerLink } from '../../src/index.js'
-import { fill, G, shown } from './lab.js'
+import { fill, G, onWrite, shown } from './lab.js'
 import { PeerLab } from './peer-lab.js'
 
 const GRAINS = 64
@@ -54,12 +54,8 @@ t.test('an interrupted cycle: the declared point is shown, over a restart of the
   const before = await lab.far.seen('w')
   await fill(volume, 3, 7)
   await fill(volume, 60, 8)
-  const write = target.write.bind(target)
   let writes = 0
-  target.write = (...args) => {
-    if (++writes >= 2) throw new NbdeltaError('io', 'the disk is gone')
-    return write(...args)
-  }
+  onWrite(target, () => { if (++writes >= 2) throw new NbdeltaError('io', 'the disk is gone') })
   await t.rejects(mirror.sync())
   t.same(await lab.far.seen('w'), before)
   t.not(await shown(target), before)
