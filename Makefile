@@ -27,7 +27,7 @@ interop: deps build ## real clients: libnbd, qemu, fio, nbd-client, kill -9 unde
 kill-points: deps build ## 50 kill -9 of a server with snapshots, restores, clones and deletions under load (KILLS=n SEED=n)
 	@KILLS=$(or $(KILLS),50) $(NODE) dist/test/interop/kill-points.test.js
 
-kill-mirrors: deps build ## 30 kill -9 of a server with mirrors, or of its peer, under load; each target kind (KILLS=n SEED=n)
+kill-mirrors: deps build ## 30 kill -9 of a server with mirrors, or of its peer, under load; each target kind and mode (KILLS=n SEED=n)
 	@KILLS=$(or $(KILLS),30) $(NODE) dist/test/interop/mirror-kills.test.js
 
 interop-fs: deps build ## ext4, xfs and btrfs over nbdfuse and a loop device
@@ -60,7 +60,7 @@ mutants: build   ## plants faults in the code of snapshots, one at a time; each 
 models: build    ## every state of the two replication models, and their 24 wrong variants (MODELS=word)
 	@$(NODE) dist/test/models/long.js
 
-sim: build       ## 2,000 simulated lives of mirrored volumes (SEED=n replays one; SEEDS=n STEPS=n MINUTES=n)
+sim: build       ## 2,000 simulated lives of mirrored volumes on two machines (SEED=n replays one; SEEDS=n STEPS=n MINUTES=n)
 	@$(NODE) dist/test/sim/mirrors.js
 
 sim-long: build  ## crash states and sequences for hours (HOURS=n STATES=n SEED=n)

@@ -1,18 +1,23 @@
 /**
  * Hold times of group snapshots (`make groups`): how long requests of a group wait while its points are taken, from the first
- * lock to the last release, with writers on all volumes. On memory disks, and on files of a store in the temporary folder.
+ * lock to the last release, with writers on all volumes. On memory disks, and on files of a store in the temporary folder; there also
+ * while several mirrors run a cycle of one instant, to targets in memory.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { systemClock } from '../src/device/clock.js'
-import { openStore } from '../src/index.js'
+import { MemoryDisk } from '../src/device/testing.js'
+import { silentLogger } from '../src/device/logger.js'
+import { Mirrors, openStore } from '../src/index.js'
 import { NewPoint } from '../src/volume/point-creation.js'
 import { GroupLab } from '../test/volume/group-lab.js'
 import type { BlockDevice } from '../src/device/block-device.js'
 
 /** Volumes of the group, and rounds on files: making and deleting 256 points takes seconds there. */
 const COUNTS: readonly (readonly [number, number])[] = [[1, 300], [16, 150], [256, 15]]
+/** Mirrors that run a cycle together, and rounds. */
+const MIRRORS: readonly (readonly [number, number])[] = [[1, 100], [10, 40], [100, 8]]
 /** On memory disks. */
 const ROUNDS = 300
 const VOLUME_BYTES = 64 * 1024
@@ -64,6 +69,35 @@ async function inMemory(count: number): Promise<void> {
   await lab.close()
 }
 
+/** Bookmarks are taken before, one by one: what counts is the freeze of all images. */
+async function ofMirrors(count: number, rounds: number): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'nbdelta-holds-'))
+  try {
+    const store = await openStore({ path: join(folder, 'store'), create: true })
+    const together = store.createPointsTogether.bind(store)
+    store.createPointsTogether = wanted => {
+      begunMs = undefined
+      return together(wanted)
+    }
+    const mirrors = new Mirrors({
+      store, clock: systemClock, logger: silentLogger,
+      connect: async () => Object.assign(new MemoryDisk(VOLUME_BYTES), { close: async () => undefined }),
+    })
+    const names = Array.from({ length: count }, (_, index) => `v${index}`)
+    for (const name of names) {
+      await store.createVolume({ name, sizeBytes: VOLUME_BYTES })
+      const more = { intervalSeconds: 86_400, lagBytes: null, bytesPerSecond: null, overwrite: true }
+      await mirrors.create({ name, volume: name, target: `nbd://memory/${name}`, ...more })
+      await mirrors.get(name).sync()
+    }
+    await measure('mirrors', rounds, names.map(name => store.get(name)!), () => mirrors.together(names).sync())
+    await mirrors.stop()
+    await store.close()
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
 async function onFiles(count: number, rounds: number): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'nbdelta-holds-'))
   try {
@@ -84,3 +118,4 @@ async function onFiles(count: number, rounds: number): Promise<void> {
 
 for (const [count] of COUNTS) await inMemory(count)
 for (const [count, rounds] of COUNTS) await onFiles(count, rounds)
+for (const [count, rounds] of MIRRORS) await ofMirrors(count, rounds)

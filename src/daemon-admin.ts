@@ -4,7 +4,7 @@
  * It judges what needs both: a volume with clients is neither deleted nor shrunk; clients of its snapshots are in the way of
  * deleting only. Between that look and the deed a client could attach, so the export is closed to new ones meanwhile.
  */
-import { formatSize } from './control/options.js'
+import { formatSize, isUri } from './control/options.js'
 import { DaemonDeltas } from './daemon-deltas.js'
 import { DaemonGroups } from './daemon-groups.js'
 import { DaemonMirrors, refuseMirrored, refuseTarget } from './daemon-mirrors.js'
@@ -16,6 +16,7 @@ import { NbdeltaError } from './index.js'
 import { volumeNameOf } from './point-exports.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
 import type { SchedulesAdmin } from './control/admin-points.js'
+import type { RemoteExports } from './daemon-remote.js'
 import type { Access } from './daemon-shared.js'
 import type { Health } from './health.js'
 import type { Mirrors, NbdServer, PointInfo, Secondaries, Store, StoreVolume } from './index.js'
@@ -23,7 +24,7 @@ import type { StoreExports } from './store-exports.js'
 
 /** A client that does not take its answers for that long is closed hard. */
 const SOFT_CLOSE_MS = 30_000
-const UNKNOWN = { allocatedBytes: null, mappedBytes: null, staleBytes: null }
+const UNKNOWN = { allocatedBytes: null, mappedBytes: null, inheritedBytes: null, staleBytes: null }
 
 interface AdminParts {
   readonly store: Store
@@ -33,6 +34,7 @@ interface AdminParts {
   readonly schedules: SchedulesAdmin
   readonly mirrors: Mirrors
   readonly secondaries: Secondaries
+  readonly remote: RemoteExports
   readonly version: string
   readonly control: string
   readonly memoryBytes: number
@@ -81,7 +83,10 @@ export class DaemonAdmin implements ServerAdmin {
       : `tcp:${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`)
   }
 
-  async createVolume({ ifNotExists, ...wanted }: Parameters<ServerAdmin['createVolume']>[0]): Promise<CreatedRow> {
+  async createVolume({ ifNotExists, ...options }: Parameters<ServerAdmin['createVolume']>[0]): Promise<CreatedRow> {
+    const { backing } = options
+    const wanted = backing === undefined || !isUri(backing) ? options
+      : { ...options, backing: await this.#parts.remote.judgeBacking(backing) }
     const found = this.#parts.store.get(wanted.name)
     if (found) return this.#foundInstead(found.name, ifNotExists, wanted)
     if (wanted.sizeBytes === undefined && wanted.backing === undefined) {
@@ -155,12 +160,21 @@ export class DaemonAdmin implements ServerAdmin {
     return { target: name, changed, dryRun, steps }
   }
 
+  async reopenVolume(name: string): Promise<VolumeRow> {
+    refuseMirrored(this.#parts, this.#get(name), 'reopen')
+    await this.#closedToNew(name, async () => {
+      this.#assertUnattached(name, 'reopen')
+      await this.#parts.store.reopenVolume(name)
+    })
+    return this.showVolume(name)
+  }
+
   async deleteVolume({ name, force, ifExists, dryRun }: Parameters<ServerAdmin['deleteVolume']>[0]): Promise<ActionRow> {
     if (!this.#parts.store.get(name) && ifExists) return { target: name, changed: false, dryRun, steps: [] }
     const volume = this.#get(name)
     const { sizeBytes, backing } = volume
     const points = volume.problem ? [] : volume.points.list()
-    refuseMirrored(this.#parts, volume)
+    refuseMirrored(this.#parts, volume, 'delete')
     refuseNeeded(name, points)
     const clients = this.#attachedTo(name).length
     const steps = [...clients > 0 ? [`close ${count(clients, 'client')} of ${name}`] : [],
@@ -262,7 +276,9 @@ export class DaemonAdmin implements ServerAdmin {
   }
 
   #assertUnattached(name: string, doing: string): void {
-    const clients = doing === 'delete' ? this.#attachedTo(name).length : this.#clientsOf(name)
+    // A snapshot's reader needs the volume as well.
+    const whole = doing === 'delete' || doing === 'reopen'
+    const clients = whole ? this.#attachedTo(name).length : this.#clientsOf(name)
     if (clients === 0) return
     throw new NbdeltaError('busy',
       `cannot ${doing} ${name}: ${count(clients, 'client')} ${clients === 1 ? 'is' : 'are'} attached`,

@@ -12,7 +12,7 @@ import { STREAM_SOCKET } from './control/options.js'
 import { judgeReadable } from './daemon-points.js'
 import { pointOf, usable } from './daemon-shared.js'
 import { ImportGuard, ORIGIN } from './daemon-imports.js'
-import { NbdeltaError, applyDelta, exportDelta } from './index.js'
+import { NbdeltaError, applyDelta, exportDelta, isBlank } from './index.js'
 import type { Socket } from 'node:net'
 import type { Transfer, TransferControl } from './control/admin.js'
 import type { DeltasAdmin } from './control/admin-points.js'
@@ -145,8 +145,7 @@ async function identityOf(volume: StoreVolume, { base, target }: { base: string,
         { hint: `nbdelta snapshot restore ${volume.name} ${point.name}, then import again` })
     }
   }
-  const { mappedBytes } = await volume.facts()
-  if (mappedBytes === 0) return 'empty'
+  if (await isBlank(volume)) return 'empty'
   return volume.points.list().findLast(({ labels }) => labels[ORIGIN] !== undefined)?.labels[ORIGIN] ?? 'content of its own'
 }
 

@@ -35,7 +35,8 @@ export function resumedJobs(store: Store): ReturnType<ServerAdmin['resumed']> {
   })
 }
 
-async function followJob(job: InheritJob, { signal, onProgress }: TransferControl): Promise<void> {
+/** To its end. Errors: cancelled, io. */
+export async function followJob(job: InheritJob, { signal, onProgress }: TransferControl): Promise<void> {
   const report = (): void => {
     const { doneBytes, totalBytes } = job.progress()
     onProgress(doneBytes, totalBytes)

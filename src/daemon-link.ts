@@ -9,8 +9,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Address } from './control/options.js'
 import { connectLink, LinkServer, NbdeltaError, nbdUri, openListener, parsePeerUri, readSecret } from './index.js'
 import type {
-  BoundAddress, Clock, ExportHandle, ExportInfo, ExportProvider, Exposure, Listener, Logger, NbdServer, PeerLink, Secondaries,
-  StoreVolume,
+  BlockDevice, BoundAddress, Clock, ExportHandle, ExportInfo, ExportProvider, Exposure, Listener, Logger, NbdServer, PeerLink,
+  Secondaries,
 } from './index.js'
 
 const NAME = /^\.peer-[0-9a-f]{32}$/
@@ -18,7 +18,7 @@ const NAME_BYTES = 16
 /** How often it is looked whether a closed export's last request has ended, milliseconds. */
 const FENCE_STEP_MS = 5
 
-interface Held { readonly volume: StoreVolume, handles: number }
+interface Held { readonly device: BlockDevice, handles: number }
 
 /** The exports of everybody, and those of peers' sessions. */
 export class PeerExports implements ExportProvider {
@@ -31,9 +31,9 @@ export class PeerExports implements ExportProvider {
     this.#server = server
   }
 
-  expose(volume: StoreVolume): Exposure {
+  expose(device: BlockDevice): Exposure {
     const name = `.peer-${randomBytes(NAME_BYTES).toString('hex')}`
-    const held: Held = { volume, handles: 0 }
+    const held: Held = { device, handles: 0 }
     this.#held.set(name, held)
     return { export: name, close: () => this.#close(name, held) }
   }
@@ -43,7 +43,7 @@ export class PeerExports implements ExportProvider {
   describe(name: string): ExportInfo | undefined {
     if (!NAME.test(name)) return this.#others.describe(name)
     const held = this.#held.get(name)
-    return held && infoOf(name, held.volume)
+    return held && infoOf(name, held.device)
   }
 
   contexts(name: string): readonly string[] { return NAME.test(name) ? [] : this.#others.contexts?.(name) ?? [] }
@@ -53,7 +53,7 @@ export class PeerExports implements ExportProvider {
     const held = this.#held.get(name)
     if (!held) throw new NbdeltaError('not-found', 'there is no such export')
     held.handles++
-    return { info: infoOf(name, held.volume), device: held.volume, release: () => { held.handles-- } }
+    return { info: infoOf(name, held.device), device: held.device, release: () => { held.handles-- } }
   }
 
   /** A client that is just being let in has its handle already, and its name only later: asked again until all are gone. */
@@ -66,7 +66,7 @@ export class PeerExports implements ExportProvider {
   }
 }
 
-function infoOf(name: string, { sizeBytes, blockSizes, capabilities }: StoreVolume): ExportInfo {
+function infoOf(name: string, { sizeBytes, blockSizes, capabilities }: BlockDevice): ExportInfo {
   return { name, description: '', sizeBytes, readOnly: capabilities.readOnly, blockSizes, capabilities }
 }
 

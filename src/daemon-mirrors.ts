@@ -5,12 +5,14 @@
  * refused here, with the mirror named (SEEDS D22, B21). Mirrors never meet the NBD server; the roof does.
  */
 import { formatSize } from './control/options.js'
-import { beginAndFollow } from './daemon-inherit.js'
+import { beginAndFollow, followJob } from './daemon-inherit.js'
 import { NbdeltaError } from './index.js'
-import type { ActionRow, Transfer } from './control/admin.js'
-import type { MirrorRow, MirrorsAdmin, ReplicaRow } from './control/admin-mirrors.js'
+import type { ActionRow, Transfer, TransferControl } from './control/admin.js'
+import type { MirrorRow, MirrorsAdmin, MirrorsNamed, ReplicaRow } from './control/admin-mirrors.js'
 import type { Access } from './daemon-shared.js'
-import type { Mirror, Mirrors, MirrorVerb, PointInfo, Secondaries, StoreVolume } from './index.js'
+import type {
+  InheritJob, Mirror, MirrorGroup, Mirrors, MirrorVerb, PointInfo, Secondaries, StoreVolume, Verified,
+} from './index.js'
 
 type Options<M extends keyof MirrorsAdmin> = Parameters<MirrorsAdmin[M]>[0]
 
@@ -19,9 +21,10 @@ export interface Owners { readonly mirrors: Mirrors, readonly secondaries: Secon
 
 /** What clients of a volume see. Undefined: the volume; null: nothing yet; else a point of it. */
 export function shownInstead({ mirrors, secondaries }: Owners, { uuid }: StoreVolume): PointInfo | null | undefined {
-  if (secondaries.of(uuid)?.phase === 'secondary') return secondaries.declaredPoint(uuid) ?? null
+  if (mirrors.isPulled(uuid)) return null
+  if (secondaries.of(uuid)?.phase === 'secondary') return secondaries.shownPoint(uuid) ?? null
   const mirror = mirrors.ownerOf(uuid)
-  return mirror && (mirror.declaredPoint() ?? null)
+  return mirror && (mirror.shownPoint() ?? null)
 }
 
 /** Refuses what would change a volume that belongs to its mirror. Errors: wrong-state. */
@@ -43,14 +46,19 @@ function refuseSecondary(
     { hint: `split or delete that mirror on its own server, or take over here: nbdelta replica promote ${name}` })
 }
 
-/** Refuses the end of a volume that a mirror needs. Errors: busy. */
-export function refuseMirrored({ mirrors, secondaries }: Owners, { uuid, name }: StoreVolume): void {
-  refuseSecondary({ secondaries }, { uuid, name }, 'delete')
+/** Refuses the end of a volume, for good or for a moment, that a mirror needs. Errors: busy, wrong-state. */
+export function refuseMirrored(
+  { mirrors, secondaries }: Owners, { uuid, name }: StoreVolume, doing: 'delete' | 'reopen',
+): void {
+  refuseSecondary({ secondaries }, { uuid, name }, doing)
   const [mirror] = [...mirrors.ofSource(uuid), mirrors.ofTarget(uuid)]
   if (!mirror) return
-  throw new NbdeltaError('busy', `cannot delete ${name}: mirror ${mirror.record.name} needs it`,
-    { hint: `nbdelta mirror delete ${mirror.record.name}` })
+  throw new NbdeltaError('busy', `cannot ${doing} ${name}: mirror ${mirror.record.name} needs it`,
+    { hint: doing === 'delete' ? `nbdelta mirror delete ${mirror.record.name}` : 'restart the server instead' })
 }
+
+/** Names of both sides of a pair, and how much of them differs, in words. */
+interface Sides { readonly source: string, readonly target: string, readonly what: string }
 
 export class DaemonMirrors implements MirrorsAdmin {
   readonly #access: Access
@@ -93,76 +101,135 @@ export class DaemonMirrors implements MirrorsAdmin {
     return { target: name, changed: !dryRun, dryRun, steps }
   }
 
-  async prepareSync(name: string): Promise<Transfer> {
-    const mirror = this.#judged(name, 'sync')
-    return { steps: [`run a cycle of ${name}`], volumes: [], run: control => mirror.sync(control) }
+  async prepareSync(named: Options<'prepareSync'>): Promise<Transfer> {
+    const group = this.#together(named)
+    const [mirror, ...others] = group.mirrors
+    const what = others.length > 0 ? `a cycle of each of ${namesOf(group)}, of one instant` : `a cycle of ${namesOf(group)}`
+    for (const one of group.mirrors) one.judge('sync')
+    const run = (control: TransferControl): Promise<void> => others.length > 0 ? group.sync(control) : mirror!.sync(control)
+    return { steps: [`run ${what}`], volumes: [], run }
   }
 
-  async prepareSplit({ name, atOnce }: Options<'prepareSplit'>): Promise<Transfer> {
-    const mirror = this.#judged(name, 'split')
-    const steps = [...atOnce ? [] : [`run a last cycle of ${name}`], `let ${mirror.targetLabel()} stand on its own`]
-    return { steps, volumes: [], run: async control => { await mirror.split({ ...control, atOnce }) } }
+  async prepareSplit({ atOnce, ...named }: Options<'prepareSplit'>): Promise<Transfer> {
+    const group = this.#together(named)
+    const [mirror, ...others] = group.mirrors
+    if (others.length > 0) group.judgeSplit({ atOnce })
+    else mirror!.judge('split')
+    const last = `run a last cycle of ${namesOf(group)}${others.length > 0 ? ', of one instant' : ''}`
+    const steps = [...atOnce ? [] : [last], ...group.mirrors.map(one => `let ${one.targetLabel()} stand on its own`)]
+    const split = others.length > 0 ? group : mirror!
+    return { steps, volumes: [], run: async control => { await split.split({ ...control, atOnce }) } }
   }
 
-  async prepareResync({ name, reverse, whole, force }: Options<'prepareResync'>): Promise<Transfer> {
+  async prepareResync({ reverse, whole, force, ...named }: Options<'prepareResync'>): Promise<Transfer> {
     if (reverse && whole) throw new NbdeltaError('bad-argument', 'give --reverse or --whole, not both')
-    const mirror = reverse ? this.#judged(name, 'reverse') : whole ? this.#mirrors.get(name) : this.#judged(name, 'resync')
-    const differing = whole ? null : await mirror.differing()
-    const what = differing === null ? 'everything is compared' : `${formatSize(differing)} may differ`
-    const [source, target] = [this.#mirrors.sourceOf(mirror), mirror.targetLabel()]
-    if (reverse) return this.#reversal(mirror, source, target, what, force)
-    const steps = [`keep what ${target} shows now, and give it the content of ${source}; ${what}`]
-    const volume = this.#access.store.get(target)
+    const group = this.#together(named)
+    const [mirror, ...others] = group.mirrors
+    if (reverse) group.judgeReversal()
+    else if (!whole) for (const one of group.mirrors) one.judge('resync')
+    const facts = await Promise.all(group.mirrors.map(one => this.#differing(one, whole)))
+    if (reverse) return this.#reversal(group, facts, force)
+    const steps = facts.map(({ source, target, what }) =>
+      `keep what ${target} shows now, and give it the content of ${source}; ${what}`)
     // A target that is not split is shown by its declared point, which stays.
-    const attached = volume !== undefined && mirror.state.phase === 'split'
-    const judge = (): void => { if (attached) this.#access.assertUnattached(target, 'resync') }
+    const attached = group.mirrors.filter(({ state }) => state.phase === 'split').map(one => one.targetLabel())
+      .filter(target => this.#access.store.get(target) !== undefined)
+    const judge = (): void => { for (const target of attached) this.#access.assertUnattached(target, 'resync') }
     judge()
     const resync = async (): Promise<void> => {
       judge()
-      await mirror.beginResync({ whole })
+      await (others.length > 0 ? group : mirror!).beginResync({ whole })
     }
-    const begin = attached ? () => this.#access.closedToNew(target, resync) : resync
-    return { steps, volumes: attached ? [target] : [], begin, run: control => mirror.sync(control) }
+    const begin = attached.reduce((work, target) => () => this.#access.closedToNew(target, work), resync)
+    const run = (control: TransferControl): Promise<void> => others.length > 0 ? group.syncEach(control) : mirror!.sync(control)
+    return { steps, volumes: attached, begin, run }
   }
 
-  #reversal(mirror: Mirror, source: string, target: string, what: string, force: boolean): Transfer {
+  async #differing(mirror: Mirror, whole: boolean): Promise<Sides> {
+    const isApart = mirror.state.phase === 'split'
+    // To ask a peer would end what goes there.
+    const bytes = whole || !isApart ? null : await mirror.differing()
+    const what = !whole && !isApart ? 'nothing to do: it is not split' : bytes === null ? 'everything is compared'
+      : `${formatSize(bytes)} may differ`
+    return { source: this.#mirrors.sourceOf(mirror), target: mirror.targetLabel(), what }
+  }
+
+  #together({ names, group }: MirrorsNamed): MirrorGroup {
+    return this.#mirrors.together(group ? names.flatMap(name => this.#mirrors.ofGroup(name)) : names)
+  }
+
+  /** At once, if all targets are volumes of this store; else what differs is fetched first, by a job that can be cancelled. */
+  #reversal(group: MirrorGroup, facts: readonly Sides[], force: boolean): Transfer {
+    const sources = facts.map(({ source }) => source)
+    const isHere = group.mirrors.map(({ state }) => state.target.kind === 'volume')
+    const targets = facts.map(({ target }) => target).filter((_, place) => isHere[place])
     const judge = (): void => {
-      this.#access.assertUnattached(target, 'take over the content of')
-      if (!force) this.#access.assertUnattached(source, 'resync')
+      for (const target of targets) this.#access.assertUnattached(target, 'take over the content of')
+      if (!force) for (const source of sources) this.#access.assertUnattached(source, 'resync')
     }
     judge()
-    return beginAndFollow([`keep what ${source} shows now as a snapshot, and give it the content of ${target}; ${what}`],
-      () => this.#access.closedToNew(target, () => this.#access.closedToNew(source, async () => {
+    const reverse = (control: Partial<TransferControl>): Promise<InheritJob> => {
+      const judged = async (): Promise<InheritJob> => {
         judge()
-        return mirror.reverse()
-      })), [source, target])
+        return group.reverse(control)
+      }
+      return [...targets, ...sources].reduce((work, name) => () => this.#access.closedToNew(name, work), judged)()
+    }
+    const steps = facts.map(({ source, target, what }) =>
+      `keep what ${source} shows now as a snapshot, and give it the content of ${target}; ${what}`)
+    const volumes = [...sources, ...targets]
+    if (!isHere.includes(false)) return beginAndFollow(steps, () => reverse({}), volumes)
+    return { steps, volumes, run: async control => followJob(await reverse(control), control) }
   }
 
-  async prepareVerify(name: string): Promise<Transfer> {
+  async prepareVerify({ name, bytesPerSecond }: Options<'prepareVerify'>): Promise<Transfer> {
     const mirror = this.#judged(name, 'verify')
     return {
       steps: [`compare both sides of ${name}`], volumes: [],
       run: async control => {
-        const found = await mirror.verify(control)
-        if (found.length === 0) return
+        // Everything that is read of a plain server crosses, as a copy would.
+        const limit = bytesPerSecond ?? (mirror.target.holds ? null : mirror.state.bytesPerSecond)
+        const found = await mirror.verify({ ...control, bytesPerSecond: limit })
+        if (found.length === 0) return `equal: ${toldOf(mirror.status().verified!)}`
         const { offset, length } = found[0]!
         const sides = `${this.#mirrors.sourceOf(mirror)} and ${mirror.targetLabel()}`
-        throw new NbdeltaError('damaged', `${sides} differ in ${found.length} regions, the first ${length} bytes at ${offset}`,
-          { hint: 'the target is being repaired: see nbdelta mirror show; find out who wrote to it' })
+        const hint = mirror.state.phase === 'split'
+          ? `it was split meanwhile, and nothing is repaired: nbdelta mirror resync ${name} --whole compares everything`
+          : 'the target is being repaired: see nbdelta mirror show; find out who wrote to it'
+        const places = found.map(region => `${region.offset}+${region.length}`).join(' ')
+        const all = found.length > 1 ? `; bytes at offset+length: ${places}` : ''
+        throw new NbdeltaError('damaged',
+          `${sides} differ in ${found.length} regions, the first ${length} bytes at ${offset}${all}`, { hint })
+      },
+    }
+  }
+
+  async prepareReplicaVerify({ name, bytesPerSecond }: Options<'prepareReplicaVerify'>): Promise<Transfer> {
+    const { point: { createdAt } } = this.#secondaries.judgeVerification(name)
+    return {
+      steps: [`read all of ${name} as of ${createdAt}`],
+      run: async control => {
+        const { point } = this.#secondaries.judgeVerification(name)
+        const found = await this.#secondaries.verify(name, { ...control, bytesPerSecond: bytesPerSecond ?? null })
+        return `read without an error: ${toldOf(found)}, root ${point.labels['root'] ?? 'none'}, declared at ${point.createdAt}`
       },
     }
   }
 
   async replicas(): Promise<ReplicaRow[]> {
-    return this.#secondaries.list().map(({ volume, state, attached }) => ({
-      volume: volume.name, mirror: state.name, source: state.source.name, state: state.phase, epoch: state.epoch, attached,
-      declaredAt: this.#secondaries.declaredPoint(volume.uuid)?.createdAt ?? null,
-    }))
+    return this.#secondaries.list().map(({ volume, state, attached }) => {
+      const shown = this.#secondaries.shownPoint(volume.uuid)
+      return {
+        volume: volume.name, mirror: state.name, source: state.source.name, state: state.phase, epoch: state.epoch, attached,
+        declaredAt: shown?.createdAt ?? null, root: shown?.labels['root'] ?? null,
+        ...verifiedOf(this.#secondaries.verified(volume.uuid)),
+      }
+    })
   }
 
   async promoteReplica({ name, dryRun }: Options<'promoteReplica'>): Promise<ActionRow> {
-    const { state, declared } = this.#secondaries.judgePromotion(name)
-    const shows = state.phase === 'secondary' ? [`let ${name} stand on its own, as of ${declared!.createdAt}`] : []
+    const { state, shown } = this.#secondaries.judgePromotion(name)
+    const shows = state.phase === 'secondary' ? [`let ${name} stand on its own, as of ${shown!.createdAt}`] : []
     const steps = [`refuse mirror ${state.name} of ${state.source.name} from now on`, ...shows]
     if (!dryRun) await this.#secondaries.promote(name)
     return { target: name, changed: !dryRun, dryRun, steps }
@@ -184,21 +251,37 @@ export class DaemonMirrors implements MirrorsAdmin {
 
   #row(mirror: Mirror): MirrorRow {
     const { name, uuid, state } = mirror.record
-    const { phase, progress, last, decisions, lagSeconds, unguarded, problem, ...told } = mirror.status()
+    const { phase, progress, last, decisions, lagSeconds, unguarded, problem, verified, ...told } = mirror.status()
+    const inStep = told.stream?.inStep ?? false
     const left = progress ? progress.totalBytes - progress.doneBytes : 0
     return {
-      name, uuid, volume: this.#mirrors.sourceOf(mirror), target: mirror.targetLabel(), mode: 'periodic', state: phase,
-      paused: told.paused, inSync: phase === 'paired' && problem === null,
-      intervalSeconds: state.intervalSeconds, afterBytes: state.lagBytes,
-      limitBytesPerSecond: state.bytesPerSecond, behindSeconds: lagSeconds, lagBytes: told.lagBytes,
-      declaredAt: told.declaredAt, cycle: told.cycle, nextAt: told.nextAt,
+      name, uuid, volume: this.#mirrors.sourceOf(mirror), target: mirror.targetLabel(), mode: state.mode, state: phase,
+      paused: told.paused, inSync: phase === 'paired' && problem === null && (state.mode === 'periodic' || inStep), inStep,
+      timeoutSeconds: state.timeoutSeconds, intervalSeconds: state.intervalSeconds, afterBytes: state.lagBytes,
+      limitBytesPerSecond: state.bytesPerSecond, keepSnapshots: state.keepSnapshots,
+      behindSeconds: lagSeconds, lagBytes: told.lagBytes,
+      declaredAt: told.declaredAt, cycle: told.cycle, root: state.base?.root ?? null, nextAt: told.nextAt,
       doneBytes: progress?.doneBytes ?? null, totalBytes: progress?.totalBytes ?? null,
       bytesPerSecond: progress?.bytesPerSecond ?? null,
       etaSeconds: progress && progress.bytesPerSecond > 0 ? left / progress.bytesPerSecond : null,
       lastSeconds: last?.seconds ?? null, lastDataBytes: last?.data ?? null, lastZeroBytes: last?.zeros ?? null,
-      lastEqualBytes: last?.equal ?? null, problem, unguarded: [...unguarded],
+      lastEqualBytes: last?.equal ?? null, problem, unguarded: [...unguarded], ...verifiedOf(verified),
       decisions: decisions.map(({ at, rule, inputs, outcome }) =>
         `${at} ${rule} (${Object.entries(inputs).map(([key, value]) => `${key} ${value ?? 'none'}`).join(', ')}): ${outcome}`),
     }
   }
 }
+
+function verifiedOf(
+  verified: Verified | null,
+): Pick<ReplicaRow, 'verifiedAt' | 'verified' | 'verifiedCycle' | 'digest'> {
+  return {
+    verifiedAt: verified?.at ?? null, verified: verified?.result ?? null, verifiedCycle: verified?.cycle ?? null,
+    digest: verified?.digest ?? null,
+  }
+}
+
+/** So that two people can compare. */
+function toldOf({ cycle, digest }: Verified): string { return `point ${cycle ?? 'of unknown number'}, digest ${digest}` }
+
+function namesOf({ mirrors }: MirrorGroup): string { return mirrors.map(({ record }) => record.name).join(', ') }

@@ -18,6 +18,7 @@ import { openPeerLink, PeerExports, placesOf, servePeers } from './daemon-link.j
 import { shownInstead } from './daemon-mirrors.js'
 import { undoImports } from './daemon-imports.js'
 import { createLog } from './daemon-log.js'
+import { RemoteExports } from './daemon-remote.js'
 import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
 import {
@@ -37,6 +38,8 @@ const NBD_SOCKET = 'nbd.sock'
  * How a mirror talks to an NBD server. Within a cycle no two writes overlap, so sending one again is harmless; a longer loss ends
  * the cycle, and the mirror tries again by itself.
  */
+/** Requests of one connection are executed in order; what it loses nobody sends again. */
+const STREAM_LINK = { connections: 1, requestMs: 30_000, reconnect: { attempts: 0 } }
 const MIRROR_LINK = { connections: 4, requestMs: 15_000, reconnect: { limitMs: 15_000 }, resendWrites: true }
 const SIGNAL_WORDS = ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once']
 
@@ -83,15 +86,18 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
   const listen = await listenAddresses(options)
   const controlAt = resolve(options.control ?? join(options.store, CONTROL_SOCKET))
   judgeSocketPath(controlAt)
-  const store = await openStore({ path: resolve(options.store), create: true, logger })
+  // The server exists only later, and is looked at only then.
+  const holder: Later = {}
+  const remote = new RemoteExports(logger, () => holder.server?.addresses ?? [])
+  const store = await openStore({
+    path: resolve(options.store), create: true, logger, openBacking: uri => remote.openLive(uri),
+  })
   const open: (() => Promise<unknown>)[] = [() => store.close()]
   try {
     await createVolumes(store, options.createVolume ?? [])
     await undoImports(store, logger)
-    // The server exists only later, and its clients are looked at only then.
-    const holder: Later = {}
     const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })
-    const owners = ownersOf(store, holder, logger)
+    const owners = ownersOf(options, store, holder, logger)
     const { mirrors, secondaries } = owners
     // Before anybody can attach: whose clients see what depends on it.
     secondaries.start()
@@ -104,7 +110,7 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     open.unshift(() => server.close({ deadlineMs: 0 }))
     const schedules = new Schedules({ store, clock: systemClock, logger })
     const admin = holder.admin = new DaemonAdmin(
-      { store, server, exports, health, schedules, ...owners, version: options.version, control: controlAt, ...limits })
+      { store, server, exports, health, schedules, remote, ...owners, version: options.version, control: controlAt, ...limits })
     const link = await peersOf(options, secondaries, logger)
     if (link) open.unshift(() => link.close())
     await assertFolder(controlAt)
@@ -123,14 +129,18 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
 interface Later { server?: NbdServer, admin?: DaemonAdmin, exports?: PeerExports }
 
 /** Mirrors and secondaries: each asks the other whose a volume is. */
-function ownersOf(store: Store, later: Later, logger: DaemonLog['logger']): { mirrors: Mirrors, secondaries: Secondaries } {
+function ownersOf(
+  { mirrorMemory }: ServeOptions, store: Store, later: Later, logger: DaemonLog['logger'],
+): { mirrors: Mirrors, secondaries: Secondaries } {
   const secondaries: Secondaries = new Secondaries({
-    store, logger, expose: volume => later.exports!.expose(volume), places: () => placesOf(later.server!.addresses),
+    store, logger, clock: systemClock, expose: volume => later.exports!.expose(volume),
+    places: () => placesOf(later.server!.addresses),
     whileUnattached: (name, work) => later.admin!.whileUnattached(name, work),
     localMirror: uuid => mirrors.ofTarget(uuid)?.record.name,
   })
   const mirrors: Mirrors = new Mirrors({
-    store, clock: systemClock, logger, connect: uri => openNbdClient({ uri, ...MIRROR_LINK, logger }), link: openPeerLink,
+    store, clock: systemClock, logBytes: mirrorMemory, logger, link: openPeerLink,
+    connect: (uri, { ordered }) => openNbdClient({ uri, ...ordered ? STREAM_LINK : MIRROR_LINK, logger }),
     above: uuid => secondaries.above(uuid),
   })
   return { mirrors, secondaries }
@@ -236,7 +246,9 @@ async function stop(parts: Parts, { drainSeconds }: ServeOptions, { logger }: Da
   let failure: unknown
   try {
     await link?.close()
-    await Promise.all([control.stop(), schedules.stop(), mirrors.stop(), server.close({ deadlineMs: drainSeconds * 1000 })])
+    await Promise.all([control.stop(), schedules.stop(), server.close({ deadlineMs: drainSeconds * 1000 })])
+    // What clients were waiting for goes on to the targets meanwhile.
+    await mirrors.stop()
     await store.close()
   } catch (error) {
     failure = error

@@ -110,7 +110,7 @@ export class StoreExports implements ExportProvider {
   }
 
   #only(): StoreVolume | undefined {
-    const open = this.#store.list().filter(({ name }) => !this.#hidden.has(name))
+    const open = this.#store.list().filter(volume => !this.#hidden.has(volume.name) && this.#shownInstead(volume) !== null)
     return open.length === 1 ? open[0] : undefined
   }
 }

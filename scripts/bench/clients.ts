@@ -29,6 +29,8 @@ export interface LoadOptions {
   readonly warmSeconds?: number
   /** Pause before each request. */
   readonly thinkUs?: number
+  /** Random requests begin at multiples of it; by default of blockBytes. */
+  readonly strideBytes?: number
 }
 export interface LoadResult {
   readonly operations: number
@@ -57,9 +59,10 @@ export class Load {
   }
 
   static async start(bench: Workbench, target: Target, exportName: string, options: LoadOptions): Promise<Load> {
-    const { mode, blockBytes = 4096, depth = 1, connections = 1, seconds = 1, warmSeconds = 0, thinkUs = 0 } = options
+    const { mode, blockBytes = 4096, depth = 1, connections = 1, seconds = 1 } = options
+    const { warmSeconds = 0, thinkUs = 0, strideBytes = blockBytes } = options
     const to = 'socket' in target ? ['--socket', target.socket] : ['--port', String(target.port)]
-    const amounts = { bs: blockBytes, depth, conns: connections, seconds, warm: warmSeconds, 'think-us': thinkUs }
+    const amounts = { bs: blockBytes, depth, conns: connections, seconds, warm: warmSeconds, 'think-us': thinkUs, stride: strideBytes }
     const load = new Load(bench.nbdload, [...to, '--export', exportName, '--mode', mode,
       ...Object.entries(amounts).flatMap(([name, amount]) => [`--${name}`, String(amount)])])
     await load.#line()

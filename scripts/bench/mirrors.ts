@@ -4,6 +4,7 @@
  *   first copy   of a full volume, from the freeze to the flush, against nbdcopy from the volume to the same server, in turn
  *   wire         a cycle of changed blocks spread over the volume: all bytes on the socket, both ways, counted by a proxy
  *   beside       4 KiB random writes, depth 16, while cycles run all the time without limit, against the same without a mirror
+ *   async, sync  the same while every change crosses as it comes; and, in mode async, how far behind the target is at a steady rate
  *   freeze       the longest of a client's writes, one at a time, while a cycle begins every second, and without any
  */
 import { rmSync } from 'node:fs'
@@ -29,6 +30,11 @@ const COPY_FLOOR = 0.8
 const WIRE_LIMIT = 1.02
 const WIRE_FREE_BYTES = 64 * 1024
 const BESIDE_FLOOR = 0.6
+const ASYNC_FLOOR = 0.7
+const SYNC_FLOOR = 0.5
+const LAG_LIMIT_SECONDS = 1
+/** With sixteen under way about 20,000 writes a second. */
+const STEADY_THINK_US = 550
 const FREEZE_LIMIT_MS = 10
 const THINK_US = 1000
 const POLL_MS = 200
@@ -140,12 +146,50 @@ function beside(bench: Workbench, seconds: number): Promise<{ ratio: number, fre
   })
 }
 
+interface Streamed { readonly async: number, readonly sync: number, readonly steady: number, readonly lagSeconds: number }
+
+/** Writes while every change crosses, as a part of the same without; the largest lag at a steady rate, and that rate. */
+function streamed(bench: Workbench, seconds: number): Promise<Streamed> {
+  return mirrored(bench, async ({ store, target, place }) => {
+    const run = async (thinkUs: number, during: () => Promise<void> = async () => undefined) => {
+      const options = { mode: 'randwrite', blockBytes: GRAIN, depth: 16, warmSeconds: 0.5, seconds: Math.max(3, seconds), thinkUs }
+      const load = await Load.start(bench, { socket: place.socket }, EXPORT, options)
+      try {
+        const [result] = await Promise.all([load.go(), during()])
+        return result.operations / result.seconds
+      } finally { await load.close() }
+    }
+    const show = async () => JSON.parse(await nbdeltaCommand(store, 'mirror', 'show', 'm', '--json')) as { inStep: boolean, behindSeconds: number }
+    const begin = async (mode: string): Promise<void> => {
+      await create(store, target, '--mode', mode, '--interval', '10s', '--overwrite')
+      await nbdeltaCommand(store, 'mirror', 'sync', 'm')
+      while (!(await show()).inStep) await sleep(POLL_MS)
+    }
+    const without = await run(0)
+    await begin('async')
+    let lagSeconds = 0
+    const steady = await run(STEADY_THINK_US, async () => {
+      for (const end = performance.now() + seconds * 1000; performance.now() < end; await sleep(POLL_MS)) {
+        const { inStep, behindSeconds } = await show()
+        lagSeconds = Math.max(lagSeconds, inStep ? behindSeconds : Infinity)
+      }
+    })
+    const async = await run(0)
+    await nbdeltaCommand(store, 'mirror', 'delete', 'm')
+    await begin('sync')
+    const sync = await run(0)
+    return { async: async / without, sync: sync / without, steady, lagSeconds }
+  })
+}
+
 export async function mirrors(bench: Workbench, { rounds, seconds }: Extent): Promise<Figure[]> {
   const [copies, wires, runs] = [[] as number[], [] as number[], [] as Awaited<ReturnType<typeof beside>>[]]
+  const streams: Streamed[] = []
   for (let i = 0; i < rounds; i++) {
     copies.push(await firstCopy(bench))
     wires.push(await wire(bench))
     runs.push(await beside(bench, seconds))
+    streams.push(await streamed(bench, seconds))
   }
   return [
     { what: 'a first copy of 512 MiB to nbdkit / nbdcopy of the same', value: median(copies), unit: 'of it', floor: COPY_FLOOR },
@@ -156,6 +200,18 @@ export async function mirrors(bench: Workbench, { rounds, seconds }: Extent): Pr
       what: '4 KiB random writes, depth 16, while cycles run without limit / without a mirror',
       value: median(runs.map(({ ratio }) => ratio)), unit: 'of it', floor: BESIDE_FLOOR,
     },
+    {
+      what: '4 KiB random writes, depth 16, mode async / without a mirror', value: median(streams.map(one => one.async)), unit: 'of it',
+      floor: ASYNC_FLOOR,
+    },
+    {
+      what: '4 KiB random writes, depth 16, mode sync / without a mirror', value: median(streams.map(one => one.sync)), unit: 'of it',
+      floor: SYNC_FLOOR,
+    },
+    {
+      what: 'mode async: largest lag at a steady rate', value: median(streams.map(one => one.lagSeconds)), unit: 's', limit: LAG_LIMIT_SECONDS,
+    },
+    { what: 'that rate', value: median(streams.map(one => one.steady)), unit: '/s' },
     {
       what: 'longest write of one client while a cycle begins every second', value: median(runs.map(({ freezeMs }) => freezeMs)),
       unit: 'ms', limit: FREEZE_LIMIT_MS,

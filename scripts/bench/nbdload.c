@@ -3,9 +3,10 @@
  * in batches, simple replies, payload bytes discarded. Built by the benchmark: gcc -O2 -o nbdload nbdload.c
  *
  *   nbdload --socket PATH | --port N  [--export NAME]  --mode MODE  --bs BYTES  --depth N  --conns N
- *           --seconds S  [--warm S]  [--think-us N]
+ *           --seconds S  [--warm S]  [--think-us N]  [--stride BYTES]
  *
- *   MODE  randread randwrite read write    keeps `depth` requests of `bs` bytes in flight on each connection
+ *   MODE  randread randwrite read write    keeps `depth` requests of `bs` bytes in flight on each connection; random ones begin
+ *                                          at multiples of `stride` (by default `bs`)
  *         firstwrite                       writes each block once, in no order; ends early when all are written
  *         deaf                             sends READs and never reads a reply
  *         trim zero                        one request over the whole export (extended headers), timed
@@ -66,6 +67,7 @@ static struct {
   const char *socket, *export, *mode;
   int port, depth, conns, think_us;
   uint32_t bs;
+  uint64_t stride;
   double seconds, warm;
 } opt = { .export = "", .depth = 1, .conns = 1, .bs = 4096, .seconds = 1 };
 
@@ -201,7 +203,7 @@ static void open_conn(struct conn *c) {
 static uint64_t next_offset(void) {
   /* An odd factor permutes a power of two. */
   if (once) return issued++ * 0x9e3779b1u % blocks * opt.bs;
-  if (!sequential) return random_u64() % (size_bytes / opt.bs) * opt.bs;
+  if (!sequential) return random_u64() % (size_bytes / opt.stride) * opt.stride;
   uint64_t offset = sequential_at;
   sequential_at += opt.bs;
   if (sequential_at + opt.bs > size_bytes) sequential_at = 0;
@@ -362,7 +364,7 @@ static void parse(int count, char **values) {
   static const struct option names[] = {
     { "socket", 1, 0, 's' }, { "port", 1, 0, 'p' }, { "export", 1, 0, 'e' }, { "mode", 1, 0, 'm' }, { "bs", 1, 0, 'b' },
     { "depth", 1, 0, 'd' }, { "conns", 1, 0, 'c' }, { "seconds", 1, 0, 't' }, { "warm", 1, 0, 'w' },
-    { "think-us", 1, 0, 'k' }, { 0, 0, 0, 0 },
+    { "think-us", 1, 0, 'k' }, { "stride", 1, 0, 'g' }, { 0, 0, 0, 0 },
   };
   for (int c; (c = getopt_long(count, values, "", names, NULL)) != -1;) switch (c) {
     case 's': opt.socket = optarg; break;
@@ -375,9 +377,11 @@ static void parse(int count, char **values) {
     case 't': opt.seconds = atof(optarg); break;
     case 'w': opt.warm = atof(optarg); break;
     case 'k': opt.think_us = atoi(optarg); break;
+    case 'g': opt.stride = strtoull(optarg, NULL, 10); break;
     default: exit(2);
   }
   bool target = opt.socket || opt.port;
+  if (opt.stride < opt.bs) opt.stride = opt.bs;
   if (!opt.mode || !target || opt.bs < 1 || opt.depth < 1 || opt.conns < 1) die("the head of nbdload.c lists the options");
 }
 
@@ -398,7 +402,7 @@ int main(int count, char **values) {
   struct conn *conns = need(opt.conns, sizeof *conns);
   for (int i = 0; i < opt.conns; i++) open_conn(&conns[i]);
   for (blocks = 1; blocks * 2 * opt.bs <= size_bytes;) blocks *= 2;
-  if (opt.bs > size_bytes) die("the export has only %llu bytes", (unsigned long long)size_bytes);
+  if (opt.stride > size_bytes) die("the export has only %llu bytes", (unsigned long long)size_bytes);
   if (opt.warm > 0) run(conns, opt.warm);
   await_line();
   recording = true;

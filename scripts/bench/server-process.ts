@@ -9,7 +9,7 @@ import type { NetConnectOpts } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-const START_MS = 15_000
+const START_MS = 60_000
 const STOP_MS = 8000
 const POLL_MS = 10
 /** sysconf(_SC_CLK_TCK): 100 on every Linux that Debian ships. */

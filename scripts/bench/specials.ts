@@ -10,6 +10,7 @@ import { $ } from 'zx'
 import { Load } from './clients.js'
 import type { LoadOptions } from './clients.js'
 import { longestWait } from './control-probe.js'
+import { creation } from './creation.js'
 import { median } from './results.js'
 import type { Figure } from './results.js'
 import type { ServerProcess } from './server-process.js'
@@ -33,7 +34,7 @@ const IDLE_LIMIT_MS = 10
 
 export interface SpecialOptions { readonly rounds: number, readonly seconds: number }
 type Measurement = (bench: Workbench, options: SpecialOptions) => Promise<Figure[]>
-export const SPECIALS: Readonly<Record<string, Measurement>> = { idle, memory, stall, open, trim, snapshots, points, mirrors }
+export const SPECIALS: Readonly<Record<string, Measurement>> = { idle, memory, stall, open, trim, snapshots, creation, points, mirrors }
 
 /** A server on the hot file, for as long as `work` takes. */
 async function onHotFile<T>(bench: Workbench, work: (place: Place, server: ServerProcess) => Promise<T>): Promise<T> {

@@ -5,7 +5,8 @@
  *   copy-in[-tcp]  copy-out[-tcp]                     nbdcopy of a random file into the export, of the export to nowhere
  *
  * CLIENT: `lean` our own generator (nbdload.c), `fio` its nbd engine, `cold` the lean one on a file that is not cached.
- * Specials (idle, memory, stall, open, trim, snapshots, points, mirrors) are measured otherwise; see specials.ts and the files of those names.
+ * Specials (idle, memory, stall, open, trim, snapshots, creation, points, mirrors) are measured otherwise; see specials.ts and the
+ * files of those names.
  */
 export interface Workload {
   readonly name: string
@@ -37,7 +38,7 @@ const SETS: Readonly<Record<string, readonly string[]>> = {
     ...RANDOM.flatMap(kind => [`fio-${kind}-4k-d1`, `lean-${kind}-4k-d16`, `lean-${kind}-4k-d64`, `fio-${kind}-4k-d16-c4`]),
     'fio-read-1m-d4', 'fio-write-1m-d4', 'copy-out', 'copy-in',
   ].map(name => `${name}-tcp`),
-  special: ['idle', 'memory', 'stall', 'open', 'trim', 'snapshots', 'points', 'mirrors'],
+  special: ['idle', 'memory', 'stall', 'open', 'trim', 'snapshots', 'creation', 'points', 'mirrors'],
 }
 const ALL = ['lean', 'fio', 'stream', 'copy', 'cold', 'tcp', 'special']
 

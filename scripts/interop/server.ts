@@ -6,7 +6,7 @@
  */
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
-import { closeSync, openSync, readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -76,6 +76,16 @@ export class InteropServer {
   /** One command over this server's control socket; throws with its words if it fails. */
   async nbdelta(...args: readonly string[]): Promise<string> {
     return (await $`${process.execPath} ${LAUNCHER} ${args} --store ${this.store}`).stdout
+  }
+
+  /** Starts it anew, so that mirrors of other servers may come in. `secret`: a file; `link`: a socket. */
+  async letPeersIn(): Promise<{ readonly secret: string, readonly link: string }> {
+    const [secret, link] = [join(this.dir, 'secret'), join(this.dir, 'peer.sock')]
+    writeFileSync(secret, 'a secret of sixteen bytes\n', { mode: 0o600 })
+    this.options = ['--peer', `unix:${link}`, '--peer-secret', secret]
+    await this.terminate()
+    await this.serve()
+    return { secret, link }
   }
 
   /** Starts the process without waiting until it answers. */

@@ -2,7 +2,7 @@
 import { join, resolve } from 'node:path'
 import { connectControl } from '../control/client.js'
 import { NbdeltaError, methodName } from '../control/commands.js'
-import { wireName } from '../control/options.js'
+import { isUri, wireName } from '../control/options.js'
 import { createProgress } from './progress.js'
 import { openStreamSocket } from './stream-socket.js'
 import type { ControlClient } from '../control/client.js'
@@ -33,7 +33,8 @@ function wireArguments(command: Command, args: Record<string, unknown>, stream: 
     const value = args[wireName(name)]
     if (value === undefined) return []
     if (type === 'stream' && value === STANDARD) return [[wireName(name), stream]]
-    return [[wireName(name), type === 'path' || type === 'stream' ? resolve(value as string) : value]]
+    const isPath = type === 'path' || type === 'stream' || type === 'image' && !isUri(value as string)
+    return [[wireName(name), isPath ? resolve(value as string) : value]]
   }))
 }
 

@@ -98,7 +98,8 @@ function job(row: JobRow): string {
   const what = `${row.kind} of ${clean(row.volume)}`
   if (row.state === 'running') return `job ${row.id} runs: ${what}; see nbdelta job show ${row.id}`
   const seconds = (Date.parse(row.finishedAt!) - Date.parse(row.startedAt)) / 1000
-  return `${what} ${row.state}: ${formatSize(row.doneBytes)} in ${seconds.toFixed(1)} s`
+  const done = `${what} ${row.state}: ${formatSize(row.doneBytes)} in ${seconds.toFixed(1)} s`
+  return row.note === null ? done : `${done}\n${clean(row.note)}`
 }
 
 /** The text of a command's result, without a newline at its end. */

@@ -38,7 +38,7 @@ export interface VolumeRow {
   readonly mappedBytes: number | null
   readonly clients: number
   readonly hidden: boolean
-  /** Adopted file or block device; null when live is a file of the store's own. */
+  /** Adopted file or block device, or URI of a remote export; null when live is a file of the store's own. */
   readonly backing: string | null
   readonly createdAt: string
   readonly description: string
@@ -109,13 +109,13 @@ export interface StatusRow {
 
 export type JobState = 'running' | 'done' | 'failed' | 'cancelled'
 export type JobKind = 'import' | 'export' | 'restore' | 'promotion' | 'group restore' | 'delta export' | 'delta import'
-  | 'mirror sync' | 'mirror split' | 'mirror resync' | 'mirror verification'
+  | 'mirror sync' | 'mirror split' | 'mirror resync' | 'mirror verification' | 'replica verification'
 export interface JobRow {
   readonly id: number
   readonly kind: JobKind
   /** Of a group restore the group, of what a mirror does the mirror. */
   readonly volume: string
-  /** Null for a job without a file. */
+  /** File or URI; null for a job without. */
   readonly path: string | null
   readonly state: JobState
   readonly doneBytes: number
@@ -124,6 +124,8 @@ export interface JobRow {
   readonly startedAt: string
   readonly finishedAt: string | null
   readonly error: string | null
+  /** What came of it; null: nothing to tell but the state. */
+  readonly note: string | null
 }
 
 /** How a long transfer reports and is stopped. */
@@ -138,8 +140,8 @@ export interface Transfer {
   readonly steps: readonly string[]
   /** Done before the command answers, also with --no-wait. When it rejects nothing has changed. */
   readonly begin?: () => Promise<void>
-  /** Copies; when it rejects, for whatever reason, it has cleaned up after itself. */
-  readonly run: (control: TransferControl) => Promise<void>
+  /** Copies, and tells what the job's `note` is to be; when it rejects, for whatever reason, it has cleaned up after itself. */
+  readonly run: (control: TransferControl) => Promise<string | void>
   /** Volumes it works on beside the one that was named. */
   readonly volumes?: readonly string[]
 }
@@ -161,9 +163,16 @@ export interface ServerAdmin {
   setBudget(options: {
     name: string, budgetBytes: number | null | undefined, order: SpaceOrder | undefined, dryRun: boolean,
   }): Promise<ActionRow>
+  /** Opens it anew, as a start of the server would. */
+  reopenVolume(name: string): Promise<VolumeRow>
   deleteVolume(options: { name: string, force: boolean, ifExists: boolean, dryRun: boolean }): Promise<ActionRow>
-  /** Judges all that can be judged before the copy starts; changes nothing. */
-  prepareImport(options: { name: string, path: string, grainBytes: number, overwrite: boolean }): Promise<Transfer>
+  /**
+   * Judges all that can be judged before the copy starts; changes nothing. `path`: of a file on the server's host, or the URI of
+   * an export, which stays open until the transfer has run. With `dryRun` it is never run.
+   */
+  prepareImport(
+    options: { name: string, path: string, grainBytes: number, overwrite: boolean, dryRun: boolean },
+  ): Promise<Transfer>
   prepareExport(options: { name: string, path: string, overwrite: boolean }): Promise<Transfer>
   /** Lasting jobs of an earlier run of the server that go on in this one. Asked once, before anything else. */
   resumed(): readonly { readonly kind: JobKind, readonly volume: string, readonly transfer: Transfer }[]

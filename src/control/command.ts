@@ -85,6 +85,7 @@ export const NEW_NAME = { name: 'name', type: 'name', value: 'NAME', required: t
 export const RATE = {
   name: 'rate', type: 'rate', value: 'SIZE', minimum: 4096, help: 'copy at most so many bytes a second: 50MiB, 50MiB/s',
 } as const satisfies Parameter
+export const READ_RATE = { ...RATE, help: 'read at most so many bytes a second on each side: 50MiB, 50MiB/s' } as const
 export const DRY_RUN = {
   name: 'dry-run', type: 'bool', default: false, help: 'say what would be done, do nothing',
 } as const satisfies Parameter

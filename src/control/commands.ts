@@ -67,7 +67,10 @@ type Values<P> = { readonly [K in Given<P> as NameOf<K>]: ValueOf<K> }
   & { readonly [K in Exclude<P, Given<P>> as NameOf<K>]?: ValueOf<K> | undefined }
 /** Arguments of a method as its handler gets them: judged, defaults filled in. */
 export type ArgumentsOf<M extends Method> = Values<ParametersOf<RowOf<M>>>
-/** What the mutex of a serialised command is for: the volume or group that its first argument names. */
+/**
+ * What the mutex of a serialised command is for: the volume or group that its first argument names. Of several mirrors it is
+ * their list; what overlaps takes turns below, mirror by mirror.
+ */
 export function serialKey({ noun, positional: [first] }: Command, args: Readonly<Record<string, unknown>>): string {
   return `${noun === 'group' || noun === 'mirror' ? noun : 'volume'} ${String(args[first!.name])}`
 }

@@ -1,7 +1,7 @@
 /** Handlers of mirrors (handlers.ts has the others). Cycles that begin by themselves are no jobs; `mirror show` tells of them. */
 import { start, startOrTell } from './started.js'
 import type { ActionRow, JobRow, ServerAdmin } from './admin.js'
-import type { MirrorRow, ReplicaRow } from './admin-mirrors.js'
+import type { MirrorRow, MirrorsNamed, ReplicaRow } from './admin-mirrors.js'
 import type { ArgumentsOf } from './commands.js'
 import type { Jobs } from './jobs.js'
 import type { Started } from './started.js'
@@ -18,6 +18,7 @@ export interface MirrorResults {
   'mirror.verify': JobRow
   'mirror.delete': ActionRow
   'replica.list': ReplicaRow[]
+  'replica.verify': JobRow
   'replica.promote': ActionRow
   'replica.forget': ActionRow
 }
@@ -25,38 +26,48 @@ type Table = { readonly [M in keyof MirrorResults]: (args: ArgumentsOf<M>) => Pr
 
 export function mirrorHandlers({ mirrors }: ServerAdmin, jobs: Jobs): Table {
   return {
-    'mirror.create': async ({ name, volume, target, interval, after, rate, overwrite, secret }) => {
+    'mirror.create': async ({ name, volume, target, mode, timeout, interval, after, rate, keepSnapshots, overwrite, secret }) => {
       jobs.assertFree(target, 'mirror to')
       return mirrors.create({
-        name, volume, target, intervalSeconds: interval, lagBytes: after, bytesPerSecond: rate, overwrite, secretFile: secret,
+        name, volume, target, mode, timeoutSeconds: timeout, intervalSeconds: interval, lagBytes: after,
+        bytesPerSecond: rate, keepSnapshots, overwrite, secretFile: secret,
       })
     },
     'mirror.list': () => mirrors.list(),
     'mirror.show': ({ name }) => mirrors.show(name),
-    'mirror.sync': async ({ name, wait }) => {
+    'mirror.sync': async ({ wait, ...named }) => {
       jobs.assertRoom()
-      return start(jobs, { kind: 'mirror sync', target: name, path: null, wait }, await mirrors.prepareSync(name))
+      return start(jobs, { kind: 'mirror sync', target: listed(named), path: null, wait }, await mirrors.prepareSync(named))
     },
     'mirror.pause': ({ name }) => mirrors.pause({ name, paused: true }),
     'mirror.resume': ({ name }) => mirrors.pause({ name, paused: false }),
-    'mirror.split': async ({ name, atOnce, dryRun, wait }) => {
+    'mirror.split': async ({ dryRun, wait, ...split }) => {
       jobs.assertRoom()
-      const transfer = await mirrors.prepareSplit({ name, atOnce })
-      return startOrTell(jobs, { kind: 'mirror split', target: name, path: null, dryRun, wait }, transfer)
+      const transfer = await mirrors.prepareSplit(split)
+      return startOrTell(jobs, { kind: 'mirror split', target: listed(split), path: null, dryRun, wait }, transfer)
     },
-    'mirror.resync': async ({ name, reverse, whole, force, dryRun, wait }) => {
+    'mirror.resync': async ({ dryRun, wait, ...resync }) => {
       jobs.assertRoom()
-      const transfer = await mirrors.prepareResync({ name, reverse, whole, force })
+      const transfer = await mirrors.prepareResync(resync)
       for (const volume of transfer.volumes ?? []) jobs.assertFree(volume, 'resync')
-      return startOrTell(jobs, { kind: 'mirror resync', target: name, path: null, dryRun, wait }, transfer)
+      return startOrTell(jobs, { kind: 'mirror resync', target: listed(resync), path: null, dryRun, wait }, transfer)
     },
-    'mirror.verify': async ({ name, wait }) => {
+    'mirror.verify': async ({ name, rate, wait }) => {
       jobs.assertRoom()
-      return start(jobs, { kind: 'mirror verification', target: name, path: null, wait }, await mirrors.prepareVerify(name))
+      const transfer = await mirrors.prepareVerify({ name, bytesPerSecond: rate })
+      return start(jobs, { kind: 'mirror verification', target: name, path: null, wait }, transfer)
     },
     'mirror.delete': args => mirrors.delete(args),
     'replica.list': () => mirrors.replicas(),
+    'replica.verify': async ({ name, rate, wait }) => {
+      jobs.assertRoom()
+      const transfer = await mirrors.prepareReplicaVerify({ name, bytesPerSecond: rate })
+      return start(jobs, { kind: 'replica verification', target: name, path: null, wait }, transfer)
+    },
     'replica.promote': args => mirrors.promoteReplica(args),
     'replica.forget': args => mirrors.forgetReplica(args),
   }
 }
+
+/** What a job works on, as people said it. */
+function listed({ names }: MirrorsNamed): string { return names.join(', ') }

@@ -33,6 +33,7 @@ interface Results extends PointResults, MirrorResults {
   'volume.set-budget': ActionRow
   'volume.import': JobRow | ActionRow
   'volume.export': JobRow
+  'volume.reopen': VolumeRow
   'volume.delete': ActionRow
   'export.list': ExportRow[]
   'export.hide': ActionRow
@@ -96,7 +97,7 @@ export class Handlers {
     const { name, path, grain, overwrite, dryRun, wait } = args
     this.#jobs.assertFree(name, 'import into')
     this.#jobs.assertRoom()
-    const transfer = await this.#admin.prepareImport({ name, path, grainBytes: grain, overwrite })
+    const transfer = await this.#admin.prepareImport({ name, path, grainBytes: grain, overwrite, dryRun })
     return startOrTell(this.#jobs, { kind: 'import', target: name, path, dryRun, wait }, transfer)
   }
 
@@ -134,6 +135,10 @@ export class Handlers {
       },
       'volume.import': args => this.#import(args),
       'volume.export': args => this.#export(args),
+      'volume.reopen': async ({ name }) => {
+        jobs.assertFree(name, 'reopen')
+        return admin.reopenVolume(name)
+      },
       'volume.delete': args => this.#delete(args),
       'export.list': () => admin.listExports(),
       // An import keeps its export hidden, and opens it at the end.

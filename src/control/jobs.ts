@@ -14,7 +14,7 @@ import type { JobKind, JobRow, JobState, Transfer } from './admin.js'
 
 /** Each moves data at full speed through one disk and one event loop; more would only be slower side by side. */
 const JOBS_RUNNING_MAX = 16
-/** About 300 bytes each. */
+/** About 500 bytes each. */
 const JOBS_KEPT_MAX = 200
 /** Five reports a second look steady and cost nothing. */
 const PROGRESS_MS = 200
@@ -39,6 +39,7 @@ interface Job {
   totalBytes: number | null
   finishedAt: string | null
   error: NbdeltaError | null
+  note: string | null
   readonly watchers: Set<(row: JobRow) => void>
   /** Of the clock's `now`, when the watchers were told last. */
   toldAtMs: number
@@ -75,7 +76,8 @@ export class Jobs {
     const job: Job = {
       id: ++this.#lastId, kind, volume, volumes, path, startedAt: this.#clock.wallTime().toISOString(),
       abort: new AbortController(), ended: Promise.resolve(),
-      state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, watchers: new Set(), toldAtMs: -Infinity,
+      state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, note: null, watchers: new Set(),
+      toldAtMs: -Infinity,
     }
     this.#jobs.set(job.id, job)
     job.ended = this.#run(job, run)
@@ -85,10 +87,11 @@ export class Jobs {
 
   async #run(job: Job, work: Transfer['run']): Promise<void> {
     try {
-      await work({
+      const told = await work({
         signal: job.abort.signal,
         onProgress: (doneBytes, totalBytes) => { job.doneBytes = doneBytes; job.totalBytes = totalBytes; this.#tell(job) },
       })
+      job.note = told ?? null
       job.state = 'done'
     } catch (error) {
       job.error = error instanceof NbdeltaError ? error
@@ -179,6 +182,7 @@ export class Jobs {
   }
 }
 
-function rowOf({ id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error }: Job): JobRow {
-  return { id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error: error ? error.message : null }
+function rowOf({ id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error, note }: Job): JobRow {
+  const why = error ? error.message : null
+  return { id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error: why, note }
 }

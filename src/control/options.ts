@@ -6,9 +6,12 @@
  * Sizes are Numbers below 2^53 (8 PiB - 1) and exact: what cannot be had to the byte is refused, not rounded.
  */
 import { NbdeltaError } from '../device/errors.js'
+import { isUri } from '../device/uri.js'
 
-type ParameterType = 'size' | 'rate' | 'duration' | 'string' | 'name' | 'int' | 'bool' | 'path' | 'stream' | 'enum' | 'address'
-  | 'creation' | 'label'
+export { isUri }
+
+type ParameterType = 'size' | 'rate' | 'duration' | 'string' | 'name' | 'int' | 'bool' | 'enum' | 'address' | 'creation' | 'label'
+  | 'path' | 'image' | 'stream'
 
 export interface Parameter {
   /** As typed, in kebab case; the wire name is its camel case. */
@@ -227,7 +230,7 @@ export function judge(parameter: Parameter, text: string): string | number {
     case 'stream': judgeStream(text); return text
     case 'int': return judgeRange(parameter, parseInteger(text))
     case 'name': judgeName(text); return text
-    case 'path': judgePath(text); return text
+    case 'path': case 'image': judgePath(text); return text
     case 'address': parseAddress(text); return text
     case 'creation': parseCreation(text); return text
     case 'enum':

@@ -9,6 +9,7 @@ import { ACTION_FIELDS, JOB_FIELDS } from './table-volume.js'
 const MEMORY_BYTES_MIN = 64 * 1024 * 1024
 /** The NBD server's own default: 1,024 connections with their guaranteed 48 KiB, and 32 MiB shared among the busy ones. */
 const MEMORY_BYTES = 80 * 1024 * 1024
+const MIRROR_MEMORY_BYTES = 256 * 1024 * 1024
 /** A day: longer is a mistake, not a deadline. */
 const DRAIN_SECONDS_MAX = 86_400
 const ID_MAX = Number.MAX_SAFE_INTEGER
@@ -83,6 +84,8 @@ const SERVE_COMMAND = {
       help: 'file with the secret that peers must know: 16 bytes or more, and mode 0600' },
     { name: 'memory', type: 'size', value: 'SIZE', default: MEMORY_BYTES, minimum: MEMORY_BYTES_MIN,
       help: 'limit of bytes held for requests in flight, of all clients together' },
+    { name: 'mirror-memory', type: 'size', value: 'SIZE', default: MIRROR_MEMORY_BYTES, minimum: 0,
+      help: 'limit of bytes held for targets of mirrors in modes async and sync, of all together; the rest is left to cycles' },
     { name: 'spin', type: 'bool', default: true,
       help: 'sleep at once when there is nothing to do, instead of looking out for the next request for some microseconds' },
     { name: 'drain-seconds', type: 'int', value: 'N', default: 30, minimum: 0, maximum: DRAIN_SECONDS_MAX,

@@ -20,11 +20,11 @@ export const VOLUME_FIELDS = {
   uuid: { type: 'string', help: 'identity, never used twice' },
   sizeBytes: { type: 'bytes', column: 'SIZE', help: 'size that clients see' },
   grainBytes: { type: 'bytes', column: 'GRAIN', help: 'unit of change tracking' },
-  allocatedBytes: { type: 'bytes', column: 'ALLOCATED', help: 'space it takes on disk' },
+  allocatedBytes: { type: 'bytes', column: 'ALLOCATED', help: 'space it takes on disk; null when that is not known' },
   mappedBytes: { type: 'bytes', column: 'MAPPED', help: 'bytes that may hold data; the rest reads as zeros without disk access' },
   clients: { type: 'int', column: 'CLIENTS', help: 'connections of NBD clients' },
   hidden: { type: 'bool', column: 'HIDDEN', help: 'closed to new clients' },
-  backing: { type: 'string', help: 'adopted file or block device; null when the store keeps the data itself' },
+  backing: { type: 'string', help: 'adopted file or block device, or URI of a remote export; null: a file of the store' },
   createdAt: { type: 'time', help: 'when it was created' },
   description: { type: 'string', help: 'free text, shown to clients' },
   space: { type: 'space',
@@ -43,13 +43,14 @@ export const JOB_FIELDS = {
   id: { type: 'int', column: 'JOB', help: 'number, unique until the server stops' },
   kind: { type: 'string', column: 'KIND', help: 'import, export, restore, promotion, group restore, delta export, delta import' },
   volume: { type: 'string', column: 'VOLUME', help: 'volume it works on; the group of a group restore' },
-  path: { type: 'string', column: 'FILE', help: 'file on the server\'s host; null when there is none' },
+  path: { type: 'string', column: 'FILE', help: 'file on the server\'s host, or URI; null when there is none' },
   state: { type: 'string', column: 'STATE', help: 'running, done, failed or cancelled' },
   doneBytes: { type: 'bytes', column: 'DONE', help: 'bytes done; zeros that were skipped count' },
   totalBytes: { type: 'bytes', column: 'OF', help: 'bytes in all; null until known' },
   startedAt: { type: 'time', help: 'when it began' },
   finishedAt: { type: 'time', help: 'when it ended; null while it runs' },
   error: { type: 'string', help: 'why it failed; null otherwise' },
+  note: { type: 'string', help: 'what came of it, if there is more to tell; null otherwise' },
 } as const satisfies Record<keyof JobRow, Field>
 
 export const VOLUME_COMMANDS = [
@@ -59,15 +60,16 @@ export const VOLUME_COMMANDS = [
     description: 'Creates a volume that reads as zeros and takes no space until it is written, and exports it at once under '
       + 'its name. '
       + 'A name consists of letters, digits, points, dashes and underscores; a size is a multiple of 512 bytes. '
-      + 'With --backing an existing raw image file or block device is adopted as it is: its content becomes the volume\'s '
-      + 'content, its size the volume\'s size. '
-      + 'It stays where it is; delete leaves it alone.',
+      + 'With --backing an existing raw image file, block device or export of another NBD server (a URI) is adopted as it is: '
+      + 'its content becomes the volume\'s content, its size the volume\'s size. '
+      + 'It stays where it is; delete leaves it alone. An export must take writes and FLUSH, and nobody else may write to it: '
+      + 'see docs/remote-images.md.',
     positional: [VOLUME],
     options: [
       { ...size, help: 'size that clients see; needed unless --backing is given' },
       GRAIN,
-      { name: 'backing', type: 'path', value: 'PATH', complete: 'file',
-        help: 'adopt this raw image file or block device instead of making a new file' },
+      { name: 'backing', type: 'image', value: 'PATH', complete: 'file',
+        help: 'adopt this raw image file, block device or NBD export (a URI) instead of making a new file' },
       { name: 'description', type: 'string', value: 'TEXT', default: '', help: 'free text shown to clients' },
       { name: 'if-not-exists', type: 'bool', default: false,
         help: 'succeed when a volume of this name, size and grain is there already' },
@@ -77,7 +79,8 @@ export const VOLUME_COMMANDS = [
       created: { type: 'bool', help: 'false: it was there already' } } satisfies Record<keyof CreatedRow, Field> },
     exits: [...CHANGES],
     examples: ['volume create disk --size 1GiB', 'volume create db --size 2TiB --grain 64KiB --description "orders"',
-      'volume create old --backing /srv/old.img', 'volume create disk --size 1GiB --if-not-exists --json'],
+      'volume create old --backing /srv/old.img', 'volume create far --backing nbd://disks.example/far',
+      'volume create disk --size 1GiB --if-not-exists --json'],
   },
   {
     noun: 'volume', verb: 'list', remote: true,
@@ -120,8 +123,9 @@ export const VOLUME_COMMANDS = [
     description: 'Says how much the snapshots of a volume may keep of what is overwritten, and what is given up when that, or '
       + 'the disk, is full. '
       + 'drop-undo-then-fail: the oldest undo snapshot of a restore that is not pinned or read is deleted, again while there is '
-      + 'one; then writes that need old content kept fail with ENOSPC. fail: nothing is deleted. Other snapshots are never '
-      + 'deleted. A write that fails has changed nothing; when there is room again, writes succeed again. '
+      + 'one; then cycles of mirrors end, and their images are deleted: what they were to ship stays pending; '
+      + 'then writes that need old content kept fail with ENOSPC. fail: nothing is deleted, and no cycle ends. Other snapshots '
+      + 'are never deleted. A write that fails has changed nothing; when there is room again, writes succeed again. '
       + '`volume show`, `snapshot list` and `status` tell how it stands.',
     positional: [VOLUME],
     options: [
@@ -139,18 +143,20 @@ export const VOLUME_COMMANDS = [
   {
     noun: 'volume', verb: 'import', remote: true, serialised: true, longRunning: true, destructive: true,
     summary: 'fill a volume from a raw image',
-    description: 'Copies a raw image file or block device into a volume; zeros are skipped and take no space. A volume that '
-      + 'does not exist is created with the '
+    description: 'Copies a raw image into a volume: a file, a block device, or an export of any NBD server, named by its URI. '
+      + 'Zeros are skipped and take no space; those that a server tells of do not even cross. A volume that does not exist is '
+      + 'created with the '
       + 'image\'s size, and taken away again if the import fails or is cancelled. An existing one is only written with '
       + '--overwrite, when it is at least as large '
       + 'as the image and no client is attached; what lies beyond the image then reads as zeros, and after a failure its '
       + 'content is a mixture. '
       + 'Until the end the export is hidden; if the server itself is killed meanwhile, its next start takes a new volume away. '
-      + 'PATH is opened by the server: it must be on the server\'s host. '
+      + 'PATH is opened by the server: it must be on the server\'s host. A URI is nbd://HOST[:PORT]/EXPORT or '
+      + 'nbd+unix:///EXPORT?socket=/PATH. '
       + 'Ctrl-C cancels; so does the end of the waiting command for any other reason. With --no-wait the job goes on by '
       + 'itself: see `nbdelta job`.',
-    positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file',
-      help: 'raw image to read' }],
+    positional: [VOLUME, { name: 'path', type: 'image', value: 'PATH', required: true, complete: 'file',
+      help: 'raw image to read, or URI of an NBD export' }],
     options: [
       { ...GRAIN, help: 'grain of a volume that is created' },
       { name: 'overwrite', type: 'bool', default: false, help: 'write over the content of an existing volume' },
@@ -159,21 +165,37 @@ export const VOLUME_COMMANDS = [
     result: { many: false, fields: JOB_FIELDS },
     exits: [...CHANGES, 'interrupted'],
     examples: ['volume import disk ./debian-12.raw', 'volume import disk /srv/disk.raw --overwrite --dry-run',
-      'volume import big /dev/sdb --no-wait'],
+      'volume import big /dev/sdb --no-wait', 'volume import disk nbd://old-server.example/disk'],
   },
   {
     noun: 'volume', verb: 'export', remote: true, serialised: true, longRunning: true,
     summary: 'write a volume to a raw image',
     description: 'Copies a volume into a sparse raw image file. The file appears under its name only when it is complete and '
-      + 'on disk. '
+      + 'on disk. An export of an NBD server, named by its URI, is written in place and flushed: it needs --overwrite and room '
+      + 'for the volume, what it has behind the volume\'s end stays, and after a failure its content is a mixture. '
       + 'While clients write, the image is not of one instant: detach them first if that matters. PATH is opened by the '
       + 'server, on the server\'s host, '
       + 'with the server\'s rights. Ctrl-C cancels and leaves no file.',
-    positional: [VOLUME, { name: 'path', type: 'path', value: 'PATH', required: true, complete: 'file', help: 'file to write' }],
-    options: [{ name: 'overwrite', type: 'bool', default: false, help: 'replace an existing file' }, WAIT],
+    positional: [VOLUME, { name: 'path', type: 'image', value: 'PATH', required: true, complete: 'file',
+      help: 'file to write, or URI of an NBD export' }],
+    options: [
+      { name: 'overwrite', type: 'bool', default: false, help: 'replace an existing file, or what the export holds' }, WAIT],
     result: { many: false, fields: JOB_FIELDS },
     exits: [...CHANGES, 'interrupted'],
-    examples: ['volume export disk ./disk.raw', 'volume export disk /backup/disk.raw --overwrite --no-wait'],
+    examples: ['volume export disk ./disk.raw', 'volume export disk /backup/disk.raw --overwrite --no-wait',
+      'volume export disk nbd://new-server.example/disk --overwrite'],
+  },
+  {
+    noun: 'volume', verb: 'reopen', remote: true, serialised: true,
+    summary: 'open a volume anew',
+    description: 'Closes a volume and opens it as a start of the server would, while the others are served: one that could not '
+      + 'be opened when the server started, because its backing was not there; one whose flushes fail since one failed, when '
+      + 'what was written last has been looked at; one whose remote backing has grown. It is refused while clients are attached, '
+      + 'a job works on it, or a clone or a mirror needs it: then restart the server.',
+    positional: [VOLUME], options: [],
+    result: { many: false, fields: VOLUME_FIELDS },
+    exits: [...CHANGES],
+    examples: ['volume reopen far'],
   },
   {
     noun: 'volume', verb: 'delete', remote: true, serialised: true, destructive: true,

@@ -3,7 +3,9 @@
  * because the running one may have passed his bytes already. So any number of flushes costs at most two in a row.
  *
  * A failure latches (D7): the kernel has marked the lost pages clean, so a later fdatasync would succeed and lie.
- * Until the disk is opened again every flush fails with `flush-failed`.
+ * Until the disk is opened again every flush fails with `flush-failed`. One failure does not latch: `unreachable`, of a disk that
+ * is elsewhere, says nothing of what was written. The next flush asks again, and that disk itself remembers whether anything
+ * is in doubt since (client-ledger.ts); it then says `flush-failed`.
  */
 import type { Pending } from './block-device.js'
 import { NbdeltaError } from './errors.js'
@@ -72,6 +74,10 @@ export class GroupFlush {
         this.#ended()
       },
       (error: unknown) => {
+        if (error instanceof NbdeltaError && error.code === 'unreachable') {
+          this.#ended()
+          throw error
+        }
         const reason = error instanceof Error ? error.message : String(error)
         this.#failure ??= new NbdeltaError('flush-failed',
           `a flush failed (${reason}); what was written since the last good one is in doubt until this disk is opened again`,

@@ -14,6 +14,9 @@
 import type { Origin, Pending } from './block-device.js'
 import { NbdeltaError } from './errors.js'
 
+/** End of a range that nothing is beyond. */
+export const EVERYTHING = Number.MAX_SAFE_INTEGER
+
 interface Entry {
   readonly start: number
   readonly end: number
@@ -34,6 +37,11 @@ export class RangeLock {
   get size(): number { return this.#entries.length }
   /** Those who wait. */
   get waiting(): number { return this.#entries.reduce((sum, entry) => sum + (entry.blockers > 0 ? 1 : 0), 0) }
+
+  /** Somebody holds or waits for some of [start, end). @param parts whoever wants everything does not count */
+  meets(start: number, end: number, parts: boolean): boolean {
+    return this.#entries.some(entry => entry.start < end && start < entry.end && !(parts && entry.end === EVERYTHING))
+  }
 
   /** Takes the range at once, or returns false and leaves no trace. */
   tryLock(start: number, end: number, shared = false): boolean {

@@ -2,13 +2,15 @@
 import type { Random } from '../device/random.js'
 import type { ReconnectPolicy } from './client-options.js'
 
+type Limits = Omit<ReconnectPolicy, 'persist'>
+
 export class Backoff {
-  readonly #policy: ReconnectPolicy
+  readonly #policy: Limits
   readonly #random: Random
   #sinceMs: number | undefined
   attempts = 0
 
-  constructor(policy: ReconnectPolicy, random: Random) {
+  constructor(policy: Limits, random: Random) {
     this.#policy = policy
     this.#random = random
   }

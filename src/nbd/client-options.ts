@@ -23,6 +23,11 @@ export interface ReconnectPolicy {
   /** Pause before the first attempt, doubled each time up to `toMs`; half of it is left to chance. */
   readonly fromMs: number
   readonly toMs: number
+  /**
+   * When the policy is spent requests fail at once, but attempts go on, and whoever answers again is taken back. Default false:
+   * the device has failed for good.
+   */
+  readonly persist: boolean
 }
 
 export interface NbdClientOptions {
@@ -65,7 +70,9 @@ const DEFAULTS = {
   exportName: '', connections: 1, connectMs: 10_000, requestMs: 30_000, resendWrites: false, inFlightBytes: 16 * MIB,
   readOnly: false, replyStyle: 'extended', logger: silentLogger, clock: systemClock, random: randomInt as Random,
 } as const
-const RECONNECT: ReconnectPolicy = { attempts: Number.MAX_SAFE_INTEGER, limitMs: 60_000, fromMs: 100, toMs: 10_000 }
+const RECONNECT: ReconnectPolicy = {
+  attempts: Number.MAX_SAFE_INTEGER, limitMs: 60_000, fromMs: 100, toMs: 10_000, persist: false,
+}
 const KNOWN = new Set([...Object.keys(DEFAULTS), 'uri', 'address', 'reconnect'])
 
 /** The settings to run with. Refuses with `bad-argument`. */

@@ -10,7 +10,9 @@
  * - Write-class requests fail: they may or may not have been executed, and may even be executed later. With `resendWrites`
  *   they are sent again in their order, and whatever overlaps one of them waits until it is answered.
  * - A flush is sent again; client-ledger.ts lets it fail all the same if writes it would cover are in doubt.
- * - While no connection lives, requests wait. They fail when the reconnect policy is spent; then the pool has failed for good.
+ * - While no connection lives, requests wait. They fail when the reconnect policy is spent; then the pool has failed for good,
+ *   or, when it is to persist, there is an outage: requests fail at once until a connection is opened again. The ledger outlives
+ *   it, so that what was in doubt before is told after it as well.
  *
  * Several connections are opened only while the peer promises MULTI_CONN, and all must tell the same facts; so a flush on
  * one of them covers all (D3).
@@ -66,6 +68,7 @@ export class ClientPool implements ConnectionEvents {
   /** Why a connection was lost or not opened last. */
   #reason = unreachable('nothing was lost yet')
   #failure: NbdeltaError | undefined
+  #outage: NbdeltaError | undefined
   #closing: Promise<void> | undefined
   /** Of connections that are gone. */
   #past = { bytesSent: 0, bytesReceived: 0 }
@@ -111,7 +114,8 @@ export class ClientPool implements ConnectionEvents {
   submit(request: ClientRequest): Promise<void> {
     this.#outstanding++
     this.#queue.push(request)
-    if (this.#failure) this.#failQueue(this.#failure)
+    const failure = this.#failure ?? this.#outage
+    if (failure) this.#failQueue(failure)
     else this.#pump()
     return request.done
   }
@@ -247,9 +251,11 @@ export class ClientPool implements ConnectionEvents {
     const same = sameFacts(facts, this.#facts)
     if (!same && this.connected) throw badPeer('two connections to the same export are told different things')
     const down = !this.connected && this.#counts.connectionsOpened > 0
+    if (this.#outage) this.#settings.logger.warn({ peer: this.#settings.name }, 'the NBD server answers again')
     this.#facts = facts
     this.#sizeBytes = facts.sizeBytes
     this.#counts.connectionsOpened++
+    this.#outage = undefined
     this.#live.push(connection)
     if (!same) this.#failQueue(unreachable(`${this.#settings.name} came back as another export: other flags or block sizes`))
     if (down) this.#tell('up', `connected again after ${this.#backoff.attempts} attempts`)
@@ -264,11 +270,8 @@ export class ClientPool implements ConnectionEvents {
     if (this.#opening) return
     this.#opening = true
     while (this.#live.length < this.#wanted && !this.#closing && !this.#failure) {
-      if (!this.connected && this.#spent()) {
-        this.#giveUp(this.#reason)
-        break
-      }
-      await this.#pause()
+      if (!this.connected && this.#spent()) this.#runOut(this.#reason)
+      if (!this.#failure) await this.#pause()
       if (!this.#closing && !this.#failure) await this.#openOne()
     }
     this.#opening = false
@@ -276,7 +279,8 @@ export class ClientPool implements ConnectionEvents {
 
   async #openOne(): Promise<void> {
     const { clock, connectMs, logger, name } = this.#settings
-    const limitMs = this.connected ? connectMs : Math.min(connectMs, Math.ceil(this.#backoff.leftMs(clock.now())) || 1)
+    const leftMs = this.connected || this.#outage ? connectMs : Math.ceil(this.#backoff.leftMs(clock.now())) || 1
+    const limitMs = Math.min(connectMs, leftMs)
     let connection: ClientConnection | undefined
     try {
       connection = await openConnection(this.#settings, limitMs, this.#abort.signal, this)
@@ -288,9 +292,10 @@ export class ClientPool implements ConnectionEvents {
       this.#reason = reason
       this.#spare.begin(clock.now())
       const facts = { peer: name, code: reason.code, attempt: this.#backoff.attempts }
-      logger.info(facts, `NBD connection not opened: ${reason.message}`)
+      // An outage was told when it began, and may last for days.
+      logger[this.#outage ? 'debug' : 'info'](facts, `NBD connection not opened: ${reason.message}`)
       if (reason.code === 'wrong-state') this.#giveUp(reason)
-      else if (!this.connected && this.#spent()) this.#giveUp(reason)
+      else if (!this.connected && this.#spent()) this.#runOut(reason)
     }
   }
 
@@ -302,7 +307,7 @@ export class ClientPool implements ConnectionEvents {
     const backoff = this.connected ? this.#spare : this.#backoff
     if (!backoff.begun) return
     const pauseMs = backoff.next()
-    const delayMs = this.connected ? pauseMs : Math.min(pauseMs, backoff.leftMs(clock.now()))
+    const delayMs = this.connected || this.#outage ? pauseMs : Math.min(pauseMs, backoff.leftMs(clock.now()))
     const { signal } = this.#abort
     await new Promise<void>(resolve => {
       const over = (): void => {
@@ -313,6 +318,18 @@ export class ClientPool implements ConnectionEvents {
       const timer = clock.setTimeout(over, delayMs, true)
       signal.addEventListener('abort', over)
     })
+  }
+
+  /** The reconnect policy is spent: the end, or an outage. */
+  #runOut(reason: NbdeltaError): void {
+    if (!this.#settings.reconnect.persist) return this.#giveUp(reason)
+    if (this.#outage || this.#failure || this.#closing) return
+    const { name, logger } = this.#settings
+    const text = `${name} does not answer, attempts go on: ${reason.message}`
+    logger.warn({ peer: name, code: reason.code }, 'the NBD server does not answer: requests fail at once until it does')
+    this.#outage = new NbdeltaError('unreachable', text, { cause: reason, hint: reason.hint })
+    this.#failQueue(this.#outage)
+    this.#tell('down', text)
   }
 
   /** For good: what waits fails, and so does what comes. */

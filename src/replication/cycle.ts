@@ -4,24 +4,34 @@
  *   1. settle     whose point is the target at? It says so, if it can (the decisions are named, and logged)
  *   2. freeze     a bookmark, then a snapshot (source-points.ts): one instant, whatever runs, restores included (C2)
  *   3. begin      the target keeps what it must, before the first write (C10)
- *   4. ship       what changed since its point on either side, read through the frozen image (C3, C4)
- *   5. flush      of the target, acknowledged: without it nothing is declared (S2, C7)
+ *   4. ship       what changed since its point on either side, read through the frozen image (C3, C4); what a restore brought
+ *                 back, and the target keeps itself, by reference (recall.ts)
+ *   5. flush      of the target, acknowledged: without it nothing is declared (S2, C7); and what the target then says that it
+ *                 holds has to be what was sent (X14, content-roots.ts), or nothing is declared and the next cycle compares all
  *   6. commit     the target declares the point
  *   7. record     of the mirror: base is the new bookmark. From here on the old one is not needed
- *   8. sweep      the image and the old bookmark go
+ *   8. sweep      the image and the old bookmark go; in modes async and sync the session becomes a stream (stream.ts) before
+ *
+ * When the source has no room for what the image keeps, it is given up rather than a client's write refused (space.ts): that
+ * ends the cycle up to 6, like a failure, and the bookmarks say what the next one ships. Behind 6 nobody needs it.
  *
  * A crash or a failure anywhere up to 6 leaves the base as it was, and its map holds all that was shipped or not (S3, C9): the
- * next cycle ships that again, and what changed since. Between 6 and 7 the target is ahead of the record: step 1 finds it (B22).
+ * next cycle ships that again, and what changed since. Between 6 and 7 the target is ahead of the record: step 1 finds it, and
+ * puts that right before anything else (B22).
  */
-import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import type { MirrorState } from './mirror-record.js'
+import { type ByteRun, regionBytesOf } from './content-digest.js'
+import { bytesOf, fitted, inBytes } from './grain-bytes.js'
+import { SentContent } from './content-roots.js'
+import { recallRestored, shipRuns } from './recall.js'
 import { ship, type Shipped } from './ship.js'
-import type { Frozen, SourcePoints } from './source-points.js'
-import type { DeclaredPoint, MirrorTarget, TargetSession } from './target.js'
+import { type Frozen, keptOf, type SourcePoints } from './source-points.js'
+import type { MirrorTarget, PlannedPoint, TargetSession } from './target.js'
 
 /** Why something was done as it was, for people: kept by the mirror, and logged. */
 export interface Decision {
@@ -31,15 +41,40 @@ export interface Decision {
 }
 
 export interface CycleParts {
+  /** Its name. */
+  readonly mirror: string
   readonly volume: StoreVolume
   readonly target: MirrorTarget
   readonly points: SourcePoints
+  /** Nothing is known of an earlier process: it may have lost what its stream had sent already (a power cut, a kill). */
+  readonly unsure: boolean
   readonly clock: Clock
   readonly signal: AbortSignal
+  /** Freezes the source's point; by default at once, by itself. */
+  readonly freeze?: ((points: SourcePoints, volume: StoreVolume, cycle: number) => Promise<Frozen>) | undefined
   decide(decision: Decision): void
   /** Makes it durable. */
   put(state: MirrorState): Promise<void>
   onProgress(doneBytes: number, totalBytes: number): void
+  /** Is to compare what is declared. */
+  readonly witness?: Witness | undefined
+  /** Mode async or sync: collects what comes behind the image, and takes over the session when that is declared. */
+  readonly stream?: CycleStream
+}
+
+interface CycleStream {
+  collect(source: StoreVolume): void
+  /** The image from which it collects is not shipped. */
+  drop(): void
+  takeOver(session: TargetSession): Promise<boolean>
+}
+
+/** Compares the point of a cycle with what the target has of it, then or later (verifications.ts). */
+export interface Witness {
+  /** What is going to be declared; the witness closes it, soon if it is `wanted`. */
+  frozen(image: Frozen['image'], wanted: Frozen['wanted']): void
+  /** Shipped and flushed to a target that cannot hold a point: it is compared now, or never. */
+  shipped(device: TargetSession['device']): Promise<void>
 }
 
 export interface CycleResult extends Shipped {
@@ -48,46 +83,91 @@ export interface CycleResult extends Shipped {
   readonly differing: number
 }
 
-/**
- * @param check looks at the image and the target once more before both go: verification
- * Errors: cancelled, wrong-state (the target is at a point that this mirror does not know), and whatever both sides report.
- */
-export async function runCycle(
-  parts: CycleParts, state: MirrorState, check?: (image: Frozen['image'], device: TargetSession['device']) => Promise<void>,
-): Promise<CycleResult> {
-  const session = await parts.target.open({ isFirst: state.base === null })
+/** Errors: cancelled, wrong-state (the target is at a point that this mirror does not know), and whatever both sides report. */
+export async function runCycle(parts: CycleParts, before: MirrorState): Promise<CycleResult> {
+  const session = await parts.target.open({ isFirst: before.base === null })
   // One that hangs lets go of what waits for it.
-  const close = (): void => { void session.close() }
+  const close = (): void => { session.close().catch(() => undefined) }
   parts.signal.addEventListener('abort', close, { once: true })
+  let taken = false
   try {
     if (parts.signal.aborted) throw new NbdeltaError('cancelled', 'the cycle was cancelled')
-    const base = settle(parts, state, session)
+    const base = settle(parts, before, session)
+    const state = await caughtUp(parts, before, base, session.root ?? null)
     const cycle = state.cycle + 1
-    const frozen = await parts.points.freeze(parts.volume, cycle)
-    try {
-      const { shipped, differing } = await deliver(parts, state, session, base, frozen)
-      if (check) await check(frozen.image, session.device)
-      const { uuid, createdAt } = frozen.bookmark
-      await session.commit({ uuid, cycle, sizeBytes: frozen.image.sizeBytes })
-      await parts.put({ ...state, phase: 'paired', keep: false, blank: false, cycle, base: { point: uuid, at: createdAt } })
-      return { ...shipped, cycle, differing }
-    } finally {
-      await frozen.image.close()
-    }
+    const { volume, stream, witness } = parts
+    const frozen = await freezeNow(parts, cycle)
+    const { uuid, createdAt } = frozen.bookmark
+    const { shipped, differing, root } = await withImage(parts, frozen, close, async part => {
+      witness?.frozen(volume.points.open(frozen.image.point.name, { yields: true }), frozen.wanted)
+      const delivered = await deliver(part, state, session, base, frozen)
+      if (!parts.target.holds) await witness?.shipped(session.device)
+      const kept = keptOf(volume, state.keepSnapshots, frozen.bookmark)
+      await session.commit({ uuid, cycle, sizeBytes: frozen.image.sizeBytes, root: delivered.root, ...kept })
+      return delivered
+    })
+    await parts.put({ ...state, phase: 'paired', keep: false, blank: false, cycle, base: { point: uuid, at: createdAt, root } })
+    parts.signal.removeEventListener('abort', close)
+    // Behind a snapshot that is carried comes another cycle.
+    if (frozen.bookmark.kind === 'bookmark') taken = await stream?.takeOver(session) ?? false
+    return { ...shipped, cycle, differing }
   } finally {
     parts.signal.removeEventListener('abort', close)
-    await session.close()
+    if (!taken) await session.close()
   }
 }
 
+/** At the instant that is given with `freeze`, or at one of its own, from which a stream collects. Errors: those of a freeze. */
+export function freezeNow({ freeze, points, volume, stream }: CycleParts, cycle: number): Promise<Frozen> {
+  if (freeze) return freeze(points, volume, cycle)
+  return points.freeze(volume, cycle, stream && (() => { stream.collect(volume) }))
+}
+
+/**
+ * Steps 3 to 6, with the image open. Ends early when that is wanted; `close` lets go of what waits for the session.
+ * Errors: no-space, if so; cancelled, and those of `work`.
+ */
+async function withImage<T>(
+  parts: CycleParts, { cycle, image, wanted }: Frozen, close: () => void, work: (parts: CycleParts) => Promise<T>,
+): Promise<T> {
+  wanted.addEventListener('abort', close, { once: true })
+  try {
+    wanted.throwIfAborted()
+    return await work({ ...parts, signal: AbortSignal.any([parts.signal, wanted]) })
+  } catch (error) {
+    if (!wanted.aborted || parts.signal.aborted) throw error
+    const outcome = 'the cycle ends; what it was to ship stays pending, and the next one ships it'
+    parts.decide({ rule: 'image-given-up', inputs: { cycle, image: image.point.name }, outcome })
+    throw wanted.reason
+  } finally {
+    wanted.removeEventListener('abort', close)
+    await image.close()
+  }
+}
+
+/** Of an acknowledgement that was lost the record hears now: this cycle may fail as well, and that bookmark must not be swept. */
+export async function caughtUp(
+  parts: CycleParts, state: MirrorState, base: PointInfo | undefined, root: string | null,
+): Promise<MirrorState> {
+  if (!base || base.uuid === state.base?.point) return state
+  const next = { ...state, base: { point: base.uuid, at: base.createdAt, root } }
+  await parts.put(next)
+  return next
+}
+
 /** The source's bookmark that the target is at; undefined: none, so that everything counts as different. */
-export function settle(parts: CycleParts, { base, phase }: MirrorState, { declared }: TargetSession): PointInfo | undefined {
+export function settle(parts: CycleParts, { base, phase }: MirrorState, session: TargetSession): PointInfo | undefined {
   const { volume, points, decide } = parts
+  const { declared, root } = session
   const ours = base ? points.find(volume, base.point) : undefined
   const inputs = { phase, base: base?.point ?? null, target: declared === undefined ? 'keeps no label' : declared }
   if (phase === 'resyncing' && !base) return undefined
   if (base && !ours) {
     decide({ rule: 'base-lost', inputs, outcome: 'everything is compared' })
+    return undefined
+  }
+  if (base?.root && root && declared === base.point && root !== base.root) {
+    decide({ rule: 'root-differs', inputs: { ...inputs, ours: base.root, theirs: root }, outcome: 'everything is compared' })
     return undefined
   }
   if (declared === undefined || declared === (base?.point ?? null)) return ours
@@ -103,57 +183,83 @@ export function settle(parts: CycleParts, { base, phase }: MirrorState, { declar
 
 async function deliver(
   parts: CycleParts, state: MirrorState, session: TargetSession, base: PointInfo | undefined, frozen: Frozen,
-): Promise<{ readonly shipped: Shipped, readonly differing: number }> {
+): Promise<{ readonly shipped: Shipped, readonly differing: number, readonly root: string | null }> {
   const { volume, points, clock, signal } = parts
   const { image } = frozen
   const map = points.changed(volume, base, frozen)
   const sourceBytes = bytesOf(map, volume.grainBytes, image.sizeBytes)
   const resync = state.phase === 'resyncing'
-  // Nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well.
-  const theirs = base && resync ? await session.changed() : undefined
-  const unknown = base && resync && !theirs
+  // Nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well. What a
+  // stream has sent is not, if the source has lost it in a crash before it was durable there, with its mark.
+  const streams = state.mode !== 'periodic'
+  // Nor is what a cut-short cycle left that had frozen something newer than a snapshot which is carried now.
+  const carries = frozen.bookmark.kind === 'snapshot'
+  const theirs = base && (resync || streams || carries) ? await session.changed() : undefined
+  const unknown = base && !theirs && (resync || (streams && parts.unsure))
   if (theirs) map.or(fitted(theirs, map.length))
   // What lies behind the target's end is in no map of the source, if it was the target that was made shorter.
   const grown = session.device.sizeBytes < image.sizeBytes
   if (unknown) map.set(0, map.length)
   else if (grown) map.set(Math.floor(session.device.sizeBytes / volume.grainBytes), map.length)
   const { blank } = state
-  const compare = !blank && (!base || resync)
+  const compare = !blank && (!base || resync || unknown === true)
   const total = bytesOf(map, volume.grainBytes, image.sizeBytes)
   parts.decide({
     rule: blank ? 'copy-all' : !base ? 'compare-all' : unknown ? 'compare-all-unlabelled'
-      : resync ? 'union-of-both-maps' : 'changed-since-base',
+      : carries ? 'snapshot' : theirs ? 'union-of-both-maps' : 'changed-since-base',
     inputs: { base: base?.uuid ?? null, sourceBytes },
     outcome: `${total} bytes to look at`,
   })
-  const point: DeclaredPoint = { uuid: frozen.bookmark.uuid, cycle: frozen.cycle, sizeBytes: image.sizeBytes }
+  const point: PlannedPoint = { uuid: frozen.bookmark.uuid, cycle: frozen.cycle, sizeBytes: image.sizeBytes }
   await session.begin(point, state.keep)
   if (blank) await parts.put({ ...state, blank: false })
   let done = 0
   parts.onProgress(0, total)
+  const runs = (): Iterable<ByteRun> => inBytes(map, volume.grainBytes, image.sizeBytes)
+  const regionBytes = regionBytesOf(image.sizeBytes)
+  const sent = session.digests && new SentContent(runs(), regionBytes)
+  const recalls = base && !compare && session.digests !== undefined && state.keepSnapshots > 0
+  const { grainBytes } = volume
+  const there = recalls ? await recallRestored({ ...parts, grainBytes, sizeBytes: image.sizeBytes, session, base, image }, map)
+    : new GrainBitmap(map.length)
   const shipped = await ship({
-    source: image, target: session.device, runs: inBytes(map, volume.grainBytes, image.sizeBytes), compare, blank,
+    source: image, target: session.device, runs: shipRuns(map, there, grainBytes, image.sizeBytes), compare, blank, sent,
     bytesPerSecond: state.bytesPerSecond, clock, signal,
     onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })
   await session.device.flush()
-  return { shipped, differing: total }
+  if (!sent) return { shipped, differing: total, root: null }
+  await judgeContent(parts, state, await sent.differing(session.digests!(runs(), regionBytes)))
+  // A base without a root says nothing of what this cycle has not looked at.
+  return { shipped, differing: total, root: base && !session.root ? null : sent.root(base ? session.root : null) }
 }
 
-/** Runs of a bitmap, cut to the size; found as they are asked for. */
-function* inBytes(map: GrainBitmap, grainBytes: number, sizeBytes: number): Generator<{ start: number, end: number }> {
-  for (const { start, end } of map.runs()) yield { start: start * grainBytes, end: Math.min(end * grainBytes, sizeBytes) }
+/** What the target says that it holds is not what was sent: all that it holds is in doubt. Errors: damaged. */
+async function judgeContent(
+  { put, decide }: CycleParts, state: MirrorState, { first: [first], count }: Awaited<ReturnType<SentContent['differing']>>,
+): Promise<void> {
+  if (!first) return
+  const inputs = { regions: count, first: first.start, bytes: first.end - first.start }
+  decide({ rule: 'root-mismatch', inputs, outcome: 'nothing is declared; the next cycle compares everything' })
+  await put({ ...state, blank: false, phase: state.phase === 'copying' ? 'copying' : 'resyncing', base: null })
+  const where = `${count} ${count === 1 ? 'region differs' : 'regions differ'}, the first is`
+    + ` ${inputs.bytes} bytes at ${inputs.first}`
+  throw new NbdeltaError('damaged', `the target does not hold what was sent: ${where}`,
+    { hint: 'the next cycle compares everything; if this comes again, distrust the target\'s disk' })
 }
 
-/** What a bitmap of a volume of that size stands for. */
-export function bytesOf(map: GrainBitmap, grainBytes: number, sizeBytes: number): number {
-  const { length } = map
-  const cut = length > 0 && map.get(length - 1) ? length * grainBytes - sizeBytes : 0
-  return map.count() * grainBytes - cut
-}
-
-/** The bitmap, as long as another. */
-export function fitted(map: GrainBitmap, length: number): GrainBitmap {
-  if (map.length !== length) map.resize(length, false)
-  return map
+/** What a resync would look at, bytes; null: everything is compared. Errors: those of the target. */
+export async function differing(parts: CycleParts, state: MirrorState): Promise<number | null> {
+  const { target, volume } = parts
+  const session = await target.open({ isFirst: false })
+  try {
+    const base = settle(parts, state, session)
+    const theirs = base && await session.changed()
+    if (!base || !theirs) return null
+    const map = volume.points.changedMap(base.name)
+    map.or(fitted(theirs, map.length))
+    return bytesOf(map, volume.grainBytes, volume.sizeBytes)
+  } finally {
+    await session.close()
+  }
 }

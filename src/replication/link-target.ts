@@ -7,12 +7,23 @@
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
-import type { BlockDevice, BlockSizes, Capabilities, Extents, Origin, Pending, ZeroMode } from '../device/block-device.js'
+import { allSettled } from '../device/all-settled.js'
+import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
-import { ABOVE_MAX, judgeMessage, type PeerMethod, type PeerParams, type PeerResult, RESULTS } from './peer-messages.js'
-import type { DeclaredPoint, MirrorTarget, SessionWish, TargetSession } from './target.js'
+import { ForwardingDevice } from '../device/forwarding-device.js'
+import { askDigests, grainRuns } from './link-digest.js'
+import { LinkPoint } from './link-point.js'
+import { gather } from './link-runs.js'
+import {
+  ABOVE_MAX, callPeer, CAN_DIGEST, CAN_HOLD, CAN_RECALL, CAN_REVERSE, CAN_SNAPSHOTS, CAN_STREAM, type PeerMethod, type PeerParams,
+  type PeerResult,
+} from './peer-messages.js'
+import type {
+  DeclaredPoint, FrozenTarget, HeldPoint, MirrorTarget, PlannedPoint, RecallPage, SessionWish, TargetSession,
+} from './target.js'
 
-const NOT_ENCRYPTED = Object.freeze(['what crosses is not encrypted: use a private network'])
+const NOT_ENCRYPTED = 'what crosses is not encrypted: use a private network'
+const NO_DIGESTS = 'its nbdelta is older and does not tell what it holds: a write that it lost is found by mirror verify only'
 
 /** An open link to the peer that a URI names. */
 export interface PeerLink {
@@ -30,7 +41,7 @@ export interface LinkTargetParts {
   readonly isPrivate: boolean
   readonly mirror: { readonly uuid: string, readonly name: string }
   link(): Promise<PeerLink>
-  connect(uri: string): Promise<BlockDevice>
+  connect(uri: string, how: { readonly ordered: boolean }): Promise<BlockDevice>
   /** The source as it is now. Errors: not-found. */
   source(): { readonly uuid: string, readonly name: string, readonly sizeBytes: number, readonly grainBytes: number }
   /** What the source is a copy of, nearest first. */
@@ -45,14 +56,19 @@ export interface LinkTargetSession extends TargetSession {
 }
 
 export class LinkTarget implements MirrorTarget {
-  readonly unguarded: readonly string[]
   readonly #parts: LinkTargetParts
+  /** As of the last time it was attached to; until then nothing is said against it. */
+  #tells = true
+  #keepsSnapshots = true
+  #holds = true
 
-  constructor(parts: LinkTargetParts) {
-    this.#parts = parts
-    this.unguarded = parts.isPrivate ? [] : NOT_ENCRYPTED
+  constructor(parts: LinkTargetParts) { this.#parts = parts }
+
+  get unguarded(): readonly string[] {
+    return [...this.#parts.isPrivate ? [] : [NOT_ENCRYPTED], ...this.#tells ? [] : [NO_DIGESTS]]
   }
 
+  get keepsSnapshots(): boolean { return this.#keepsSnapshots }
   get label(): string { return this.#parts.uri }
 
   /** @param overwrite what the volume holds may go, if it is no secondary yet */
@@ -60,11 +76,26 @@ export class LinkTarget implements MirrorTarget {
     const session = new Session(await this.#parts.link(), this.#parts.connect)
     try {
       await session.attach(this.#request(wish, overwrite))
+      this.#tells = session.digests !== undefined
+      this.#keepsSnapshots = session.recall !== undefined
+      this.#holds = session.holds
       return session
     } catch (error) {
       await session.close()
       throw error
     }
+  }
+
+  get holds(): boolean { return this.#holds }
+
+  async hold(point: string, signal: AbortSignal): Promise<HeldPoint> {
+    const { mirror, epoch } = this.#parts
+    const link = await this.#parts.link()
+    const onAbort = (): void => { link.close() }
+    signal.addEventListener('abort', onAbort, { once: true })
+    try {
+      return await LinkPoint.open(link, { mirror: mirror.uuid, volume: link.volume, epoch, point })
+    } finally { signal.removeEventListener('abort', onAbort) }
   }
 
   release(): Promise<void> { return this.#alone('release') }
@@ -95,16 +126,33 @@ class Session implements LinkTargetSession {
   #seen: number | null = null
   #attached: PeerResult<'attach'> | undefined
   #closing: Promise<void> | undefined
+  #ordered: BlockDevice | undefined
+  #frozen: BlockDevice | undefined
   readonly #link: PeerLink
-  readonly #connect: (uri: string) => Promise<BlockDevice>
+  readonly #connect: LinkTargetParts['connect']
 
-  constructor(link: PeerLink, connect: (uri: string) => Promise<BlockDevice>) {
+  constructor(link: PeerLink, connect: LinkTargetParts['connect']) {
     this.#link = link
     this.#connect = connect
     void link.ended.then(() => this.close())
   }
 
   get declared(): string | null { return this.#attached!.declared }
+  get over(): Promise<void> { return this.#link.ended }
+  get root(): string | null { return this.#attached!.root }
+  get digests(): LinkTargetSession['digests'] {
+    if (!this.#attached!.can.includes(CAN_DIGEST)) return undefined
+    return (runs, regionBytes) => askDigests(params => this.call('digest', params), runs, regionBytes, this.#grainBytes)
+  }
+
+  get recall(): LinkTargetSession['recall'] {
+    if (!this.#keepsSnapshots || (this.#ordered && !this.#attached!.can.includes(CAN_RECALL))) return undefined
+    return page => this.#recall(page)
+  }
+
+  get #keepsSnapshots(): boolean { return this.#attached!.can.includes(CAN_SNAPSHOTS) }
+
+  get holds(): boolean { return this.#attached!.can.includes(CAN_HOLD) }
   get keep(): boolean { return this.#attached!.keep }
   get blank(): boolean { return this.#attached!.blank }
 
@@ -117,44 +165,68 @@ class Session implements LinkTargetSession {
   /** All pages. */
   async changed(): Promise<GrainBitmap | undefined> {
     const map = new GrainBitmap(divCeil(this.device.sizeBytes, this.#grainBytes))
-    let last = 0
-    for (let from: number | null = 0; from !== null;) {
-      const page: PeerResult<'changed'> = await this.call('changed', { from })
-      if (!page.runs) return undefined
-      for (const [start, end] of page.runs) {
-        if (start >= end || start < last || end > map.length) throw disorder()
-        map.set(start, end)
-        last = end
-      }
-      if (page.next !== null && page.next <= from) throw disorder()
-      from = page.next
-    }
+    if (!await gather(map, from => this.call('changed', { from }))) return undefined
     this.#seen = map.count()
     return map
   }
 
-  async begin(point: DeclaredPoint, keep: boolean): Promise<void> {
+  async begin(point: PlannedPoint, keep: boolean): Promise<void> {
     await this.call('begin', { point, keep, seen: this.#seen })
-    const device = await this.#connect(this.#link.exportUri(this.#attached!.nbd, this.#attached!.export))
-    if (this.#closing) {
-      await device.close()
-      throw new NbdeltaError('unreachable', 'the peer link is closed')
-    }
-    this.device.inner = device
+    const device = this.device.export = await this.#dial(false)
     if (device.sizeBytes !== point.sizeBytes) throw new NbdeltaError('bad-peer', 'the peer serves another size than it was told')
     this.device.sizeBytes = device.sizeBytes
   }
 
-  async commit(point: DeclaredPoint): Promise<void> { await this.call('commit', { point }) }
+  async commit({ root, snapshot, kept, ...point }: DeclaredPoint): Promise<void> {
+    const more = this.#keepsSnapshots && { ...snapshot !== undefined && { snapshot }, ...kept && { kept: [...kept] } }
+    await this.call('commit', { point, ...root !== null && { root }, ...more })
+  }
 
-  async call<M extends PeerMethod>(method: M, params: PeerParams<M>): Promise<PeerResult<M>> {
-    const answer = await this.#link.call(method, params)
-    return judgeMessage(RESULTS[method], answer, `the peer's answer to ${method}`, 'bad-peer') as PeerResult<M>
+  async #recall({ point, regionBytes, portions }: RecallPage): Promise<readonly boolean[] | null> {
+    const digests = portions.map(({ digest }) => digest.toString('hex'))
+    const { same } = await this.call('recall', { point, runs: grainRuns(portions, this.#grainBytes), regionBytes, digests })
+    if (same && same.length !== portions.length) throw new NbdeltaError('bad-peer', 'the peer tells of other portions than asked')
+    return same
+  }
+
+  async stream(): Promise<BlockDevice> {
+    if (!this.#attached!.can.includes(CAN_STREAM)) {
+      throw new NbdeltaError('bad-peer', 'the nbdelta there is older, and takes no changes as they come',
+        { hint: 'make the mirror anew with --mode periodic, or bring that server up to date' })
+    }
+    await this.call('stream', { counts: true })
+    return this.#ordered ??= await this.#dial(true)
+  }
+
+  async suspend(): Promise<void> { await this.call('stream', { counts: false }) }
+
+  async freeze(cycle: number): Promise<FrozenTarget> {
+    if (!this.#attached!.can.includes(CAN_REVERSE)) {
+      throw new NbdeltaError('bad-peer', 'the nbdelta there is older, and gives nothing back',
+        { hint: 'bring that server up to date; or copy all: nbdelta volume import --overwrite, from the URI of its export' })
+    }
+    const { export: name } = await this.call('freeze', { cycle })
+    const device = this.#frozen = await this.#dial(false, name)
+    return { sizeBytes: device.sizeBytes, device }
+  }
+
+  async accept(point: PlannedPoint): Promise<void> { await this.call('accept', { point }) }
+
+  /** To an export that exists for this session. */
+  async #dial(ordered: boolean, name = this.#attached!.export): Promise<BlockDevice> {
+    const device = await this.#connect(this.#link.exportUri(this.#attached!.nbd, name), { ordered })
+    if (!this.#closing) return device
+    await device.close()
+    throw new NbdeltaError('unreachable', 'the peer link is closed')
+  }
+
+  call<M extends PeerMethod>(method: M, params: PeerParams<M>): Promise<PeerResult<M>> {
+    return callPeer(this.#link, method, params)
   }
 
   close(): Promise<void> {
     this.#closing ??= (async () => {
-      const closing = this.device.close()
+      const closing = allSettled([this.device.close(), this.#ordered?.close(), this.#frozen?.close()])
       this.#link.close()
       await closing
     })()
@@ -162,34 +234,18 @@ class Session implements LinkTargetSession {
   }
 }
 
-function disorder(): NbdeltaError { return new NbdeltaError('bad-peer', 'the peer\'s list of changes is in disorder') }
-
 /** The NBD export, as soon as it is there. */
-class LateDevice implements BlockDevice {
-  sizeBytes = 0
-  inner: BlockDevice | undefined
+class LateDevice extends ForwardingDevice {
+  export: BlockDevice | undefined
+  #sizeBytes = 0
 
-  get #device(): BlockDevice {
-    if (!this.inner) throw new NbdeltaError('wrong-state', 'the peer was not told yet to begin')
-    return this.inner
+  override get sizeBytes(): number { return this.#sizeBytes }
+  override set sizeBytes(bytes: number) { this.#sizeBytes = bytes }
+
+  protected get inner(): BlockDevice {
+    if (!this.export) throw new NbdeltaError('wrong-state', 'the peer was not told yet to begin')
+    return this.export
   }
 
-  get blockSizes(): BlockSizes { return this.#device.blockSizes }
-  get capabilities(): Capabilities { return this.#device.capabilities }
-  read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
-    return this.#device.read(offset, length, into, at, origin)
-  }
-  write(offset: number, length: number, from: Buffer, at: number, origin?: Origin): Pending {
-    return this.#device.write(offset, length, from, at, origin)
-  }
-  trim(offset: number, length: number, origin?: Origin): Pending { return this.#device.trim(offset, length, origin) }
-  zero(offset: number, length: number, mode: ZeroMode, origin?: Origin): Pending {
-    return this.#device.zero(offset, length, mode, origin)
-  }
-  flush(): Pending { return this.#device.flush() }
-  zeroRun(offset: number, length: number): number { return this.#device.zeroRun(offset, length) }
-  extents(offset: number, length: number, max: number): Extents | Promise<Extents> {
-    return this.#device.extents(offset, length, max)
-  }
-  async close(): Promise<void> { await this.inner?.close() }
+  override async close(): Promise<void> { await this.export?.close() }
 }

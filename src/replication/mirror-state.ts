@@ -1,5 +1,5 @@
 /**
- * Which command a mirror takes in which phase (SEEDS D9): the table, and nothing else. docs/mirrors.md shows the same table; a
+ * Which command a mirror takes in which phase (SEEDS D9): the table, and who asks it. docs/mirrors.md shows the same table; a
  * test compares the two, and walks every cell on real mirrors.
  *
  *   copying    the first copy is under way or failed half-way: the target has no declared point yet
@@ -7,6 +7,7 @@
  *   split      both sides are written to on their own; what changes on each is known, or is found by comparing
  *   resyncing  the target is brought to the source's content again; until that is done it shows the point it was split at
  */
+import { NbdeltaError } from '../device/errors.js'
 import type { Phase } from './mirror-record.js'
 
 export type Verb = 'sync' | 'pause' | 'resume' | 'split' | 'resync' | 'reverse' | 'verify' | 'delete'
@@ -43,3 +44,12 @@ export const TABLE: Readonly<Record<Phase, Readonly<Record<Verb, Verdict>>>> = O
     verify: UNDER_WAY, delete: accept,
   },
 })
+
+/** False: it is so already. Errors: wrong-state. */
+export function accepts(verb: Verb, phase: Phase, mirror: string): boolean {
+  const verdict = TABLE[phase][verb]
+  if (verdict.rule === 'reject') {
+    throw new NbdeltaError('wrong-state', `cannot ${verb} mirror ${mirror}: ${verdict.why}`, { hint: verdict.hint })
+  }
+  return verdict.rule === 'accept'
+}

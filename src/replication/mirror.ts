@@ -5,7 +5,7 @@
  * Invariants
  * - Cycles and commands run one after the other; `pause`, `split --at-once` and `stop` end a cycle that runs first.
  * - What is durable is the record, and changes whole. Everything else here is told to people, and may be forgotten.
- * - A failed cycle changes nothing but `problem`; it is tried again after RETRY_MS, then twice as long, up to RETRY_MAX_MS. A
+ * - A failed cycle changes nothing but `problem`; it is tried again later and later (backoff.ts). A
  *   write to the source never waits for any of it.
  * - Nothing but display and the interval uses wall time (X13).
  */
@@ -14,50 +14,34 @@ import type { Clock, Timer } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Logger } from '../device/logger.js'
 import { Turns } from '../device/turns.js'
-import type { InheritJob } from '../volume/copier.js'
 import type { TransferOptions } from '../volume/image.js'
 import type { PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
-import { bytesOf, type CycleParts, type CycleResult, type Decision, fitted, runCycle, settle } from './cycle.js'
-import type { MirrorRecord, MirrorState, Phase } from './mirror-record.js'
-import { TABLE, type Verb } from './mirror-state.js'
-import { SourcePoints } from './source-points.js'
+import { Backoff } from './backoff.js'
+import { runCycles } from './carry.js'
+import type { CompareOptions, Difference } from './compare.js'
+import { type CycleParts, type CycleResult, type Decision, differing } from './cycle.js'
+import type { LogBudget } from './log-budget.js'
+import type { MirrorRecord, MirrorState } from './mirror-record.js'
+import { accepts, type Verb } from './mirror-state.js'
+import { type CycleOptions, Decisions, type MirrorStatus, type MirrorTurn, statusOf } from './mirror-status.js'
+import { instantOf, SourcePoints } from './source-points.js'
+import { Streaming } from './streaming.js'
 import type { MirrorTarget } from './target.js'
-import { compareDevices, type Difference } from './verify.js'
+import { doubted, Verifications } from './verifications.js'
 import { VolumeTarget } from './volume-target.js'
 
-const RETRY_MS = 1000
-const RETRY_MAX_MS = 60_000
 /** How often a mirror with `lagBytes` looks how much is behind. */
 const LOOK_MS = 1000
-const DECISIONS_MAX = 50
-/** Bookmarks of cycles of which nobody knows whether the target declared them. */
-const NEWER_KEPT = 2
-
-/** What people are told; times are ISO 8601 in UTC, sizes bytes. */
-export interface MirrorStatus {
-  readonly phase: Phase
-  readonly paused: boolean
-  /** A cycle runs: of what it looks at, so much is done. */
-  readonly progress: { readonly doneBytes: number, readonly totalBytes: number, readonly bytesPerSecond: number } | null
-  /** When the target's declared point was frozen. */
-  readonly declaredAt: string | null
-  readonly cycle: number
-  /** What of the source the target does not have; null: it has no declared point, or the source cannot be read. */
-  readonly lagBytes: number | null
-  readonly lagSeconds: number | null
-  readonly nextAt: string | null
-  /** Why the last cycle failed, or what verification found; null: all is well. */
-  readonly problem: string | null
-  readonly unguarded: readonly string[]
-  readonly last: (CycleResult & { readonly seconds: number }) | null
-  readonly decisions: readonly (Decision & { readonly at: string })[]
-}
+/** A stream that has lived shorter is begun anew later and later. */
+const STREAM_SHORT_MS = 10_000
 
 interface MirrorParts {
   readonly record: MirrorRecord
   readonly target: MirrorTarget
   readonly clock: Clock
+  /** Of all mirrors of the server. */
+  readonly logs: LogBudget
   readonly logger: Logger
   /** The source as it is now. Errors: not-found, and why it cannot be opened. */
   source(): StoreVolume
@@ -70,27 +54,43 @@ export class Mirror {
   #record: MirrorRecord
   readonly #turns = new Turns()
   #cycle: AbortController | undefined
+  #streaming: Streaming | undefined
   #progress: { doneBytes: number, totalBytes: number, startedMs: number } | undefined
   #timer: Timer | undefined
   #dueAtMs: number
-  #retryMs = 0
+  readonly #retry = new Backoff()
+  readonly #streamRetry = new Backoff()
+  /** No cycle has ended in this process yet. */
+  #unsure = true
   #problem: string | undefined
   /** A cycle that found nothing changed renews it, in memory only (C23). */
   #renewedAt: string | undefined
   #result: MirrorStatus['last'] = null
-  readonly #decisions: (Decision & { readonly at: string })[] = []
+  readonly #decisions: Decisions
+  readonly #verifications: Verifications
   #stopped = false
+  #deleted = false
 
   constructor(parts: MirrorParts) {
     this.#parts = parts
     this.#record = parts.record
     this.#points = new SourcePoints(parts.record)
+    this.#decisions = new Decisions(parts)
+    this.#verifications = new Verifications(parts)
     this.#dueAtMs = parts.clock.now()
   }
 
   get record(): MirrorRecord { return this.#record }
   get state(): MirrorState { return this.#record.state }
   get target(): MirrorTarget { return this.#parts.target }
+
+  /** The target stands on its own, and knows it. */
+  get isApart(): boolean { return this.state.phase === 'split' && !this.state.releasing }
+
+  /** What the declared point was frozen together with, at one instant; undefined: it was frozen alone. */
+  get instant(): string | undefined {
+    try { return instantOf(this.#basePoint(this.#parts.source())) } catch { return undefined }
+  }
 
   /** As people know the target; a volume that is gone by its uuid. */
   targetLabel(): string {
@@ -99,9 +99,9 @@ export class Mirror {
   }
 
   /** What clients of a target that is a volume see. */
-  declaredPoint(): PointInfo | undefined {
+  shownPoint(): PointInfo | undefined {
     const { target } = this.#parts
-    try { return target instanceof VolumeTarget ? target.declaredPoint() : undefined } catch { return undefined }
+    try { return target instanceof VolumeTarget ? target.shownPoint() : undefined } catch { return undefined }
   }
 
   /** Errors: wrong-state, if the phase rejects it. */
@@ -111,6 +111,7 @@ export class Mirror {
   start(): void {
     void this.#turns.take(async () => {
       await this.#sweep()
+      await this.#release().catch((error: unknown) => { this.#failed(error) })
       this.#arm()
     })
   }
@@ -120,38 +121,71 @@ export class Mirror {
     this.#stopped = true
     this.#timer?.cancel()
     this.#cycle?.abort()
-    await this.#turns.idle
+    await this.#verifications.close(new NbdeltaError('shutting-down', 'the server is stopping'))
+    await this.#turns.take(async () => {
+      const parts = (signal: AbortSignal): CycleParts => this.#cycleParts(this.#parts.source(), {}, signal)
+      if (this.#lagBytes() !== 0) await this.#streaming?.lastPoint(parts, this.state)
+      await this.#endStream()
+    })
   }
 
   status(): MirrorStatus {
-    const { clock } = this.#parts
-    const { phase, paused, base, cycle } = this.state
-    const declaredAt = this.#renewedAt ?? base?.at ?? null
-    const waits = !paused && phase !== 'split' && !this.#progress && !this.#stopped
-    const waitMs = Math.max(0, this.#dueAtMs - clock.now())
-    const { doneBytes = 0, totalBytes = 0, startedMs = 0 } = this.#progress ?? {}
-    const seconds = Math.max(0.001, (clock.now() - startedMs) / 1000)
-    return {
-      phase, paused, cycle, declaredAt,
-      progress: this.#progress ? { doneBytes, totalBytes, bytesPerSecond: Math.round(doneBytes / seconds) } : null,
-      lagBytes: this.#lagBytes(),
-      lagSeconds: declaredAt === null ? null : Math.max(0, (clock.wallTime().getTime() - Date.parse(declaredAt)) / 1000),
-      nextAt: waits ? new Date(clock.wallTime().getTime() + waitMs).toISOString() : null,
-      problem: this.#problem ?? null, unguarded: this.#parts.target.unguarded, last: this.#result,
-      decisions: [...this.#decisions],
-    }
+    return statusOf({
+      state: this.state, clock: this.#parts.clock, progress: this.#progress, problem: this.#problem, last: this.#result,
+      stream: this.#streaming?.facts() ?? null, dueAtMs: this.#isIdle() ? null : this.#dueAtMs, renewedAt: this.#renewedAt,
+      lagBytes: () => this.#lagBytes(), unguarded: this.#parts.target.unguarded, decisions: this.#decisions.list,
+      verified: this.#verifications.last,
+    })
+  }
+
+  /**
+   * The turn is the caller's until `work` has ended: nothing else of this mirror runs meanwhile.
+   * @param verb judged before and when it is its turn; undefined: any phase will do
+   * @param hurry a cycle that runs is ended first
+   * Errors: wrong-state, those of `work`.
+   */
+  async inTurn<T>(verb: Verb | undefined, work: (turn: MirrorTurn) => Promise<T>, hurry: boolean): Promise<T> {
+    if (verb) this.#accept(verb)
+    if (hurry) this.#cycle?.abort()
+    return this.#take(async () => {
+      if (verb) this.#accept(verb)
+      try {
+        return await work({
+          mirror: this,
+          cycle: (options, freeze) => this.#run({ ...options, freeze }),
+          run: (options, run) => this.#running(options, run),
+          release: () => this.#endStream().then(() => this.#release()).catch((error: unknown) => {
+            this.#failed(error)
+            throw error
+          }),
+          adopt: (state, decision) => {
+            this.#record = { ...this.#record, state }
+            this.#dueAtMs = this.#parts.clock.now()
+            this.#decide(decision)
+          },
+        })
+      } finally {
+        await this.#sweep()
+        this.#arm()
+      }
+    })
   }
 
   /** A cycle that begins after this call is complete when it resolves. Errors: wrong-state, cancelled, those of a cycle. */
   async sync(options: TransferOptions = {}): Promise<void> {
     this.#accept('sync')
-    await this.#turns.take(() => this.#run(options))
+    await this.#take(async () => {
+      // A split may have been in front.
+      this.#accept('sync')
+      await this.#run(options)
+    })
   }
 
   async pause(): Promise<boolean> {
     if (!this.#accept('pause') || this.state.paused) return false
     this.#cycle?.abort()
-    return this.#turns.take(async () => {
+    return this.#take(async () => {
+      await this.#endStream()
       await this.#put({ ...this.state, paused: true })
       this.#arm()
       return true
@@ -160,7 +194,7 @@ export class Mirror {
 
   async resume(): Promise<boolean> {
     if (!this.#accept('resume') || !this.state.paused) return false
-    return this.#turns.take(async () => {
+    return this.#take(async () => {
       await this.#put({ ...this.state, paused: false })
       this.#dueAtMs = this.#parts.clock.now()
       this.#arm()
@@ -175,9 +209,10 @@ export class Mirror {
   async split({ atOnce, ...options }: TransferOptions & { readonly atOnce: boolean }): Promise<boolean> {
     if (!this.#accept('split')) return false
     if (atOnce) this.#cycle?.abort()
-    return this.#turns.take(async () => {
+    return this.#take(async () => {
       if (!this.#accept('split')) return false
-      if (!atOnce) await this.#run(options)
+      if (!atOnce) await this.#run({ ...options, last: true })
+      await this.#endStream()
       await this.#parts.target.release()
       await this.#put({ ...this.state, phase: 'split', keep: true })
       this.#decide({ rule: 'split', inputs: { point: this.state.base?.point ?? null }, outcome: 'both sides are on their own' })
@@ -192,8 +227,10 @@ export class Mirror {
    */
   async beginResync({ whole }: { readonly whole: boolean }): Promise<void> {
     if (!whole && !this.#accept('resync')) return
-    await this.#turns.take(async () => {
+    await this.#take(async () => {
       if (!whole && !this.#accept('resync')) return
+      await this.#endStream()
+      await this.#release()
       const { phase, base } = this.state
       await this.#put({ ...this.state, phase: phase === 'copying' ? phase : 'resyncing', base: whole ? null : base, keep: true })
       this.#dueAtMs = this.#parts.clock.now()
@@ -202,93 +239,54 @@ export class Mirror {
   }
 
   /** What a resync would look at, bytes; null: everything is compared. */
-  async differing(): Promise<number | null> {
-    const session = await this.#parts.target.open({ isFirst: false })
-    try {
-      const volume = this.#parts.source()
-      const base = settle({ ...this.#cycleParts(volume, {}), decide: () => undefined }, this.state, session)
-      const theirs = base && await session.changed()
-      if (!base || !theirs) return null
-      const map = volume.points.changedMap(base.name)
-      map.or(fitted(theirs, map.length))
-      return bytesOf(map, volume.grainBytes, volume.sizeBytes)
-    } finally {
-      await session.close()
-    }
-  }
-
-  /**
-   * The source gets the target's content, at once; what differs is copied in the background (D11). The caller has seen to it that
-   * nobody writes to the target. Errors: wrong-state, bad-argument (the target is no volume of this store), those of a restore.
-   */
-  async reverse(): Promise<InheritJob> {
-    this.#accept('reverse')
-    return this.#turns.take(async () => {
-      this.#accept('reverse')
-      const { target } = this.#parts
-      if (!(target instanceof VolumeTarget)) {
-        const why = `${target.label} is no volume of this store: its content cannot be taken over at once`
-        throw new NbdeltaError('bad-argument', why, { hint: 'copy it: nbdelta volume import --overwrite' })
-      }
-      return this.#reverse(target)
-    })
-  }
-
-  async #reverse(target: VolumeTarget): Promise<InheritJob> {
-    const volume = this.#parts.source()
-    const session = await target.open()
-    if (session.device.sizeBytes !== volume.sizeBytes) {
-      const hint = 'nbdelta volume resize makes them alike'
-      const sizes = `${target.label} has ${session.device.sizeBytes} bytes, ${volume.name} ${volume.sizeBytes}`
-      throw new NbdeltaError('wrong-state', sizes, { hint })
-    }
-    const base = settle(this.#cycleParts(volume, {}), this.state, session)
-    const cycle = this.state.cycle + 1
-    const within = base && await session.changed()
-    if (base && within) within.or(fitted(volume.points.changedMap(base.name), within.length))
-    // Before the restore: what it marks on the source has then changed since.
-    const bookmark = await this.#points.bookmark(volume, cycle)
-    const job = await target.giveTo(volume, cycle, within)
-    await session.commit({ uuid: bookmark.uuid, cycle, sizeBytes: volume.sizeBytes })
-    const point = { point: bookmark.uuid, at: bookmark.createdAt }
-    await this.#put({ ...this.state, phase: 'paired', keep: false, cycle, base: point })
-    this.#decide({
-      rule: within ? 'reverse-union-of-both-maps' : 'reverse-all', inputs: { base: base?.uuid ?? null },
-      outcome: 'the source shows what the target had',
-    })
-    await this.#sweep()
-    this.#dueAtMs = this.#parts.clock.now()
-    this.#arm()
-    return job
+  differing(): Promise<number | null> {
+    return differing({ ...this.#cycleParts(this.#parts.source(), {}), decide: () => undefined }, this.state)
   }
 
   /** Compares both sides at a new point (X14). What differs ends "in sync": a resync of everything follows. */
-  async verify(options: TransferOptions = {}): Promise<Difference[]> {
+  async verify(options: CompareOptions = {}): Promise<readonly Difference[]> {
     this.#accept('verify')
-    return this.#turns.take(async () => {
-      this.#accept('verify')
-      const found: Difference[] = []
-      await this.#run(options, false, async (image, device) => { found.push(...await compareDevices(image, device, options)) })
-      if (found.length === 0) return found
-      await this.#put({ ...this.state, phase: 'resyncing', base: null, keep: true })
-      const inputs = { regions: found.length, first: found[0]!.offset }
-      this.#problem = `verification found differences, the first at ${inputs.first}: everything is compared now`
-      this.#decide({ rule: 'verify-mismatch', inputs, outcome: 'resync of everything' })
-      this.#dueAtMs = this.#parts.clock.now()
-      this.#arm()
-      return found
-    })
+    return this.#verifications.run({
+      target: this.#parts.target, source: () => this.#parts.source(),
+      cycle: (witness, signal, then) => this.#take(async () => {
+        this.#accept('verify')
+        await this.#run({ ...options, signal, witness })
+        await then(this.state)
+      }),
+      doubt: found => {
+        // What it ships is compared as well, later.
+        this.#cycle?.abort()
+        return this.#take(() => this.#doubt(found))
+      },
+      tidy: () => { void this.#turns.take(() => this.#sweep()) },
+    }, options)
+  }
+
+  async #doubt(found: readonly Difference[]): Promise<void> {
+    const { decision, next, problem } = doubted(this.state, found)
+    this.#decide(decision)
+    if (!next) return
+    await this.#endStream()
+    await this.#put(next)
+    this.#problem = problem
+    this.#dueAtMs = this.#parts.clock.now()
+    this.#arm()
   }
 
   /** Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one. */
   async dissolve(): Promise<void> {
     this.#cycle?.abort()
+    const noneVerifies = this.#verifications.close(this.#gone())
     await this.#turns.take(async () => {
-      this.#stopped = true
+      this.#stopped = this.#deleted = true
       this.#timer?.cancel()
+      await this.#endStream()
+    })
+    await noneVerifies
+    await this.#turns.take(async () => {
       const { target } = this.#parts
       const steps = [
-        async () => { if (this.state.base && this.state.phase !== 'split') await target.release() },
+        async () => { if (this.state.base && !this.isApart) await target.release() },
         async () => this.#points.sweep(this.#parts.source(), []),
         async () => target.forget(),
       ]
@@ -301,82 +299,150 @@ export class Mirror {
   }
 
   /** False: it is so already. Errors: wrong-state. */
-  #accept(verb: Verb): boolean {
-    const verdict = TABLE[this.state.phase][verb]
-    if (verdict.rule === 'reject') {
-      throw new NbdeltaError('wrong-state', `cannot ${verb} mirror ${this.#record.name}: ${verdict.why}`, { hint: verdict.hint })
-    }
-    return verdict.rule === 'accept'
+  #accept(verb: Verb): boolean { return accepts(verb, this.state.phase, this.#record.name) }
+
+  /** Errors: not-found (it was deleted meanwhile: what comes behind that would bring its record back), those of the work. */
+  #take<T>(work: () => Promise<T>): Promise<T> {
+    return this.#turns.take(async () => {
+      if (this.#deleted) throw this.#gone()
+      return work()
+    })
   }
 
+  #gone(): NbdeltaError { return new NbdeltaError('not-found', `mirror ${this.#record.name} was deleted meanwhile`) }
+
   /** One cycle, in turn. Errors as told; `problem` says them as well. */
-  async #run(options: TransferOptions, force = true, check?: Parameters<typeof runCycle>[2]): Promise<void> {
-    if (this.#stopped) throw new NbdeltaError('shutting-down', 'the server is stopping')
+  async #run(options: CycleOptions, force = true): Promise<void> {
     const { clock, logger } = this.#parts
-    if (!force && !check && this.#isUnchanged()) return
+    if (options.signal?.aborted) throw new NbdeltaError('cancelled', 'it was cancelled')
+    if (!force && this.#isUnchanged()) return
     const startedMs = clock.now()
-    const abort = this.#cycle = new AbortController()
-    const onAbort = (): void => { abort.abort() }
-    options.signal?.addEventListener('abort', onAbort, { once: true })
-    this.#progress = { doneBytes: 0, totalBytes: 0, startedMs }
     try {
-      const result = await runCycle(this.#cycleParts(this.#parts.source(), options, abort.signal), this.state, check)
+      const result = await this.#running(options, parts => this.#transfer(options, parts))
       this.#result = { ...result, seconds: (clock.now() - startedMs) / 1000 }
-      this.#problem = undefined
-      this.#retryMs = 0
+      // What came meanwhile was too much for the log: the next cycle has less to ship.
+      this.#problem = this.#streaming?.reason
+      this.#retry.reset()
+      this.#unsure = false
       this.#renewedAt = undefined
-      this.#dueAtMs = startedMs + this.state.intervalSeconds * 1000
+      const goesOn = this.state.mode === 'periodic' || this.#streaming?.isLive
+      this.#dueAtMs = goesOn ? startedMs + this.state.intervalSeconds * 1000 : clock.now()
       logger.debug({ mirror: this.#record.name, ...result }, 'cycle complete')
     } catch (error) {
       this.#failed(error)
       throw error
     } finally {
-      options.signal?.removeEventListener('abort', onAbort)
-      this.#cycle = undefined
-      this.#progress = undefined
       await this.#sweep()
       this.#arm()
     }
   }
 
+  /** What can be ended, and tells how far it is. Errors: shutting-down, those of the work. */
+  async #running<T>({ signal, ...options }: CycleOptions, work: (parts: CycleParts) => Promise<T>): Promise<T> {
+    if (this.#stopped) throw new NbdeltaError('shutting-down', 'the server is stopping')
+    const abort = this.#cycle = new AbortController()
+    const onAbort = (): void => { abort.abort() }
+    signal?.addEventListener('abort', onAbort, { once: true })
+    if (signal?.aborted) onAbort()
+    this.#progress = { doneBytes: 0, totalBytes: 0, startedMs: this.#parts.clock.now() }
+    try {
+      return await work(this.#cycleParts(this.#parts.source(), options, abort.signal))
+    } finally {
+      signal?.removeEventListener('abort', onAbort)
+      this.#cycle = undefined
+      this.#progress = undefined
+    }
+  }
+
+  /** A cycle; or, while changes go to the target as they come, a declared point among them. */
+  async #transfer({ freeze, witness, last }: CycleOptions, own: CycleParts): Promise<CycleResult> {
+    const { state } = this
+    const parts = { ...own, freeze, witness }
+    const streaming = this.#streaming
+    const isLive = streaming?.isLive === true && state.phase === 'paired'
+    // Nothing may arrive while a target without points is compared.
+    const isAlone = freeze !== undefined || (witness !== undefined && !parts.target.holds)
+    if (isLive && !isAlone) return streaming.declare(parts, state, last ?? false)
+    await this.#endStream()
+    if (state.mode === 'periodic' || isAlone || last) return runCycles(parts, state)
+    this.#streaming = new Streaming({
+      ...this.#parts, state, decide: own.decide, onEnd: reason => { this.#streamEnded(reason) },
+      onSnapshot: () => { void this.#turns.take(() => this.#pay()) },
+    })
+    try {
+      return await runCycles({ ...parts, stream: this.#streaming }, state)
+    } catch (error) {
+      await this.#endStream()
+      throw error
+    }
+  }
+
+  /** Snapshots in the log are declared, and a point behind them: so they are base no more. Also of a paused one that streams. */
+  async #pay(): Promise<void> { if (this.#streaming?.owes && !this.#stopped) await this.#run({}).catch(() => undefined) }
+
+  /** By itself, in the middle of whatever was going on. */
+  #streamEnded(reason: string): void {
+    this.#problem = reason
+    this.#decide({ rule: 'stream-ended', inputs: { reason }, outcome: 'a cycle ships what the target has not' })
+    this.#parts.logger.warn({ mirror: this.#record.name, reason }, 'changes do not go to the target as they come any more')
+    void this.#turns.take(async () => {
+      if (this.#streaming?.reason === undefined) return
+      // One that ends again and again must not freeze the source each time at once.
+      const isShort = this.#streaming.lifeMs < STREAM_SHORT_MS
+      if (isShort) this.#streamRetry.longer()
+      else this.#streamRetry.reset()
+      await this.#endStream()
+      this.#dueAtMs = Math.min(this.#dueAtMs, this.#parts.clock.now() + Math.max(this.#retry.ms, this.#streamRetry.ms))
+      this.#arm()
+    })
+  }
+
+  async #endStream(): Promise<void> {
+    const streaming = this.#streaming
+    this.#streaming = undefined
+    await streaming?.end()
+  }
+
   #failed(error: unknown): void {
     const { clock, logger } = this.#parts
-    this.#retryMs = Math.min(RETRY_MAX_MS, Math.max(RETRY_MS, 2 * this.#retryMs))
-    this.#dueAtMs = clock.now() + this.#retryMs
+    this.#dueAtMs = clock.now() + this.#retry.longer()
     if (error instanceof NbdeltaError && error.code === 'cancelled') return
     this.#problem = error instanceof Error ? error.message : String(error)
-    const fields = { err: error, mirror: this.#record.name, retrySeconds: this.#retryMs / 1000 }
+    const fields = { err: error, mirror: this.#record.name, retrySeconds: this.#retry.ms / 1000 }
     logger.warn(fields, 'a cycle failed; what it was to ship stays pending')
   }
 
-  /** The base stays, and what is newer: a target may have declared it without anybody having heard of it. */
+  /** Nothing, if the target knows that it is split, or is not. */
+  async #release(): Promise<void> {
+    if (!this.state.releasing) return
+    await this.#parts.target.release()
+    await this.#put({ ...this.state, releasing: false })
+    this.#problem = undefined
+    this.#retry.reset()
+  }
+
   async #sweep(): Promise<void> {
     try {
-      const volume = this.#parts.source()
-      const base = this.#basePoint(volume)
-      const newer = this.#points.list(volume, 'bookmark').filter(({ seq }) => seq > (base?.seq ?? 0)).slice(-NEWER_KEPT)
-      await this.#points.sweep(volume, [...base ? [base] : [], ...newer].map(({ uuid }) => uuid))
+      await this.#points.sweepTo(this.#parts.source(), this.state.base?.point)
     } catch (error) {
       this.#parts.logger.warn({ err: error, mirror: this.#record.name }, 'points of a cycle stay for now')
     }
   }
 
-  /** The target is at what the source is now: the point's time is renewed, nothing is made (C23). */
+  /** The target is at what the source is now, and at no snapshot, which has to be free: only the time is renewed (C23). */
   #isUnchanged(): boolean {
     if (this.state.phase !== 'paired' || this.#lagBytes() !== 0) return false
+    if (this.state.mode !== 'periodic' && !this.#streaming?.isLive) return false
     const volume = this.#parts.source()
-    if (this.#basePoint(volume)!.sizeBytes !== volume.sizeBytes) return false
+    const { kind, sizeBytes } = this.#basePoint(volume)!
+    if (kind === 'snapshot' || sizeBytes !== volume.sizeBytes) return false
     this.#renewedAt = this.#parts.clock.wallTime().toISOString()
     this.#dueAtMs = this.#parts.clock.now() + this.state.intervalSeconds * 1000
     return true
   }
 
   #lagBytes(): number | null {
-    try {
-      const volume = this.#parts.source()
-      const point = this.#basePoint(volume)
-      return point ? bytesOf(volume.points.changedMap(point.name), volume.grainBytes, volume.sizeBytes) : null
-    } catch { return null }
+    try { return this.#points.changedBytes(this.#parts.source(), this.state.base?.point) } catch { return null }
   }
 
   #basePoint(volume: StoreVolume): PointInfo | undefined {
@@ -387,7 +453,7 @@ export class Mirror {
   #cycleParts(volume: StoreVolume, { onProgress }: TransferOptions, signal = new AbortController().signal): CycleParts {
     const { target, clock } = this.#parts
     return {
-      volume, target, points: this.#points, clock, signal,
+      mirror: this.#record.name, volume, target, points: this.#points, clock, signal, unsure: this.#unsure,
       decide: decision => { this.#decide(decision) },
       put: state => this.#put(state),
       onProgress: (doneBytes, totalBytes) => {
@@ -397,12 +463,7 @@ export class Mirror {
     }
   }
 
-  #decide(decision: Decision): void {
-    const { clock, logger } = this.#parts
-    this.#decisions.push({ ...decision, at: clock.wallTime().toISOString() })
-    if (this.#decisions.length > DECISIONS_MAX) this.#decisions.shift()
-    logger.debug({ mirror: this.#record.name, ...decision }, 'mirror decision')
-  }
+  #decide(decision: Decision): void { this.#decisions.add(decision) }
 
   async #put(state: MirrorState): Promise<void> {
     const record = { ...this.#record, state }
@@ -410,19 +471,25 @@ export class Mirror {
     this.#record = record
   }
 
+  #isIdle(): boolean {
+    return this.#stopped || (!this.state.releasing && (this.state.paused || this.state.phase === 'split'))
+  }
+
   #arm(): void {
     this.#timer?.cancel()
     this.#timer = undefined
-    if (this.#stopped || this.state.paused || this.state.phase === 'split') return
+    if (this.#isIdle()) return
     const waitMs = Math.max(0, this.#dueAtMs - this.#parts.clock.now())
-    const looks = this.state.lagBytes !== null && this.state.phase === 'paired' && this.#retryMs === 0
+    const looks = this.state.lagBytes !== null && this.state.phase === 'paired' && this.#retry.ms === 0
     this.#timer = this.#parts.clock.setTimeout(() => { this.#wake() }, looks ? Math.min(waitMs, LOOK_MS) : waitMs)
   }
 
   #wake(): void {
     void this.#turns.take(async () => {
-      if (this.#stopped || this.state.paused || this.state.phase === 'split') return
+      if (this.#isIdle()) return
       const isDue = this.#dueAtMs <= this.#parts.clock.now()
+      if (this.state.releasing) await this.#release().catch((error: unknown) => { this.#failed(error) })
+      if (this.state.phase === 'split') return this.#arm()
       const { lagBytes } = this.state
       if (isDue || (lagBytes !== null && (this.#lagBytes() ?? 0) >= lagBytes)) await this.#run({}, false).catch(() => undefined)
       await turn()

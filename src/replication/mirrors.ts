@@ -11,11 +11,16 @@ import { NbdeltaError } from '../device/errors.js'
 import type { Logger } from '../device/logger.js'
 import { Turns } from '../device/turns.js'
 import type { Store } from '../volume/open-store.js'
-import type { StoreVolume } from '../volume/store-volume.js'
+import { isBlank, type StoreVolume } from '../volume/store-volume.js'
 import { DeviceTarget } from './device-target.js'
 import { LinkTarget, type PeerLink } from './link-target.js'
+import { LogBudget } from './log-budget.js'
 import { Mirror } from './mirror.js'
-import { isSecondary, judgeState, MIRROR_NAME_MAX, type MirrorRecord, type MirrorTargetName } from './mirror-record.js'
+import { MirrorGroup } from './mirror-group.js'
+import {
+  isSecondary, judgeState, MIRROR_NAME_MAX, type MirrorMode, type MirrorRecord, type MirrorTargetName,
+} from './mirror-record.js'
+import { PulledVolumes } from './pulled.js'
 import type { MirrorTarget } from './target.js'
 import { VolumeTarget } from './volume-target.js'
 
@@ -26,14 +31,20 @@ const PEER_URI = /^nbdelta(\+unix)?:\/\//
 const EXTENTS_AT_ONCE = 1024
 
 type MirrorStore = Pick<Store,
-  'list' | 'get' | 'mirrors' | 'putMirror' | 'removeMirror' | 'createVolume' | 'deleteVolume' | 'resizeVolume'>
+  'list' | 'get' | 'groups' | 'mirrors' | 'putMirror' | 'putMirrors' | 'removeMirror' | 'createPointsTogether' | 'createVolume'
+  | 'deleteVolume' | 'resizeVolume' | 'fillVolume' | 'restoreTogether'>
 
 interface MirrorsParts {
   readonly store: MirrorStore
   readonly clock: Clock
+  /** What the logs of all streams may hold together, bytes. */
+  readonly logBytes?: number
   readonly logger: Logger
-  /** Opens an export of an NBD server for writing. Errors: bad-argument (the URI), unreachable, not-found, denied. */
-  connect(uri: string): Promise<BlockDevice>
+  /**
+   * Opens an export of an NBD server for writing; `ordered`: over one connection, that is lost for good when it is lost.
+   * Errors: bad-argument (the URI), unreachable, not-found, denied.
+   */
+  connect(uri: string, how: { readonly ordered: boolean }): Promise<BlockDevice>
   /** Opens a link to a peer nbdelta. Errors: bad-argument (the URI, the secret), not-found, denied, unreachable, bad-peer. */
   link?(uri: string, secretFile: string): Promise<PeerLink>
   /** What a volume is a copy of on another server, nearest first. */
@@ -48,9 +59,13 @@ export interface CreateMirrorOptions {
   readonly target: string
   /** Of a peer: absolute path of the secret. */
   readonly secretFile?: string | undefined
+  readonly mode?: MirrorMode
+  readonly timeoutSeconds?: number
   readonly intervalSeconds: number
   readonly lagBytes: number | null
   readonly bytesPerSecond: number | null
+  /** Mode periodic: the target, a volume here or at a peer, has so many of the source's newest snapshots as well. */
+  readonly keepSnapshots?: number
   /** What a target holds that is not empty may go; of a volume a snapshot keeps it. */
   readonly overwrite: boolean
 }
@@ -59,12 +74,19 @@ export class Mirrors {
   readonly #parts: MirrorsParts
   /** By name. */
   readonly #mirrors = new Map<string, Mirror>()
+  readonly #logs: LogBudget
   readonly #turns = new Turns()
+  readonly #pulled: PulledVolumes
 
-  constructor(parts: MirrorsParts) { this.#parts = parts }
+  constructor(parts: MirrorsParts) {
+    this.#parts = parts
+    this.#logs = new LogBudget(parts.logBytes)
+    this.#pulled = new PulledVolumes(parts.store, parts.logger)
+  }
 
   /** Goes on with what the store knows. One that cannot be understood is logged, and stays as it is. */
   start(): void {
+    this.#pulled.start()
     for (const { uuid, name, volume, state } of this.#parts.store.mirrors) {
       if (isSecondary(state)) continue
       try {
@@ -92,6 +114,21 @@ export class Mirrors {
     return mirror
   }
 
+  /** Several as one; a name that is given twice counts once. Errors: not-found, bad-argument (there is none). */
+  together(names: readonly string[]): MirrorGroup {
+    if (names.length === 0) throw new NbdeltaError('bad-argument', 'name a mirror')
+    return new MirrorGroup([...new Set(names)].map(name => this.get(name)), this.#parts.store, this.#pulled)
+  }
+
+  /** All mirrors of the volumes of a group of volumes. Errors: not-found (the group), wrong-state (there are none). */
+  ofGroup(name: string): string[] {
+    const group = this.#parts.store.groups.find(one => one.name === name)
+    if (!group) throw new NbdeltaError('not-found', `there is no group ${name}`, { hint: 'see: nbdelta group list' })
+    const names = this.list().filter(mirror => group.volumes.includes(this.sourceOf(mirror))).map(({ record }) => record.name)
+    if (names.length === 0) throw new NbdeltaError('wrong-state', `no volume of group ${name} is mirrored`)
+    return names
+  }
+
   /** Those of which the volume is the source. */
   ofSource(uuid: string): Mirror[] { return this.list().filter(({ record }) => record.volume === uuid) }
 
@@ -107,8 +144,11 @@ export class Mirrors {
   /** That to which the volume belongs: it is the target, and not split. */
   ownerOf(uuid: string): Mirror | undefined {
     const mirror = this.ofTarget(uuid)
-    return mirror?.state.phase === 'split' ? undefined : mirror
+    return mirror?.isApart ? undefined : mirror
   }
+
+  /** It holds what a source is to get from a target, and is nothing for clients. */
+  isPulled(uuid: string): boolean { return this.#pulled.has(uuid) }
 
   /** Name of the source; its uuid, if it is gone. */
   sourceOf({ record }: Mirror): string {
@@ -124,16 +164,17 @@ export class Mirrors {
   }
 
   async #create(options: CreateMirrorOptions): Promise<Mirror> {
-    const { name, intervalSeconds, lagBytes, bytesPerSecond } = options
+    const { name, intervalSeconds, lagBytes, bytesPerSecond, keepSnapshots, mode, timeoutSeconds } = options
     if (name.length > MIRROR_NAME_MAX) {
       throw new NbdeltaError('bad-argument', `a mirror's name has at most ${MIRROR_NAME_MAX} characters`)
     }
     if (this.#mirrors.has(name)) throw new NbdeltaError('exists', `there is a mirror ${name} already`)
+    judgeKeeping(options)
     const source = this.#usable(options.volume)
     const { target, made, keep, blank } = await this.#target(options, source)
     const state = judgeState({
-      target, intervalSeconds, lagBytes, bytesPerSecond, phase: 'copying', paused: false, blank, keep, cycle: 0, base: null,
-      epoch: 1,
+      target, mode, timeoutSeconds, intervalSeconds, lagBytes, bytesPerSecond, keepSnapshots,
+      phase: 'copying', paused: false, blank, keep, cycle: 0, base: null, epoch: 1,
     })
     const planned = { uuid: randomUUID(), name, volume: source.uuid, state }
     let attached: LinkTarget | undefined
@@ -183,12 +224,12 @@ export class Mirrors {
     }
     const volume = this.#usable(target)
     this.#judgeTarget(volume, source)
-    const { mappedBytes } = await volume.facts()
-    if (mappedBytes !== 0 && !overwrite) {
+    const blank = await isBlank(volume)
+    if (!blank && !overwrite) {
       throw new NbdeltaError('exists', `volume ${target} is not empty`,
         { hint: 'choose another target, or give --overwrite: a snapshot keeps what it holds' })
     }
-    return { target: { kind: 'volume', uuid: volume.uuid }, keep: mappedBytes !== 0, blank: mappedBytes === 0 }
+    return { target: { kind: 'volume', uuid: volume.uuid }, keep: !blank, blank }
   }
 
   #judgeTarget(volume: StoreVolume, source: StoreVolume): void {
@@ -207,14 +248,14 @@ export class Mirrors {
   #open(record: MirrorRecord): Mirror {
     const { store, clock, logger } = this.#parts
     return new Mirror({
-      record, target: this.#opened(record), clock, logger,
+      record, target: this.#opened(record), clock, logger, logs: this.#logs,
       source: () => this.#byUuid(record.volume, 'source'),
       put: next => store.putMirror(next),
     })
   }
 
   #opened({ uuid, name, volume, state: { target, epoch } }: MirrorRecord): MirrorTarget {
-    if (target.kind === 'nbd') return new DeviceTarget(target.uri, () => this.#parts.connect(target.uri))
+    if (target.kind === 'nbd') return new DeviceTarget(target.uri, how => this.#parts.connect(target.uri, how))
     if (target.kind === 'peer') return this.#peer({ uuid, name }, volume, epoch, target)
     return new VolumeTarget({
       mirror: { uuid, name },
@@ -234,7 +275,7 @@ export class Mirrors {
         if (!link) throw new NbdeltaError('bad-argument', 'peers cannot be reached from here')
         return link(uri, secretFile)
       },
-      connect: address => connect(address),
+      connect: (address, how) => connect(address, how),
       source: () => this.#byUuid(volume, 'source'),
       above: () => this.#above(volume),
     })
@@ -263,6 +304,12 @@ export class Mirrors {
     if (volume.problem) throw volume.problem
     return volume
   }
+}
+
+/** Errors: bad-argument. */
+function judgeKeeping({ keepSnapshots = 0, target }: CreateMirrorOptions): void {
+  if (keepSnapshots === 0) return
+  if (URI.test(target)) throw new NbdeltaError('bad-argument', `${target} is an NBD server, and keeps no snapshots`)
 }
 
 /** Told at once, instead of by a mirror that never gets anywhere. */

@@ -14,16 +14,21 @@
  * - Durable is an entry of the store's table of mirrors, under the secondary volume: it goes with the volume.
  */
 import { randomUUID } from 'node:crypto'
+import type { BlockDevice } from '../device/block-device.js'
+import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import { KeyedMutex } from '../device/keyed-mutex.js'
 import type { Logger } from '../device/logger.js'
 import type { Store } from '../volume/open-store.js'
 import type { PointInfo } from '../volume/snappoint.js'
-import type { StoreVolume } from '../volume/store-volume.js'
+import { isBlank, type StoreVolume } from '../volume/store-volume.js'
 import { isSecondary, judgeSecondary, type SecondaryState } from './mirror-record.js'
 import type { PeerParams } from './peer-messages.js'
+import type { CompareOptions } from './compare.js'
+import { type SecondaryPoint, SecondaryPoints } from './secondary-points.js'
 import { SecondarySession } from './secondary-session.js'
-import { VolumeTarget } from './volume-target.js'
+import type { Verified } from './verifications.js'
+import { CYCLE_LABEL, ORIGIN_LABEL, VolumeTarget } from './volume-target.js'
 
 /** A way to write to a volume that nobody else knows of. */
 export interface Exposure {
@@ -36,7 +41,8 @@ export interface SecondariesParts {
   readonly store: Pick<Store,
     'list' | 'get' | 'mirrors' | 'putMirror' | 'removeMirror' | 'createVolume' | 'deleteVolume' | 'resizeVolume'>
   readonly logger: Logger
-  expose(volume: StoreVolume): Exposure
+  readonly clock: Clock
+  expose(device: BlockDevice): Exposure
   /** Where exposures are served. */
   places(): readonly ({ readonly port: number } | { readonly path: string })[]
   /** Runs `work` while no client can attach to the volume. Errors: busy (one is attached). */
@@ -61,13 +67,17 @@ const NOBODYS: SecondaryState = Object.freeze({
 
 export class Secondaries {
   readonly parts: SecondariesParts
+  readonly #points: SecondaryPoints
   /** By volume. */
   readonly #known = new Map<string, Secondary>()
   /** By volume: who has it. */
   readonly #holders = new Map<string, SecondarySession>()
   readonly #turns = new KeyedMutex()
 
-  constructor(parts: SecondariesParts) { this.parts = parts }
+  constructor(parts: SecondariesParts) {
+    this.parts = parts
+    this.#points = new SecondaryPoints(parts.clock)
+  }
 
   /** Reads what the store knows. One that cannot be understood is logged; its volume is closed to everybody. */
   start(): void {
@@ -79,6 +89,10 @@ export class Secondaries {
         judged = judgeSecondary(state)
       } catch (error) { logger.error({ err: error, volume }, 'a secondary cannot be understood; nobody can attach to it') }
       this.#known.set(volume, { uuid, volume, state: judged })
+      // What a reversal had frozen when this server was killed.
+      this.target(volume).thaw().catch((error: unknown) => {
+        logger.warn({ err: error, volume }, 'what was frozen stays for now')
+      })
     }
   }
 
@@ -98,9 +112,14 @@ export class Secondaries {
     return state?.phase === 'secondary' ? [state.source.uuid, ...state.above] : []
   }
 
-  /** What clients see of it. */
+  /** The point of the source that it is at, or was at last. */
   declaredPoint(volume: string): PointInfo | undefined {
     try { return this.target(volume).declaredPoint() } catch { return undefined }
+  }
+
+  /** What clients see of it. */
+  shownPoint(volume: string): PointInfo | undefined {
+    try { return this.target(volume).shownPoint() } catch { return undefined }
   }
 
   /** For one connection of a peer; `hangUp` is called when a newer one takes its place. */
@@ -141,6 +160,40 @@ export class Secondaries {
     })
   }
 
+  /**
+   * A declared point of a secondary, for its mirror to compare: nobody is kept out, and what is declared later changes nothing.
+   * Errors: not-found, busy (another mirror's), wrong-state (the epoch).
+   */
+  hold({ mirror, volume: name, epoch, point }: PeerParams<'hold'>, hangUp: () => void): Promise<SecondaryPoint> {
+    return this.inTurn(name, async () => {
+      const { uuid, state } = this.#byName(name)
+      judgeWhose(name, state, mirror, epoch)
+      return this.#points.hold(this.parts.store.get(name)!, await this.target(uuid).hold(point), hangUp)
+    })
+  }
+
+  /**
+   * Reads all of the declared point, whatever its mirror does meanwhile. Errors: not-found, wrong-state (it has none), cancelled,
+   * gone (it was promoted or forgotten), no-space, damaged, io.
+   */
+  async verify(name: string, options: CompareOptions): Promise<Verified> {
+    const { uuid, point } = this.judgeVerification(name)
+    const cycle = point.labels[CYCLE_LABEL]
+    const held = await this.target(uuid).hold(point.labels[ORIGIN_LABEL]!)
+    return this.#points.verify(uuid, held, cycle === undefined ? null : Number(cycle), options)
+  }
+
+  /** Errors: not-found, wrong-state (it has no declared point). */
+  judgeVerification(name: string): { readonly uuid: string, readonly point: PointInfo } {
+    const { uuid } = this.#byName(name)
+    const point = this.declaredPoint(uuid)
+    if (point) return { uuid, point }
+    throw new NbdeltaError('wrong-state', `volume ${name} has no declared point: there is nothing to verify`)
+  }
+
+  /** What came of the last verification of a volume, by whichever side; null: there was none since the server began. */
+  verified(volume: string): Verified | null { return this.#points.found(volume) }
+
   /** Nothing of whoever had it runs any more. In turn. */
   async fence(volume: string): Promise<void> {
     const holder = this.#holders.get(volume)
@@ -175,7 +228,10 @@ export class Secondaries {
     this.#known.set(volume, { uuid, volume, state: judged })
   }
 
-  async remove(volume: string): Promise<void> {
+  /** It is nobody's secondary any more, and its mirror's points go. In turn. */
+  async drop(volume: string): Promise<void> {
+    await this.#points.end(volume)
+    await this.target(volume).forget()
     await this.parts.store.removeMirror(this.#get(volume).uuid)
     this.#known.delete(volume)
   }
@@ -190,6 +246,7 @@ export class Secondaries {
       const epoch = state.epoch + 1
       await this.put(uuid, { ...state, epoch })
       await this.fence(uuid)
+      await this.#points.end(uuid)
       if (state.phase === 'secondary') await this.target(uuid).release()
       await this.put(uuid, { ...state, epoch, phase: 'released' })
       this.parts.logger.warn({ volume: name, mirror: state.name, epoch }, 'a secondary was promoted: its old primary is refused')
@@ -200,14 +257,14 @@ export class Secondaries {
   /** Errors: as `promote`. */
   judgePromotion(
     name: string,
-  ): { readonly uuid: string, readonly state: SecondaryState, readonly declared: PointInfo | undefined } {
+  ): { readonly uuid: string, readonly state: SecondaryState, readonly shown: PointInfo | undefined } {
     const { uuid, state } = this.#byName(name)
-    const declared = this.declaredPoint(uuid)
-    if (state.phase === 'secondary' && !declared) {
+    const shown = this.shownPoint(uuid)
+    if (state.phase === 'secondary' && !shown) {
       throw new NbdeltaError('wrong-state', `volume ${name} has no declared point yet: its first copy is not complete`,
         { hint: `nbdelta replica forget ${name} gives it up` })
     }
-    return { uuid, state, declared }
+    return { uuid, state, shown }
   }
 
   /** The mirror's server is taken not to come back: its points go. Errors: as `judgeForgetting`, io. */
@@ -215,8 +272,7 @@ export class Secondaries {
     return this.inTurn(name, async () => {
       const { uuid } = this.judgeForgetting(name)
       await this.fence(uuid)
-      await this.target(uuid).forget()
-      await this.remove(uuid)
+      await this.drop(uuid)
     })
   }
 
@@ -258,13 +314,7 @@ export class Secondaries {
     const { mirror, source, above, epoch, grainBytes, overwrite } = asked
     const { name, uuid } = volume
     const ours = this.of(uuid)
-    if (ours && ours.mirror !== mirror.uuid) {
-      throw new NbdeltaError('busy', `volume ${name} is the secondary of another mirror, ${ours.name} of ${ours.source.name}`)
-    }
-    if (ours && epoch < ours.epoch) {
-      throw new NbdeltaError('wrong-state', `volume ${name} was promoted: epoch ${epoch} is refused, it has seen ${ours.epoch}`,
-        { hint: 'its content is the newer one now: delete this mirror, and mirror the other way' })
-    }
+    if (ours) judgeWhose(name, ours, mirror.uuid, epoch)
     if ([source.uuid, ...above].includes(uuid)) {
       throw new NbdeltaError('bad-argument', `a circle: ${source.name} is volume ${name}, or a copy of it`)
     }
@@ -275,9 +325,20 @@ export class Secondaries {
     if (ours) return
     const local = this.parts.localMirror(uuid)
     if (local !== undefined) throw new NbdeltaError('busy', `volume ${name} is the target of mirror ${local} there`)
-    if (!overwrite && (await volume.facts()).mappedBytes !== 0) {
+    if (!overwrite && !await isBlank(volume)) {
       throw new NbdeltaError('exists', `volume ${name} is not empty`,
         { hint: 'choose another one, or give --overwrite: a snapshot keeps what it holds' })
     }
+  }
+}
+
+/** Errors: busy (another mirror's), wrong-state (the epoch). */
+function judgeWhose(name: string, ours: SecondaryState, mirror: string, epoch: number): void {
+  if (ours.mirror !== mirror) {
+    throw new NbdeltaError('busy', `volume ${name} is the secondary of another mirror, ${ours.name} of ${ours.source.name}`)
+  }
+  if (epoch < ours.epoch) {
+    throw new NbdeltaError('wrong-state', `volume ${name} was promoted: epoch ${epoch} is refused, it has seen ${ours.epoch}`,
+      { hint: 'its content is the newer one now: delete this mirror, and mirror the other way' })
   }
 }

@@ -6,6 +6,8 @@
  * - With `compare` the target is read as well, and what is equal there is not written (A22).
  * - A piece is done when the target has taken it; nothing of that is durable before the caller's flush.
  * - With a rate, lanes wait their turn, so that over any second no more than a second's bytes are sent.
+ * - With `sent` all that is looked at is told, in ascending order: a lane that has read its piece waits for those before it,
+ *   and sends meanwhile.
  * Whatever goes wrong, nothing is under way any more when `ship` rejects.
  */
 import { isZero } from '../../native-free/zero-scan.js'
@@ -13,6 +15,8 @@ import { allSettled } from '../device/all-settled.js'
 import type { BlockDevice } from '../device/block-device.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
+import type { ByteRun } from './content-digest.js'
+import { Pace } from './pace.js'
 
 const LANES = 16
 const PIECE_BYTES = 256 * 1024
@@ -22,21 +26,30 @@ const PACED_PIECE_MIN = 4096
 /** What differs is told apart in units of so many bytes. */
 const UNIT_BYTES = 4096
 const NOTHING = Buffer.alloc(0)
+/** Zeros are told of in pieces of so many bytes. */
+const TOLD_BYTES = 2 ** 28
 /** After so many bytes without any wait others get a turn. */
 const TURN_BYTES = 512 * 1024
 
-interface ByteRun { readonly start: number, readonly end: number }
+/** `isThere`: the target has it already; it is told of, and not sent. */
+export type ShipRun = ByteRun & { readonly isThere?: boolean }
+
+type Piece = ShipRun & { readonly isZero: boolean }
 
 export interface ShipOptions {
   readonly source: Pick<BlockDevice, 'read' | 'zeroRun'>
   readonly target: BlockDevice
   /** Bytes, ascending, disjoint. */
-  readonly runs: Iterable<ByteRun>
+  readonly runs: Iterable<ShipRun>
   readonly compare: boolean
   readonly blank: boolean
   readonly bytesPerSecond: number | null
+  /** Pieces are multiples of so many bytes, a power of two, as the runs have to be. */
+  readonly unitBytes?: number
   readonly clock: Clock
   readonly signal: AbortSignal
+  /** Content of the runs, as the target is to have it; without a buffer: zeros. */
+  readonly sent?: { take(offset: number, length: number, from?: Buffer): void } | undefined
   /** Bytes of the runs that have been dealt with since the last call. */
   readonly onProgress: (bytes: number) => void
 }
@@ -59,18 +72,21 @@ export async function ship(options: ShipOptions): Promise<Shipped> {
 class Ship {
   readonly shipped = { data: 0, zeros: 0, equal: 0 }
   readonly #options: ShipOptions
-  readonly #pieces: Iterator<ByteRun & { readonly isZero: boolean }>
+  readonly #pieces: Iterator<Piece>
   #failure: unknown
   #failed = false
-  #nextSendMs: number
+  readonly #pace: Pace
+  /** The last piece that was begun has been told. */
+  #told: Promise<void> = Promise.resolve()
   #sinceTurn = 0
 
   constructor(options: ShipOptions) {
     this.#options = options
-    const { bytesPerSecond } = options
+    const { bytesPerSecond, unitBytes = 1 } = options
     const paced = bytesPerSecond === null ? PIECE_BYTES : Math.max(PACED_PIECE_MIN, bytesPerSecond * PACED_SECONDS)
-    this.#pieces = pieces(options.source, options.runs, Math.min(PIECE_BYTES, paced - paced % PACED_PIECE_MIN))
-    this.#nextSendMs = options.clock.now()
+    const piece = Math.min(PIECE_BYTES, paced - paced % PACED_PIECE_MIN)
+    this.#pieces = pieces(options.source, options.runs, Math.max(unitBytes, piece - piece % unitBytes))
+    this.#pace = new Pace(options.clock, bytesPerSecond)
   }
 
   async run(): Promise<void> {
@@ -89,58 +105,86 @@ class Ship {
         const { done, value: piece } = this.#pieces.next()
         if (done) return
         const length = piece.end - piece.start
-        if (piece.isZero) await this.#zero(piece.start, length)
-        else {
+        const tell = this.#nextInLine(piece)
+        if (piece.isZero) {
+          await allSettled([tell(undefined), this.#zero(piece.start, length, piece.isThere)])
+        } else {
           // No longer than needed: a cycle of a few grains is over at once.
           if (buffer.length < length) buffer = Buffer.allocUnsafe(length)
           if (compare && there.length < length) there = Buffer.allocUnsafe(length)
-          await this.#copy(piece, buffer, compare ? there : undefined)
+          await this.#copy(piece, buffer, compare ? there : undefined, tell)
         }
         onProgress(piece.end - piece.start)
         await this.#giveWay(piece.end - piece.start)
       }
-    } catch (error) {
-      if (!this.#failed) this.#failure = error
-      this.#failed = true
+    } catch (error) { this.#fail(error) }
+  }
+
+  /** The first one counts. */
+  #fail(error: unknown): void {
+    if (!this.#failed) this.#failure = error
+    this.#failed = true
+  }
+
+  /** Whoever calls what is returned is told after all pieces that were begun before. */
+  #nextInLine({ start, end }: ByteRun): (from: Buffer | undefined) => Promise<void> {
+    const { sent } = this.#options
+    if (!sent) return async () => undefined
+    const before = this.#told
+    let done!: () => void
+    this.#told = new Promise(resolve => { done = resolve })
+    return async from => {
+      await before
+      try {
+        for (let at = start; at < end && !this.#failed;) {
+          const length = Math.min(end - at, TOLD_BYTES)
+          sent.take(at, length, from)
+          at += length
+          if (at < end) await new Promise<void>(resolve => { setImmediate(resolve) })
+        }
+      } finally { done() }
     }
   }
 
-  async #copy({ start, end }: ByteRun, buffer: Buffer, there: Buffer | undefined): Promise<void> {
+  async #copy(
+    { start, end, isThere }: Piece, buffer: Buffer, there: Buffer | undefined, tell: (from: Buffer) => Promise<void>,
+  ): Promise<void> {
     const { source, target } = this.#options
     const length = end - start
     // All of it, but for what is sent.
     this.shipped.equal += length
     const read = async (from: ShipOptions['source'], into: Buffer): Promise<void> => { await from.read(start, length, into, 0) }
-    await allSettled([read(source, buffer), there && read(target, there)])
-    for (const { at, end: stop } of there ? differing(buffer, there, length) : [{ at: 0, end: length }]) {
-      await this.#send(start, at, stop, buffer)
+    try {
+      await allSettled([read(source, buffer), there && read(target, there)])
+    } catch (error) {
+      this.#fail(error)
+      await tell(buffer)
+      throw error
     }
+    const send = async (): Promise<void> => {
+      for (const { at, end: stop } of there ? differing(buffer, there, length) : [{ at: 0, end: length }]) {
+        await this.#send(start, at, stop, buffer)
+      }
+    }
+    await allSettled([tell(buffer), isThere ? undefined : send()])
   }
 
   async #send(start: number, at: number, end: number, buffer: Buffer): Promise<void> {
     const length = end - at
     this.shipped.equal -= length
     if (isZero(buffer, at, length)) return this.#zero(start + at, length)
-    await this.#pace(length)
+    await this.#pace.wait(length, this.#options.signal)
     await this.#options.target.write(start + at, length, buffer, at)
     this.shipped.data += length
   }
 
-  async #zero(start: number, length: number): Promise<void> {
-    if (this.#options.blank) {
+  async #zero(start: number, length: number, isThere = false): Promise<void> {
+    if (this.#options.blank || isThere) {
       this.shipped.equal += length
       return
     }
     await this.#options.target.zero(start, length, { allocate: false, fast: false })
     this.shipped.zeros += length
-  }
-
-  async #pace(bytes: number): Promise<void> {
-    const { bytesPerSecond, clock } = this.#options
-    if (bytesPerSecond === null) return
-    const waitMs = this.#nextSendMs - clock.now()
-    this.#nextSendMs = Math.max(this.#nextSendMs, clock.now()) + bytes / bytesPerSecond * 1000
-    if (waitMs > 0) await new Promise<void>(resolve => { clock.setTimeout(resolve, waitMs) })
   }
 
   async #giveWay(bytes: number): Promise<void> {
@@ -166,13 +210,13 @@ export function differing(a: Buffer, b: Buffer, length: number): { readonly at: 
 }
 
 function* pieces(
-  source: ShipOptions['source'], runs: Iterable<ByteRun>, limit: number,
-): Generator<ByteRun & { readonly isZero: boolean }, void> {
-  for (const { start, end } of runs) {
+  source: ShipOptions['source'], runs: Iterable<ShipRun>, limit: number,
+): Generator<Piece, void> {
+  for (const { start, end, isThere = false } of runs) {
     for (let at = start; at < end;) {
       const run = source.zeroRun(at, end - at)
       const bytes = run < 0 ? -run : Math.min(run, limit)
-      yield { start: at, end: at + bytes, isZero: run < 0 }
+      yield { start: at, end: at + bytes, isThere, isZero: run < 0 }
       at += bytes
     }
   }

@@ -1,7 +1,8 @@
 /**
  * VolumeTarget: a volume of the same store as a mirror's target.
  *
- * The declared point is a snapshot of the target, labelled with the mirror and the source's point (`origin`, as deltas name it).
+ * The declared point is a snapshot of the target, labelled with the mirror, the source's point (`origin`, as deltas name it), and
+ * the root of its content.
  * So an interrupted cycle needs no undo of its own: what clients see is that snapshot, which keeps what the cycle overwrites
  * (C10, S1), and to release the target is to restore it. What changed on the target since is the snapshot's map.
  *
@@ -12,15 +13,31 @@
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { NbdeltaError } from '../device/errors.js'
-import type { InheritJob } from '../volume/copier.js'
+import { FinishingDevice } from '../device/forwarding-device.js'
+import { Turns } from '../device/turns.js'
 import type { PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
-import type { DeclaredPoint, MirrorTarget, TargetSession } from './target.js'
+import { portionsOf } from './content-digest.js'
+import { digestsOf } from './content-roots.js'
+import { DeviceContent, spaceGuard } from './frozen-content.js'
+import { takeAlike } from './recall.js'
+import type { DeclaredPoint, HeldPoint, MirrorTarget, PlannedPoint, RecallPage, TargetSession } from './target.js'
 
 export const MIRROR_LABEL = 'mirror'
-const ORIGIN_LABEL = 'origin'
+export const ORIGIN_LABEL = 'origin'
+/** What a stream had brought when it ended: content of the source at some moment, of which the source has no point. */
+const RECEIVED_LABEL = 'received'
+const ROOT_LABEL = 'root'
+/** Uuid of the source's snapshot of which it is a copy: it stays when newer ones are declared. */
+const SNAPSHOT_LABEL = 'snapshot'
+/** Leaves room for what tells it from one that has the name already. */
+const COPY_NAME_MAX = 120
+/** Number of the point; those of before it was kept have none. */
+export const CYCLE_LABEL = 'cycle'
 export const AUTO_LABEL = 'auto'
 export const AUTO_MIRROR = 'mirror'
+/** What was frozen for the source to take over; to the mirror's next declared point it is nothing. */
+const FROZEN_LABEL = 'frozen'
 
 interface Parts {
   readonly mirror: { readonly uuid: string, readonly name: string }
@@ -31,58 +48,152 @@ interface Parts {
 
 export class VolumeTarget implements MirrorTarget {
   readonly unguarded: readonly string[] = []
+  readonly keepsSnapshots = true
+  readonly holds = true
   readonly #parts: Parts
 
   constructor(parts: Parts) { this.#parts = parts }
 
   get label(): string { return this.#parts.volume().name }
 
-  /** The snapshot that clients of the target see. */
-  declaredPoint(): PointInfo | undefined { return declaredOf(this.#parts.volume(), this.#parts.mirror.uuid).at(-1) }
+  /** The snapshot that the source has a point for. */
+  declaredPoint(): PointInfo | undefined { return this.#labelled(ORIGIN_LABEL) }
+
+  /** The snapshot that clients of the target see: that, or what has been received since by a stream. */
+  shownPoint(): PointInfo | undefined {
+    const declared = this.declaredPoint()
+    const received = declared && this.#labelled(RECEIVED_LABEL)
+    return received && received.seq > declared.seq ? received : declared
+  }
 
   async open(): Promise<TargetSession> {
     const volume = this.#parts.volume()
     const declared = this.declaredPoint()
+    const ordered = new FinishingDevice(volume)
+    let streams = false
+    let frozen: PointInfo | undefined
+    const turns = new Turns()
+    // Whoever ends it a second time goes on when the first has ended: what is shown is what was received by then.
+    const suspend = (): Promise<void> => turns.take(async () => {
+      const counts = streams && !ordered.failed
+      streams = false
+      if (counts) await this.receive()
+    })
     return {
       device: volume,
       declared: declared ? declared.labels[ORIGIN_LABEL]! : null,
-      changed: async () => declared && volume.points.changedMap(declared.name),
+      root: declared?.labels[ROOT_LABEL] ?? null,
+      digests: (runs, regionBytes) => digestsOf(volume, portionsOf(runs, regionBytes)),
+      changed: async () => this.changed(frozen),
+      recall: page => this.recall(page),
       begin: (point, keep) => this.#begin(volume, point, keep),
       commit: point => this.#commit(volume, point),
-      close: async () => undefined,
+      stream: async () => {
+        streams = true
+        return ordered
+      },
+      suspend,
+      freeze: async cycle => {
+        frozen = await this.freeze(cycle)
+        return { sizeBytes: frozen.sizeBytes, volume, snapshot: frozen.name }
+      },
+      accept: point => this.accept(frozen!, point),
+      close: async () => {
+        await suspend()
+        if (frozen) await this.thaw()
+      },
     }
+  }
+
+  /** Grains that have changed since the declared point; the bitmap is the caller's. Undefined: there is no such point. */
+  changed(until?: PointInfo): GrainBitmap | undefined {
+    const declared = this.declaredPoint()
+    return declared && this.#parts.volume().points.changedMap(declared.name, until?.name)
+  }
+
+  /** A snapshot of what it holds, for the source to take over. */
+  async freeze(cycle: number): Promise<PointInfo> {
+    await this.thaw()
+    const volume = this.#parts.volume()
+    const { uuid, name } = this.#parts.mirror
+    return volume.points.create({
+      name: freeName(volume, `mirror-${name}-${cycle}-back`), kind: 'snapshot',
+      labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: uuid, [FROZEN_LABEL]: `${cycle}` },
+    })
+  }
+
+  /** Errors: busy (it was changed since). */
+  async accept(frozen: PointInfo, point: PlannedPoint): Promise<void> {
+    const volume = this.#parts.volume()
+    if (volume.sizeBytes !== point.sizeBytes || volume.points.changedMap(frozen.name).count() > 0) {
+      throw new NbdeltaError('busy', `volume ${volume.name} was changed meanwhile`)
+    }
+    await this.#commit(volume, { ...point, root: null })
+  }
+
+  /** What was frozen goes, but what somebody still restores from. */
+  async thaw(): Promise<void> {
+    const volume = this.#parts.volume()
+    const { uuid, name } = this.#parts.mirror
+    const old = volume.points.list().filter(({ labels }) => labels[MIRROR_LABEL] === uuid && labels[FROZEN_LABEL] !== undefined)
+    await dropPoints(volume, old, ownerOf(name))
+  }
+
+  /** As a session's. */
+  async recall(page: RecallPage): Promise<boolean[] | null> {
+    const volume = this.#parts.volume()
+    const copy = this.#mine(volume).find(({ labels }) => labels[SNAPSHOT_LABEL] === page.point)
+    if (!copy) return null
+    const device = volume.points.open(copy.name)
+    try { return await takeAlike(device, volume, page) } finally { await device.close() }
+  }
+
+  /** What a stream has brought is a point by itself, from now on. */
+  async receive(): Promise<void> {
+    const volume = this.#parts.volume()
+    const shown = this.shownPoint()
+    if (!shown || volume.points.changedMap(shown.name).count() === 0) return
+    const stem = `mirror-${this.#parts.mirror.name}-received`
+    await this.#declare(volume, stem, { [RECEIVED_LABEL]: 'stream', [AUTO_LABEL]: AUTO_MIRROR })
   }
 
   async release(): Promise<void> {
     const volume = this.#parts.volume()
-    const declared = this.declaredPoint()
-    if (!declared) throw new NbdeltaError('wrong-state', `volume ${volume.name} has no declared point yet`)
-    if (volume.sizeBytes !== declared.sizeBytes) await this.#parts.resize(volume.name, declared.sizeBytes)
+    const shown = this.shownPoint()
+    if (!shown) throw new NbdeltaError('wrong-state', `volume ${volume.name} has no declared point yet`)
+    if (volume.sizeBytes !== shown.sizeBytes) await this.#parts.resize(volume.name, shown.sizeBytes)
     const before = new Set(volume.points.list().map(({ uuid }) => uuid))
-    await volume.restore({ from: declared.name })
+    await volume.restore({ from: shown.name })
     void forgetUndo(volume, before)
   }
 
-  /**
-   * `source` shows what this volume holds, from one instant on; grains outside of `within` are equal already. Nobody writes to
-   * this volume meanwhile. Errors: those of a restore.
-   */
-  async giveTo(source: StoreVolume, cycle: number, within: GrainBitmap | undefined): Promise<InheritJob> {
+  async hold(point: string): Promise<HeldPoint> {
     const volume = this.#parts.volume()
-    const { mirror } = this.#parts
-    const name = freeName(volume, `mirror-${mirror.name}-${cycle}-back`)
-    await volume.points.create({ name, kind: 'snapshot', labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: mirror.uuid } })
-    return source.restore({ from: name, sourceVolume: volume, ...within && { within } })
+    const found = this.#mine(volume).find(({ labels }) => labels[ORIGIN_LABEL] === point)
+    if (!found) throw new NbdeltaError('not-found', `volume ${volume.name} has no point ${point} any more`)
+    return new DeviceContent(volume.points.open(found.name), { guard: spaceGuard(volume), onClose: () => this.#tidy() })
   }
 
-  /** The mirror is over: its points go. */
+  /** Points that were held when a newer one was declared. Never rejects: what stays goes with the next one. */
+  async #tidy(): Promise<void> {
+    try {
+      const volume = this.#parts.volume()
+      const seq = this.declaredPoint()?.seq ?? 0
+      const old = this.#mine(volume).filter(point => point.seq < seq && point.labels[SNAPSHOT_LABEL] === undefined)
+      await dropPoints(volume, old, ownerOf(this.#parts.mirror.name))
+    } catch { /* the volume was closed, or is gone */ }
+  }
+
+  /** The mirror is over: its points go, and copies of snapshots are the volume's own. */
   async forget(): Promise<void> {
     const volume = this.#parts.volume()
-    const { uuid, name } = this.#parts.mirror
-    await dropPoints(volume, volume.points.list().filter(({ labels }) => labels[MIRROR_LABEL] === uuid), ownerOf(name))
+    const owner = ownerOf(this.#parts.mirror.name)
+    const mine = this.#mine(volume)
+    for (const { name, labels } of mine) if (labels[SNAPSHOT_LABEL] !== undefined) await volume.points.unpin(name, owner)
+    await dropPoints(volume, mine.filter(({ labels }) => labels[SNAPSHOT_LABEL] === undefined), owner)
   }
 
-  async #begin(volume: StoreVolume, { cycle, sizeBytes }: DeclaredPoint, keep: boolean): Promise<void> {
+  async #begin(volume: StoreVolume, { cycle, sizeBytes }: PlannedPoint, keep: boolean): Promise<void> {
     const { name } = this.#parts.mirror
     const declared = this.declaredPoint()
     const isOwnWork = !declared || volume.points.changedMap(declared.name).count() > 0
@@ -90,20 +201,33 @@ export class VolumeTarget implements MirrorTarget {
     if (volume.sizeBytes !== sizeBytes) await this.#parts.resize(volume.name, sizeBytes)
   }
 
-  async #commit(volume: StoreVolume, { uuid, cycle }: DeclaredPoint): Promise<void> {
-    const { mirror } = this.#parts
-    const labels = { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: mirror.uuid, [ORIGIN_LABEL]: uuid }
-    const name = freeName(volume, `mirror-${mirror.name}-${cycle}`)
-    await volume.points.create({ name, kind: 'snapshot', labels, pins: [{ owner: ownerOf(mirror.name), expiresAt: null }] })
-    const mine = volume.points.list().filter(point => point.labels[MIRROR_LABEL] === mirror.uuid)
-    await dropPoints(volume, mine.slice(0, -1), ownerOf(mirror.name))
+  async #commit(volume: StoreVolume, { uuid, cycle, root, snapshot, kept }: DeclaredPoint): Promise<void> {
+    const labels = { [ORIGIN_LABEL]: uuid, [CYCLE_LABEL]: `${cycle}`, ...root !== null && { [ROOT_LABEL]: root } }
+    const { name } = this.#parts.mirror
+    if (snapshot === undefined) await this.#declare(volume, `mirror-${name}-${cycle}`, { ...labels, [AUTO_LABEL]: AUTO_MIRROR })
+    else await this.#declare(volume, snapshot.slice(0, COPY_NAME_MAX), { ...labels, [SNAPSHOT_LABEL]: uuid })
+    const stays = (copyOf: string | undefined): boolean => copyOf !== undefined && (kept?.includes(copyOf) ?? true)
+    const old = this.#mine(volume).slice(0, -1).filter(point => !stays(point.labels[SNAPSHOT_LABEL]))
+    await dropPoints(volume, old, ownerOf(name))
   }
-}
 
-/** Oldest first: the last one counts. */
-function declaredOf({ points }: StoreVolume, mirror: string): PointInfo[] {
-  return points.list().filter(({ kind, labels }) =>
-    kind === 'snapshot' && labels[MIRROR_LABEL] === mirror && labels[ORIGIN_LABEL])
+  async #declare(volume: StoreVolume, stem: string, more: Readonly<Record<string, string>>): Promise<void> {
+    const { uuid, name } = this.#parts.mirror
+    await volume.points.create({
+      name: freeName(volume, stem), kind: 'snapshot', labels: { [MIRROR_LABEL]: uuid, ...more },
+      pins: [{ owner: ownerOf(name), expiresAt: null }],
+    })
+  }
+
+  /** The newest one. */
+  #labelled(label: string): PointInfo | undefined {
+    return this.#mine(this.#parts.volume()).findLast(({ kind, labels }) => kind === 'snapshot' && labels[label])
+  }
+
+  /** Oldest first. */
+  #mine(volume: StoreVolume): PointInfo[] {
+    return volume.points.list().filter(({ labels }) => labels[MIRROR_LABEL] === this.#parts.mirror.uuid)
+  }
 }
 
 /** Whoever pins a mirror's points. */

@@ -2,7 +2,8 @@
  * Catalog: which volumes a store has. Entries live in memory and, as JSON inside records, in catalog.log (record-log.ts).
  *
  * Invariants
- * - Names, uuids and backings are unique. An entry is what `judgeEntry` accepts, on the way in and on the way out of the disk.
+ * - Names, uuids and backings are unique, as they are spelled. An entry is what `judgeEntry` accepts, on the way in and on the
+ *   way out of the disk.
  * - `put` and `remove` are one durable record each: done = it survives a power cut, failed = nothing changed in memory
  *   (D6). Memory follows the disk, never the other way round. Changes run one after the other.
  *
@@ -16,6 +17,7 @@ import { isPowerOfTwo, recordSizeBytes, roundDown, SAFE_MAX } from '../../native
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { Turns } from '../device/turns.js'
+import { isUri } from '../device/uri.js'
 import { openRecordLog } from './open-record-log.js'
 import type { LogRecord, RecordLog } from './record-log.js'
 
@@ -28,6 +30,8 @@ export const VOLUMES_MAX = 1000
 const ENTRY_MAX_BYTES = 4096
 const TYPE_PUT = 1
 const TYPE_REMOVE = 2
+/** PUT of an entry whose backing is a URI: a server that knows none of these refuses the catalog as newer, not as damaged. */
+const TYPE_PUT_REMOTE = 3
 
 export const SECTOR_BYTES = 512
 /** 2^53 - 1 rounded down to a multiple of 512: 8 PiB less 512 bytes. */
@@ -58,8 +62,8 @@ const ENTRY = z.strictObject({
     .max(GRAIN_BYTES_MAX, `a grain has at most ${GRAIN_BYTES_MAX} bytes`)
     .refine(isPowerOfTwo, 'a grain is a power of two'),
   backing: z.string()
-    .regex(/^\//, 'a backing is an absolute path')
-    .regex(PLAIN_TEXT, 'a path may not hold control characters')
+    .refine(backing => backing.startsWith('/') || isUri(backing), 'a backing is an absolute path or a URI')
+    .regex(PLAIN_TEXT, 'a backing may not hold control characters')
     .nullable(),
   createdAt: z.iso.datetime(),
   description: z.string()
@@ -74,7 +78,7 @@ export interface CatalogEntry {
   readonly name: string
   readonly sizeBytes: number
   readonly grainBytes: number
-  /** Absolute path of somebody's own file or block device that serves as live; null: the store's own file. */
+  /** Absolute path of somebody's own file or block device, or URI of an export, that serves as live; null: the store's own. */
   readonly backing: string | null
   /** ISO 8601, UTC. */
   readonly createdAt: string
@@ -205,8 +209,10 @@ interface Change {
 }
 
 function recordOf(entry: CatalogEntry): LogRecord {
-  return { type: TYPE_PUT, payload: Buffer.from(JSON.stringify(entry)) }
+  return { type: typeOf(entry), payload: Buffer.from(JSON.stringify(entry)) }
 }
+
+function typeOf({ backing }: CatalogEntry): number { return backing !== null && isUri(backing) ? TYPE_PUT_REMOTE : TYPE_PUT }
 
 /** Bytes it takes in the log. */
 function sizeOf(entry: CatalogEntry): number {
@@ -238,7 +244,7 @@ export async function openCatalog(device: BlockDevice, owner: Buffer, name: stri
 }
 
 function replay(entries: Map<string, CatalogEntry>, { type, payload }: LogRecord, where: string): void {
-  if (type !== TYPE_PUT && type !== TYPE_REMOVE) {
+  if (type !== TYPE_PUT && type !== TYPE_REMOVE && type !== TYPE_PUT_REMOTE) {
     throw new NbdeltaError('newer-format', `${where} is of type ${type}, which this version does not know`)
   }
   try {
@@ -248,6 +254,7 @@ function replay(entries: Map<string, CatalogEntry>, { type, payload }: LogRecord
       return
     }
     const entry = judgeEntry(value)
+    if (type !== typeOf(entry)) throw new NbdeltaError('damaged', 'a record of the other type holds such a backing')
     refuseConflicts(entries.values(), entry)
     entries.set(entry.uuid, entry)
   } catch (error) {

@@ -11,19 +11,26 @@
  *                                 first one's; they are numbered one by one
  *   MARK     (applied:u64)        entries up to this number are in their places, durably: never to be looked at again
  *
- * Strokes go into one segment until it is full, then into the next, which must be free: everything in it marked as applied.
+ * Strokes go into one segment until it is full, then into the next, which must be free: everything in it marked as applied, and
+ * the mark durable.
  * Order, and what others would lose: the entries' data is durable in its place before MARK is written; MARK is written before
  * anything else may be written over such a place. The other way round a replay would put old content over newer.
- * MARK itself is made durable by the next `flush`, with whatever came after it. Torn, the other mark counts: then entries are
- * applied again, over writes that nobody was promised.
+ * MARK itself is made durable by the next `flush`, with whatever came after it, in the process that opens the log next as well: a
+ * flush that is answered there covers writes that came over such places before. Torn, the other mark counts: then entries are
+ * applied again, over writes that nobody was promised. Where a mark frees a segment, `mark` flushes by itself: strokes written
+ * over what is marked by nothing durable may leave the older of two entries of a grain and destroy the newer one, which
+ * somebody was promised.
  *
  * A stroke that the disk refuses seals the log: its entries never were, and nothing is appended before everything else is
  * marked, their numbers with it. Then all segments begin anew, in an epoch that no record can be of.
  *
  * Reading at open: of each segment the run of whole strokes from its start that are of one epoch and numbered upwards. What
  * follows one that does not check had not been flushed. It may be whole all the same: so nothing is appended to what was
- * found (sealed, as above), and all segments begin anew when it is applied.
+ * found (sealed, as above), and all segments begin anew when it is applied. They do so in an epoch that is taken by chance,
+ * since the highest one on the disk is not known: a power cut may have lost the first stroke of an epoch and kept those
+ * behind it. Another first stroke of the same epoch would have them counted again, and old content put over newer.
  */
+import { randomInt } from 'node:crypto'
 import {
   decodeRecord, encodeRecord, RECORD_HEADER_BYTES, recordSizeBytes, readU64, sealRecord, writeU64,
 } from '../../native-free/index.js'
@@ -64,7 +71,9 @@ export interface StagedEntry {
   readonly address: number
 }
 
-/** A segment may hold records of the epoch after the highest one found: its first record may be what was lost. */
+/** Of these each process that opens the log takes one by chance, and goes on from there. */
+const EPOCHS = 2 ** 47
+/** A segment may hold records of the epoch after that of another: what was refused, in part. */
 const EPOCH_STEP = 2
 
 interface Segment {
@@ -108,12 +117,17 @@ export class StagingLog {
   #active: Segment
   #sequence: number
   #applied: number
+  /** Of entries up to this one the mark is durable. */
+  #secured = 0
   #marks = 0
   /** Written since the space was given back last. */
   #takenBytes: number
-  #dirty = false
+  /** Something may not be durable; from the start: what a killed process has left. */
+  #dirty = true
   #sealed = true
   #failure: unknown
+  #flushing: Promise<void> | undefined
+  #flushFailure: unknown
 
   private constructor(device: BlockDevice, identity: Identity, segments: readonly Segment[], applied: number, marks: number) {
     this.#device = device
@@ -124,6 +138,10 @@ export class StagingLog {
     this.#active = segments[0]
     this.#sequence = Math.max(applied, ...segments.map(({ last }) => last))
     this.#takenBytes = segments.reduce((sum, { at, start }) => sum + at - start, 0)
+    const epoch = randomInt(EPOCHS)
+    for (const segment of segments) segment.epoch = epoch
+    // Where nothing was found there is nothing to be destroyed.
+    if (segments.every(({ last }) => last === 0)) this.#secured = this.#sequence
     this.#unseal()
   }
 
@@ -200,30 +218,42 @@ export class StagingLog {
     return this.#device.read(address, length, into, at)
   }
 
-  /** All entries up to `sequence` are durable in their places. */
+  /** All entries up to `sequence` are durable in their places. Again where it has failed. */
   async mark(sequence: number): Promise<void> {
-    if (sequence <= this.#applied) return
-    const count = ++this.#marks
-    const at = (count % 2) * MARK_BYTES
-    const page = Buffer.alloc(MARK_BYTES)
-    const payload = Buffer.alloc(MARK_PAYLOAD_BYTES)
-    writeU64(payload, 0, sequence)
-    encodeRecord(this.#place(at), { type: TYPE_MARK, epoch: 0, sequence: count, durableSequence: 0 }, payload, page, 0)
-    await this.#device.write(at, MARK_BYTES, page, 0)
-    this.#dirty = true
-    this.#applied = sequence
+    if (sequence > this.#applied) {
+      const count = ++this.#marks
+      const at = (count % 2) * MARK_BYTES
+      const page = Buffer.alloc(MARK_BYTES)
+      const payload = Buffer.alloc(MARK_PAYLOAD_BYTES)
+      writeU64(payload, 0, sequence)
+      encodeRecord(this.#place(at), { type: TYPE_MARK, epoch: 0, sequence: count, durableSequence: 0 }, payload, page, 0)
+      await this.#device.write(at, MARK_BYTES, page, 0)
+      this.#dirty = true
+      this.#applied = sequence
+    }
+    if (this.#freesSegments) await this.flush()
     this.#unseal()
   }
 
-  /** Everything appended and marked before is durable. */
+  /** Everything appended and marked before is durable. A failure is final: what the disk has forgotten nobody knows. */
   async flush(): Promise<void> {
     await this.written?.catch(() => undefined)
+    // It may have begun before what is to be durable was there.
+    while (this.#flushing) await this.#flushing.catch(() => undefined)
+    if (this.#flushFailure !== undefined) throw this.#flushFailure
     if (!this.#dirty) return
+    this.#flushing = this.#flush().finally(() => { this.#flushing = undefined })
+    await this.#flushing
+  }
+
+  async #flush(): Promise<void> {
+    const applied = this.#applied
     this.#dirty = false
     try {
       await this.#device.flush()
+      this.#secured = applied
     } catch (error) {
-      this.#dirty = true
+      this.#flushFailure = error
       throw error
     }
   }
@@ -241,23 +271,32 @@ export class StagingLog {
     }
   }
 
+  /** What was marked is durable, unless the disk refuses that: who asks for a flush later hears of it. */
   async close(): Promise<void> {
     while (this.written) await this.written.catch(() => undefined)
+    await this.flush().catch(() => undefined)
     await this.#device.close()
   }
 
   /** On to the next segment, if everything in it is applied. */
   #turn(): boolean {
     const next = this.#segments[(this.#segments.indexOf(this.#active) + 1) % this.#segments.length]
-    if (next.last > this.#applied) return false
+    if (next.last > this.#secured) return false
     Object.assign(next, { at: next.start, last: 0, epoch: this.#active.epoch + 1 })
     this.#active = next
     return true
   }
 
+  /** A durable mark is all that is lacking for something to be written over. */
+  get #freesSegments(): boolean {
+    const isMarked = (last: number): boolean => last <= this.#applied && last > this.#secured
+    if (this.#sealed) return isMarked(this.#sequence)
+    return this.#segments.some(segment => segment !== this.#active && isMarked(segment.last))
+  }
+
   /** Nothing that is in the log counts any more: all segments are free. */
   #unseal(): void {
-    if (!this.#sealed || this.#applied < this.#sequence) return
+    if (!this.#sealed || this.#secured < this.#sequence) return
     this.#sealed = false
     this.#failure = undefined
     const epoch = Math.max(...this.#segments.map(segment => segment.epoch)) + EPOCH_STEP

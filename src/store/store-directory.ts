@@ -16,8 +16,10 @@ import { type Clock, systemClock } from '../device/clock.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { type FileDisk, openFileDisk } from '../device/file-disk.js'
 import { type Logger, silentLogger } from '../device/logger.js'
+import { isUri } from '../device/uri.js'
 import { type Catalog, type CatalogEntry, openCatalog } from './catalog.js'
 import { PointFolders } from './point-files.js'
+import { type OpenBacking, openRemoteLive, type RemoteLive } from './remote-live.js'
 import { openPointTable, type PointTable } from './point-table.js'
 import { lockStore, type StoreLock } from './lock.js'
 import {
@@ -33,6 +35,8 @@ interface StoreDirectoryOptions {
   readonly logger?: Logger
   readonly clock?: Clock
   readonly newUuid?: () => string
+  /** For volumes whose live is elsewhere; without, they cannot be opened. */
+  readonly openBacking?: OpenBacking | undefined
   /** Another name or path for util-linux's flock. */
   readonly flockTool?: string
 }
@@ -56,6 +60,7 @@ interface Parts {
   readonly points: PointTable
   readonly pointFolders: PointFolders
   readonly recovery: readonly string[]
+  readonly openBacking: OpenBacking | undefined
 }
 
 /**
@@ -64,7 +69,7 @@ interface Parts {
  * read-only file system), no-space, newer-format, damaged, io.
  */
 export async function openStoreDirectory(options: StoreDirectoryOptions): Promise<StoreDirectory> {
-  const { create = false, logger = silentLogger, clock = systemClock, newUuid = randomUUID } = options
+  const { create = false, logger = silentLogger, clock = systemClock, newUuid = randomUUID, openBacking } = options
   const path = resolve(options.path)
   await findFolder(path, create)
   if (await readIdentity(path) === undefined) {
@@ -80,14 +85,14 @@ export async function openStoreDirectory(options: StoreDirectoryOptions): Promis
     const disk = await openFileDisk({ path: join(path, FILES.catalog) })
     try {
       const { catalog, recovery } = await openCatalog(disk, uuidBytes(identity.uuid), join(path, FILES.catalog))
-      const folders = new VolumeFolders(join(path, FILES.volumes))
+      const folders = new VolumeFolders(join(path, FILES.volumes), openBacking)
       const swept = await folders.sweep(catalog)
       const points = await openPoints(path, identity, catalog, folders)
       const texts = [...recovery.map(text => `${FILES.catalog}: ${text}`), ...swept, ...points.recovery]
       for (const text of texts) logger.warn({ store: path }, text)
       const pointFolders = new PointFolders(join(path, FILES.volumes))
       return new StoreDirectory({
-        path, identity, lock, disk, catalog, folders, recovery: texts,
+        path, identity, lock, disk, catalog, folders, recovery: texts, openBacking,
         pointsDisk: points.disk, points: points.table, pointFolders,
       })
     } catch (error) {
@@ -133,7 +138,8 @@ export class StoreDirectory {
 
   /**
    * Makes a volume's files and its catalog entry, all or nothing (D6), and opens the files. `layout.format` writes the
-   * first content of map and journal. `entry.backing`, if any, comes from `resolveBacking`.
+   * first content of map and journal. `entry.backing`, if any, comes from `resolveBacking`, or is the
+   * URI of `layout.live`, which comes from `openRemote`.
    * Errors: those of `Catalog.put`; no-space, too-large, denied, not-found, busy, io.
    */
   async createVolumeFiles(entry: CatalogEntry, layout: VolumeLayout): Promise<VolumeFiles> {
@@ -148,7 +154,7 @@ export class StoreDirectory {
       throw error
     }
     await folders.name(entry.uuid)
-    return folders.open(entry)
+    return folders.open(entry, layout.live)
   }
 
   /** Errors: damaged or not-found (a file is missing), busy, denied, io. */
@@ -197,12 +203,22 @@ export class StoreDirectory {
     return real
   }
 
+  /**
+   * Opens what a new volume's live is to be. One URI serves one volume; two that lead to the same place cannot be told.
+   * Errors: exists (the backing of another volume), read-only, wrong-state, those of the opener.
+   */
+  async openRemote(uri: string): Promise<RemoteLive> {
+    const other = this.#parts.catalog.list().find(({ backing }) => backing === uri)
+    if (other) throw new NbdeltaError('exists', `${uri} is the backing of volume '${other.name}' already`)
+    return openRemoteLive(uri, this.#parts.openBacking)
+  }
+
   /** The same file by another name (a hard link, another node of a device) would be two volumes over the same bytes. */
   async #refuseTwin(path: string, real: string, found: BigIntStats): Promise<void> {
     const { catalog, folders } = this.#parts
     for (const { uuid, name, backing } of catalog.list()) {
-      // The very same path is the catalog's to refuse.
-      if (backing === real) continue
+      // The very same path is the catalog's to refuse, and what is elsewhere is no file of this host.
+      if (backing === real || backing !== null && isUri(backing)) continue
       const other = await stat(backing ?? folders.livePath(uuid), { bigint: true }).catch(() => undefined)
       const same = other?.isBlockDevice() && found.isBlockDevice() ? other.rdev === found.rdev
         : other?.dev === found.dev && other.ino === found.ino

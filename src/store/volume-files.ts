@@ -1,6 +1,6 @@
 /**
- * The files of volumes: DIR/volumes/<uuid>/{live,map,journal}; live is missing where somebody's own file or block device
- * serves instead. What lies there besides, `points` and `todo`, is point-files.ts's; it comes and goes with the folder.
+ * The files of volumes: DIR/volumes/<uuid>/{live,map,journal}; live is missing where somebody's own file, block device or remote
+ * export serves instead. What lies there besides, `points` and `todo`, is point-files.ts's; it comes and goes with the folder.
  *
  * A folder's name says where its volume is in its life, and together with the catalog what to do after a crash:
  *
@@ -18,8 +18,10 @@ import { join } from 'node:path'
 import { divCeil } from '../../native-free/index.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { type FileDisk, openFileDisk } from '../device/file-disk.js'
+import { isUri } from '../device/uri.js'
 import type { Catalog, CatalogEntry } from './catalog.js'
 import { mapFileSizeBytes } from './map-file.js'
+import { type OpenBacking, openRemoteLive, type RemoteLive } from './remote-live.js'
 import { syncFolder } from './store-creation.js'
 
 const UNNAMED = '.new'
@@ -29,7 +31,7 @@ const FOLDER = /^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(\.new|\.deleted|)
 const BLOCK_BYTES = 512
 
 export interface VolumeFiles {
-  readonly live: FileDisk
+  readonly live: FileDisk | RemoteLive
   readonly map: FileDisk
   readonly journal: FileDisk
 }
@@ -37,14 +39,20 @@ export interface VolumeFiles {
 export interface VolumeLayout {
   readonly journalBytes: number
   /** Writes map and journal of a volume whose live is all zeros, or somebody's own; durable when done. */
-  format(files: VolumeFiles): Promise<void>
+  format(files: Pick<VolumeFiles, 'map' | 'journal'>): Promise<void>
+  /** Live, where it is remote and open already; it stays open when making the volume fails. */
+  readonly live?: RemoteLive | undefined
 }
 
 export class VolumeFolders {
   readonly #root: string
+  readonly #openBacking: OpenBacking | undefined
 
-  /** `root` is the store's `volumes`. */
-  constructor(root: string) { this.#root = root }
+  /** @param root the store's `volumes` */
+  constructor(root: string, openBacking?: OpenBacking) {
+    this.#root = root
+    this.#openBacking = openBacking
+  }
 
   /** Everything of a new volume but its name, durable. On failure nothing is left. */
   async make(entry: CatalogEntry, { journalBytes, format }: VolumeLayout): Promise<void> {
@@ -53,11 +61,12 @@ export class VolumeFolders {
     try {
       await mkdir(folder, { mode: 0o700 })
       const mapBytes = mapFileSizeBytes(divCeil(sizeBytes, entry.grainBytes))
-      const files = await openAll({
-        live: backing === null ? { path: join(folder, 'live'), create: { sizeBytes } } : { path: backing },
+      const own = {
         map: { path: join(folder, 'map'), create: { sizeBytes: mapBytes } },
         journal: { path: join(folder, 'journal'), create: { sizeBytes: journalBytes } },
-      })
+      }
+      const live = backing === null ? { path: join(folder, 'live'), create: { sizeBytes } } : { path: backing }
+      const files = backing !== null && isUri(backing) ? await openAll(own) : await openAll({ live, ...own })
       try {
         await format(files)
       } finally {
@@ -77,17 +86,22 @@ export class VolumeFolders {
   /** Removes what `make` made. */
   async unmake(uuid: string): Promise<void> { await rm(this.#path(uuid, UNNAMED), { recursive: true, force: true }) }
 
-  async open({ uuid, name, backing }: CatalogEntry): Promise<VolumeFiles> {
+  /** @param live where it is remote and open already; it is closed when this fails */
+  async open({ uuid, name, backing }: CatalogEntry, live?: RemoteLive): Promise<VolumeFiles> {
     const folder = this.#path(uuid)
+    const own = { map: { path: join(folder, 'map') }, journal: { path: join(folder, 'journal') } }
     try {
-      return await openAll({
-        live: { path: backing ?? join(folder, 'live') },
-        map: { path: join(folder, 'map') },
-        journal: { path: join(folder, 'journal') },
-      })
+      if (backing === null || !isUri(backing)) return await openAll({ live: { path: backing ?? join(folder, 'live') }, ...own })
+      const remote = live ?? await openRemoteLive(backing, this.#openBacking)
+      try {
+        return { live: remote, ...await openAll(own) }
+      } catch (error) {
+        await remote.close()
+        throw error
+      }
     } catch (error) {
       const failure = asNbdeltaError(error, `open volume '${name}'`)
-      const hint = backing === null ? undefined : 'its backing is missing or in use; nothing of the volume was changed'
+      const hint = backing === null ? undefined : hintOf(backing)
       throw new NbdeltaError(failure.code, `volume '${name}' cannot be opened: ${failure.message}`, { cause: failure, hint })
     }
   }
@@ -160,6 +174,11 @@ export class VolumeFolders {
   }
 }
 
+function hintOf(backing: string): string {
+  return isUri(backing) ? 'when its server answers again, open the volume again; nothing of it was changed'
+    : 'its backing is missing or in use; nothing of the volume was changed'
+}
+
 /** Of all files below a folder. Points may be deleted while this runs: what is gone takes nothing. */
 async function blocksBelow(folder: string): Promise<number> {
   let blocks = 0
@@ -178,18 +197,14 @@ function ifGone(error: NodeJS.ErrnoException): number {
 
 type DiskOptions = Parameters<typeof openFileDisk>[0]
 
-/** All of them or none. */
-async function openAll(wanted: Readonly<Record<keyof VolumeFiles, DiskOptions>>): Promise<VolumeFiles> {
-  const opened: FileDisk[] = []
-  const openOne = async (options: DiskOptions): Promise<FileDisk> => {
-    const disk = await openFileDisk(options)
-    opened.push(disk)
-    return disk
-  }
+/** All of them, in this order, or none. */
+async function openAll<K extends string>(wanted: Readonly<Record<K, DiskOptions>>): Promise<Record<K, FileDisk>> {
+  const opened: [string, FileDisk][] = []
   try {
-    return { live: await openOne(wanted.live), map: await openOne(wanted.map), journal: await openOne(wanted.journal) }
+    for (const [name, options] of Object.entries<DiskOptions>(wanted)) opened.push([name, await openFileDisk(options)])
+    return Object.fromEntries(opened) as Record<K, FileDisk>
   } catch (error) {
-    await closeAll(opened)
+    await closeAll(opened.map(([, disk]) => disk))
     throw error
   }
 }

@@ -15,6 +15,7 @@ import type { VolumeJournal } from './journal.js'
 import type { Space } from './space.js'
 import type { Staging } from './staging.js'
 import type { Run, VolumeMap } from './volume-map.js'
+import type { Watchers } from './watchers.js'
 
 /** What live must offer beyond a BlockDevice. */
 export interface LiveDevice extends BlockDevice {
@@ -22,8 +23,8 @@ export interface LiveDevice extends BlockDevice {
   readonly kind?: 'file' | 'block'
   /** Growth reads as zeros. */
   resize(sizeBytes: number): Promise<void>
-  /** Bytes taken on the medium. */
-  allocatedBytes(): Promise<number>
+  /** Bytes taken on the medium; null: not known, of a remote one. */
+  allocatedBytes(): Promise<number | null>
   /** Gives ranges back without ever writing zeros; false: at least one could not be, and what it reads as is unknown. */
   punch?(ranges: readonly { readonly offset: number, readonly length: number }[]): Promise<{ readonly punched: boolean }>
 }
@@ -54,6 +55,8 @@ export interface VolumeCore {
   readonly staging: Staging | undefined
   /** Whether there is room for what its points keep. */
   readonly space: Space
+  /** Told of every change of content. */
+  readonly watchers: Watchers
   /** Changes with a resize. */
   sizeBytes: number
 }

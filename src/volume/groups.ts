@@ -3,8 +3,8 @@
  *
  *   1. in turn     no other change of the points of any member until the end; members in order of uuid, as everybody takes them
  *   2. prepare     folders and empty maps, durable; nobody waits yet
- *   3. hold        each member's whole-volume lock, in that order; when the last one is held the instant is there
- *   4. take, release, secure each (point-creation.ts)
+ *   3. hold        each member's whole-volume lock, in that order; when the last one is held the instant is there, for all
+ *   4. settle, take, release, secure each (point-creation.ts)
  *   5. put         one record names all new points: now they exist
  *
  * The instant is consistent: a write that was sent after another was answered cannot be in any point without that other. For
@@ -23,7 +23,7 @@ import { entryOf } from './point-disk.js'
 import type { PointRecord } from './point-store.js'
 import type { VolumePoints } from './points.js'
 import type { Inheritor, RestoreOptions } from './restore.js'
-import { type RestoreSwitch, switchTogether } from './restore-switch.js'
+import { type RestoreSource, type RestoreSwitch, switchTogether } from './restore-switch.js'
 import type { CreatePointOptions, PointInfo } from './snappoint.js'
 
 /** Names of volumes, ascending. */
@@ -43,6 +43,14 @@ interface MemberVolume {
   readonly inheritor: Inheritor
 }
 
+/** What is restored, and from what. */
+interface MemberRestore {
+  readonly uuid: string
+  readonly points: VolumePoints
+  readonly inheritor: Inheritor
+  readonly options: RestoreOptions
+}
+
 /** What groups need of the store's volumes. Errors: not-found, and why a volume cannot be opened. */
 interface Members {
   usable(name: string): MemberVolume
@@ -51,17 +59,18 @@ interface Members {
 
 /**
  * Makes a point of each member, all or none. `put` makes one record of them durable. In the order of the members.
+ * @param optionsOf what the point of a member, by its place in `members`, is to be
  * Errors: exists (a name), busy (a volume did not come to rest), no-space, io, and those of `put`.
  */
 export async function createGroupPoints(
-  members: readonly Member[], options: CreatePointOptions,
+  members: readonly Member[], optionsOf: (place: number) => CreatePointOptions,
   put: (records: readonly { readonly volume: string, readonly record: PointRecord }[]) => Promise<void>,
 ): Promise<PointInfo[]> {
   const ordered = inOrder(members)
   return inTurnOfAll(ordered, async () => {
     const group = randomUUID()
     const fresh = new Map<string, NewPoint>()
-    for (const member of ordered) fresh.set(member.uuid, begun(member, options, group))
+    for (const member of ordered) fresh.set(member.uuid, begun(member, optionsOf(members.indexOf(member)), group))
     try {
       await createPoints([...fresh.values()], () => put([...fresh].map(([volume, { record }]) => ({ volume, record }))))
     } catch (error) {
@@ -87,7 +96,15 @@ function inOrder<M extends { readonly uuid: string }>(members: readonly M[]): M[
   return [...members].sort((a, b) => a.uuid < b.uuid ? -1 : 1)
 }
 
-function inTurnOfAll<T>([first, ...rest]: readonly Member[], work: () => Promise<T>): Promise<T> {
+/** Errors: bad-argument. */
+function judgeOnce(members: readonly { readonly uuid: string }[]): void {
+  if (new Set(members.map(({ uuid }) => uuid)).size === members.length) return
+  throw new NbdeltaError('bad-argument', 'a volume takes part once')
+}
+
+function inTurnOfAll<T>(
+  [first, ...rest]: readonly { readonly points: Pick<VolumePoints, 'inTurn'> }[], work: () => Promise<T>,
+): Promise<T> {
   return first ? first.points.inTurn(() => inTurnOfAll(rest, work)) : work()
 }
 
@@ -107,6 +124,10 @@ function together(jobs: readonly InheritJob[]): InheritJob {
       }
     },
   }
+}
+
+function restoreOf({ uuid, points, inheritor }: MemberVolume, options: RestoreOptions): MemberRestore {
+  return { uuid, points, inheritor, options }
 }
 
 export interface GroupRestoreOptions {
@@ -152,9 +173,24 @@ export class Groups {
   }
 
   /** A point of this name of each volume, of one instant. Errors: not-found, exists, busy, no-space, io. */
-  async createPoints({ group, ...options }: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]> {
-    const members = this.#memberVolumes(group)
-    const points = await createGroupPoints(members, options,
+  createPoints({ group, ...options }: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]> {
+    return this.#createPoints(this.#memberVolumes(group), () => options)
+  }
+
+  /** A point of each of these volumes, of one instant, in their order. Errors: bad-argument (one twice), as `createPoints`. */
+  createPointsTogether(wanted: readonly (CreatePointOptions & { readonly volume: string })[]): Promise<GroupPoint[]> {
+    const members = wanted.map(({ volume }) => this.#members.usable(volume))
+    judgeOnce(members)
+    return this.#createPoints(members, place => {
+      const { volume: _, ...options } = wanted[place]
+      return options
+    })
+  }
+
+  async #createPoints(
+    members: readonly MemberVolume[], optionsOf: (place: number) => CreatePointOptions,
+  ): Promise<GroupPoint[]> {
+    const points = await createGroupPoints(members, optionsOf,
       records => this.#table.put({ points: records.map(({ volume, record }) => entryOf(volume, record)) }))
     return members.map(({ name }, index) => ({ volume: name, point: points[index] }))
   }
@@ -175,28 +211,56 @@ export class Groups {
       throw new NbdeltaError('wrong-state', `the snapshots '${name}' of group '${group}' are not of one instant`,
         { hint: 'restore the volumes one by one' })
     }
-    const ordered = inOrder(members)
     const options = { from: name, ...bytesPerSecond !== undefined && { bytesPerSecond } }
+    return this.#restore(members.map(member => restoreOf(member, options)))
+  }
+
+  /**
+   * Restores each of these volumes, from its own snapshot or another volume's. They show it at one instant, by one record, or
+   * none of them does. Volumes in which nothing differs are left alone.
+   * Errors: not-found, bad-argument (one twice), and those of a restore.
+   */
+  async restoreTogether(wanted: readonly (RestoreOptions & { readonly volume: string })[]): Promise<InheritJob> {
+    const restores = wanted.map(({ volume, ...options }) => restoreOf(this.#members.usable(volume), options))
+    judgeOnce(restores)
+    return this.#restore(restores)
+  }
+
+  async #restore(restores: readonly MemberRestore[]): Promise<InheritJob> {
+    const ordered = inOrder(restores)
     for (;;) {
       for (const { inheritor } of ordered) await inheritor.hurry()
-      const jobs = await inTurnOfAll(ordered, () => this.#restoreAll(ordered, options))
-      if (jobs) return together(jobs)
+      const sources = new Map<MemberRestore, RestoreSource | undefined>()
+      const shown = new Set<MemberRestore>()
+      try {
+        for (const one of ordered) sources.set(one, await one.inheritor.foreignSource(one.options))
+        const jobs = await inTurnOfAll(ordered, () => this.#restoreAll(ordered, sources, shown))
+        if (jobs) return together(jobs)
+      } finally {
+        await allSettled([...sources].map(async ([one, source]) => { if (!shown.has(one)) await one.inheritor.letGo(source) }))
+      }
     }
   }
 
-  /** Undefined: an earlier restore has begun meanwhile. */
-  async #restoreAll(members: readonly MemberVolume[], options: RestoreOptions): Promise<InheritJob[] | undefined> {
-    if (members.some(({ inheritor }) => inheritor.isRestoring)) return undefined
+  /** Undefined: an earlier restore has begun meanwhile. @param shown gets those that show their snapshot */
+  async #restoreAll(
+    restores: readonly MemberRestore[], sources: ReadonlyMap<MemberRestore, RestoreSource | undefined>, shown: Set<MemberRestore>,
+  ): Promise<InheritJob[] | undefined> {
+    if (restores.some(({ inheritor }) => inheritor.isRestoring)) return undefined
     // Nothing is there to give up before they are switched.
     const begun: RestoreSwitch[] = []
-    for (const { inheritor } of members) begun.push(await inheritor.begin(options))
+    for (const one of restores) begun.push(await one.inheritor.begin(one.options, sources.get(one)))
     const needed = await Promise.all(begun.map(one => one.isNeeded()))
     if (!needed.includes(true)) return []
-    const shown = await switchTogether(begun, changes => this.#table.put({
+    const switched = await switchTogether(begun, changes => this.#table.put({
       points: changes.flatMap(({ uuid, points }) => points.map(record => entryOf(uuid, record))),
       volumes: changes.map(({ uuid, inheritance }) => ({ volume: uuid, inherit: inheritance })),
     }))
-    return members.flatMap(({ inheritor }, i) => shown.includes(begun[i]) ? [inheritor.follow(begun[i])] : [])
+    return restores.flatMap((one, i) => {
+      if (!switched.includes(begun[i])) return []
+      shown.add(one)
+      return [one.inheritor.follow(begun[i])]
+    })
   }
 
   #memberVolumes(group: string): readonly MemberVolume[] {

@@ -4,17 +4,19 @@
  *   import   zero runs of the source -> `zero` on the volume (a hole of the volume costs nothing), the rest -> `write`
  *   export   zero runs of the volume -> not written at all (the file is sparse), the rest -> written in place
  *
- * Zeros are known without I/O where a device knows them (`zeroRun`), else seen by looking, in units of UNIT_BYTES.
- * Limits: DEPTH pieces of PIECE_BYTES in flight = 8 MiB, whatever the size of the image.
+ * Zeros are known where a device tells its allocation (`extents`: a volume its map, a remote export its block status), else seen
+ * by looking, in units of UNIT_BYTES. What is to be zero is not sent to a target that tells that it is.
+ * Limits: DEPTH pieces of PIECE_BYTES in flight = 8 MiB, and EXTENTS_AT_ONCE extents looked up, whatever the size of the image.
  *
- * An export to a file is written under a name of its own, flushed, and gets its name last, durably: never half an image.
+ * A device (an export of another server, for example) is written in place: after a failure it holds a mixture. An export to a
+ * file is written under a name of its own, flushed, and gets its name last, durably: never half an image.
  */
 import { randomUUID } from 'node:crypto'
 import { link, rename, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import { isZero } from '../../native-free/zero-scan.js'
-import type { BlockDevice } from '../device/block-device.js'
+import { type BlockDevice, STATE_ZERO } from '../device/block-device.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import { syncFolder } from '../store/store-creation.js'
@@ -24,6 +26,10 @@ const PIECE_BYTES = 2 ** 20
 const DEPTH = 8
 /** Runs of zeros shorter than this are written: file systems do not make smaller holes. */
 const UNIT_BYTES = 4096
+/** Zeros asked for at once: a device may have to write them, and what is remote must answer within a deadline. */
+const ZERO_PIECE_BYTES = 64 * 2 ** 20
+/** Each answer of a remote device costs a round trip, and 16 bytes for each of them. */
+const EXTENTS_AT_ONCE = 1024
 
 export type ImageSource = string | BlockDevice | Readable
 
@@ -54,14 +60,17 @@ export async function importImage(
 }
 
 /**
- * Writes the volume's content to a new file, an existing block device, or a stream. Clients may go on writing: the image
- * is then not of one instant.
- * Errors: exists (without `overwrite`), no-space, cancelled, io and whatever either side reports.
+ * Writes the volume's content to a new file, an existing block device, a device or a stream. Clients may go on writing: the
+ * image is then not of one instant. A device stays open, and what it has behind the volume's end stays as it is.
+ * Errors: exists (without `overwrite`), read-only, too-large, no-space, cancelled, io and whatever either side reports.
  */
 export async function exportImage(
-  volume: BlockDevice, target: string | Writable, options: TransferOptions & { readonly overwrite?: boolean } = {},
+  volume: BlockDevice, target: string | BlockDevice | Writable,
+  options: TransferOptions & { readonly overwrite?: boolean } = {},
 ): Promise<void> {
-  if (typeof target !== 'string') return exportStream(volume, target, options)
+  if (typeof target !== 'string') {
+    return 'sizeBytes' in target ? exportDevice(volume, target, options) : exportStream(volume, target, options)
+  }
   const there = await stat(target).catch(() => undefined)
   if (there && !options.overwrite) {
     throw new NbdeltaError('exists', `${target} is there already`, { hint: 'choose another name, or allow it to be overwritten' })
@@ -120,12 +129,17 @@ async function exportToFile(
 async function exportToBlockDevice(volume: BlockDevice, path: string, options: TransferOptions): Promise<void> {
   const disk = await openFileDisk({ path })
   try {
-    assertFits(volume.sizeBytes, disk)
-    await copy(volume, disk, volume.sizeBytes, false, options)
-    await disk.flush()
+    await exportDevice(volume, disk, options)
   } finally {
     await disk.close()
   }
+}
+
+async function exportDevice(volume: BlockDevice, target: BlockDevice, options: TransferOptions): Promise<void> {
+  if (target.capabilities.readOnly) throw new NbdeltaError('read-only', 'the target of an export cannot be written to')
+  assertFits(volume.sizeBytes, target)
+  await copy(volume, target, volume.sizeBytes, false, options)
+  await target.flush()
 }
 
 async function exportStream(volume: BlockDevice, target: Writable, { onProgress, signal }: TransferOptions): Promise<void> {
@@ -145,22 +159,22 @@ async function exportStream(volume: BlockDevice, target: Writable, { onProgress,
 async function copy(
   source: BlockDevice, target: BlockDevice, lengthBytes: number, fresh: boolean, { onProgress, signal }: TransferOptions,
 ): Promise<void> {
-  let next = 0
+  // A generator takes calls that overlap one after the other, so that the workers share it.
+  const runs = runsOf(source, 0, lengthBytes, PIECE_BYTES)
   let doneBytes = 0
   let failure: unknown
   const worker = async (): Promise<void> => {
     const piece = Buffer.alloc(Math.min(PIECE_BYTES, lengthBytes))
-    while (next < lengthBytes && failure === undefined) {
+    while (failure === undefined) {
       assertActive(signal)
-      const offset = next
-      const run = source.zeroRun(offset, lengthBytes - offset)
-      const bytes = run > 0 ? Math.min(run, PIECE_BYTES) : -run
-      next += bytes
-      if (run > 0) {
+      const { value: run } = await runs.next()
+      if (!run) return
+      const { offset, bytes, zero } = run
+      if (!zero) {
         await source.read(offset, bytes, piece, 0)
         await putPiece(target, offset, piece, bytes, fresh)
       } else if (!fresh) {
-        await target.zero(offset, bytes, { allocate: false, fast: false })
+        await putZeros(target, offset, bytes)
       }
       doneBytes += bytes
       onProgress?.(doneBytes, lengthBytes)
@@ -171,6 +185,31 @@ async function copy(
   const failed = (error: unknown): void => { failure ??= error ?? new Error('no reason') }
   await Promise.all(Array.from({ length: DEPTH }, () => worker().catch(failed)))
   if (failure !== undefined) throw failure
+}
+
+interface ImageRun { readonly offset: number, readonly bytes: number, readonly zero: boolean }
+
+/** [from, end) in order: zeros as long as they go on in one answer, the rest in pieces of at most `most` bytes. */
+async function* runsOf(device: BlockDevice, from: number, end: number, most: number): AsyncGenerator<ImageRun, undefined> {
+  for (let at = from; at < end;) {
+    const { lengths, states } = await device.extents(at, end - at, EXTENTS_AT_ONCE)
+    for (const [i, length] of lengths.entries()) {
+      const zero = (states[i] & STATE_ZERO) !== 0
+      for (const stop = at + length; at < stop;) {
+        const bytes = zero ? stop - at : Math.min(most, stop - at)
+        yield { offset: at, bytes, zero }
+        at += bytes
+      }
+    }
+  }
+  return undefined
+}
+
+/** Makes the range zeros where the target does not tell that it is. */
+async function putZeros(target: BlockDevice, offset: number, bytes: number): Promise<void> {
+  for await (const run of runsOf(target, offset, offset + bytes, ZERO_PIECE_BYTES)) {
+    if (!run.zero) await target.zero(run.offset, run.bytes, { allocate: false, fast: false })
+  }
 }
 
 /** Writes what is not zero of a piece; what is zero is zeroed, or skipped where the target is fresh. */

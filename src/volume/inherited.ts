@@ -111,6 +111,14 @@ export class Inherited {
   /** Whose the grain is. */
   at(grain: number): Layer | undefined { return this.layers.find(({ todo }) => todo.get(grain)) }
 
+  /** All grains that are inherited; the bitmap is the caller's. Undefined: none. */
+  all(): GrainBitmap | undefined {
+    const [first, ...others] = this.layers
+    const all = first?.todo.clone()
+    for (const { todo } of others) all!.or(todo)
+    return all
+  }
+
   /** Anything of [from, to) is inherited. */
   overlaps(from: number, to: number): boolean {
     return this.layers.some(({ todo }) => !todo.isAll(from, to, false))

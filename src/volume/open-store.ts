@@ -21,6 +21,7 @@ import type { InheritJob } from './copier.js'
 import {
   type CloneVolumeInput, type CreateVolumeInput, judgeCloneVolume, judgeCreateVolume, judgeOpenStore, type OpenStoreOptions,
 } from './options.js'
+import type { RestoreOptions } from './restore.js'
 import type { StoreVolume } from './store-volume.js'
 import { Volumes } from './volumes.js'
 
@@ -33,19 +34,27 @@ export interface Store {
   /** All volumes, by name. */
   list(): StoreVolume[]
   get(name: string): StoreVolume | undefined
-  /** Makes a volume that reads as zeros, or adopts the file or block device `backing` as it is. */
+  /** Makes a volume that reads as zeros, or adopts the file, block device or remote export (by URI) `backing` as it is. */
   createVolume(options: CreateVolumeInput): Promise<StoreVolume>
   /**
    * Makes a volume and copies a raw image (path, device or stream) into it, all or nothing: a kill half-way leaves no volume
    * once the store is opened again. Do not export it before this is done.
    */
   importVolume(options: CreateVolumeInput, source: ImageSource, transfer?: TransferOptions): Promise<StoreVolume>
+  /** Makes a volume and lets `fill` write to it, all or nothing, likewise. */
+  fillVolume(options: CreateVolumeInput, fill: (volume: StoreVolume) => Promise<void>): Promise<StoreVolume>
   /** A writable volume that shows a snapshot of another at once and copies nothing; the snapshot is pinned. */
   cloneVolume(options: CloneVolumeInput): Promise<StoreVolume>
   /** Copies what a clone has not got yet, in the background; then it stands alone. */
   promoteVolume(name: string, options?: { readonly bytesPerSecond?: number }): Promise<InheritJob>
   /** Growth is visible to attached clients at once. To shrink, see to it first that nobody writes. */
   resizeVolume(name: string, sizeBytes: number): Promise<void>
+  /**
+   * Opens a volume anew, as the next opening of the store would: one that could not be opened, one whose flushes fail since one
+   * failed, or one whose remote backing has grown. See to it first that nobody is attached. When it rejects the volume has a
+   * `problem`. Errors: not-found, busy (clones need it), and why it cannot be opened.
+   */
+  reopenVolume(name: string): Promise<StoreVolume>
   /** Removes the volume and its data; an adopted backing stays. See to it first that nobody is attached. */
   deleteVolume(name: string): Promise<void>
   /** By name. */
@@ -56,8 +65,12 @@ export interface Store {
   deleteGroup(name: string): Promise<void>
   /** A point of this name of each volume of the group, all of one instant, all or none. */
   createGroupPoints(options: CreatePointOptions & { readonly group: string }): Promise<GroupPoint[]>
+  /** The same of volumes that need no group, each with what its point is to be; in their order. A volume takes part once. */
+  createPointsTogether(wanted: readonly (CreatePointOptions & { readonly volume: string })[]): Promise<GroupPoint[]>
   /** Gives every volume of the group back its snapshot of this name, all of one instant; see to it first that nobody writes. */
   restoreGroup(options: GroupRestoreOptions): Promise<InheritJob>
+  /** Restores several volumes, each from what its options say, by one durable record, or none; likewise. */
+  restoreTogether(wanted: readonly (RestoreOptions & { readonly volume: string })[]): Promise<InheritJob>
   /** The volume's schedule as it was set; null: none. What it means is the caller's. */
   scheduleOf(volume: string): JsonValue
   setSchedule(volume: string, schedule: JsonValue): Promise<void>
@@ -70,6 +83,8 @@ export interface Store {
   readonly mirrors: readonly MirrorEntry[]
   /** Adds it, or replaces the one of that uuid; durable when done. Errors: exists (the name), bad-argument, no-space, io. */
   putMirror(mirror: MirrorEntry): Promise<void>
+  /** The same of several, all or none: one durable record. */
+  putMirrors(mirrors: readonly MirrorEntry[]): Promise<void>
   removeMirror(uuid: string): Promise<void>
   /** Flushes and closes every volume and gives the lock back. Idempotent. */
   close(): Promise<void>
@@ -77,12 +92,13 @@ export interface Store {
 }
 
 /**
- * Opens the store at `path`; with `create` makes one of a missing or empty directory.
+ * Opens the store at `path`; with `create` makes one of a missing or empty directory. `openBacking` opens what the URI of a
+ * volume's backing names (openNbdClient, for example); without it, and while it rejects, such a volume has a `problem`.
  * Errors: bad-argument, not-found, busy (another process has it), denied, no-space, newer-format, damaged, io.
  */
 export async function openStore(options: OpenStoreOptions): Promise<Store> {
-  const { path, create, logger = silentLogger, clock = systemClock } = judgeOpenStore(options)
-  const directory = await openStoreDirectory({ path: resolve(path), create, logger })
+  const { path, create, logger = silentLogger, clock = systemClock, openBacking } = judgeOpenStore(options)
+  const directory = await openStoreDirectory({ path: resolve(path), create, logger, openBacking })
   const volumes = new Volumes(directory, clock, logger)
   try {
     await volumes.openAll()
@@ -114,9 +130,13 @@ class OpenStore implements Store {
     return this.#volumes.create(judgeCreateVolume(options))
   }
 
-  async importVolume(options: CreateVolumeInput, source: ImageSource, transfer?: TransferOptions): Promise<StoreVolume> {
+  importVolume(options: CreateVolumeInput, source: ImageSource, transfer?: TransferOptions): Promise<StoreVolume> {
+    return this.fillVolume(options, volume => importImage(volume, source, transfer))
+  }
+
+  async fillVolume(options: CreateVolumeInput, fill: (volume: StoreVolume) => Promise<void>): Promise<StoreVolume> {
     this.#judgeOpen()
-    return this.#volumes.import(judgeCreateVolume(options), volume => importImage(volume, source, transfer))
+    return this.#volumes.import(judgeCreateVolume(options), fill)
   }
 
   async cloneVolume(options: CloneVolumeInput): Promise<StoreVolume> {
@@ -132,6 +152,11 @@ class OpenStore implements Store {
   async resizeVolume(name: string, sizeBytes: number): Promise<void> {
     this.#judgeOpen()
     await this.#volumes.resize(name, sizeBytes)
+  }
+
+  async reopenVolume(name: string): Promise<StoreVolume> {
+    this.#judgeOpen()
+    return this.#volumes.reopen(name)
   }
 
   async deleteVolume(name: string): Promise<void> {
@@ -156,9 +181,19 @@ class OpenStore implements Store {
     return this.#volumes.groups.createPoints(options)
   }
 
+  async createPointsTogether(wanted: readonly (CreatePointOptions & { readonly volume: string })[]): Promise<GroupPoint[]> {
+    this.#judgeOpen()
+    return this.#volumes.groups.createPointsTogether(wanted)
+  }
+
   async restoreGroup(options: GroupRestoreOptions): Promise<InheritJob> {
     this.#judgeOpen()
     return this.#volumes.groups.restore(options)
+  }
+
+  async restoreTogether(wanted: readonly (RestoreOptions & { readonly volume: string })[]): Promise<InheritJob> {
+    this.#judgeOpen()
+    return this.#volumes.groups.restoreTogether(wanted)
   }
 
   scheduleOf(volume: string): JsonValue { return this.#volumes.scheduleOf(volume) }
@@ -178,6 +213,11 @@ class OpenStore implements Store {
   async putMirror(mirror: MirrorEntry): Promise<void> {
     this.#judgeOpen()
     await this.#directory.points.put({ mirrors: [mirror] })
+  }
+
+  async putMirrors(mirrors: readonly MirrorEntry[]): Promise<void> {
+    this.#judgeOpen()
+    await this.#directory.points.put({ mirrors })
   }
 
   async removeMirror(uuid: string): Promise<void> {

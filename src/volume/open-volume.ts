@@ -40,6 +40,7 @@ import { NO_BUDGET, Space } from './space.js'
 import { Volume, type VolumeParts } from './volume.js'
 import { openStaging, type Staging } from './staging.js'
 import { VolumeMap } from './volume-map.js'
+import { Watchers } from './watchers.js'
 
 /** Two halves of 2 MiB: a snapshot may take 1 MiB, and then as much is free again. */
 export const JOURNAL_BYTES = 4 * 2 ** 20
@@ -118,6 +119,7 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   let checkpointer: Checkpointer | undefined
   const core: VolumeCore = {
     live, map, chain, inherit, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
+    watchers: new Watchers(),
     mapDevice: options.map,
     journalDevice: options.journal,
     get staging() { return staged },

@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { NbdeltaError } from '../device/errors.js'
 import type { Clock } from '../device/clock.js'
 import type { Logger } from '../device/logger.js'
+import type { OpenBacking } from '../store/remote-live.js'
 
 const GRAIN_BYTES_DEFAULT = 4096
 
@@ -21,6 +22,7 @@ const OPEN_STORE = z.strictObject({
   create: z.boolean().default(false),
   logger: having<Logger>(['debug', 'info', 'warn', 'error'], 'a logger').optional(),
   clock: having<Clock>(['now', 'wallTime', 'setTimeout'], 'a clock').optional(),
+  openBacking: z.custom<OpenBacking>(value => typeof value === 'function', 'is not a function').optional(),
 })
 
 const CREATE_VOLUME = z.strictObject({

@@ -1,51 +1,67 @@
 /**
  * NewPoint: a point in the making, phase by phase, so that a group makes many at one instant (docs/snappoints.md).
  *
- *   prepare   folder and empty maps, durable; a flush, so that the one after the hold has little left to do
- *   lock      waits until nothing of the volume is in flight; whoever comes now waits
+ *   prepare   folder and empty maps, durable; most of what is staged finds its place; a flush, so that the one after the
+ *             instant has little left to do
+ *   hold      waits until nothing of the volume is in flight; whoever comes now waits, but what is staged passes
+ *   divide    the instant: what is staged from here on is not the point's
+ *   settle    what was staged before has its place. What is not staged waits for that: writes to holes and to parts of
+ *             grains, zeroes and trims
  *   take      in memory only: the chain has the point
- *   unlock
- *   secure    flush: everything that was answered before `take` is durable, and what says that the point is the newest
+ *   release
+ *   secure    flush: everything that was answered before the instant is durable, and what says that the point is the newest
  *   (the caller writes one record that names all of them)
  *   confirm   it is there
  *   undo      instead of confirm: it goes again, like a point that is deleted
  *
+ * Of a restore the undo point is taken with everything drained and held (`lock`, restore-switch.ts).
+ *
  * Order, and what others would lose: record before `secure`, and a power cut leaves a point that has lost writes answered
  * before it, or a newest point that the journal does not speak of: its marks would be the older one's. `take` before
- * the folder is durable, and old content would be preserved into a file that a crash takes away.
+ * the folder is durable, and old content would be preserved into a file that a crash takes away. `take` before `settle`, and
+ * what was staged before the instant would count as changed after it, and be kept away from the point. The record before
+ * what was staged before is retired, and a replay would do the same.
  */
 import { randomUUID } from 'node:crypto'
 import { allSettled } from '../device/all-settled.js'
 import { NbdeltaError } from '../device/errors.js'
+import { EVERYTHING } from '../device/range-lock.js'
 import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import { NO_EXTENT } from './chain.js'
 import type { Checkpointer } from './checkpoint.js'
 import { flushNow, type VolumeCore } from './core.js'
+import { lockWhole } from './holds.js'
 import { Point } from './point.js'
 import type { PointFiles, PointRecord, PointStore } from './point-store.js'
-import type { CreatePointOptions } from './snappoint.js'
-import { lockWhole } from './staging.js'
+import type { CreatePointOptions, PointInfo } from './snappoint.js'
 
 /** Clients of several volumes wait no longer than this for one of them that does not come to rest. */
 export const HOLD_MS = 1000
 /** Requests may take what room a checkpoint has made; then one more is tried. */
 const ROOM_ATTEMPTS = 3
 
+/** What comes while everything is moved is moved once more, before anybody has to wait for it. */
+const DRAINS = 3
 /** `take` says the hot extents, and that the point is there. */
-const HOLD = { ranges: 2, isBounded: true, full: 'the journal of a volume has no room for a new point' } as const
+const RANGES = 2
 
 interface Parts { readonly core: VolumeCore, readonly checkpointer: Checkpointer, readonly store: PointStore }
 
 export class NewPoint {
   readonly record: PointRecord
   readonly #parts: Parts
+  readonly #atInstant: (() => void) | undefined
+  readonly #letGo: (() => void) | undefined
   #files: PointFiles | undefined
   #point: Point | undefined
   #appends: (Promise<void> | undefined)[] = []
 
   /** `group`: uuid of the operation that makes it together with others. */
-  constructor(parts: Parts, { name, kind, labels = {}, pins = [] }: CreatePointOptions, group: string | null) {
+  constructor(parts: Parts, options: CreatePointOptions, group: string | null) {
+    const { name, kind, labels = {}, pins = [] } = options
     this.#parts = parts
+    this.#atInstant = options.atInstant
+    this.#letGo = options.letGo
     this.record = {
       uuid: randomUUID(), seq: parts.store.nextSeq(), name, kind, createdAt: parts.core.clock.wallTime().toISOString(),
       sizeBytes: parts.core.sizeBytes, labels: Object.freeze({ ...labels }), group, pins: [...pins], deleting: false,
@@ -61,8 +77,7 @@ export class NewPoint {
     if (kind === 'snapshot') await core.staging?.open(true)
     const make = async (): Promise<void> => { this.#files = await store.make(seq, kind, sizeBytes) }
     const flush = async (): Promise<void> => {
-      // Most of what is staged is in its place before anybody waits for the rest.
-      await core.staging?.drain()
+      for (let i = 0; i < DRAINS && core.staging && !core.staging.isSettled; i++) await core.staging.drain()
       await flushNow(core)
     }
     await allSettled([make(), flush()])
@@ -74,8 +89,38 @@ export class NewPoint {
   /** Calls back after that time. */
   after(ms: number, run: () => void): { cancel(): void } { return this.#parts.core.clock.setTimeout(run, ms) }
 
+  /** The whole volume, with nothing staged. */
   lock(): Promise<void> { return lockWhole(this.#parts.core) }
-  unlock(): void { this.#parts.core.locks.unlock(0, Number.MAX_SAFE_INTEGER) }
+  unlock(): void { this.#parts.core.locks.unlock(0, EVERYTHING) }
+
+  /** Everything that is not staged. */
+  async hold(): Promise<void> {
+    const { staging, locks } = this.#parts.core
+    staging?.pass()
+    await locks.lock(0, EVERYTHING)
+  }
+
+  release(): void {
+    this.#parts.core.staging?.unite()
+    this.unlock()
+  }
+
+  /** The instant; it is held. */
+  divide(): void {
+    this.#parts.core.staging?.divide(this.record.kind === 'snapshot')
+    this.#tell()
+  }
+
+  /** `settle` and `take`: at once, if nothing is staged. Errors: busy (no room in the journal), those of the disks. */
+  async settle(): Promise<void> {
+    const { staging } = this.#parts.core
+    if (staging && !staging.isSettled) await staging.settle()
+    for (let attempt = 0; !this.hasRoomFor(RANGES); attempt++) {
+      if (attempt === ROOM_ATTEMPTS) throw new NbdeltaError('busy', 'the journal of a volume has no room for a new point')
+      await this.makeRoom()
+    }
+    this.#add()
+  }
 
   /** The journal takes what `take` has to say, in so many ranges and the hot extents. To be asked while the lock is held. */
   hasRoomFor(ranges: number): boolean {
@@ -85,11 +130,28 @@ export class NewPoint {
 
   async makeRoom(): Promise<void> { await this.#parts.checkpointer.run() }
 
+  /** With everything drained and held, which is the instant as well. */
   take(): void {
+    this.#add()
+    this.#tell()
+  }
+
+  get #info(): PointInfo {
+    const { deleting: _, ...info } = this.record
+    return info
+  }
+
+  #tell(): void {
+    this.#parts.core.watchers.pointed(this.#info)
+    this.#atInstant?.()
+  }
+
+  #add(): void {
     const { core } = this.#parts
     const { chain, journal } = core
-    const { deleting: _, ...info } = this.record
+    const info = this.#info
     const point = this.#point = new Point(info, 'making', this.#files!, core.grainBytes, core.map.grains)
+    if (this.#letGo) point.spare = { owners: info.pins.map(({ owner }) => owner), letGo: this.#letGo, told: false }
     chain.add(point)
     const extents = [...point.hot, NO_EXTENT]
     for (let at = 0; at < extents.length; at += RANGES_PER_RECORD_MAX) {
@@ -123,7 +185,7 @@ export class NewPoint {
 export async function createPoints(points: readonly NewPoint[], put: () => Promise<void>): Promise<void> {
   try {
     for (const point of points) await point.prepare()
-    await holdAll(points, HOLD, () => { for (const point of points) point.take() })
+    await takeAll(points)
   } catch (error) {
     await allSettled(points.filter(({ point }) => !point).map(point => point.discard()))
     throw error
@@ -133,9 +195,38 @@ export async function createPoints(points: readonly NewPoint[], put: () => Promi
   for (const point of points) point.confirm()
 }
 
-/** The lock, or `busy` when the hold has gone on for HOLD_MS: then the lock is given back as soon as it comes. */
-async function holdFor(point: NewPoint, sinceMs: number): Promise<void> {
-  const locked = point.lock()
+/** All of them at one instant. */
+async function takeAll(points: readonly NewPoint[]): Promise<void> {
+  const held: NewPoint[] = []
+  const release = (point: NewPoint): void => {
+    held.splice(held.indexOf(point), 1)
+    point.release()
+  }
+  try {
+    await inTime(points, { begin: point => point.hold(), end: point => { point.release() } }, held)
+    for (const point of points) point.divide()
+    await allSettled(points.map(async point => {
+      await point.settle()
+      release(point)
+    }))
+  } finally {
+    for (const point of [...held]) release(point)
+  }
+}
+
+interface Holding { begin(point: NewPoint): Promise<void>, end(point: NewPoint): void }
+
+/** One after the other, or `busy` when that goes on for HOLD_MS: one that comes late ends at once. @param held gets them */
+async function inTime(points: readonly NewPoint[], holding: Holding, held: NewPoint[]): Promise<void> {
+  const sinceMs = points[0].now
+  for (const point of points) {
+    await holdFor(point, sinceMs, holding)
+    held.push(point)
+  }
+}
+
+async function holdFor(point: NewPoint, sinceMs: number, { begin, end }: Holding): Promise<void> {
+  const locked = begin(point)
   let late = false
   let timer: { cancel(): void } | undefined
   const ended = new Promise<never>((_, reject) => {
@@ -144,7 +235,7 @@ async function holdFor(point: NewPoint, sinceMs: number): Promise<void> {
       reject(new NbdeltaError('busy', 'a volume did not come to rest in time', { hint: 'try again' }))
     })
   })
-  const whenLate = (): void => { if (late) point.unlock() }
+  const whenLate = (): void => { if (late) end(point) }
   locked.then(whenLate, whenLate)
   try {
     await Promise.race([locked, ended])
@@ -162,16 +253,18 @@ interface Hold {
   readonly full: string
 }
 
+const LOCKING: Holding = { begin: point => point.lock(), end: point => { point.unlock() } }
+
 /** Runs `work` with every volume locked, in the order in which everybody takes them, and room in its journal. Errors: busy */
 export async function holdAll(
-  points: readonly NewPoint[], { ranges, isBounded, full }: Hold, work: () => void | Promise<void>,
+  points: readonly NewPoint[], { ranges, isBounded, full }: Hold, work: () => Promise<void>,
 ): Promise<void> {
   for (let attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
     const held: NewPoint[] = []
     try {
-      const sinceMs = points[0].now
-      for (const point of points) {
-        await (isBounded ? holdFor(point, sinceMs) : point.lock())
+      if (isBounded) await inTime(points, LOCKING, held)
+      else for (const point of points) {
+        await point.lock()
         held.push(point)
       }
       if (points.every(point => point.hasRoomFor(ranges))) return await work()

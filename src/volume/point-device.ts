@@ -16,7 +16,7 @@
  * Reads lock nothing. One that completes later and has read live's file looks again afterwards: if the grain lies elsewhere by
  * now, it may have read what a client wrote, and reads again.
  *
- * Limit: PAGES_MAX pages are remembered, 64 KiB each at most.
+ * Limit: PAGES_MAX pages are remembered, 128 KiB each at most.
  */
 import { PAGE_BITS } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
@@ -33,12 +33,14 @@ import type { Point } from './point.js'
 import type { PointDevice, PointInfo } from './snappoint.js'
 import type { Run } from './volume-map.js'
 
-/** 8 MiB at most; 16 GiB of a volume at grains of 4 KiB. */
+/** 16 MiB at most; 16 GiB of a volume at grains of 4 KiB. */
 const PAGES_MAX = 128
 const EXTENTS_MAX = 16384
 
-/** By grain of the page: 1 + index in the chain of the owner, 0 = nobody. All of one page alike: a number. */
-type Owners = Uint16Array | 0
+/** By grain of the page: 1 + index in the chain of the owner, 0 = nobody; and the last grain that has the same from there on. */
+interface Owned { readonly owner: Uint16Array, readonly last: Uint16Array }
+/** 0: all of the page is nobody's. */
+type Owners = Owned | 0
 
 /** Bytes that lie in the same place of the same file. */
 interface Piece {
@@ -46,6 +48,12 @@ interface Piece {
   readonly bytes: number
   readonly owner: number
 }
+
+/**
+ * keeps: while it is open the point cannot be deleted. yields: likewise, but when there is no room for what the point keeps it is
+ * closed soon (snappoint.ts). looks: only its map is looked at, and the point may go.
+ */
+export type PointUse = 'keeps' | 'yields' | 'looks'
 
 /** Live is read over what is others' as long as that is not more than what is its own. */
 function spanOf(pieces: readonly Piece[]): Run | undefined {
@@ -66,17 +74,20 @@ export class OpenPointDevice implements PointDevice {
   readonly #point: Point
   readonly #runs: (since: string, until: Point) => Run[]
   readonly #pages = new Map<number, Owners>()
+  readonly #use: PointUse
   #merges = -1
   #lastPage = -1
   #lastOwners: Owners = 0
   #open = true
 
-  constructor(core: VolumeCore, view: LiveView, point: Point, runs: (since: string, until: Point) => Run[]) {
+  constructor(core: VolumeCore, view: LiveView, point: Point, runs: (since: string, until: Point) => Run[], use: PointUse) {
     this.#core = core
     this.#view = view
     this.#point = point
     this.#runs = runs
-    point.users++
+    this.#use = use
+    if (use !== 'looks') point.users++
+    if (use === 'yields') point.yielding++
     const { rotational } = core.live.capabilities
     this.capabilities = Object.freeze({ readOnly: true, trim: false, fastZero: false, rotational })
     this.blockSizes = Object.freeze({ minimum: 1, preferred: Math.max(4096, core.grainBytes), maximum: 32 * 2 ** 20 })
@@ -135,8 +146,10 @@ export class OpenPointDevice implements PointDevice {
   async close(): Promise<void> {
     if (!this.#open) return
     this.#open = false
-    this.#point.users--
     this.#pages.clear()
+    if (this.#use === 'looks') return
+    if (this.#use === 'yields') this.#point.yielding--
+    if (--this.#point.users === 0) this.#point.onUnused?.()
   }
 
   #list(offset: number, length: number, maxExtents: number, state: (run: number, grain: number) => number): Extents {
@@ -166,12 +179,7 @@ export class OpenPointDevice implements PointDevice {
     const base = Math.floor(first / PAGE_BITS) * PAGE_BITS
     const remembered = this.#lastOwners
     let end = Math.min(last, base + PAGE_BITS)
-    if (remembered !== 0) {
-      const same = remembered[first - base]
-      let at = first + 1
-      while (at < end && remembered[at - base] === same) at++
-      end = at
-    }
+    if (remembered !== 0) end = Math.min(end, base + remembered.last[first - base] + 1)
     const { points, target } = this.#core.chain
     if (owner === 0) {
       const limit = target && target.seq >= this.#point.seq ? Math.min(end, target.owned.length) : first
@@ -255,7 +263,7 @@ export class OpenPointDevice implements PointDevice {
     if (this.#merges !== chain.merges) this.#forget()
     const page = Math.floor(grain / PAGE_BITS)
     const owners = page === this.#lastPage ? this.#lastOwners : this.#ownersOf(page)
-    const owner = owners === 0 ? 0 : owners[grain - page * PAGE_BITS]
+    const owner = owners === 0 ? 0 : owners.owner[grain - page * PAGE_BITS]
     if (owner !== 0) return owner
     const { target } = chain
     if (!target || grain >= target.owned.length || target.seq < this.#point.seq || !target.owned.get(grain)) return 0
@@ -284,7 +292,7 @@ export class OpenPointDevice implements PointDevice {
   #lookUp(page: number): Owners {
     const { points } = this.#core.chain
     const from = page * PAGE_BITS
-    let owners: Owners = 0
+    let owners: Uint16Array | undefined
     for (let index = points.length - 1; index >= 0 && points[index].seq >= this.#point.seq; index--) {
       const { owned, damaged } = points[index]
       if (damaged.has(page)) {
@@ -294,18 +302,28 @@ export class OpenPointDevice implements PointDevice {
       const to = Math.min(from + PAGE_BITS, owned.length)
       for (let at = from < to ? owned.next(from, to, true) : to; at < to;) {
         const end = owned.runEnd(at, to)
-        if (owners === 0) owners = new Uint16Array(PAGE_BITS)
+        owners ??= new Uint16Array(PAGE_BITS)
         owners.fill(index + 1, at - from, end - from)
         at = end < to ? owned.next(end, to, true) : to
       }
     }
-    return owners
+    return owners ? { owner: owners, last: lastOfRuns(owners) } : 0
   }
 
   #judge(offset: number, length: number): void {
     if (!this.#open) throw new NbdeltaError('wrong-state', 'the snapshot is closed')
     assertRange(this, offset, length)
   }
+}
+
+/** For each place the last one of the run of equals that it is in. */
+function lastOfRuns(values: Uint16Array): Uint16Array {
+  const last = new Uint16Array(values.length)
+  for (let at = values.length - 1, end = at; at >= 0; at--) {
+    if (values[at] !== values[end]) end = at
+    last[at] = end
+  }
+  return last
 }
 
 function readOnly(): NbdeltaError { return new NbdeltaError('read-only', 'a snapshot cannot be written to') }

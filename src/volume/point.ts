@@ -28,6 +28,15 @@ export interface DirtyPages {
   readonly exact: readonly number[]
 }
 
+/** Of one that its maker can do without (space.ts). */
+interface Spare {
+  /** Their pins do not keep it. */
+  readonly owners: readonly string[]
+  readonly letGo: () => void
+  /** `letGo` was called. */
+  told: boolean
+}
+
 /** What happened to a snapshot's grains since a checkpoint began. */
 export interface Fresh {
   readonly bytes: IntervalSet
@@ -53,8 +62,12 @@ export class Point {
   state: PointState
   /** Pages of the exact maps that could not be read from either twin: what is there is lost. */
   readonly damaged = new Set<number>()
-  /** Views that read it. */
+  /** Views that read it, and how many of them end when `spare` says so. */
   users = 0
+  yielding = 0
+  /** Called when nobody reads it any more. */
+  onUnused: (() => void) | undefined
+  spare: Spare | undefined
   fresh: Fresh | undefined
   readonly #dirtyChanged = new Set<number>()
   readonly #dirtyExact = new Set<number>()

@@ -6,13 +6,14 @@
  * - Changes of the set, and resizes, run one after the other (`inTurn`); merging goes on in the background.
  * - What is listed is in the table, durably. Memory follows the disk.
  */
+import { holdUnmoved } from './holds.js'
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import { Turns } from '../device/turns.js'
 import type { LiveView } from './live-view.js'
 import { createPoints, NewPoint } from './point-creation.js'
-import { OpenPointDevice } from './point-device.js'
+import { OpenPointDevice, type PointUse } from './point-device.js'
 import { type MergeParts, PointMerger } from './point-merge.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
@@ -20,12 +21,13 @@ import { resized } from './restore-plan.js'
 import {
   type CreatePointOptions, type Pin, type PointDevice, type PointFacts, type PointInfo, pinOf, type Snappoints,
 } from './snappoint.js'
-import { holdUnmoved } from './staging.js'
 import type { Run } from './volume-map.js'
 
 interface Parts extends MergeParts { readonly view: LiveView }
-/** Runs looked at before others get a turn. */
-const RUNS_AT_ONCE = 4096
+/** How long runs are looked at before others get a turn: a client's requests wait for that. */
+const TURN_MS = 1
+/** Runs between two looks at the clock. */
+const RUNS_AT_ONCE = 16
 /** In names of exports the newest snapshot, whichever that is (SEEDS B14). */
 const LATEST = 'latest'
 
@@ -67,9 +69,9 @@ export class VolumePoints implements Snappoints {
     const heir = chain.heirOf(point)
     let exclusive = 0
     for (const map of [point.bytes, point.lent]) {
-      await eachRun(map, run => { exclusive += heir ? unowned(heir, run) : run.end - run.start })
+      await eachRun(map, this.#parts.core.clock, run => { exclusive += heir ? unowned(heir, run) : run.end - run.start })
     }
-    return { exclusiveBytes: exclusive * grainBytes, referencedBytes: await this.#referenced(name), changedGrains }
+    return { exclusiveBytes: exclusive * grainBytes, referencedBytes: await this.#referenced(point), changedGrains }
   }
 
   create(options: CreatePointOptions): Promise<PointInfo> {
@@ -99,11 +101,11 @@ export class VolumePoints implements Snappoints {
     await this.#beginDeletion(point)
   }
 
-  /** Errors: not-found, busy (pinned, or in use), io. */
-  delete(name: string): Promise<void> {
+  /** @param owners their pins do not keep it. Errors: not-found, busy (pinned, or in use), io. */
+  delete(name: string, owners: readonly string[] = []): Promise<void> {
     return this.inTurn(async () => {
       const point = this.#known(name)
-      refusePinned(point.info, this.#parts.core.clock)
+      refusePinned(point.info, this.#parts.core.clock, owners)
       if (point.users > 0) throw new NbdeltaError('busy', `'${name}' is in use`)
       await this.#needStore().put([{ ...point.info, deleting: true }], [])
       await this.#beginDeletion(point)
@@ -142,15 +144,13 @@ export class VolumePoints implements Snappoints {
     })
   }
 
-  open(name: string): PointDevice {
+  open(name: string, { yields } = { yields: false }): PointDevice {
     const point = this.#known(name)
     if (!point.isSnapshot) throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
-    return this.openPoint(point)
+    return this.#device(point, yields ? 'yields' : 'keeps')
   }
 
-  openPoint(point: Point): PointDevice {
-    return new OpenPointDevice(this.#parts.core, this.#parts.view, point, (since, until) => this.#runs(since, until))
-  }
+  openPoint(point: Point): PointDevice { return this.#device(point, 'keeps') }
 
   byUuid(uuid: string): Point | undefined {
     return this.#points.find(({ state, info }) => state === 'ready' && info.uuid === uuid)
@@ -228,20 +228,28 @@ export class VolumePoints implements Snappoints {
     this.#merger!.wake()
   }
 
-  async #referenced(name: string): Promise<number> {
-    const device = this.open(name)
+  /** Errors: not-found (it was deleted meanwhile, for which nobody waits until this is done). */
+  async #referenced(point: Point): Promise<number> {
+    const device = this.#device(point, 'looks')
+    const turn = new Turn(this.#parts.core.clock)
     try {
       let bytes = 0
-      for (let at = 0, looks = 0; at < device.sizeBytes; looks++) {
+      for (let at = 0; at < device.sizeBytes;) {
         const run = device.zeroRun(at, device.sizeBytes - at)
         if (run > 0) bytes += run
         at += Math.abs(run)
-        if (looks % RUNS_AT_ONCE === RUNS_AT_ONCE - 1) await new Promise<void>(resolve => { setImmediate(resolve) })
+        if (!turn.isOver) continue
+        await turn.next()
+        if (point.state === 'deleting') throw new NbdeltaError('not-found', `'${point.info.name}' was deleted meanwhile`)
       }
       return bytes
     } finally {
       await device.close()
     }
+  }
+
+  #device(point: Point, use: PointUse): OpenPointDevice {
+    return new OpenPointDevice(this.#parts.core, this.#parts.view, point, (since, until) => this.#runs(since, until), use)
   }
 
   #find(name: string): Point | undefined {
@@ -260,17 +268,38 @@ export class VolumePoints implements Snappoints {
   }
 }
 
-function refusePinned(info: PointInfo, clock: Clock): void {
-  const pin = pinOf(info, clock.wallTime())
+function refusePinned(info: PointInfo, clock: Clock, owners: readonly string[]): void {
+  const pin = pinOf(info, clock.wallTime(), owners)
   const hint = 'release the pin, or wait until it expires'
   if (pin) throw new NbdeltaError('busy', `'${info.name}' is pinned by ${pin.owner}`, { hint })
 }
 
-async function eachRun(map: Point['bytes'], look: (run: Run) => void): Promise<void> {
-  let count = 0
+async function eachRun(map: Point['bytes'], clock: Clock, look: (run: Run) => void): Promise<void> {
+  const turn = new Turn(clock)
   for (const run of map.runs()) {
     look(run)
-    if (++count % RUNS_AT_ONCE === 0) await new Promise<void>(resolve => { setImmediate(resolve) })
+    if (turn.isOver) await turn.next()
+  }
+}
+
+/** Work in small steps that gives others a turn. */
+class Turn {
+  readonly #clock: Clock
+  #startedMs: number
+  #steps = 0
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+    this.#startedMs = clock.now()
+  }
+
+  /** Asked after each step. */
+  get isOver(): boolean { return ++this.#steps % RUNS_AT_ONCE === 0 && this.#clock.now() - this.#startedMs >= TURN_MS }
+
+  /** Others had theirs when this resolves. */
+  async next(): Promise<void> {
+    await new Promise<void>(resolve => { setImmediate(resolve) })
+    this.#startedMs = this.#clock.now()
   }
 }
 

@@ -15,14 +15,15 @@
  */
 import { divCeil } from '../../native-free/integer.js'
 import { NbdeltaError } from '../device/errors.js'
+import { EVERYTHING } from '../device/range-lock.js'
 import type { Checkpointer } from './checkpoint.js'
 import { flushNow, type VolumeCore } from './core.js'
 import { mapFileSizeBytes } from '../store/map-file.js'
 import type { Adopter } from './adopter.js'
 import type { Gate } from './gate.js'
+import { lockWhole } from './holds.js'
 import type { Reclaimer } from './reclaim.js'
 import { resized } from './restore-plan.js'
-import { lockWhole } from './staging.js'
 
 interface Parts {
   readonly core: VolumeCore
@@ -43,9 +44,10 @@ export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () =
     await adoptEnd(parts, Math.min(sizeBytes, core.sizeBytes))
     if (sizeBytes < core.sizeBytes) await parts.gate.admit(Math.floor(sizeBytes / core.grainBytes), core.map.grains)
     await checkpointer.exclude(() => sizeBytes > core.sizeBytes ? grow(core, sizeBytes, commit) : shrink(core, sizeBytes, commit))
+    core.watchers.lose('its size has changed')
     if (core.map.stale.size > 0) reclaimer.wake()
   } finally {
-    core.locks.unlock(0, Number.MAX_SAFE_INTEGER)
+    core.locks.unlock(0, EVERYTHING)
   }
 }
 
@@ -60,8 +62,8 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
   const fresh = { start: map.grains, end: divCeil(sizeBytes, grainBytes) }
   const foreign = live.kind === 'block'
   if (foreign && live.sizeBytes < sizeBytes) {
-    const hint = 'make the block device larger first'
-    throw new NbdeltaError('bad-argument', `its block device has only ${live.sizeBytes} bytes`, { hint })
+    const hint = 'make it larger first; when it is a remote export, open the volume again then'
+    throw new NbdeltaError('bad-argument', `the block device or export it lies on has only ${live.sizeBytes} bytes`, { hint })
   }
   if (foreign) await zeroTail(core, Math.min(sizeBytes, map.grains * grainBytes))
   else {

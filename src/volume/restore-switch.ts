@@ -23,7 +23,7 @@ import { holdAll, NewPoint } from './point-creation.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
 import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
-import type { PointDevice, PointInfo } from './snappoint.js'
+import { type PointDevice, type PointInfo, RESTORED_LABEL } from './snappoint.js'
 
 /** Room in the journal for what a switch says beside the extents of the undo point. */
 const HOLD_RANGES = 64
@@ -49,6 +49,10 @@ export interface RestoreRequest {
   readonly within?: GrainBitmap
   /** Bytes a second of the copying; null: no limit. */
   readonly pace: number | null
+  /** Called before anything is taken; what it throws is why nothing is. */
+  readonly whenHeld?: () => void
+  /** Called when the volume shows it, and nobody has changed it since. */
+  readonly atInstant?: () => void
 }
 
 export interface RestoreSource {
@@ -82,7 +86,7 @@ export class RestoreSwitch {
     this.#request = request
     this.source = source
     this.undo = new NewPoint({ core: parts.core, checkpointer: parts.checkpointer, store: parts.pointStore }, {
-      name: parts.undoName, kind: 'snapshot', labels: { auto: 'undo' },
+      name: parts.undoName, kind: 'snapshot', labels: { auto: 'undo', [RESTORED_LABEL]: source.info.uuid },
     }, null)
   }
 
@@ -108,6 +112,7 @@ export class RestoreSwitch {
   async take(): Promise<boolean> {
     const { core, uuid, store, points } = this.#parts
     const { info, volume } = this.source
+    this.#request.whenHeld?.()
     const plan = this.#plan()
     if (plan.rule === 'nothing') return false
     this.undo.take()
@@ -149,6 +154,11 @@ export class RestoreSwitch {
     core.map.becomeInherited(layer.todo)
     core.inherit.layers.unshift(layer)
     layer.source = composedSource(layer, changes.inheritance, device ?? points.openPoint(own!), points)
+    if (!core.watchers.isEmpty) {
+      const open = own && (() => composedSource(layer, changes.inheritance, points.openPoint(own), points))
+      core.watchers.restored(layer.todo, info.uuid, open)
+    }
+    this.#request.atInstant?.()
   }
 
   /** @param error why, if it has failed; whether it has not is known only to the next open when the record may be there */

@@ -60,6 +60,10 @@ export interface RestoreOptions {
   readonly length?: number
   /** Of the copying in the background; by default no limit. */
   readonly bytesPerSecond?: number
+  /** Called when nothing of the volume is in flight, and nothing was changed yet. What it throws is why nothing will be. */
+  readonly whenHeld?: () => void
+  /** Called at its instant: what comes from now on comes behind it. Never throws. */
+  readonly atInstant?: () => void
 }
 
 interface Parts {
@@ -142,7 +146,7 @@ export class Inheritor {
     for (;;) {
       await this.hurry()
       // Its pin takes another volume's turn: whoever has one turn must not wait for another but in the order of volumes.
-      const foreign = await this.#foreignSource(this.#judge(options))
+      const foreign = await this.foreignSource(options)
       let isShown = false
       try {
         const job = await this.#parts.points.inTurn(async () => {
@@ -154,11 +158,7 @@ export class Inheritor {
         })
         if (job) return job
       } finally {
-        if (!isShown) {
-          await foreign?.device?.close()
-          // In doubt it may have happened all the same.
-          if (!this.#parts.pointStore?.inDoubt) await foreign?.release?.()
-        }
+        if (!isShown) await this.letGo(foreign)
       }
     }
   }
@@ -241,8 +241,12 @@ export class Inheritor {
     return { ...options, offset, length, pace }
   }
 
-  /** Another volume's snapshot, pinned and open. */
-  async #foreignSource({ from, sourceVolume }: Request): Promise<RestoreSource | undefined> {
+  /**
+   * Another volume's snapshot, pinned and open; undefined: it is this volume's own. In nobody's turn: its pin takes the other
+   * volume's. Errors as `restore`.
+   */
+  async foreignSource(options: RestoreOptions): Promise<RestoreSource | undefined> {
+    const { from, sourceVolume } = this.#judge(options)
     const { uuid, name } = this.#parts
     if (!sourceVolume || sourceVolume.uuid === uuid) return undefined
     const { points } = sourceVolume
@@ -256,6 +260,13 @@ export class Inheritor {
       await release()
       throw error
     }
+  }
+
+  /** What `foreignSource` gave, and nothing was restored from. */
+  async letGo(source: RestoreSource | undefined): Promise<void> {
+    await source?.device?.close()
+    // In doubt it may have happened all the same.
+    if (!this.#parts.pointStore?.inDoubt) await source?.release?.()
   }
 
   #attach(inheritance: Inheritance, device: PointDevice): void {

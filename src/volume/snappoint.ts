@@ -9,6 +9,9 @@ import type { Run } from './volume-map.js'
 /** A snapshot keeps old content readable; a bookmark keeps only the map of what changed since. */
 export type PointKind = 'snapshot' | 'bookmark'
 
+/** Of an undo point: uuid of the snapshot that was restored at its instant. */
+export const RESTORED_LABEL = 'restored'
+
 /** Whoever needs a point to stay. It cannot be deleted before the pin is released or has expired (SEEDS X5). */
 export interface Pin {
   /** Unique within the point: 'clone NAME', 'restore', 'export 17', whatever an operator typed. */
@@ -27,16 +30,16 @@ export interface PointInfo {
   readonly createdAt: string
   /** The volume's size at that instant, bytes. */
   readonly sizeBytes: number
-  /** Free text by key; `auto` = 'undo' or 'schedule' marks points nobody asked for by name. */
+  /** Free text by key; `auto` = 'undo' or 'schedule' marks points nobody asked for by name, `restored` what one undoes. */
   readonly labels: Readonly<Record<string, string>>
   /** Uuid of the group operation that made it together with points of other volumes; null: made alone. */
   readonly group: string | null
   readonly pins: readonly Pin[]
 }
 
-/** A pin that holds at that time. */
-export function pinOf({ pins }: PointInfo, now: Date): Pin | undefined {
-  return pins.find(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
+/** A pin that holds at that time. @param but not of these owners */
+export function pinOf({ pins }: PointInfo, now: Date, but: readonly string[] = []): Pin | undefined {
+  return pins.find(({ owner, expiresAt }) => !but.includes(owner) && (expiresAt === null || new Date(expiresAt) > now))
 }
 
 export interface PointFacts {
@@ -54,6 +57,13 @@ export interface CreatePointOptions {
   readonly labels?: Readonly<Record<string, string>>
   /** Held from the beginning, by the same record. */
   readonly pins?: readonly Pin[]
+  /** Called at its instant: nothing of the volume is in flight, and what comes from now on is not in the point. Never throws. */
+  readonly atInstant?: () => void
+  /**
+   * Whoever makes it can do without it: called, once, when the volume has no room for what it keeps (space.ts). As soon as nobody
+   * has it open any more it is deleted then, whatever pins it was made with. Never throws. Forgotten when the volume is closed.
+   */
+  readonly letGo?: () => void
 }
 
 /** Content of a snapshot, read-only; it stays as it is whatever happens to the volume. Closing it releases the snapshot. */
@@ -79,8 +89,8 @@ export interface Snappoints {
   rename(name: string, to: string): Promise<PointInfo>
   pin(name: string, pin: Pin): Promise<void>
   unpin(name: string, owner: string): Promise<void>
-  /** Errors: bad-argument for a bookmark. */
-  open(name: string): PointDevice
+  /** @param how `yields`: closed soon after its `letGo` was called. Errors: bad-argument for a bookmark. */
+  open(name: string, how?: { readonly yields: boolean }): PointDevice
   /** Grains changed from `since` up to `until` (a newer point), or up to now. A superset of the truth, bounded (D4). */
   changedRuns(since: string, until?: string): Run[]
   /** The same as a bitmap, which is the caller's: a bit a grain at most, however many runs there are. */

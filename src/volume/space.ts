@@ -9,8 +9,10 @@
  * The order, when a request fails for want of space. It holds no lock by then, and is tried again after each step
  *   1. what is being deleted anyway gives its space back first
  *   2. drop-undo    the oldest undo point of a restore that nobody has pinned or reads; again while there is one
- *      (mirrors into bookmark mode: behind this step, once there are mirrors)
- *   3. the request fails with no-space
+ *   3. drop-spare   the oldest snapshot that its maker can do without, which is the image of a mirror's cycle; again while there
+ *      is one. The maker is told to let go (`letGo`, snappoint.ts): the cycle ends, and the mirror goes on from its bookmark.
+ *      What others have pinned, or have open for longer, stays, and nobody is told; a maker that takes too long is not waited for
+ *   4. the request fails with no-space
  * Whoever is not a request of a client (the copier of a restore, a shrink) gives nothing up and fails at once, or tries later.
  *
  * A write that finds no space in live itself, on a full disk, is a request that fails for want of space like the others.
@@ -51,13 +53,17 @@ export interface SpaceFacts extends SpaceRule {
 /** No limit but the disk. */
 export const NO_BUDGET: SpaceRule = Object.freeze({ budgetBytes: null, order: 'drop-undo-then-fail' })
 
-type Step = 'drop-undo'
-const STEPS: Readonly<Record<SpaceOrder, readonly Step[]>> = Object.freeze({ 'drop-undo-then-fail': ['drop-undo'], 'fail': [] })
+type Step = 'drop-undo' | 'drop-spare'
+const STEPS: Readonly<Record<SpaceOrder, readonly Step[]>> = Object.freeze({
+  'drop-undo-then-fail': ['drop-undo', 'drop-spare'], 'fail': [],
+})
 
 const NOTHING: readonly Run[] = Object.freeze([])
 
 /** While the disk is full, what is staged is tried again so often. */
 const RETRY_MS = 5000
+/** A client's request waits no longer for those who are told to let go. */
+const LET_GO_MS = 5000
 
 /** Old content could not be preserved; nothing has changed. */
 class Shortage extends NbdeltaError {
@@ -136,6 +142,15 @@ export class Space {
     if (this.#rule.budgetBytes === null) return NOTHING
     const runs = this.needs(from, to)
     return this.#hasRoom(this.#count(runs)) ? runs : undefined
+  }
+
+  /** As `roomFor`, for a snapshot in the making, which is going to need all of them; those with a promise cannot have another. */
+  roomForAll(from: number, to: number): readonly Run[] | undefined {
+    if (this.#diskFull) return undefined
+    if (this.#rule.budgetBytes === null) return NOTHING
+    const run = { start: from, end: to }
+    const grains = this.#count([run])
+    return grains === to - from && this.#hasRoom(grains) ? [run] : undefined
   }
 
   /** Room for these grains is theirs until they are kept, or `release`. */
@@ -254,32 +269,63 @@ export class Space {
   /** True: there may be room now. */
   async #giveUp(want: SpaceWant): Promise<boolean> {
     if (this.#stopped || !this.points) return false
-    if (this.#core.chain.points.some(({ state }) => state === 'deleting') && await this.#settled()) return true
-    for (const step of STEPS[this.#rule.order]) {
-      if (step === 'drop-undo' && await this.#dropUndo(want)) return true
-    }
+    const { chain } = this.#core
+    // It is there already for whoever overwrites something, and can go only when it is made.
+    if (chain.points.some(({ state, spare }) => state === 'making' && spare)) await this.points.inTurn(async () => undefined)
+    if (chain.points.some(({ state }) => state === 'deleting') && await this.#settled()) return true
+    for (const step of STEPS[this.#rule.order]) if (await this.#drop(step, want)) return true
     return false
   }
 
-  async #dropUndo(why: SpaceWant): Promise<boolean> {
-    const { chain, clock, logger } = this.#core
-    const now = clock.wallTime()
-    const free = (point: Point): boolean => point.state === 'ready' && point.info.labels.auto === 'undo' && point.users === 0
-      && !pinOf(point.info, now)
-    for (const { info: { name } } of chain.points.filter(free)) {
+  /** The oldest that may go. False: none may. */
+  async #drop(step: Step, why: SpaceWant): Promise<boolean> {
+    const { clock, logger } = this.#core
+    const untilMs = clock.now() + LET_GO_MS
+    for (const point of this.#free(step)) {
+      const { info: { name }, spare } = point
       try {
-        await this.points!.delete(name)
+        if (spare) await this.#letGo(point, spare, untilMs)
+        await this.points!.delete(name, spare?.owners)
       } catch (error) {
-        logger.warn({ volume: this.#name, point: name, why, err: error }, 'an undo point could not be given up for want of space')
-        continue
+        // Its maker may have deleted it first.
+        if (!spare || point.state !== 'deleting') {
+          logger.warn({ volume: this.#name, point: name, why, err: error }, 'a snapshot could not be given up for want of space')
+          continue
+        }
       }
       this.#sacrifices++
       this.#last = { name, at: clock.wallTime().toISOString(), why }
-      logger.warn({ volume: this.#name, point: name, why, ...this.#rule }, 'the oldest undo point was given up for want of space')
+      logger.warn({ volume: this.#name, point: name, why, step, ...this.#rule }, 'a snapshot was given up for want of space')
       await this.#settled()
       return true
     }
     return false
+  }
+
+  /** Oldest first. */
+  #free(step: Step): readonly Point[] {
+    const now = this.#core.clock.wallTime()
+    const isUndo = (point: Point): boolean => point.info.labels.auto === 'undo' && point.users === 0 && !pinOf(point.info, now)
+    const isSpare = ({ info, spare, users, yielding }: Point): boolean => spare !== undefined && !pinOf(info, now, spare.owners)
+      && (users === 0 || (users === yielding && !spare.told))
+    const isFree = step === 'drop-undo' ? isUndo : isSpare
+    return this.#core.chain.points.filter(point => point.state === 'ready' && isFree(point))
+  }
+
+  /** Nobody has it open any more. Errors: busy (somebody has it still). */
+  async #letGo(point: Point, spare: NonNullable<Point['spare']>, untilMs: number): Promise<void> {
+    const { clock } = this.#core
+    if (!spare.told) {
+      spare.told = true
+      spare.letGo()
+    }
+    if (point.users === 0) return
+    let timer: { cancel(): void } | undefined
+    await new Promise<void>((resolve, reject) => {
+      point.onUnused = resolve
+      const late = (): void => { reject(new NbdeltaError('busy', 'whoever reads it takes too long')) }
+      timer = clock.setTimeout(late, untilMs - clock.now())
+    }).finally(() => { timer?.cancel() })
   }
 
   /** What was deleted has given its space back; false: it could not, and will be tried again. */

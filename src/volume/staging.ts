@@ -6,13 +6,22 @@
  *   apply    in batches, when the log fills or a moment after the last append: preserver (old content durable), then live
  *   retire   live flushed, then the log's mark: the entries are over
  *
+ * A new point stops nobody whose writes are staged (point-creation.ts):
+ *
+ *   pass     the volume is about to be held: only whoever asks for parts of it is in the way of what is staged
+ *   divide   the instant. What was taken before it belongs to the new point, what comes is staged, needed by anybody or not
+ *   settle   what was taken before has its place; nothing else is moved
+ *   (the chain has the point)
+ *   unite    what came since is moved like anything else, with the new point to need what it comes over
+ *
  * Order, and what others would lose: live before the preserver is done, and a power cut leaves the snapshot new bytes; the
  * mark before live is durable, and a power cut loses what was flushed to the log. Until a grain is retired every change of it
  * goes through the log as well, or waits for `drain`: a replay of its entries would come on top of a write in place.
  *
  * Nothing of this is locked. In its stead: whoever changes the set of points or the size holds the whole volume and has
- * everything drained (`lockWhole`, but `holdUnmoved`); whoever changes grains in place, or judges what lies there, locks them and
- * then drains where they are staged (gate.ts, excess-scan.ts). So what is staged is never `plain`, needed by a snapshot or not.
+ * everything drained (`lockWhole`, but `holdUnmoved`: holds.ts) or divided, as above; whoever changes grains in place, or judges
+ * what lies there, locks them and then drains where they are staged (gate.ts, excess-scan.ts). So what is staged is never
+ * `plain`, needed by a snapshot or not.
  * A log that is full or broken takes nothing: then writes wait for the preserver themselves. What it could not write fails.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
@@ -48,6 +57,16 @@ interface Stroke {
   readonly before: (number | Staged | undefined)[]
 }
 
+/** Before it and behind it are two points' times. */
+interface Division {
+  /** The last entry before. */
+  readonly last: number
+  /** What comes is needed, whatever the chain says: a snapshot is being made. */
+  readonly keeps: boolean
+  /** The newest entry before, of grains that have one behind. */
+  readonly before: Map<number, Staged>
+}
+
 export class Staging {
   readonly #core: VolumeCore
   readonly #preserver: Preserver
@@ -68,6 +87,8 @@ export class Staging {
   #working: Promise<void> | undefined
   #timer: { cancel(): void } | undefined
   #refusing = 0
+  #passing = false
+  #division: Division | undefined
   #buffer: Buffer | undefined
 
   constructor(core: VolumeCore, preserver: Preserver, store: PointStore) {
@@ -131,12 +152,13 @@ export class Staging {
   take(offset: number, length: number, data: Buffer, at: number): boolean {
     const { grainBytes, chain, space } = this.#core
     const log = this.#log
+    const division = this.#division
     if (!log || this.#refusing > 0 || this.#preserver.failure || length > ENTRY_MAX_BYTES) return false
     if (offset % grainBytes !== 0 || length % grainBytes !== 0) return false
     const from = offset / grainBytes
     const to = from + length / grainBytes
-    if (chain.unneeded(from, to) && !this.meets(from, to)) return false
-    const needed = space.roomFor(from, to)
+    if (!this.#passing && chain.unneeded(from, to) && !this.meets(from, to)) return false
+    const needed = division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
     if (!needed) return false
     const address = log.append(offset, data, at, length)
     if (address === undefined) {
@@ -199,6 +221,31 @@ export class Staging {
     if (!this.idle) this.#wake()
   }
 
+  /** Something of the volume is locked for whoever wants all of it, and may be staged nevertheless. */
+  get isPassing(): boolean { return this.#passing }
+
+  /** Until `unite`. */
+  pass(): void { this.#passing = true }
+
+  /** The whole volume is held, until `unite`. @param keeps for a snapshot, which needs what later entries come over */
+  divide(keeps: boolean): void {
+    if (this.#log) this.#division = { last: this.#log.sequence, keeps, before: new Map() }
+  }
+
+  /** All that was taken before the division is in its place, durable and retired. */
+  get isSettled(): boolean { return !this.#log || (!this.#hasMore && this.#appliedTo <= this.#log.applied) }
+
+  /** `isSettled` when it resolves. Rejects when a disk fails. */
+  async settle(): Promise<void> {
+    while (!this.isSettled) await this.#begin()
+  }
+
+  unite(): void {
+    this.#passing = false
+    this.#division = undefined
+    if (this.#log && !this.idle) this.#wake()
+  }
+
   /** What was taken is durable. */
   flush(): Promise<void> | undefined { return this.#log?.flush() }
 
@@ -212,11 +259,25 @@ export class Staging {
   /** The log may replay what was forgotten: nothing may be written in place before it is marked. */
   get #inDoubt(): boolean { return this.#log !== undefined && this.#doubtTo > this.#log.applied }
 
+  /** An entry is to be moved: on this side of a division. */
+  get #hasMore(): boolean {
+    return this.#head < this.#queue.length && this.#queue[this.#head].sequence <= (this.#division?.last ?? Infinity)
+  }
+
   #note(entry: Staged): void {
-    for (let grain = entry.from; grain < entry.to; grain++) this.#grains.set(grain, entry)
+    for (let grain = entry.from; grain < entry.to; grain++) {
+      if (this.#division) this.#keepBefore(this.#division, grain)
+      this.#grains.set(grain, entry)
+    }
     // Those among them that no snapshot needs must not be overwritten in place meanwhile.
     this.#core.chain.plain?.clear(entry.from, entry.to)
     this.#queue.push(entry)
+  }
+
+  /** Its newest entry is about to have another behind it. */
+  #keepBefore({ last, before }: Division, grain: number): void {
+    const entry = this.#grains.get(grain)
+    if (entry && entry.sequence <= last) before.set(grain, entry)
   }
 
   /** As `#note`, and what to do when it cannot be written: then it was never there. */
@@ -261,7 +322,7 @@ export class Staging {
 
   #wake(): void {
     if (this.#working) return
-    if (this.#log!.fill > FILL_MAX) this.#begin().catch(() => undefined)
+    if (this.#log!.fill > FILL_MAX && !this.#division) this.#begin().catch(() => undefined)
     else this.#timer ??= this.#rest()
   }
 
@@ -288,15 +349,17 @@ export class Staging {
 
   async #work(): Promise<void> {
     const log = this.#log!
-    while (this.#head < this.#queue.length) {
+    while (this.#hasMore) {
       if (this.#queue[this.#head].sequence > log.writtenTo) await log.written!.catch(() => undefined)
       else await this.#batch()
       if (log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo) await this.#retire()
     }
-    this.#appliedTo = Math.max(this.#appliedTo, this.#overTo)
+    // Behind a division there may be more, which is not over.
+    const next = this.#queue[this.#head]?.sequence ?? Infinity
+    this.#appliedTo = Math.max(this.#appliedTo, Math.min(this.#overTo, next - 1))
     await this.#retire()
-    // Whoever has paused it waits for more important things.
-    if (this.#refusing === 0) await log.rest().catch((error: unknown) => {
+    // Whoever has paused it, or waits for one side, has more important things to do.
+    if (this.#refusing === 0 && !this.#division) await log.rest().catch((error: unknown) => {
       this.#core.logger.warn({ err: error }, 'the space of the staging log could not be given back')
     })
   }
@@ -334,23 +397,25 @@ export class Staging {
   /** At most BATCH_GRAINS, together in the log. */
   #next(): Staged[] {
     const entries: Staged[] = []
+    const last = this.#division?.last ?? Infinity
     const first = this.#queue[this.#head].address
     let grains = 0
     for (let i = this.#head; i < this.#queue.length; i++) {
       const entry = this.#queue[i]
       const far = entry.address < first || entry.address + entry.length - first > BUFFER_BYTES
-      if (far || entry.sequence > this.#log!.writtenTo || grains + entry.to - entry.from > BATCH_GRAINS) break
+      const isNext = entry.sequence <= last && entry.sequence <= this.#log!.writtenTo
+      if (far || !isNext || grains + entry.to - entry.from > BATCH_GRAINS) break
       entries.push(entry)
       grains += entry.to - entry.from
     }
     return entries
   }
 
-  /** Grains of which this is the newest entry. */
+  /** Grains of which this is the newest entry, on its side of a division. */
   #current(entry: Staged): { grain: number, entry: Staged }[] {
     const found: { grain: number, entry: Staged }[] = []
     for (let grain = entry.from; grain < entry.to; grain++) {
-      if (this.#grains.get(grain) === entry) found.push({ grain, entry })
+      if (this.#grains.get(grain) === entry || this.#division?.before.get(grain) === entry) found.push({ grain, entry })
     }
     return found
   }
@@ -388,34 +453,6 @@ export class Staging {
       this.#core.flushes.changed()
     }
     for (const [grain, { sequence }] of this.#grains) if (sequence <= upTo) this.#grains.delete(grain)
-  }
-}
-
-/** Holds the whole volume, with nothing staged: for whoever changes its points or its size. Errors: those of the disks. */
-export async function lockWhole(core: VolumeCore): Promise<void> {
-  await core.staging?.pause()
-  try {
-    await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
-  } finally {
-    core.staging?.resume()
-  }
-}
-
-/**
- * `change` runs with the whole volume held; what is staged stays where it is, and none of it is on its way. For whoever only
- * takes a point away: who needs the old content is found out when it is moved, and on a full disk that waits for the deletion.
- */
-export async function holdUnmoved(core: VolumeCore, change: () => void): Promise<void> {
-  await core.staging?.stall()
-  try {
-    await core.locks.lock(0, Number.MAX_SAFE_INTEGER)
-    try {
-      change()
-    } finally {
-      core.locks.unlock(0, Number.MAX_SAFE_INTEGER)
-    }
-  } finally {
-    core.staging?.resume()
   }
 }
 

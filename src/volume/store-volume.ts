@@ -12,12 +12,13 @@ import type { RestoreOptions } from './restore.js'
 import type { Snappoints } from './snappoint.js'
 import type { SpaceFacts } from './space.js'
 import { Volume, type VolumeParts } from './volume.js'
+import type { ChangeWatcher } from './watchers.js'
 
 export interface StoreVolume extends BlockDevice {
   readonly uuid: string
   readonly name: string
   readonly grainBytes: number
-  /** Absolute path of the adopted file or block device; null: a file of the store's own. */
+  /** Absolute path of the adopted file or block device, or URI of a remote export; null: a file of the store's own. */
   readonly backing: string | null
   /** ISO 8601, UTC. */
   readonly createdAt: string
@@ -32,15 +33,25 @@ export interface StoreVolume extends BlockDevice {
   restore(options: RestoreOptions): Promise<InheritJob>
   /** That copying, or a promotion's. */
   readonly inheriting: InheritJob | undefined
+  /** Tells of every change from now on, until the returned function is called. At the instant of a point, so that it is exact. */
+  watch(watcher: ChangeWatcher): () => void
   facts(): Promise<StoreVolumeFacts>
 }
 
-/** Null: not known, because the volume could not be opened. */
+/** All of it reads as zeros for certain; of one that could not be opened nobody knows. */
+export async function isBlank(volume: Pick<StoreVolume, 'facts'>): Promise<boolean> {
+  const { mappedBytes, inheritedBytes } = await volume.facts()
+  return mappedBytes === 0 && inheritedBytes === 0
+}
+
+/** Null: not known, because the volume could not be opened, or what it takes because live is remote. */
 interface StoreVolumeFacts {
   /** Taken on the medium. */
   readonly allocatedBytes: number | null
   /** May hold data. */
   readonly mappedBytes: number | null
+  /** Shown of other content, and not copied yet. */
+  readonly inheritedBytes: number | null
   /** Read as zeros, but their space has not come back yet. */
   readonly staleBytes: number | null
 }
@@ -94,6 +105,7 @@ export class BrokenStoreVolume implements StoreVolume {
   readonly inheriting = undefined
   readonly space = null
   async restore(): Promise<InheritJob> { throw this.problem }
+  watch(): never { throw this.problem }
   read(): Pending { throw this.problem }
   write(): Pending { throw this.problem }
   zero(): Pending { throw this.problem }
@@ -101,6 +113,8 @@ export class BrokenStoreVolume implements StoreVolume {
   flush(): Pending { throw this.problem }
   zeroRun(): number { throw this.problem }
   extents(): Extents { throw this.problem }
-  async facts(): Promise<StoreVolumeFacts> { return { allocatedBytes: null, mappedBytes: null, staleBytes: null } }
+  async facts(): Promise<StoreVolumeFacts> {
+    return { allocatedBytes: null, mappedBytes: null, inheritedBytes: null, staleBytes: null }
+  }
   async close(): Promise<void> {}
 }

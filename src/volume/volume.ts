@@ -18,7 +18,7 @@
  */
 import { divCeil } from '../../native-free/integer.js'
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
-import { allSettled } from '../device/all-settled.js'
+import { allSettled, both } from '../device/all-settled.js'
 import {
   assertRange, type BlockDevice, type BlockSizes, type Capabilities, type Extents, type Origin, type Pending,
   STATE_HOLE, STATE_ZERO, type ZeroMode,
@@ -27,7 +27,7 @@ import { NbdeltaError } from '../device/errors.js'
 import type { SpaceRule } from '../store/point-entry.js'
 import { ExtentList } from '../device/extent-list.js'
 import type { GroupFlush } from '../device/group-flush.js'
-import type { RangeLock } from '../device/range-lock.js'
+import { EVERYTHING, type RangeLock } from '../device/range-lock.js'
 import { Changes } from './changes.js'
 import type { Checkpointer } from './checkpoint.js'
 import type { Chain } from './chain.js'
@@ -36,6 +36,7 @@ import type { ExcessScan } from './excess-scan.js'
 import type { Adopter } from './adopter.js'
 import type { InheritJob } from './copier.js'
 import type { Gate } from './gate.js'
+import { lockWhole } from './holds.js'
 import type { LiveView } from './live-view.js'
 import type { VolumePoints } from './points.js'
 import type { Reclaimer } from './reclaim.js'
@@ -43,7 +44,8 @@ import type { Recovered } from './recovery.js'
 import type { Inheritor, RestoreOptions } from './restore.js'
 import { resizeVolume } from './resize.js'
 import type { SpaceFacts } from './space.js'
-import { lockWhole, type Staging } from './staging.js'
+import type { Staging } from './staging.js'
+import type { ChangeWatcher, Watchers } from './watchers.js'
 import { planTrim, planWrite, planZero, shapeOf } from './write-plan.js'
 
 /** Runs looked at in one answer of `extents`: 0.4 us each, 7 ms in all; a client asks again for the rest. */
@@ -70,10 +72,12 @@ export interface VolumeParts {
 interface VolumeFacts {
   readonly sizeBytes: number
   readonly grainBytes: number
-  /** Taken on the medium by live. */
-  readonly allocatedBytes: number
+  /** Taken on the medium by live; null: not known, it is remote. */
+  readonly allocatedBytes: number | null
   /** May hold data. */
   readonly mappedBytes: number
+  /** Shown, and not copied yet: content like any other, though nothing of it is mapped. */
+  readonly inheritedBytes: number
   /** Read as zeros, but their space has not come back yet. */
   readonly staleBytes: number
   /** Regions whose excess of a crash is still being taken back. */
@@ -99,6 +103,7 @@ export class Volume implements BlockDevice {
   readonly #staging: Staging | undefined
   readonly #locks: RangeLock
   readonly #flushes: GroupFlush
+  readonly #watchers: Watchers
   #open = true
   #refusal: NbdeltaError | undefined
   #closing: Promise<void> | undefined
@@ -117,6 +122,7 @@ export class Volume implements BlockDevice {
     this.#staging = core.staging
     this.#locks = core.locks
     this.#flushes = core.flushes
+    this.#watchers = core.watchers
     this.grainBytes = core.grainBytes
     this.recovered = parts.recovered
     this.blockSizes = Object.freeze({ minimum: 1, preferred: Math.max(4096, core.grainBytes), maximum: REQUEST_MAX_BYTES })
@@ -172,8 +178,12 @@ export class Volume implements BlockDevice {
 
   flush(): Pending {
     this.#judgeOpen()
-    return this.#flushes.flush()
+    const pending = this.#flushes.flush()
+    return this.#watchers.isEmpty ? pending : both(pending, this.#watchers.flushed())
   }
+
+  /** Tells of every change from now on, until the returned function is called. */
+  watch(watcher: ChangeWatcher): () => void { return this.#watchers.add(watcher) }
 
   prefetch(offset: number, length: number): Pending {
     this.#judge(offset, length)
@@ -213,12 +223,14 @@ export class Volume implements BlockDevice {
 
   async facts(): Promise<VolumeFacts> {
     this.#judgeOpen()
-    const { map } = this.#core
+    const { map, inherit } = this.#core
+    const inherited = inherit.all()
     return {
       sizeBytes: this.sizeBytes,
       grainBytes: this.grainBytes,
       allocatedBytes: await this.#live.allocatedBytes(),
       mappedBytes: this.#bytesOfGrains(map.data.count(), map.grains > 0 && map.data.get(map.grains - 1)),
+      inheritedBytes: inherited ? this.#bytesOfGrains(inherited.count(), inherited.get(map.grains - 1)) : 0,
       staleBytes: this.#bytesOfGrains(map.stale.total, map.grains > 0 && map.stale.has(map.grains - 1)),
       unscannedRegions: map.unscanned.size,
     }
@@ -255,16 +267,33 @@ export class Volume implements BlockDevice {
     if (this.#locks.idle && !this.#core.inherit.active) {
       const shape = shapeOf(offset, length, this.grainBytes, this.sizeBytes)
       const { rule } = kind === 'zero' ? planZero(this.#core.map, shape, length, mode!) : planTrim(this.#core.map, shape)
-      if (rule === 'nothing') return undefined
+      // What it is zero by may be on its way to whoever watches.
+      if (rule === 'nothing') return kind === 'zero' ? this.#watchers.zeroed(offset, length) : undefined
     }
-    return this.#inTurn(offset, length, origin, () =>
-      kind === 'zero' ? this.#changes.zero(offset, length, mode!, origin) : this.#changes.trim(offset, length))
+    if (kind === 'trim') {
+      return this.#inTurn(offset, length, origin, () => this.#changes.trim(offset, length), () => this.#tellTrim(offset, length))
+    }
+    const zeroed = (): Pending => this.#watchers.zeroed(offset, length)
+    return this.#inTurn(offset, length, origin, () => this.#changes.zero(offset, length, mode!, origin), zeroed)
+  }
+
+  /** A hint may have been taken in part: what of it reads as zeros now. */
+  #tellTrim(offset: number, length: number): Pending {
+    const { wholeFrom, wholeTo } = shapeOf(offset, length, this.grainBytes, this.sizeBytes)
+    const end = Math.min(wholeTo * this.grainBytes, this.sizeBytes)
+    let told: Pending
+    for (let at = wholeFrom * this.grainBytes; at < end;) {
+      const run = this.#view.zeroRun(at, end - at)
+      if (run < 0) told = both(told, this.#watchers.zeroed(at, -run))
+      at += Math.abs(run)
+    }
+    return told
   }
 
   #write(offset: number, length: number, from: Buffer, at: number, origin?: Origin): Pending {
     if (this.#allData(offset, length)) {
       if (this.#locks.idle && this.#allPlain(offset, length)) return this.#overwrite(offset, length, from, at, origin)
-      if (this.#stage(offset, length, from, at)) return this.#staging!.pending
+      if (this.#stage(offset, length, from, at)) return this.#tellWrite(this.#staging!.pending, offset, length, from, at)
       if (this.#locks.idle && !this.#core.space.isTight && this.#gate.tryAdmit(...this.#grainsOf(offset, length))) {
         return this.#overwrite(offset, length, from, at, origin)
       }
@@ -274,10 +303,26 @@ export class Volume implements BlockDevice {
 
   /** All of it is data and may change, and nothing else is in flight. */
   #overwrite(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Pending {
-    const pending = this.#live.write(offset, length, from, at, origin)
-    if (pending !== undefined) return this.#hold(offset, length, pending)
+    let pending: Pending
+    try {
+      pending = this.#live.write(offset, length, from, at, origin)
+    } catch (error) { throw this.#lost(error) }
+    if (pending !== undefined) return this.#hold(offset, length, pending, from, at)
     this.#flushes.changed()
-    return undefined
+    return this.#watchers.isEmpty ? undefined : this.#watchers.wrote(offset, length, from, at)
+  }
+
+  /** In its turn already: whoever watches is told at once, so that what comes later is told later. */
+  #tellWrite(pending: Pending, offset: number, length: number, from: Buffer, at: number): Pending {
+    if (this.#watchers.isEmpty) return pending
+    const told = this.#watchers.wrote(offset, length, from, at)
+    return both(pending?.catch((error: unknown) => { throw this.#lost(error) }), told)
+  }
+
+  /** A change has failed, and what it has done nobody knows. */
+  #lost(error: unknown): unknown {
+    this.#watchers.failed(error)
+    return error
   }
 
   #grainsOf(offset: number, length: number): [from: number, to: number] {
@@ -287,10 +332,7 @@ export class Volume implements BlockDevice {
   /** A snapshot needs what is there: the new content waits in the log until that is out of the way. */
   #stage(offset: number, length: number, from: Buffer, at: number): boolean {
     if (!this.#staging?.started) return false
-    if (!this.#locks.idle) {
-      if (!this.#locks.tryLock(offset, offset + length)) return false
-      this.#locks.unlock(offset, offset + length)
-    }
+    if (!this.#locks.idle && this.#locks.meets(offset, offset + length, this.#staging.isPassing)) return false
     return this.#staging.take(offset, length, from, at)
   }
 
@@ -299,29 +341,35 @@ export class Volume implements BlockDevice {
     const [first, end] = this.#grainsOf(offset, length)
     const { rule } = planWrite(this.#core.map, first, end)
     const { inherit, space } = this.#core
+    const slowly = (): Pending => this.#writeInTurn(offset, length, from, at, origin)
     const atOnce = (rule === 'overwrite' || rule === 'fill') && !inherit.overlaps(first, end) && !space.isTight
-    if (!atOnce || !this.#locks.tryLock(offset, offset + length)) {
-      return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
-    }
+    if (!atOnce || !this.#locks.tryLock(offset, offset + length)) return slowly()
     let pending: Pending
     if (!this.#gate.tryAdmit(first, end)) {
       this.#locks.unlock(offset, offset + length)
-      return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
+      return slowly()
     }
     try {
       if (rule === 'fill') this.#core.map.becomeData(first, end)
       pending = this.#live.write(offset, length, from, at, origin)
     } catch (error) {
+      this.#watchers.failed(error)
       this.#locks.unlock(offset, offset + length)
       return this.#writeAgain(error, offset, length, from, at, origin)
     }
     if (pending !== undefined) {
-      return this.#unlockAfter(offset, length, pending)
+      return this.#unlockAfter(offset, length, pending, from, at)
         .catch((error: unknown) => this.#writeAgain(error, offset, length, from, at, origin))
     }
+    const told = this.#watchers.wrote(offset, length, from, at)
     this.#locks.unlock(offset, offset + length)
     this.#flushes.changed()
-    return undefined
+    return told
+  }
+
+  #writeInTurn(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+    return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin),
+      () => this.#watchers.wrote(offset, length, from, at))
   }
 
   /** On a full disk something may be given up for it. */
@@ -329,43 +377,58 @@ export class Volume implements BlockDevice {
     error: unknown, offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined,
   ): Promise<void> {
     await this.#core.space.makeRoom(error)
-    return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin))
+    return this.#writeInTurn(offset, length, from, at, origin)
   }
 
   /** A write that completes later: whoever overlaps it from now on waits. */
-  #hold(offset: number, length: number, pending: Promise<void>): Promise<void> {
+  #hold(offset: number, length: number, pending: Promise<void>, from: Buffer, at: number): Promise<void> {
     if (!this.#locks.tryLock(offset, offset + length)) throw new Error('a range was taken while no lock was held')
-    return this.#unlockAfter(offset, length, pending)
+    return this.#unlockAfter(offset, length, pending, from, at)
   }
 
-  #unlockAfter(offset: number, length: number, pending: Promise<void>): Promise<void> {
-    return pending.finally(() => {
+  #unlockAfter(offset: number, length: number, pending: Promise<void>, from: Buffer, at: number): Promise<void> {
+    let told: Pending
+    // Nobody begins to watch while anything is in flight.
+    const tell = this.#watchers.isEmpty ? pending : pending.then(
+      () => { told = this.#watchers.wrote(offset, length, from, at) }, (error: unknown) => { throw this.#lost(error) })
+    const unlocked = tell.finally(() => {
       this.#locks.unlock(offset, offset + length)
       this.#flushes.changed()
     })
+    return tell === pending ? unlocked : unlocked.then(() => told)
   }
 
   /**
    * Holds whole grains while `work` runs, after everybody who came before and overlaps. Where it fails for want of space for old
-   * content it runs again, behind whoever came meanwhile, as long as there is something to give up for it (space.ts).
+   * content it runs again, behind whoever came meanwhile, as long as there is something to give up for it (space.ts). Whoever
+   * watches is told of it by `tell`.
    */
-  async #inTurn(offset: number, length: number, origin: Origin | undefined, work: () => Promise<void>): Promise<void> {
+  async #inTurn(
+    offset: number, length: number, origin: Origin | undefined, work: () => Promise<void>, tell: () => Pending,
+  ): Promise<void> {
     const start = offset - offset % this.grainBytes
     const end = divCeil(offset + length, this.grainBytes) * this.grainBytes
     let failure: unknown
-    for (;;) {
+    let begun = false
+    for (let told: Pending, done = false; ;) {
       await this.#locks.lock(start, end, origin)
       try {
         if (this.#refusal) throw this.#refusal
         if (offset + length > this.sizeBytes) throw new NbdeltaError('no-space', 'the volume was made smaller meanwhile')
+        begun = true
         await work()
-        return this.#core.space.served()
+        done = true
+        told = tell()
+        this.#core.space.served()
       } catch (error) {
         failure = error
+        // Before anybody else has a turn: a point that is taken next must not pass for what was told.
+        if (begun) this.#watchers.failed(error)
       } finally {
         this.#locks.unlock(start, end)
         this.#flushes.changed()
       }
+      if (done) return told
       // Without the lock: what is given up goes under that of the whole volume.
       await this.#core.space.makeRoom(failure)
     }
@@ -381,9 +444,9 @@ export class Volume implements BlockDevice {
     // A restore that had begun by then.
     await inheritor.stop()
     // Everything that was accepted has its turn before this lock is granted; nothing more is accepted.
-    if (tidy) await lockWhole(core).catch(() => this.#locks.lock(0, Number.MAX_SAFE_INTEGER))
-    else await this.#locks.lock(0, Number.MAX_SAFE_INTEGER)
-    this.#locks.unlock(0, Number.MAX_SAFE_INTEGER)
+    if (tidy) await lockWhole(core).catch(() => this.#locks.lock(0, EVERYTHING))
+    else await this.#locks.lock(0, EVERYTHING)
+    this.#locks.unlock(0, EVERYTHING)
     await core.staging?.close()
     if (tidy && !this.#flushes.failure) await reclaimer.finish()
     else await reclaimer.stop()

@@ -13,9 +13,11 @@ import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import type { Logger } from '../device/logger.js'
 import { Turns } from '../device/turns.js'
+import { isUri } from '../device/uri.js'
 import { type CatalogEntry, judgeEntry } from '../store/catalog.js'
 import type { JsonValue, SpaceRule } from '../store/point-entry.js'
 import type { StoreDirectory } from '../store/store-directory.js'
+import type { RemoteLive } from '../store/remote-live.js'
 import type { VolumeFiles } from '../store/volume-files.js'
 import { Groups } from './groups.js'
 import type { CloneVolumeOptions, CreateVolumeOptions } from './options.js'
@@ -158,23 +160,38 @@ export class Volumes {
 
   #create(options: CreateVolumeOptions, importing: boolean): Promise<OpenStoreVolume> {
     return this.#turns.take(async () => {
-      const { name, grainBytes, description } = options
-      const backing = options.backing === null ? null : await this.#directory.resolveBacking(options.backing)
-      const sizeBytes = backing === null ? options.sizeBytes : await backingBytes(backing, options.sizeBytes)
-      if (sizeBytes === undefined) throw new NbdeltaError('bad-argument', `volume '${name}' needs a size`)
-      const entry = judgeEntry({
-        uuid: randomUUID(), name, sizeBytes, grainBytes, backing, createdAt: this.#clock.wallTime().toISOString(), description,
-        ...importing && { importing },
-      })
-      judgeGrains(entry.sizeBytes, grainBytes)
-      const volume = await this.#make(entry).catch(async (error: unknown) => {
-        await this.#unmake(entry)
+      const { backing } = options
+      if (backing === null) return this.#createOn(options, importing)
+      if (!isUri(backing)) {
+        return this.#createOn({ ...options, backing: await this.#directory.resolveBacking(backing) }, importing)
+      }
+      // Opened once: some servers end with their first client.
+      const live = await this.#directory.openRemote(backing)
+      try {
+        return await this.#createOn(options, importing, live)
+      } catch (error) {
+        await live.close()
         throw error
-      })
-      this.#byName.set(name, volume)
-      this.#logger.info({ volume: name, uuid: entry.uuid, sizeBytes, grainBytes, backing }, 'volume created')
-      return volume
+      }
     })
+  }
+
+  async #createOn(options: CreateVolumeOptions, importing: boolean, live?: RemoteLive): Promise<OpenStoreVolume> {
+    const { name, grainBytes, description, backing } = options
+    const sizeBytes = backing === null ? options.sizeBytes : await backingBytes(backing, options.sizeBytes, live)
+    if (sizeBytes === undefined) throw new NbdeltaError('bad-argument', `volume '${name}' needs a size`)
+    const entry = judgeEntry({
+      uuid: randomUUID(), name, sizeBytes, grainBytes, backing, createdAt: this.#clock.wallTime().toISOString(), description,
+      ...importing && { importing },
+    })
+    judgeGrains(entry.sizeBytes, grainBytes)
+    const volume = await this.#make(entry, live).catch(async (error: unknown) => {
+      await this.#unmake(entry)
+      throw error
+    })
+    this.#byName.set(name, volume)
+    this.#logger.info({ volume: name, uuid: entry.uuid, sizeBytes, grainBytes, backing }, 'volume created')
+    return volume
   }
 
   /**
@@ -198,6 +215,33 @@ export class Volumes {
         }
       })
       this.#logger.info({ volume: name, from: before, to: sizeBytes }, 'volume resized')
+    })
+  }
+
+  /**
+   * Closes the volume, if it is open, and opens it as the next opening of the store would. The caller has detached the clients.
+   * When it cannot be opened it is kept as broken. Errors: not-found, busy (clones read it), and why it cannot be opened.
+   */
+  reopen(name: string): Promise<StoreVolume> {
+    return this.#turns.take(async () => {
+      const volume = this.#known(name)
+      const heirs = this.#lineage.heirsOf(volume.uuid)
+      if (heirs.length > 0) {
+        throw new NbdeltaError('busy', `volume '${name}' is read by: ${heirs.join(', ')}`, { hint: 'restart the server instead' })
+      }
+      if (volume instanceof OpenStoreVolume) {
+        // What it could not flush is in doubt, which is why it is opened anew.
+        try {
+          await volume.flush()
+        } catch (error) {
+          this.#logger.warn({ err: error, volume: name }, 'a volume is opened anew, but its last writes could not be flushed')
+        }
+        await volume.close()
+      }
+      await this.#reopen(volume.entry)
+      const again = this.#usable(name)
+      this.#logger.info({ volume: name }, 'volume opened anew')
+      return again
     })
   }
 
@@ -243,10 +287,10 @@ export class Volumes {
     for (const result of results) if (result.status === 'rejected') throw result.reason
   }
 
-  async #make(entry: CatalogEntry): Promise<OpenStoreVolume> {
+  async #make(entry: CatalogEntry, live: RemoteLive | undefined): Promise<OpenStoreVolume> {
     const { uuid, sizeBytes, grainBytes, backing } = entry
     const files = await this.#directory.createVolumeFiles(entry, {
-      journalBytes: JOURNAL_BYTES,
+      journalBytes: JOURNAL_BYTES, live,
       format: ({ map, journal }) =>
         formatVolume({ uuid, grains: divCeil(sizeBytes, grainBytes), map, journal, allData: backing !== null }),
     })
@@ -356,12 +400,12 @@ function doubtful(name: string, cause: unknown): NbdeltaError {
 }
 
 /** The size of what is adopted, which is the volume's; `wanted` may only say the same. */
-async function backingBytes(path: string, wanted: number | undefined): Promise<number> {
-  const disk = await openFileDisk({ path })
+async function backingBytes(path: string, wanted: number | undefined, live: RemoteLive | undefined): Promise<number> {
+  const disk = live ?? await openFileDisk({ path })
   const { sizeBytes } = disk
-  await disk.close()
+  if (!live) await disk.close()
   if (wanted === undefined || wanted === sizeBytes) return sizeBytes
-  const hint = 'leave the size out: an adopted file has the size it has'
+  const hint = 'leave the size out: what is adopted has the size it has'
   throw new NbdeltaError('bad-argument', `${path} has ${sizeBytes} bytes, not ${wanted}`, { hint })
 }
 

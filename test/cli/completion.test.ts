@@ -16,8 +16,8 @@ const offered = async (line: string): Promise<string[]> =>
 
 t.test('words', async t => {
   const rows: readonly [string, readonly string[]][] = [
-    ['v', ['volume', 'version']], ['volume ', ['create', 'list', 'show', 'resize', 'set-budget', 'import', 'export', 'delete', 'promote']],
-      ['volume re', ['resize']],
+    ['v', ['volume', 'version']], ['volume ', ['create', 'list', 'show', 'resize', 'set-budget', 'import', 'export', 'reopen', 'delete', 'promote']],
+      ['volume re', ['resize', 'reopen']],
     ['volume show ', ['disk', 'db one']], ['volume show di', ['disk']], ['volume show disk --j', ['--json']], ['nonsense ', []],
     ['export kick disk --how ', ['soft', 'hard']], ['export kick disk --how s', ['soft']],
       ['completion ', ['bash', 'zsh', 'fish']],

@@ -56,6 +56,7 @@ export class FakeAdmin {
       if (!dryRun) this.volumes.set(name, { ...row, space })
       return { target: name, changed: !dryRun, dryRun, steps: [`budget of ${name}`] }
     }),
+    reopenVolume: name => this.change(`reopen ${name}`, () => this.get(name)),
     deleteVolume: ({ name, dryRun }) => this.change(`delete ${name}`, () => {
       this.get(name)
       if (!dryRun) this.volumes.delete(name)

@@ -6,7 +6,8 @@ import type { MirrorRow } from '../../src/control/admin-mirrors.js'
 
 const NOTHING = {
   behindSeconds: null, lagBytes: null, declaredAt: null, cycle: 0, nextAt: null, doneBytes: null, totalBytes: null, bytesPerSecond: null,
-  etaSeconds: null, lastSeconds: null, lastDataBytes: null, lastZeroBytes: null, lastEqualBytes: null, problem: null,
+  etaSeconds: null, lastSeconds: null, lastDataBytes: null, lastZeroBytes: null, lastEqualBytes: null, problem: null, root: null,
+  verifiedAt: null, verified: null, verifiedCycle: null, digest: null,
 } as const
 
 export function fakeMirrors(fake: FakeAdmin): ServerAdmin['mirrors'] {
@@ -16,15 +17,16 @@ export function fakeMirrors(fake: FakeAdmin): ServerAdmin['mirrors'] {
     if (!row) throw new NbdeltaError('not-found', `there is no mirror ${name}`)
     return row
   }
-  const transfer = (name: string): Transfer => {
-    get(name)
+  const transfer = (...names: readonly string[]): Transfer => {
+    for (const name of names) get(name)
+    const name = names.join(', ')
     return { steps: [`ship ${name}`], volumes: [], run: control => fake.transfer(name, control) }
   }
   return {
-    create: ({ name, volume, target, intervalSeconds, lagBytes = null, bytesPerSecond = null }) => fake.change(`mirror ${name}`, () => {
+    create: ({ name, volume, target, mode, timeoutSeconds, intervalSeconds, lagBytes = null, bytesPerSecond = null, keepSnapshots }) => fake.change(`mirror ${name}`, () => {
       const row: MirrorRow = {
-        ...NOTHING, name, uuid: 'u', volume, target, mode: 'periodic', state: 'copying', paused: false, inSync: false, intervalSeconds,
-        afterBytes: lagBytes, limitBytesPerSecond: bytesPerSecond, unguarded: [], decisions: [],
+        ...NOTHING, name, uuid: 'u', volume, target, mode, state: 'copying', paused: false, inSync: false, inStep: false, timeoutSeconds, intervalSeconds,
+        afterBytes: lagBytes, limitBytesPerSecond: bytesPerSecond, keepSnapshots, unguarded: [], decisions: [],
       }
       mirrors.set(name, row)
       return row
@@ -40,11 +42,12 @@ export function fakeMirrors(fake: FakeAdmin): ServerAdmin['mirrors'] {
       if (!dryRun) mirrors.delete(name)
       return { target: name, changed: !dryRun, dryRun, steps: [`forget mirror ${name}`] }
     },
-    prepareSync: async name => transfer(name),
-    prepareSplit: async ({ name }) => transfer(name),
-    prepareResync: async ({ name }) => transfer(name),
-    prepareVerify: async name => transfer(name),
+    prepareSync: async ({ names }) => transfer(...names),
+    prepareSplit: async ({ names }) => transfer(...names),
+    prepareResync: async ({ names }) => transfer(...names),
+    prepareVerify: async ({ name }) => transfer(name),
     replicas: async () => [],
+    prepareReplicaVerify: async ({ name }) => ({ steps: [`read ${name}`], run: control => fake.transfer(name, control) }),
     promoteReplica: async ({ name, dryRun }) => ({ target: name, changed: !dryRun, dryRun, steps: [`promote ${name}`] }),
     forgetReplica: async ({ name, dryRun }) => ({ target: name, changed: !dryRun, dryRun, steps: [`forget ${name}`] }),
   }

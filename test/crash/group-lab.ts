@@ -20,16 +20,16 @@ export async function openMembers(disks: MemberDisks, clock = new ManualClock())
   for (const member of MEMBERS) {
     const [live, map, journal, folders, maps, preserved, staged, layers] = PARTS.map(part => disks[`${member}.${part}`]) as MemoryDisk[]
     const stores = pointsOf(UUIDS[member], table, { folders, maps, preserved, staged, layers })
-    volumes.push(await openOn({ live, map, journal }, SIZE, { clock, uuid: UUIDS[member], ...stores }))
+    volumes.push(await openOn({ live, map, journal }, live.sizeBytes, { clock, uuid: UUIDS[member], ...stores }))
   }
   return { table, volumes }
 }
 
 /** @param seqs how many points a member can have had */
-export async function freshArray<Note>(lateFlush: boolean, seqs?: number): Promise<DiskArray<DiskName, Note>> {
+export async function freshArray<Note>(lateFlush: boolean, seqs?: number, sizeBytes = SIZE): Promise<DiskArray<DiskName, Note>> {
   const all: Partial<Record<DiskName, MemoryDisk>> = {}
   for (const member of MEMBERS) {
-    const disks = { ...killed(await freshDisks({ sizeBytes: SIZE, journalBytes: SMALL_JOURNAL_BYTES, uuid: UUIDS[member] })), ...await freshPointDisks(seqs) }
+    const disks = { ...killed(await freshDisks({ sizeBytes, journalBytes: SMALL_JOURNAL_BYTES, uuid: UUIDS[member] })), ...await freshPointDisks(seqs) }
     for (const part of PARTS) all[`${member}.${part}`] = disks[part]
     all.table = disks.table
   }

@@ -26,7 +26,7 @@ async function explore(seed: number, statesMax: number): Promise<{ states: numbe
       const name = `s${step}`
       frozen.set(name, await Promise.all(volumes.map(volume => readAll(volume))))
       array.note({ what: 'creating', name })
-      await createGroupPoints(members, { name, kind: 'snapshot' },
+      await createGroupPoints(members, () => ({ name, kind: 'snapshot' }),
         records => table.put({ points: records.map(({ volume, record }) => entryOf(volume, record)) }))
       array.note({ what: 'created', name })
       names.push(name)

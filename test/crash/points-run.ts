@@ -77,6 +77,35 @@ export async function stagedStep(lab: CrashLab): Promise<void> {
   else await lab.reopen()
 }
 
+/** A point is made while whole grains over what an older one needs are written: some are staged before its instant, some behind. */
+export async function stagedRacesStep(lab: CrashLab): Promise<void> {
+  if (lab.points.length === 0) {
+    await lab.write(0, lab.sizeBytes)
+    await lab.createPoint('snapshot')
+  }
+  const turns = async (most: number): Promise<void> => {
+    for (let i = lab.random(most); i > 0; i--) await new Promise(resolve => { setImmediate(resolve) })
+  }
+  const client = async (part: number): Promise<void> => {
+    for (let i = 0; i < 4; i++) {
+      await turns(8)
+      const grain = (part * 3 + lab.random(2)) * GRAIN
+      const roll = lab.random(10)
+      if (roll < 8) await lab.write(grain, GRAIN * (1 + lab.random(2)))
+      else if (roll < 9) await lab.write(grain + 512, 1024)
+      else await lab.flush()
+    }
+  }
+  const operator = async (): Promise<void> => {
+    await turns(8)
+    if (lab.random(5) > 0) await create(lab)
+    else await remove(lab)
+    await turns(6)
+    if (lab.random(3) === 0) await lab.wait([60, 200, 11_000][lab.random(3)])
+  }
+  await Promise.all([client(0), client(1), operator()])
+}
+
 /** The window of a large volume alone. */
 export async function preserveAtBorderStep(lab: CrashLab): Promise<void> {
   const roll = lab.random(10)

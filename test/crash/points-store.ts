@@ -64,8 +64,15 @@ class DiskFolders {
     const present: number[] = []
     const deleted: number[] = []
     const sector = Buffer.alloc(SECTOR)
-    for (let seq = 0; seq < this.#disks.folders.sizeBytes / SECTOR; seq++) {
-      await this.#disks.folders.read(seq * SECTOR, SECTOR, sector, 0)
+    const { folders } = this.#disks
+    for (let at = 0; at < folders.sizeBytes; at += SECTOR) {
+      const run = folders.zeroRun(at, folders.sizeBytes - at)
+      if (run < 0) {
+        at -= run + SECTOR
+        continue
+      }
+      const seq = at / SECTOR
+      await folders.read(at, SECTOR, sector, 0)
       if (sector[0] === DELETED) deleted.push(seq)
       else if (sector[0] !== ABSENT) present.push(seq)
     }

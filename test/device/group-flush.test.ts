@@ -1,5 +1,6 @@
 // GroupFlush: one sync for all who asked before it began, the next for the others; a failure latches (D7).
 import t from 'tap'
+import { NbdeltaError } from '../../src/device/errors.js'
 import { GroupFlush } from '../../src/device/group-flush.js'
 
 interface Sync { resolve: () => void, reject: (error: Error) => void }
@@ -64,4 +65,22 @@ t.test('D7: a failure latches, for those who wait and for all later ones', async
   t.throws(() => flushes.flush(), { code: 'flush-failed' })
   await tick()
   await flushes.idle()
+})
+
+t.test('nobody reached is no verdict: that flush fails, the next one asks again, and covers the same', async t => {
+  const { flushes, syncs } = lab()
+  const first = flushes.flush()!
+  flushes.changed()
+  const second = flushes.flush()!
+  syncs[0].reject(new NbdeltaError('unreachable', 'nobody there'))
+  await t.rejects(first, { code: 'unreachable' })
+  t.equal(flushes.failure, undefined)
+  syncs[1].resolve()
+  await second
+  t.equal(flushes.flush(), undefined, 'all is durable')
+  flushes.changed()
+  const third = flushes.flush()!
+  syncs[2].reject(new NbdeltaError('flush-failed', 'writes may be lost'))
+  await t.rejects(third, { code: 'flush-failed' })
+  t.throws(() => flushes.flush(), { code: 'flush-failed' }, 'a doubt latches')
 })

@@ -299,7 +299,7 @@ t.test('kills during a reverse resync', { skip }, async t => {
     for (const [uri, file] of [[ours, files[0]], [theirs, files[1]]] as const) await $`qemu-img convert -f raw -O raw ${uri} ${file}`
     const control = await connectControl(join(source.store, 'control.sock'))
     let isAnswered = false
-    const asked = control.call('mirror.resync', { name: 'm', reverse: true, wait: false }).then(() => { isAnswered = true }, () => undefined)
+    const asked = control.call('mirror.resync', { names: ['m'], reverse: true, wait: false }).then(() => { isAnswered = true }, () => undefined)
     if (random() < 0.5) await asked
     await sleep(random() * 150)
     const answered = isAnswered

@@ -105,7 +105,7 @@ class Course {
     const load = new Scribble(await WireClient.connect(source.socketPath, NAME), this.random)
     await io(uri, 'write -P 2 34M 6M', 'write -P 3 50M 64k', 'flush')
     await this.cycles(1)
-    await source.nbdelta('snapshot', 'restore', NAME, 'good', '--force', '--no-wait', '--rate', '3MiB/s')
+    await source.nbdelta('snapshot', 'restore', NAME, 'good', '--force', '--no-wait', '--rate', '2MiB/s')
     if (!await this.#restoring()) throw new Error('the restore was over too early')
     await io(uri, 'read -P 1 32M 24M', 'discard 40M 4M', 'write -z 45M 1M', 'write -P 4 46M 70000')
     await this.cycles(1)

@@ -11,6 +11,7 @@ import { fill, Lab } from './lab.js'
 /** Timers of the store do not keep the process. */
 const awake = setInterval(() => undefined, 1000)
 t.teardown(() => clearInterval(awake))
+t.setTimeout(240_000)
 
 const PHASES = Object.keys(TABLE) as Phase[]
 const VERBS = Object.keys(TABLE.paired) as Verb[]
@@ -61,7 +62,7 @@ const DO: Readonly<Record<Verb, (mirror: Mirror, lab: Lab) => Promise<unknown>>>
     await mirror.beginResync({ whole: false })
     return mirror.state.phase !== phase
   },
-  reverse: mirror => mirror.reverse(),
+  reverse: (_, lab) => lab.mirrors.together(['m']).reverse(),
   verify: mirror => mirror.verify(),
   delete: (_, lab) => lab.mirrors.delete('m'),
 }
@@ -80,4 +81,23 @@ for (const phase of PHASES) {
       await lab.close()
     })
   }
+}
+
+const BEHIND: Readonly<Record<string, (mirror: Mirror, lab: Lab) => Promise<unknown>>> = {
+  pause: mirror => mirror.pause(),
+  split: mirror => mirror.split({ atOnce: true }),
+  'whole resync': mirror => mirror.beginResync({ whole: true }),
+  'whole resync of several': (_, lab) => lab.mirrors.together(['m']).beginResync({ whole: true }),
+}
+
+for (const [what, ask] of Object.entries(BEHIND)) {
+  t.test(`${what} behind a deletion does not bring the mirror back`, async t => {
+    const lab = await Lab.open(t.testdir())
+    const mirror = await arranged(lab, 'paired')
+    const deleted = lab.mirrors.delete('m')
+    await t.rejects(ask(mirror, lab), { code: 'not-found' })
+    await deleted
+    t.same(lab.store.mirrors, [])
+    await lab.close()
+  })
 }

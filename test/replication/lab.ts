@@ -113,7 +113,7 @@ export async function fill(volume: BlockDevice, grain: number, value: number, gr
 }
 
 /** Looks at each write to the volume first, and may refuse it, until what it answers is called. */
-export function onWrite(volume: StoreVolume, look: (offset: number, length: number) => void): () => void {
+export function onWrite(volume: BlockDevice, look: (offset: number, length: number) => void): () => void {
   const write = volume.write.bind(volume)
   volume.write = (offset, length, ...rest) => {
     look(offset, length)
@@ -127,6 +127,12 @@ export async function shown(device: BlockDevice): Promise<number[]> {
   const all = Buffer.alloc(device.sizeBytes)
   await device.read(0, all.length, all, 0)
   return Array.from({ length: all.length / G }, (_, grain) => all[grain * G]!)
+}
+
+/** The same of a point of a volume. */
+export async function shownAt({ points }: StoreVolume, name: string): Promise<number[]> {
+  const device = points.open(name)
+  try { return await shown(device) } finally { await device.close() }
 }
 
 export function disk(grains: number): Wire { return new Wire(new MemoryDisk(grains * G)) }

@@ -3,7 +3,7 @@ import t from 'tap'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { VolumeTarget } from '../../src/replication/volume-target.js'
-import { fill, G, Lab, onWrite, shown } from './lab.js'
+import { fill, G, Lab, onWrite, shown, shownAt } from './lab.js'
 
 const GRAINS = 64
 /** Timers of the store do not keep the process. */
@@ -19,9 +19,8 @@ async function paired(directory: string): Promise<{ lab: Lab, volume: StoreVolum
 }
 
 /** What clients of the target see. */
-async function declared(target: StoreVolume, mirror: Mirror): Promise<number[]> {
-  const device = target.points.open((mirror.target as VolumeTarget).declaredPoint()!.name)
-  try { return await shown(device) } finally { await device.close() }
+function declared(target: StoreVolume, mirror: Mirror): Promise<number[]> {
+  return shownAt(target, (mirror.target as VolumeTarget).declaredPoint()!.name)
 }
 
 t.test('the target is at a whole point at any moment (S1, C10)', async t => {
@@ -63,6 +62,24 @@ t.test('the acknowledgement of a commit is lost: both go on from the newer point
   await lab.close()
 })
 
+t.test('a lost acknowledgement is found, however many cycles fail behind it (B22)', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  await fill(volume, 3, 7)
+  const put = lab.store.putMirror.bind(lab.store)
+  lab.store.putMirror = async () => { throw new Error('cut off') }
+  await t.rejects(mirror.sync(), /cut off/)
+  lab.store.putMirror = put
+  const asBefore = onWrite(target, () => { throw new Error('gone') })
+  for (let i = 0; i < 4; i++) {
+    await fill(volume, 4, 8 + i)
+    await t.rejects(mirror.sync(), /gone/)
+  }
+  asBefore()
+  await mirror.sync()
+  t.same(await shown(target), await shown(volume))
+  await lab.close()
+})
+
 t.test('split, work on both sides, resync: what either changed, and nothing else (D10, D14)', async t => {
   const { lab, volume, target, mirror } = await paired(t.testdir())
   await fill(volume, 1, 2)
@@ -99,13 +116,27 @@ t.test('split at once: the last declared point, not half a cycle', async t => {
   await lab.close()
 })
 
+t.test('a cycle that was asked for before a split, and whose turn comes behind it, leaves the target alone', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  await fill(volume, 3, 7)
+  const split = mirror.split({ atOnce: true })
+  const refused = t.rejects(mirror.sync(), { code: 'wrong-state' })
+  await split
+  await fill(target, 5, 9)
+  const apart = await shown(target)
+  await refused
+  t.same(await shown(target), apart)
+  t.equal(mirror.state.phase, 'split')
+  await lab.close()
+})
+
 t.test('reverse: the source shows what the target has, at once, and the pair goes on (D11, D12)', async t => {
   const { lab, volume, target, mirror } = await paired(t.testdir())
   await mirror.split({ atOnce: false })
   await fill(volume, 10, 3)
   await fill(target, 20, 4)
   const wanted = await shown(target)
-  await mirror.reverse()
+  await lab.mirrors.together(['m']).reverse()
   t.same(await shown(volume), wanted)
   t.equal(mirror.status().phase, 'paired')
   await fill(volume, 11, 9)
@@ -211,5 +242,36 @@ t.test('a target that is not empty, of another grain, or the volume itself, is r
   await t.rejects(lab.mirrors.create({ ...options, name: 'm', volume: 'v', target: 'new' }), { code: 'exists' })
   await t.rejects(lab.mirrors.create({ ...options, name: 'a', volume: 'v', target: 'nbd://nobody/x' }), { code: 'unreachable' })
   t.same(lab.store.list().map(({ name }) => name), ['coarse', 'used', 'v', 'w'], 'nothing was made')
+  await lab.close()
+})
+
+t.test('commands behind a deletion do not bring the mirror back', async t => {
+  const lab = await Lab.open(t.testdir())
+  await lab.volume('v', GRAINS)
+  const mirror = await lab.mirror({ volume: 'v', target: 'w' })
+  const gone = lab.mirrors.delete('m')
+  const late: Promise<unknown>[] = [mirror.pause(), mirror.split({ atOnce: true }), mirror.beginResync({ whole: true }), mirror.sync(), mirror.verify()]
+  for (const command of late) command.catch(() => undefined)
+  await gone
+  for (const command of late) await t.rejects(command as Promise<void>)
+  t.same(lab.store.mirrors, [])
+  await lab.close()
+})
+
+t.test('a clone, or a volume that is being restored, is not empty: as a target it is refused, or kept and compared', async t => {
+  const lab = await Lab.open(t.testdir())
+  const origin = await lab.volume('o', GRAINS)
+  await fill(origin, 0, 7, GRAINS)
+  await origin.points.create({ name: 's', kind: 'snapshot' })
+  await lab.volume('v', GRAINS)
+  const clone = await lab.store.cloneVolume({ from: { volume: 'o', point: 's' }, name: 'c' })
+  t.match(await clone.facts(), { mappedBytes: 0, inheritedBytes: GRAINS * G })
+  await t.rejects(lab.mirror({ volume: 'v', target: 'c' }), { code: 'exists' })
+  await lab.mirror({ volume: 'v', target: 'c', overwrite: true })
+  t.same(await shown(clone), Array.from({ length: GRAINS }, () => 0), 'zeros were shipped over what it inherits')
+  const kept = clone.points.list().find(({ labels }) => labels['auto'] === 'undo')!
+  const device = clone.points.open(kept.name)
+  t.same(await shown(device), Array.from({ length: GRAINS }, () => 7))
+  await device.close()
   await lab.close()
 })

@@ -1,9 +1,11 @@
 /** Two stores in one process: a source with its mirrors, and a peer with its NBD server and its link, over real unix sockets. */
+import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openPeerLink, PeerExports, placesOf, servePeers, type DaemonLink } from '../../src/daemon-link.js'
 import { shownInstead } from '../../src/daemon-mirrors.js'
+import type { BlockDevice } from '../../src/device/block-device.js'
 import { ManualClock } from '../../src/device/testing.js'
 import { systemClock } from '../../src/device/clock.js'
 import { silentLogger } from '../../src/device/logger.js'
@@ -23,7 +25,11 @@ export class Node {
   readonly clock = new ManualClock({ wallTime: new Date('2026-01-01T00:00:00Z') })
   /** Of this node's mirrors: what is opened to a peer. */
   onLink: (link: PeerLink) => PeerLink = link => link
+  /** Likewise, over NBD. */
+  onConnect: (device: BlockDevice) => BlockDevice = device => device
   readonly #dir: string
+  #store = 'store'
+  #next = 'store'
   /** Paths of sockets must be short. */
   readonly #sockets = mkdtempSync(join(tmpdir(), 'nbdelta-peer-'))
 
@@ -41,9 +47,10 @@ export class Node {
   uri(volume: string): string { return `nbdelta+unix:///${volume}?socket=${join(this.#sockets, 'peer')}` }
 
   async start(): Promise<void> {
-    const store = this.store = await openStore({ path: join(this.#dir, 'store'), create: true })
+    this.#store = this.#next
+    const store = this.store = await openStore({ path: join(this.#dir, this.#store), create: true })
     const secondaries: Secondaries = this.secondaries = new Secondaries({
-      store, logger: silentLogger, expose: volume => exports.expose(volume), places: () => placesOf(this.server.addresses),
+      store, logger: silentLogger, clock: this.clock, expose: volume => exports.expose(volume), places: () => placesOf(this.server.addresses),
       whileUnattached: async (name, work) => {
         if (this.server.clients().some(client => client.export === name)) throw new NbdeltaError('busy', `${name} has clients`)
         return work()
@@ -52,7 +59,9 @@ export class Node {
     })
     const mirrors: Mirrors = this.mirrors = new Mirrors({
       store, clock: this.clock, logger: silentLogger,
-      connect: uri => openNbdClient({ uri, connections: 2, resendWrites: true, reconnect: { limitMs: 2000 } }),
+      connect: async (uri, { ordered }) => this.onConnect(await openNbdClient({
+        uri, connections: ordered ? 1 : 2, resendWrites: !ordered, reconnect: ordered ? { attempts: 0 } : { limitMs: 2000 },
+      })),
       link: async (uri, secret) => this.onLink(await openPeerLink(uri, secret)),
       above: uuid => secondaries.above(uuid),
     })
@@ -77,6 +86,19 @@ export class Node {
   async restart(): Promise<void> {
     await this.close()
     await this.start()
+  }
+
+  /** What a killed process leaves of the store at this moment is what the next start finds. */
+  async copied(): Promise<void> {
+    const next = `${this.#store}-again`
+    execFileSync('cp', ['-a', '--sparse=always', join(this.#dir, this.#store), join(this.#dir, next)])
+    this.#next = next
+  }
+
+  /** Killed at this moment, and started again. */
+  async killed(): Promise<void> {
+    await this.copied()
+    await this.restart()
   }
 
   /** What a client sees under a volume's name, one byte a grain. Errors: not-found (nothing is shown). */

@@ -21,5 +21,7 @@ for (; lives < seeds && !wrong && performance.now() < endsAtMs; lives++) {
   for (const [name, count] of Object.entries(result.counts)) counts[name] = (counts[name] ?? 0) + count
 }
 clearInterval(awake)
-console.log(JSON.stringify({ from, lives, steps: Object.values(counts).reduce((sum, count) => sum + count, 0), wrong, counts }))
+const cpuSeconds = Object.values(process.cpuUsage()).reduce((sum, us) => sum + us, 0) / 1e6
+if (wrong) console.log(`replay: make sim SEED=${from + lives - 1} STEPS=${steps}`)
+console.log(JSON.stringify({ from, lives, cpuSeconds, wrong, counts }))
 process.exit(wrong ? 1 : 0)

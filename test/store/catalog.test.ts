@@ -39,6 +39,7 @@ t.test('names', async t => {
 t.test('sizes, grains and the rest', async t => {
   const good: Partial<CatalogEntry>[] = [
     { sizeBytes: 512 }, { sizeBytes: VOLUME_BYTES_MAX }, { grainBytes: 2 ** 20 }, { backing: '/dev/sdb' },
+    { backing: 'nbd://host/x' }, { backing: 'nbd+unix:///x?socket=/a%20b' },
     { description: 'ü'.repeat(1000) },
   ]
   for (const more of good) t.match(judgeEntry(entry(1, more)), more)
@@ -49,7 +50,8 @@ t.test('sizes, grains and the rest', async t => {
     [{ sizeBytes: NaN }, /sizeBytes/],
     [{ grainBytes: 2048 }, /at least 4096/], [{ grainBytes: 2 ** 21 }, /at most/], [{ grainBytes: 12288 }, /power of two/],
     [{ uuid: 'x' }, /uuid/], [{ uuid: uuid(1).toUpperCase().replace('0', 'A') }, /uuid/], [{ backing: 'relative' }, /absolute/],
-    [{ backing: '/a\nb' }, /control/], [{ createdAt: 'yesterday' }, /createdAt/],
+    [{ backing: '/a\nb' }, /control/], [{ backing: 'nbd:x' }, /absolute/], [{ backing: 'nbd://a\nb' }, /control/],
+    [{ createdAt: 'yesterday' }, /createdAt/],
     [{ description: 'x'.repeat(1001) }, /at most 1000/],
     [{ description: 'a\u0007' }, /control/], [{ extra: 1 }, /extra/], [{ name: undefined }, /name/],
   ]
@@ -164,13 +166,29 @@ t.test('D7: after a failed write memory is what it was and nothing more is accep
   t.strictSame(catalog.list(), [entry(1)])
 })
 
+t.test('a backing elsewhere has a record of its own type, and one volume', async t => {
+  const disk = await fresh()
+  const catalog = await open(disk)
+  const far = entry(1, { backing: 'nbd://host/x' })
+  await catalog.put(far)
+  await catalog.put(entry(2))
+  await t.rejects(catalog.put(entry(3, { backing: far.backing })), { code: 'exists', message: /nbd:\/\/host\/x is the backing of volume 'v1'/ })
+  const { records } = await openRecordLog(disk, IDENTITY)
+  t.strictSame(records.map(({ type }) => type), [3, 1])
+  t.strictSame((await open(disk)).list(), [far, entry(2)])
+  await catalog.put(entry(1))
+  t.strictSame((await open(disk)).list(), [entry(1), entry(2)], 'what comes last counts, of whatever type')
+})
+
 t.test('records that make no sense are damage, unknown ones are newer', async t => {
   const cases: [number, string, string, RegExp][] = [
     [1, 'not json', 'damaged', /record 1 cannot be understood/],
     [1, JSON.stringify({ ...entry(1), name: '../etc' }), 'damaged', /record 1/],
     [1, JSON.stringify({ ...entry(1), future: true }), 'damaged', /future/],
     [2, '{}', 'damaged', /record 1/],
-    [3, '{}', 'newer-format', /type 3/],
+    [4, '{}', 'newer-format', /type 4/],
+    [1, JSON.stringify(entry(1, { backing: 'nbd://host/x' })), 'damaged', /other type/],
+    [3, JSON.stringify(entry(1, { backing: '/dev/sdb' })), 'damaged', /other type/],
   ]
   for (const [type, payload, code, message] of cases) {
     const disk = await fresh()

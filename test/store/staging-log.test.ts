@@ -186,6 +186,24 @@ t.test('entries of earlier builds, one a record, are found', async t => {
   for (const [i, entry] of entries.entries()) t.ok((await read(log, entry)).equals(data(i + 1)))
 })
 
+t.test('what a killed process wrote is made durable by the first flush of the next', async t => {
+  const disk = small()
+  const { log } = await open(disk)
+  log.append(0, data(1), 0, GRAIN)
+  await log.written
+  await log.flush()
+  // A power cut that takes this would put the entry over what has come on top of it since.
+  await log.mark(1)
+  let flushes = 0
+  const flush = disk.flush.bind(disk)
+  disk.flush = () => { flushes++; return flush() }
+  const { log: again } = await open(disk)
+  await again.flush()
+  t.equal(flushes, 1)
+  await again.flush()
+  t.equal(flushes, 1, 'once')
+})
+
 t.test('a log of a newer format is refused', async t => {
   const disk = small()
   const { log } = await open(disk)
@@ -199,4 +217,90 @@ t.test('a log of a newer format is refused', async t => {
   encodeRecord(place, { type: 3, epoch: 2, sequence: 1, durableSequence: 0 }, payload, stroke, 0)
   await disk.write(MARKS_BYTES, stroke.length, stroke, 0)
   await t.rejects(open(disk), { code: 'newer-format' })
+})
+
+t.test('strokes behind one that a power cut took never count, whatever takes its place', async t => {
+  const disk = small()
+  const { log } = await open(disk)
+  for (const value of [1, 2]) {
+    log.append(GRAIN, data(value), 0, GRAIN)
+    await log.written
+  }
+  disk.zero(MARKS_BYTES, 2 * GRAIN, { allocate: false, fast: false })
+  const { log: next, entries } = await open(disk)
+  t.strictSame(entries, [])
+  next.append(0, data(3), 0, GRAIN)
+  await next.written
+  t.strictSame((await open(disk)).entries.map(({ offset }) => offset), [0])
+})
+
+t.test('nothing is written over an entry before a mark that covers it is durable', async t => {
+  const random = seededRandom(SEED ^ 0x5ea1)
+  const disk = small()
+  const there = new Map<number, { readonly end: number, readonly sequence: number }>()
+  let [marked, durable, over] = [0, 0, 0]
+  const [write, flush] = [disk.write.bind(disk), disk.flush.bind(disk)]
+  let log!: StagingLog
+  disk.write = (offset, length, from, at) => {
+    if (offset >= MARKS_BYTES) {
+      for (const [start, { end, sequence }] of there) {
+        if (end <= offset || start >= offset + length) continue
+        if (sequence > durable) t.fail(`entry ${sequence} is written over, and ${durable} are durably marked`)
+        there.delete(start)
+        over++
+      }
+    }
+    return write(offset, length, from, at)
+  }
+  disk.flush = () => {
+    durable = marked
+    return flush()
+  }
+  disk.close = async () => undefined
+  for (let process = 0; process < 20; process++) {
+    log = (await open(disk)).log
+    for (let i = 0; i < 60; i++) {
+      const roll = random(8)
+      if (roll < 5) {
+        const grains = 1 + random(4)
+        const address = log.append(0, data(1, grains), 0, grains * GRAIN)
+        if (address !== undefined) {
+          const { sequence } = log
+          await log.written
+          there.set(address, { end: address + grains * GRAIN, sequence })
+        }
+      } else if (roll < 7) {
+        const sequence = random(3) === 0 ? log.sequence : log.applied + random(log.sequence - log.applied + 1)
+        marked = Math.max(marked, sequence)
+        await log.mark(sequence)
+      } else if (random(4) === 0) await log.flush()
+    }
+    // Closed, or killed with everything marked, or anyhow.
+    const end = random(3)
+    if (end === 0) await log.close()
+    if (end !== 1) continue
+    marked = Math.max(marked, log.sequence)
+    await log.mark(log.sequence)
+  }
+  t.ok(over > 50, `${over} entries were written over`)
+})
+
+t.test('a flush that comes while another is on its way is not answered before it', async t => {
+  const disk = small()
+  const { log } = await open(disk)
+  let go = (): void => undefined
+  let flushes = 0
+  disk.flush = () => {
+    flushes++
+    return new Promise<void>(resolve => { go = resolve })
+  }
+  log.append(0, data(1), 0, GRAIN)
+  await log.written
+  let answered = 0
+  const both = [log.flush(), log.flush()].map(one => one.then(() => { answered++ }))
+  await new Promise<void>(resolve => { setImmediate(resolve) })
+  t.equal(answered, 0)
+  go()
+  await Promise.all(both)
+  t.equal(flushes, 1)
 })

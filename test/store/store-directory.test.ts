@@ -7,6 +7,7 @@ import { execFileSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import type { FileDisk } from '../../src/device/file-disk.js'
 import type { CatalogEntry } from '../../src/store/catalog.js'
 import { openStoreDirectory, type StoreDirectory } from '../../src/store/store-directory.js'
 import type { VolumeLayout } from '../../src/store/volume-files.js'
@@ -78,7 +79,7 @@ t.test('an adopted backing is used and stays', async t => {
   const backing = await store.resolveBacking(join(root, 'link'))
   t.equal(backing, image)
   const files = await store.createVolumeFiles(entry({ backing, sizeBytes: 65536 }), layout)
-  t.strictSame([files.live.path, files.live.sizeBytes], [image, 65536])
+  t.strictSame([(files.live as FileDisk).path, files.live.sizeBytes], [image, 65536])
   await closeAll(files)
   const second = entry({ uuid: UUID.replace('0', '1'), name: 'x', backing })
   await t.rejects(store.createVolumeFiles(second, layout), { code: 'exists' })

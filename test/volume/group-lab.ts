@@ -35,7 +35,7 @@ export class GroupLab {
 
   snapshot(name: string, kind: PointKind = 'snapshot'): Promise<PointInfo[]> {
     const members = this.members.map(({ uuid, name: volume, volume: { points } }) => ({ uuid, name: volume, points }))
-    return createGroupPoints(members, { name, kind }, async records => {
+    return createGroupPoints(members, () => ({ name, kind }), async records => {
       await Promise.resolve()
       if (this.putError) throw this.putError
       for (const { volume, record } of records) await this.members.find(({ uuid }) => uuid === volume)!.store.put([record], [])

@@ -4,7 +4,10 @@ import files from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
 import { join } from 'node:path'
 import { PassThrough, Readable } from 'node:stream'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
+import type { BlockDevice } from '../../src/device/block-device.js'
+import { NbdeltaError } from '../../src/device/errors.js'
 import { MemoryDisk } from '../../src/device/testing.js'
 import { exportImage, importImage } from '../../src/volume/image.js'
 import { freshVolume, GRAIN, mapOf, ProgrammedDisk, readAll } from './lab.js'
@@ -127,4 +130,89 @@ t.test("D2: an export's name is durable: its folder is synced after the file has
     t.equal(seen.at(-1), true, overwrite ? 'renamed' : 'linked')
     seen.length = 0
   }
+})
+
+/** Like a remote export: knows nothing without asking, and is asked at the price of a round trip. */
+class FarDisk implements BlockDevice {
+  readonly calls = { read: 0, write: 0, zeroed: 0, extents: 0 }
+  readonly #disk: MemoryDisk
+
+  constructor(sizeBytes: number) { this.#disk = new MemoryDisk(sizeBytes) }
+
+  get sizeBytes() { return this.#disk.sizeBytes }
+  get blockSizes() { return this.#disk.blockSizes }
+  get capabilities() { return this.#disk.capabilities }
+
+  async read(...request: Parameters<MemoryDisk['read']>) {
+    this.calls.read += request[1]
+    await nextTurn()
+    this.#disk.read(...request)
+  }
+
+  async write(...request: Parameters<MemoryDisk['write']>) {
+    this.calls.write += request[1]
+    await nextTurn()
+    this.#disk.write(...request)
+  }
+
+  async zero(...request: Parameters<MemoryDisk['zero']>) {
+    this.calls.zeroed += request[1]
+    await nextTurn()
+    this.#disk.zero(...request)
+  }
+
+  async extents(...request: Parameters<MemoryDisk['extents']>) {
+    this.calls.extents++
+    await nextTurn()
+    return this.#disk.extents(...request)
+  }
+
+  trim() { return undefined }
+  flush() { return undefined }
+  zeroRun(_offset: number, length: number) { return length }
+  close() { return this.#disk.close() }
+}
+
+t.test('import from a device that tells its holes when asked: only data is read', async t => {
+  const source = new FarDisk(SIZE)
+  const image = picture(SIZE)
+  await source.write(3 * MIB, 2 * MIB, image, 3 * MIB)
+  await source.write(8 * MIB, GRAIN, image, 8 * MIB)
+  await source.write(SIZE - GRAIN, GRAIN, image, SIZE - GRAIN)
+  const volume = await freshVolume({ sizeBytes: SIZE })
+  await volume.write(0, SIZE, Buffer.alloc(SIZE, 0xff), 0)
+  const seen: number[] = []
+  await importImage(volume, source, { onProgress: done => { seen.push(done) } })
+  t.ok((await readAll(volume)).equals(image), 'what was there before is gone')
+  t.equal(source.calls.read, 2 * MIB + 2 * GRAIN)
+  t.equal(source.calls.extents, 1, 'all of its holes in one answer')
+  t.equal(seen.at(-1), SIZE)
+})
+
+t.test('a source whose look-up of holes fails ends the import with its error', async t => {
+  const source = new FarDisk(SIZE)
+  source.extents = () => Promise.reject(new NbdeltaError('unreachable', 'nobody there'))
+  const volume = await freshVolume({ sizeBytes: SIZE })
+  await t.rejects(importImage(volume, source), { code: 'unreachable' })
+})
+
+t.test('export to a device: zeros are sent only where it may hold data, and its end stays', async t => {
+  const target = new FarDisk(SIZE + MIB)
+  await target.write(SIZE - MIB, 2 * MIB, Buffer.alloc(2 * MIB, 0xff), 0)
+  Object.assign(target.calls, { write: 0 })
+  const volume = await freshVolume({ sizeBytes: SIZE })
+  await volume.write(3 * MIB, MIB, Buffer.alloc(MIB, 5), 0)
+  await exportImage(volume, target)
+  const into = Buffer.alloc(SIZE + MIB)
+  await target.read(0, into.length, into, 0)
+  t.ok(into.subarray(0, SIZE).equals(await readAll(volume)))
+  t.ok(into.subarray(SIZE).equals(Buffer.alloc(MIB, 0xff)), 'behind the end of the volume')
+  t.equal(target.calls.write, MIB)
+  t.equal(target.calls.zeroed, MIB, 'holes of the target are left alone')
+})
+
+t.test('export to a device that cannot take it', async t => {
+  const volume = await freshVolume({ sizeBytes: SIZE })
+  await t.rejects(exportImage(volume, new MemoryDisk(SIZE - 512)), { code: 'too-large' })
+  await t.rejects(exportImage(volume, new MemoryDisk(SIZE, { readOnly: true })), { code: 'read-only' })
 })

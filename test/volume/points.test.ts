@@ -133,6 +133,24 @@ t.test('B8: what deleting the oldest gives back is what was estimated', async t 
   await volume.close()
 })
 
+t.test('a look at what a snapshot refers to gives others their turn, and keeps nobody from deleting it', async t => {
+  class Hurried extends ManualClock {
+    #calls = 0
+    override now(): number { return super.now() + ++this.#calls }
+  }
+  const grains = 256
+  const volume = await freshVolume({ sizeBytes: grains * GRAIN, points: new MemoryPoints(), clock: new Hurried() })
+  for (let grain = 0; grain < grains; grain += 2) await volume.write(grain * GRAIN, GRAIN, Buffer.alloc(GRAIN, 1), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  const facts = volume.points.facts('s')
+  let over = false
+  facts.then(() => { over = true }, () => { over = true })
+  for (let i = 0; i < 3; i++) await new Promise(resolve => { setImmediate(resolve) })
+  t.notOk(over, 'others had their turn')
+  await Promise.all([t.rejects(facts, { code: 'not-found' }), volume.points.delete('s')])
+  await volume.close()
+})
+
 t.test('X5: pins refuse deletion until they are released or expire; so does whoever reads', async t => {
   const clock = new ManualClock()
   const volume = await freshVolume({ sizeBytes, points: new MemoryPoints(), clock })

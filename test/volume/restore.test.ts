@@ -37,7 +37,7 @@ t.test('A4, A14, B10: the view switches at once; the undo point has what was the
   const job = await r.volume.restore({ from: 's', ...SLOW_PACE })
   t.equal(await grains(r), '1'.repeat(16), 'the snapshot shows')
   const undo = r.volume.points.list().at(-1)!
-  t.same([undo.name, undo.labels, undo.kind], ['undo-s-1', { auto: 'undo' }, 'snapshot'])
+  t.same([undo.name, undo.labels, undo.kind], ['undo-s-1', { auto: 'undo', restored: r.volume.points.get('s')!.uuid }, 'snapshot'])
   t.equal(bytesOf(await contentOf(r, undo.name)), '1111222200111111', 'the undo point shows what was there')
   t.same(job.progress(), { doneBytes: 0, totalBytes: 6 * G }, 'only what differs')
   await settle(r.clock, job.finished)

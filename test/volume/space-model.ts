@@ -7,7 +7,16 @@ import { SpaceRig } from './space-lab.js'
 const GRAINS = 16
 const STEPS = 50
 
-interface Kept { readonly content: number[], readonly undo: boolean, pinned: boolean }
+type Kind = 'undo' | 'spare' | 'mine'
+interface Kept { readonly content: number[], readonly kind: Kind, pinned: boolean }
+
+/** As the image of a mirror's cycle: open, until its maker is told to let go. */
+async function makeSpare(rig: SpaceRig, name: string): Promise<void> {
+  let device: { close(): Promise<void> } | undefined
+  const letGo = (): void => { setImmediate(() => { void device?.close() }) }
+  await rig.volume.points.create({ name, kind: 'snapshot', pins: [{ owner: 'maker', expiresAt: null }], letGo })
+  device = rig.volume.points.open(name, { yields: true })
+}
 
 export async function spaceHistory(seed: number): Promise<string | undefined> {
   const random = seededRandom(seed)
@@ -15,36 +24,42 @@ export async function spaceHistory(seed: number): Promise<string | undefined> {
   const live = Array<number>(GRAINS).fill(1)
   const points = new Map<string, Kept>()
   const word = (what: string): string => `seed ${seed}: ${what}`
-  /** Undo points may be gone now, oldest first; nothing else. */
+  /** Undo points may be gone now, oldest first, and when none is left what can be done without; nothing else. */
   const forget = (): string | undefined => {
     const { names } = rig
-    for (const [name, { undo, pinned }] of points) {
-      if (names.includes(name)) continue
-      if (!undo || pinned) return word(`${name} was given up`)
+    const gone = [...points].filter(([name]) => !names.includes(name))
+    for (const [name, { kind, pinned }] of gone) {
+      if (kind === 'mine' || pinned) return word(`${name} was given up`)
       points.delete(name)
     }
-    return undefined
+    const undo = [...points].find(([, { kind, pinned }]) => kind === 'undo' && !pinned)
+    const spare = gone.find(([, { kind }]) => kind === 'spare')
+    return undo && spare ? word(`${spare[0]} was given up before ${undo[0]}`) : undefined
   }
   for (let step = 0; step < STEPS; step++) {
     const dice = random(20)
     const grain = random(GRAINS)
     if (dice < 3) {
       const name = `p${step}`
-      await rig.snapshot(name, dice < 2)
-      points.set(name, { content: [...live], undo: dice < 2, pinned: false })
-      if (random(3) === 0) await rig.volume.points.pin(name, { owner: 'me', expiresAt: null })
-      points.get(name)!.pinned = rig.volume.points.get(name)!.pins.length > 0
+      const kind: Kind = dice >= 2 ? 'mine' : random(2) === 0 ? 'undo' : 'spare'
+      if (kind === 'spare') await makeSpare(rig, name)
+      else await rig.snapshot(name, kind === 'undo')
+      points.set(name, { content: [...live], kind, pinned: random(3) === 0 })
+      if (points.get(name)!.pinned) await rig.volume.points.pin(name, { owner: 'me', expiresAt: null })
     } else if (dice < 4 && points.size > 2) {
-      const [name, { pinned }] = [...points][random(points.size)]!
+      const [name, { kind, pinned }] = [...points][random(points.size)]!
       if (pinned) await rig.volume.points.unpin(name, 'me')
-      await rig.volume.points.delete(name)
-      points.delete(name)
+      if (kind !== 'spare') {
+        await rig.volume.points.delete(name)
+        points.delete(name)
+      } else points.get(name)!.pinned = false
     } else if (dice < 5 && random(4) === 0) {
-      for (const [name, { pinned }] of points) {
+      for (const [name, { kind, pinned }] of points) {
+        if (kind === 'spare') continue
         if (pinned) await rig.volume.points.unpin(name, 'me')
         await rig.volume.points.delete(name)
+        points.delete(name)
       }
-      points.clear()
     } else if (dice < 5) rig.budget = Math.max(random(14), rig.kept)
     else if (dice < 6) {
       await rig.volume.trim(grain * GRAIN, GRAIN)
@@ -58,7 +73,7 @@ export async function spaceHistory(seed: number): Promise<string | undefined> {
       const wrong = forget()
       if (wrong) return wrong
       const { budgetBytes, order } = rig.volume.space
-      const left = [...points].find(([, { undo, pinned }]) => undo && !pinned)
+      const left = [...points].find(([, { kind, pinned }]) => kind !== 'mine' && !pinned)
       if (failed && rig.kept * GRAIN + GRAIN <= budgetBytes!) return word(`step ${step}: failed with room for a grain`)
       if (failed && left && order === 'drop-undo-then-fail') return word(`step ${step}: failed while ${left[0]} could go`)
     }

@@ -2,6 +2,7 @@
 import { linkSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { silentLogger } from '../../src/device/logger.js'
 import { openStore } from '../../src/volume/open-store.js'
 import { readAll } from './lab.js'
 
@@ -25,6 +26,24 @@ t.test('what was created is there after a close and an open', async t => {
   t.equal(again.get('nobody'), undefined)
   t.equal((await readAll(again.get('db')!, 1000, 5)).toString(), 'hello')
   await again[Symbol.asyncDispose]()
+})
+
+t.test('closed with first overwrites on their way: nothing is to be recovered when it is opened again', async t => {
+  const path = join(t.testdir(), 'store')
+  const errors: string[] = []
+  const note = (_: object, text: string): void => { errors.push(text) }
+  const logger = { ...silentLogger, warn: note, error: note }
+  const store = await openStore({ path, create: true, logger })
+  const volume = await store.createVolume({ name: 'db', sizeBytes: MIB })
+  await volume.write(0, MIB, Buffer.alloc(MIB, 1), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(0, 4096, Buffer.alloc(4096, 2), 0)
+  await store.close()
+  t.strictSame(errors, [])
+  const again = await openStore({ path, logger })
+  t.strictSame(errors, [])
+  t.equal((await readAll(again.get('db')!, 0, 1))[0], 2)
+  await again.close()
 })
 
 t.test('options are judged: unknown keys, sizes, names, doubles', async t => {
@@ -125,7 +144,8 @@ t.test('a volume that cannot be opened is listed, refuses, can be deleted; the o
   t.strictSame(problems(), [['fine', undefined], ['hurt', 'damaged'], ['lost', 'not-found']])
   t.equal((await readAll(again.get('fine')!, 0, 5)).toString(), 'hello')
   t.throws(() => again.get('hurt')!.read(0, 1, Buffer.alloc(1), 0), { code: 'damaged' })
-  t.strictSame(await again.get('hurt')!.facts(), { allocatedBytes: null, mappedBytes: null, staleBytes: null })
+  t.strictSame(await again.get('hurt')!.facts(),
+    { allocatedBytes: null, inheritedBytes: null, mappedBytes: null, staleBytes: null })
   await t.rejects(again.resizeVolume('hurt', 2 * MIB), { code: 'damaged' })
   await again.deleteVolume('hurt')
   await again.close()

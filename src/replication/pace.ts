@@ -1,0 +1,31 @@
+/** Pace: no more than so many bytes a second from when it was made on. */
+import type { Clock } from '../device/clock.js'
+
+export class Pace {
+  readonly #clock: Clock
+  readonly #bytesPerSecond: number | null
+  #nextMs: number
+
+  /** @param bytesPerSecond null: no limit */
+  constructor(clock: Clock, bytesPerSecond: number | null) {
+    this.#clock = clock
+    this.#bytesPerSecond = bytesPerSecond
+    this.#nextMs = clock.now()
+  }
+
+  /** Resolves when these bytes may go. @param signal lets whoever waits go at once; what that means is the caller's */
+  async wait(bytes: number, signal?: AbortSignal): Promise<void> {
+    if (this.#bytesPerSecond === null) return
+    const now = this.#clock.now()
+    const waitMs = this.#nextMs - now
+    this.#nextMs = Math.max(this.#nextMs, now) + bytes / this.#bytesPerSecond * 1000
+    if (waitMs <= 0) return
+    let go = (): void => undefined
+    const waited = new Promise<void>(resolve => { go = resolve })
+    const timer = this.#clock.setTimeout(go, waitMs, true)
+    signal?.addEventListener('abort', go, { once: true })
+    await waited
+    timer.cancel()
+    signal?.removeEventListener('abort', go)
+  }
+}

@@ -1,0 +1,203 @@
+/**
+ * Streaming: a mirror's stream and the session that it has taken over from a cycle: how it begins, declares points, and ends.
+ *
+ *   cycle  -> collect at the image's instant -> declared -> takeOver: the stream goes out
+ *   declare: bookmark, with a mark in the stream at its instant -> all before it is there -> flush -> commit -> go on -> record
+ *
+ * A mirror that keeps snapshots (carry.ts) has a mark for each that is taken on the source as well, at its instant. Nothing is
+ * sent past that before the snapshot is declared likewise, and then a point of the mirror's own behind it. It is declared even if
+ * the target is to keep no copy: so the base is never older than a snapshot past which something was sent, and no cycle that
+ * carries what is newer than the base takes the target back (C1). One that was given up, or deleted, is passed.
+ *
+ * Order, and what another would lose: the record before the commit, and a target that was never there is believed to be; the
+ * stream going on before the commit, and the declared point has what came after it (C1).
+ * Whatever fails ends it all; the base stays, and its map has everything that was sent or not (S3).
+ */
+import type { BlockDevice } from '../device/block-device.js'
+import type { Clock } from '../device/clock.js'
+import { NbdeltaError } from '../device/errors.js'
+import type { PointInfo } from '../volume/snappoint.js'
+import type { StoreVolume } from '../volume/store-volume.js'
+import type { CycleParts, CycleResult, Decision } from './cycle.js'
+import type { LogBudget } from './log-budget.js'
+import type { MirrorState } from './mirror-record.js'
+import { isSnapshot, keptOf } from './source-points.js'
+import { Stream, type StreamFacts } from './stream.js'
+import type { TargetSession } from './target.js'
+
+interface Parts {
+  readonly state: Pick<MirrorState, 'mode' | 'timeoutSeconds' | 'keepSnapshots'>
+  readonly clock: Clock
+  readonly logs: LogBudget
+  decide(decision: Decision): void
+  /** One of the source waits to be declared. It only takes note. */
+  onSnapshot(): void
+  /** Once, unless `end` was called. It only takes note. */
+  onEnd(reason: string): void
+}
+
+/** Of the source, and its mark. */
+interface Snapshot { readonly point: PointInfo, readonly reached: Promise<void> }
+
+export class Streaming {
+  readonly #parts: Parts
+  #stream: Stream | undefined
+  #session: TargetSession | undefined
+  #device: BlockDevice | undefined
+  #reason: string | undefined
+  #sinceMs = 0
+  /** Not declared yet, in order. */
+  #snapshots: Snapshot[] = []
+
+  constructor(parts: Parts) { this.#parts = parts }
+
+  /** Changes go to the target as they come. */
+  get isLive(): boolean { return this.#device !== undefined && this.#stream?.ended === false }
+
+  /** Why it has ended by itself. */
+  get reason(): string | undefined { return this.#reason }
+
+  /** How long changes have gone to the target as they come. */
+  get lifeMs(): number { return this.#device ? this.#parts.clock.now() - this.#sinceMs : 0 }
+
+  /** What is sent waits for a snapshot to be declared, or will. */
+  get owes(): boolean { return this.isLive && this.#snapshots.length > 0 }
+
+  facts(): StreamFacts | null { return this.isLive ? this.#stream!.facts() : null }
+
+  /** At the instant of an image. */
+  collect(source: StoreVolume): void {
+    const { state, clock, logs, onEnd, decide } = this.#parts
+    this.#snapshots = []
+    const stream = this.#stream = new Stream({
+      grainBytes: source.grainBytes, sizeBytes: source.sizeBytes, waits: state.mode === 'sync',
+      timeoutMs: state.timeoutSeconds * 1000, clock, budget: logs,
+      snapshots: state.keepSnapshots === 0 ? undefined : { decide, pointed: point => { this.#pointed(stream, point) } },
+      onEnd: reason => {
+        this.#reason = reason
+        onEnd(reason)
+      },
+    })
+    stream.collect(source)
+  }
+
+  drop(): void { this.#stream?.end() }
+
+  #pointed(stream: Stream, point: PointInfo): void {
+    if (!isSnapshot(point)) return
+    const reached = stream.mark()
+    // It may end before anybody looks.
+    reached.catch(() => undefined)
+    this.#snapshots.push({ point, reached })
+    this.#parts.onSnapshot()
+  }
+
+  /** False: it has ended already, and the session is the caller's. */
+  async takeOver(session: TargetSession): Promise<boolean> {
+    if (!this.#stream || this.#stream.ended) return false
+    this.#device = await this.#stream.send(session)
+    this.#session = session
+    this.#sinceMs = this.#parts.clock.now()
+    const stream = this.#stream
+    void session.over?.then(() => { stream.lost('the link to the peer was lost') })
+    return true
+  }
+
+  /**
+   * The target declares a point that is taken now. @param last nothing is sent behind it: the stream has ended when it resolves
+   * Errors: unreachable (the stream has ended meanwhile), and whatever both sides report; then it has ended.
+   */
+  async declare(parts: CycleParts, state: MirrorState, last: boolean): Promise<CycleResult> {
+    const { signal } = parts
+    const onAbort = (): void => { void this.end() }
+    signal.addEventListener('abort', onAbort, { once: true })
+    try {
+      const { point, behind } = await this.#mark(parts, state)
+      const sent = this.#stream!.takeCounts()
+      const { cycle } = await this.#commit(parts, behind, point, last)
+      return { ...sent, differing: sent.data + sent.zeros + sent.equal, cycle }
+    } catch (error) {
+      await this.end()
+      throw signal.aborted ? new NbdeltaError('cancelled', 'it was cancelled') : error
+    } finally {
+      signal.removeEventListener('abort', onAbort)
+    }
+  }
+
+  /** A new point, at whose mark the stream is; `behind`: the state behind the snapshots in front of it, which are declared. */
+  async #mark(parts: CycleParts, state: MirrorState): Promise<{ readonly point: PointInfo, readonly behind: MirrorState }> {
+    const { volume, points, witness } = parts
+    const stream = this.#stream!
+    for (let behind = await this.#carry(parts, state); ;) {
+      let reached = Promise.resolve()
+      let before: readonly Snapshot[] = []
+      const atInstant = (): void => {
+        before = this.#snapshots.splice(0)
+        reached = stream.mark()
+        reached.catch(() => undefined)
+      }
+      const cycle = behind.cycle + 1
+      // The image is of the mark's instant; its bookmark was made before it, as in a cycle.
+      const frozen = witness && await points.freeze(volume, cycle, atInstant)
+      const point = frozen?.bookmark ?? await points.bookmark(volume, cycle, { atInstant })
+      // One in between is newer than the bookmark, and would be carried again: what was frozen around it is not used.
+      const isTorn = before.some(({ point: { seq } }) => seq > point.seq)
+      if (isTorn) await frozen?.image.close()
+      else if (frozen) witness.frozen(frozen.image, frozen.wanted)
+      behind = await this.#carry(parts, behind, before)
+      await reached
+      if (!isTorn) return { point, behind }
+      stream.release()
+    }
+  }
+
+  /** Snapshots are declared, each as soon as its mark is reached. Returns the state behind the last. */
+  async #carry(
+    parts: CycleParts, before: MirrorState, snapshots: readonly Snapshot[] = this.#snapshots.splice(0),
+  ): Promise<MirrorState> {
+    let state = before
+    for (const { point, reached } of snapshots) {
+      await reached
+      const made = await parts.points.made(parts.volume, point)
+      if (!made) {
+        this.#stream!.release()
+        continue
+      }
+      parts.decide({ rule: 'snapshot', inputs: { point: made.uuid }, outcome: `${made.name} is declared among the changes` })
+      state = await this.#commit(parts, state, made, false)
+    }
+    return state
+  }
+
+  /** At its mark. */
+  async #commit(
+    { volume, put }: CycleParts, state: MirrorState, point: PointInfo, last: boolean,
+  ): Promise<MirrorState> {
+    const { uuid, createdAt, sizeBytes } = point
+    const cycle = state.cycle + 1
+    await this.#device!.flush()
+    await this.#session!.commit({ uuid, cycle, sizeBytes, root: null, ...keptOf(volume, state.keepSnapshots, point) })
+    if (last) await this.end()
+    else this.#stream!.release()
+    const next = { ...state, cycle, base: { point: uuid, at: createdAt, root: null } }
+    await put(next)
+    return next
+  }
+
+  /** What is on its way arrives, and is declared, if that takes no longer than the target may be silent. Then it has ended. */
+  async lastPoint(parts: (signal: AbortSignal) => CycleParts, state: MirrorState): Promise<void> {
+    if (!this.isLive) return
+    const abort = new AbortController()
+    const timer = this.#parts.clock.setTimeout(() => { abort.abort() }, state.timeoutSeconds * 1000)
+    await this.declare(parts(abort.signal), state, true).catch(() => undefined)
+    timer.cancel()
+  }
+
+  /** Nothing is sent any more; what has arrived stays. Idempotent; whatever goes wrong with it is over as well. */
+  async end(): Promise<void> {
+    this.#stream?.end()
+    this.#device = undefined
+    await this.#session?.close().catch(() => undefined)
+    await this.#stream?.settled()
+  }
+}

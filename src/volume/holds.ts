@@ -1,0 +1,34 @@
+/**
+ * Holds: the whole volume for one who changes its points or its size, with what is staged out of the way (staging.ts). A new
+ * point holds it in another way (point-creation.ts).
+ */
+import { EVERYTHING } from '../device/range-lock.js'
+import type { VolumeCore } from './core.js'
+
+/** Holds the whole volume, with nothing staged: for whoever changes its points or its size. Errors: those of the disks. */
+export async function lockWhole(core: VolumeCore): Promise<void> {
+  await core.staging?.pause()
+  try {
+    await core.locks.lock(0, EVERYTHING)
+  } finally {
+    core.staging?.resume()
+  }
+}
+
+/**
+ * `change` runs with the whole volume held; what is staged stays where it is, and none of it is on its way. For whoever only
+ * takes a point away: who needs the old content is found out when it is moved, and on a full disk that waits for the deletion.
+ */
+export async function holdUnmoved(core: VolumeCore, change: () => void): Promise<void> {
+  await core.staging?.stall()
+  try {
+    await core.locks.lock(0, EVERYTHING)
+    try {
+      change()
+    } finally {
+      core.locks.unlock(0, EVERYTHING)
+    }
+  } finally {
+    core.staging?.resume()
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * Place: one volume of a simulated site over its life: free for its hosts, or the target of a mirror. After each step it is looked at:
+ *
+ *   free      it holds what its hosts wrote, and nothing else: a late request, or an old primary, has changed nothing (S4, X9, X10)
+ *   target    clients see the declared point, or what a stream has brought since (watch.ts)
+ *   target -> free    what it shows to hosts is that, whatever a cycle had done to it (C10, S1)
+ *   free -> target    what its hosts did is kept as a snapshot before it is overwritten (D14, S5)
+ *
+ * To look costs nothing when nothing was written to the volume's disks since, and nobody else has it.
+ */
+import type { Random } from '../../src/device/testing.js'
+import { Hosts, snapshotOf } from './host.js'
+import { differenceOf, type Image, imageOf, ZEROS } from './image.js'
+import type { SimVolume } from './machine.js'
+import type { Process, Site } from './site.js'
+import type { Shown, Watch } from './watch.js'
+import { turn, Wrong } from './wrong.js'
+
+/** Within so many turns the disks of a machine have answered. */
+const SOON_TURNS = 20
+/** Two requests, and in front of each a point that is declared; each waits as long as a mirror lets it, and a quarter more. */
+const ANSWER_MS_MAX = 40_000
+
+export class Place {
+  readonly site: Site
+  readonly name: string
+  readonly hosts: Hosts
+  /** The mirror whose target it is, as of the last look. */
+  owner: string | undefined
+  /** The mirror that knows it as its target, as of the last look; one that was forgotten begins anew. */
+  #known: string | undefined
+  #shown: Shown | undefined
+  /** What was on it, and has to be kept; until the mirror shows another point on it. */
+  #own: { readonly image: Image, readonly point: string | undefined } | undefined
+  #looked: { process: Process, changes: number } | undefined
+  /** A promotion was answered: this mirror is refused from now on. */
+  #promoted: { readonly mirror: string, readonly epoch: number } | undefined
+  readonly #watchOf: (mirror: string) => Watch
+  #request: { readonly process: Process, readonly sinceMs: number, readonly answer: Promise<void> } | undefined
+
+  constructor(site: Site, name: string, random: Random, watchOf: (mirror: string) => Watch) {
+    this.site = site
+    this.name = name
+    this.hosts = new Hosts(random)
+    this.#watchOf = watchOf
+  }
+
+  get volume(): SimVolume { return this.site.process.volume(this.name) }
+  get shown(): Shown | undefined { return this.#shown }
+  get isFree(): boolean {
+    const { process } = this.site
+    return this.owner === undefined && ownerOf(process, this.volume.uuid) === undefined && !process.closed.has(this.name)
+  }
+
+  /** What its hosts wait for; undefined: for nothing. */
+  get waiting(): Promise<void> | undefined {
+    return this.#request?.process === this.site.process ? this.#request.answer : undefined
+  }
+
+  /** Hosts ask for something. It goes on by itself, if it is not answered soon. @param failed in that case, whatever it was */
+  async ask(run: () => Promise<void>, failed: (error: unknown) => void): Promise<void> {
+    const { process } = this.site
+    process.attached.add(this.name)
+    const answer = run().finally(() => {
+      process.attached.delete(this.name)
+      if (this.#request?.answer === answer) this.#request = undefined
+    })
+    this.#request = { process, sinceMs: process.clock.now(), answer }
+    answer.catch(failed)
+    for (let turns = 0; this.waiting && turns < SOON_TURNS; turns++) await turn()
+  }
+
+  async look(): Promise<void> {
+    const { process, machine } = this.site
+    if (this.#promoted) this.#judgePromotion(this.#promoted)
+    if (this.waiting && process.clock.now() - this.#request!.sinceMs > ANSWER_MS_MAX) {
+      throw new Wrong(`hosts of ${this.#label} wait for a target that is lost`)
+    }
+    const changes = machine.changes(this.name)
+    const owner = ownerOf(process, this.volume.uuid)
+    if (owner !== undefined && owner !== this.#known) this.#watchOf(owner).restart()
+    this.#known = process.secondaries.of(this.volume.uuid)?.mirror ?? process.mirrors.ofTarget(this.volume.uuid)?.record.uuid
+    const same = this.#looked?.process === process && this.#looked.changes === changes
+    if (same && owner === this.owner && (!owner || this.#shown?.point === shownBy(process, this.volume.uuid)?.uuid)) return
+    this.#looked = { process, changes }
+    if (owner === undefined) await this.#lookFree()
+    else await this.#lookOwned(owner)
+    this.owner = owner
+  }
+
+  /** A crash of its site. */
+  async reopened(power: boolean): Promise<void> {
+    if (this.owner !== undefined) this.#watchOf(this.owner).targetDied()
+    if (this.owner === undefined) return this.hosts.reopened(this.volume, power)
+    if (!power || !this.#own || await this.#hasKept(this.#own.image)) return
+    // No cycle has begun yet: what hosts had not flushed may be gone.
+    await this.hosts.reopened(this.volume, true)
+    const { image } = this.hosts
+    this.#own = this.#isAsReleased(image) ? undefined : { ...this.#own, image }
+  }
+
+  promoted(mirror: string, epoch: number): void { this.#promoted = { mirror, epoch } }
+
+  /** With the secondary its epoch is forgotten. */
+  forgotten(): void { this.#promoted = undefined }
+
+  /** Whether it is an image of what hosts did here that has to be kept. */
+  isKept(image: Image): boolean { return this.#own?.image === image }
+
+  async #lookFree(): Promise<void> {
+    const image = await imageOf(this.volume)
+    if (this.owner === undefined) {
+      if (!this.hosts.isSeen(image)) throw new Wrong(`volume ${this.#label} is not what was written to it (S4, X9): ${differenceOf(this.hosts.image, image)}`)
+      return
+    }
+    const watch = this.#watchOf(this.owner)
+    const point = this.volume.points.list().findLast(({ labels, pins }) => labels['mirror'] === this.owner && pins.length > 0)
+    const shown = point ? { point: point.uuid, origin: point.labels['origin'], image } : this.#shown && { ...this.#shown, image }
+    if (shown) watch.letGo(this.#shown = shown)
+    else if (watch.hasShown) throw new Wrong(`volume ${this.#label} was let go at no point (C10, S1)`)
+    this.#own = undefined
+    this.hosts.taken(image, !shown)
+    this.#released = shown
+    this.#shown = undefined
+  }
+
+  /** The point that it was let go at. */
+  #released: Shown | undefined
+
+  async #lookOwned(owner: string): Promise<void> {
+    const watch = this.#watchOf(owner)
+    if (owner !== this.owner) {
+      const { image } = this.hosts
+      this.#own = this.#isAsReleased(image) ? undefined : { image, point: this.#released?.point }
+    }
+    const found = shownBy(this.site.process, this.volume.uuid)
+    this.#shown = found && { point: found.uuid, origin: found.labels['origin'], image: await snapshotOf(this.volume, found.name) }
+    watch.shown(this.#shown)
+    if (!this.#own || !this.#shown || this.#shown.point === this.#own.point) return
+    if (!await this.#hasKept(this.#own.image)) throw new Wrong(`what was done on volume ${this.#label} was not kept (D14)`)
+    this.#own = undefined
+  }
+
+  /** Hosts have done nothing since that is left. */
+  #isAsReleased(image: Image): boolean { return image === (this.#released?.image ?? ZEROS) }
+
+  async #hasKept(image: Image): Promise<boolean> {
+    for (const { name, labels } of this.volume.points.list()) {
+      if (labels['auto'] === 'undo' && await snapshotOf(this.volume, name) === image) return true
+    }
+    return false
+  }
+
+  #judgePromotion({ mirror, epoch }: { readonly mirror: string, readonly epoch: number }): void {
+    const state = this.site.process.secondaries.of(this.volume.uuid)
+    if (state?.mirror !== mirror || (state.phase === 'released' && state.epoch >= epoch)) return
+    throw new Wrong(`volume ${this.#label} was promoted, and is ${state.phase} in epoch ${state.epoch} (S4, X10)`)
+  }
+
+  get #label(): string { return `${this.site.name}/${this.name}` }
+}
+
+/** Uuid of the mirror to which clients of the volume owe what they see. */
+export function ownerOf({ mirrors, secondaries }: Process, volume: string): string | undefined {
+  const secondary = secondaries.of(volume)
+  if (secondary?.phase === 'secondary') return secondary.mirror
+  return mirrors.ownerOf(volume)?.record.uuid
+}
+
+function shownBy({ mirrors, secondaries }: Process, volume: string): ReturnType<Process['secondaries']['declaredPoint']> {
+  return secondaries.of(volume)?.phase === 'secondary' ? secondaries.shownPoint(volume) : mirrors.ownerOf(volume)?.shownPoint()
+}

@@ -1,0 +1,127 @@
+/**
+ * Watch: what must hold of one mirror, whoever is alive: which images its source froze, and what clients of its target have seen.
+ *
+ *   C1, S1   the target shows the image of the point that it declares, whole, and never goes back to an older one
+ *   C2       the frozen image is what hosts saw at an instant between the beginning and the end of the freeze
+ *   C16      what a stream has brought is what hosts saw at some moment, and not before the point that was declared last
+ *   sync     what was answered in step is there when the target stands on its own, unless its own server has died meanwhile
+ *
+ * What hosts saw is one list, in order; an image may be in it more than once, and what is asked is then whether any of its places will do.
+ */
+import type { Image } from './image.js'
+import { differenceOf } from './image.js'
+import { Wrong } from './wrong.js'
+
+export interface Shown {
+  /** Uuid of the target's own point. */
+  readonly point: string
+  /** Of the source's bookmark; undefined: a stream has brought it. */
+  readonly origin: string | undefined
+  readonly image: Image
+}
+
+/** Places in the views that it may be, and the number of its point in the volume: the same order for bookmarks' images and snapshots. */
+export interface Frozen { readonly image: Image, readonly first: number, readonly last: number, readonly seq: number }
+
+/** @param from place in the views of the first that could be seen meanwhile. Errors: Wrong, if it is none of them */
+export function frozenOf(image: Image, views: readonly Image[], from: number, seq: number): Frozen {
+  const first = views.indexOf(image, from)
+  if (first < 0) throw new Wrong('the frozen image is not what hosts saw (C2)')
+  return { image, first, last: views.lastIndexOf(image), seq }
+}
+
+export class Watch {
+  /** By uuid of the source's bookmark. */
+  readonly #frozen = new Map<string, Frozen>()
+  readonly #snapshot: (uuid: string) => Frozen | undefined
+  /** Of the source, all of them. */
+  #views: readonly Image[] = []
+  /** The newest that was shown; undefined: nothing was. */
+  #seen: Frozen | undefined
+  /** So many different points were shown. */
+  cycles = 0
+  /** What was shown is in the views from here on. */
+  #at = 0
+  #bookmark = ''
+  /** Place in the views of what was answered in step; -1: nothing was. */
+  #answered = -1
+  /** The server of the target has died since it showed a new declared point: what it had received is gone. */
+  #died = false
+  /** What streams have brought, and was shown. */
+  received = 0
+  /** So often there was something that had to be there when the target was let go. */
+  kept = 0
+
+  /** @param snapshot one of the source's own, by its uuid: a mirror may carry that */
+  constructor(snapshot: (uuid: string) => Frozen | undefined) { this.#snapshot = snapshot }
+
+  /** A bookmark of the source: the image comes next. */
+  marked(bookmark: string): void { this.#bookmark = bookmark }
+
+  /** As `frozenOf`. */
+  froze(image: Image, views: readonly Image[], from: number, seq: number): void {
+    this.#views = views
+    this.#frozen.set(this.#bookmark, frozenOf(image, views, from, seq))
+  }
+
+  get hasShown(): boolean { return this.#seen !== undefined }
+
+  /** Its target was taken from it, points and all, and it has begun anew. */
+  restart(): void {
+    this.#seen = undefined
+    this.#at = 0
+    this.targetDied()
+  }
+
+  /** The process that has the target. */
+  targetDied(): void {
+    this.#answered = -1
+    this.#died = true
+  }
+
+  /** Hosts had an answer in step. @param place in the views, of what they have seen then */
+  answered(place: number): void { if (!this.#died) this.#answered = place }
+
+  /** The image that the point stands for. */
+  imageOf(origin: string): Image | undefined { return this.#known(origin)?.image }
+
+  /** What clients see; undefined: nothing. */
+  shown(point: Shown | undefined): void {
+    if (point) this.#judge(point, -1)
+    else if (this.hasShown) throw new Wrong('the target shows nothing any more (S1)')
+  }
+
+  /** What clients see when the target stands on its own. */
+  letGo(point: Shown): void {
+    this.#judge(point, this.#answered)
+    if (this.#answered >= 0) this.kept++
+    this.#answered = -1
+  }
+
+  #judge({ origin, image }: Shown, atLeast: number): void {
+    if (origin === undefined) return this.#judgeReceived(image, atLeast)
+    const frozen = this.#known(origin)
+    if (!frozen) throw new Wrong('the target declares a point that the source never had (C1)')
+    if (image !== frozen.image) throw new Wrong(`the target shows something else than the point it declares (C1, S1): ${differenceOf(frozen.image, image)}`)
+    const before = this.#seen?.seq ?? -1
+    if (frozen.seq < before || frozen.last < this.#at) throw new Wrong('the target went back to an older point (C1)')
+    if (frozen.last < atLeast) throw new Wrong('what was answered in step is not there (sync)')
+    if (frozen.seq > before) {
+      this.#died = false
+      this.cycles++
+    }
+    this.#seen = frozen
+    this.#at = Math.max(this.#at, frozen.first)
+  }
+
+  #judgeReceived(image: Image, atLeast: number): void {
+    const from = this.#seen?.first ?? 0
+    const at = this.#views.indexOf(image, Math.max(this.#at, from))
+    if (at < 0) throw new Wrong('what a stream has brought is not what hosts saw since (C16)')
+    if (this.#views.lastIndexOf(image) < atLeast) throw new Wrong('what was answered in step is not there (sync)')
+    if (at > this.#at) this.received++
+    this.#at = at
+  }
+
+  #known(origin: string): Frozen | undefined { return this.#frozen.get(origin) ?? this.#snapshot(origin) }
+}
