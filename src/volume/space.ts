@@ -67,7 +67,8 @@ const LET_GO_MS = 5000
 
 /** Old content could not be preserved; nothing has changed. */
 class Shortage extends NbdeltaError {
-  constructor(readonly want: SpaceWant, message: string, options?: { cause?: unknown, hint?: string }) {
+  /** @param grains that would have been needed of the budget. */
+  constructor(readonly want: SpaceWant, readonly grains: number, message: string, options?: { cause?: unknown, hint?: string }) {
     super('no-space', message, options)
   }
 }
@@ -198,7 +199,7 @@ export class Space {
     if (!(error instanceof NbdeltaError) || error.code !== 'no-space') return error
     this.#diskFull = true
     if (!this.#stopped) this.#retry ??= this.#core.clock.setTimeout(() => this.#tryAgain(), RETRY_MS)
-    return new Shortage('disk', `old content that a snapshot needs finds no space: ${error.message}`,
+    return new Shortage('disk', 0, `old content that a snapshot needs finds no space: ${error.message}`,
       { cause: error, hint: 'make room on the disk, or delete snapshots' })
   }
 
@@ -209,6 +210,8 @@ export class Space {
   async makeRoom(error: unknown): Promise<void> {
     const want = wantOf(error)
     if (!want) throw error
+    // What was being deleted may have come to its end since.
+    if (error instanceof Shortage && want === 'budget' && this.#hasRoom(error.grains)) return
     this.#making ??= this.#giveUp(want).finally(() => { this.#making = undefined })
     if (await this.#making) return
     if (this.#failing === undefined) {
@@ -261,7 +264,7 @@ export class Space {
   #refusal(grains: number): Shortage {
     const { keptBytes, budgetBytes } = this.facts
     this.#refused = grains
-    return new Shortage('budget',
+    return new Shortage('budget', grains,
       `${grains * this.#core.grainBytes} bytes of old content have to be kept for a snapshot, and of the budget of `
       + `${budgetBytes} bytes ${keptBytes} are used`, { hint: 'raise the budget, or delete snapshots' })
   }
