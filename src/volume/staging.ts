@@ -78,6 +78,8 @@ export class Staging {
   #queue: Staged[] = []
   #head = 0
   #appliedTo = 0
+  /** Entries up to this one are forgotten. The log's mark says so a moment before, and is perhaps still on its way to the disk. */
+  #retiredTo = 0
   /** Entries up to this one that are not in the queue are over: dropped at open, or never written. */
   #overTo = 0
   /** Not with the disk yet, oldest first. */
@@ -109,7 +111,7 @@ export class Staging {
     const { grainBytes, map } = this.#core
     this.#log = log
     this.#overTo = log.sequence
-    this.#appliedTo = log.applied
+    this.#appliedTo = this.#retiredTo = log.applied
     for (const entry of entries) {
       const from = entry.offset / grainBytes
       const to = from + entry.length / grainBytes
@@ -117,7 +119,11 @@ export class Staging {
       if (!Number.isInteger(from) || to > map.grains || !map.data.isAll(from, to, true)) continue
       this.#note({ ...entry, from, to })
     }
-    if (this.#queue.length === 0) return log.mark(log.sequence)
+    if (this.#queue.length === 0) {
+      await log.mark(log.sequence)
+      this.#retiredTo = log.sequence
+      return
+    }
     // On a full disk it stays where it is, can be read there, and is tried again.
     this.#begin().catch(() => undefined)
   }
@@ -193,7 +199,7 @@ export class Staging {
   /** Everything taken before this call is in its place, durable and retired. Rejects when a disk fails. */
   async drain(): Promise<void> {
     const wanted = this.#log?.sequence ?? 0
-    while (this.#log && this.#log.applied < wanted) await this.#begin()
+    while (this.#retiredTo < wanted) await this.#begin()
   }
 
   /** Nothing is staged when this resolves, and nothing will be before `resume`. */
@@ -233,7 +239,7 @@ export class Staging {
   }
 
   /** All that was taken before the division is in its place, durable and retired. */
-  get isSettled(): boolean { return !this.#log || (!this.#hasMore && this.#appliedTo <= this.#log.applied) }
+  get isSettled(): boolean { return !this.#hasMore && this.#appliedTo <= this.#retiredTo }
 
   /** `isSettled` when it resolves. Rejects when a disk fails. */
   async settle(): Promise<void> {
@@ -447,12 +453,13 @@ export class Staging {
   async #retire(): Promise<void> {
     const log = this.#log!
     const upTo = this.#appliedTo
-    if (upTo > log.applied) {
+    if (upTo > this.#retiredTo) {
       await flushNow(this.#core)
       await log.mark(upTo)
       this.#core.flushes.changed()
     }
     for (const [grain, { sequence }] of this.#grains) if (sequence <= upTo) this.#grains.delete(grain)
+    this.#retiredTo = upTo
   }
 }
 

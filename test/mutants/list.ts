@@ -107,6 +107,8 @@ export const MUTANTS: readonly Mutant[] = [
   // Staging (staging.ts, excess-scan.ts)
   { name: 'an entry longer than a segment', file: 'store/staging-log.js', find: 'if (sizeBytes > this.#active.end - this.#active.start)',
     put: 'if (false)', judge: 'store/staging-log' },
+  { name: 'whoever waits for staged writes goes on while their mark is on its way', file: 'volume/staging.js',
+    find: 'while (this.#retiredTo < wanted)', put: 'while (this.#log && this.#log.applied < wanted)', judge: 'volume/staging-late' },
   { name: 'a segment used again before all in it is marked', file: 'store/staging-log.js', find: 'if (next.last > this.#secured)',
     put: 'if (false)', judge: 'store/staging-log' },
   { name: 'a segment used again before its mark is durable', file: 'store/staging-log.js', find: 'if (next.last > this.#secured)',

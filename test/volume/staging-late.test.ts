@@ -1,4 +1,6 @@
 // Staging: what was answered from the log is what is read, before and after it is moved to its place, whoever else is at work meanwhile.
+import { spawnSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
@@ -163,4 +165,12 @@ t.test('a scan after a crash does not make a hole of what is staged over zeros',
   t.equal((await readAll(volume, 6 * G, G))[0], 7)
   t.equal(await snapshotBytes(volume), before)
   await volume.close()
+})
+
+t.test('what a killed process has staged, and a slow disk: a write waits for the mark, and lets the disk answer', t => {
+  const program = fileURLToPath(new URL('slow-mark.js', import.meta.url))
+  const { stdout, stderr, signal } = spawnSync(process.execPath, [program], { encoding: 'utf8', timeout: 20_000, killSignal: 'SIGKILL' })
+  t.equal(signal, null)
+  t.equal(stdout, '2 2 1 3 0\n', stderr)
+  t.end()
 })
