@@ -78,7 +78,7 @@ export class Staging {
   #queue: Staged[] = []
   #head = 0
   #appliedTo = 0
-  /** Entries up to this one are forgotten. The log's mark says so a moment before, and is perhaps still on its way to the disk. */
+  /** Entries up to this one are forgotten. The mark says so a moment before, and may be on its way to the disk still. */
   #retiredTo = 0
   /** Entries up to this one that are not in the queue are over: dropped at open, or never written. */
   #overTo = 0
