@@ -207,6 +207,9 @@ export class StagingLog {
   /** Number of the last entry that is with the disk. */
   get writtenTo(): number { return ((this.#sent ?? this.#gathered)?.first ?? this.#sequence + 1) - 1 }
 
+  /** As much is on its way as can be at a time: no room before `written`, whatever is free. */
+  get isBusy(): boolean { return this.#sent !== undefined && this.#gathered !== undefined }
+
   /** Reads data of entries that are not marked as applied. */
   read(address: number, length: number, into: Buffer, at: number): Pending {
     for (const stroke of [this.#gathered, this.#sent]) {

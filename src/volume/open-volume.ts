@@ -38,7 +38,7 @@ import { Inheritor } from './restore.js'
 import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
 import { NO_BUDGET, Space } from './space.js'
 import { Volume, type VolumeParts } from './volume.js'
-import { openStaging, type Staging } from './staging.js'
+import { Staging } from './staging.js'
 import { VolumeMap } from './volume-map.js'
 import { Watchers } from './watchers.js'
 
@@ -131,7 +131,8 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   const view = new LiveView(core)
   const space = new Space(core, view, name, options.space ?? NO_BUDGET)
   const preserver = new Preserver(core, view, checkpointer)
-  staged = await openStaging(core, preserver, options.points)
+  staged = options.points?.staged && new Staging(core, preserver, options.points)
+  await staged?.open(false)
   const gate = new Gate(core, preserver, reclaimer)
   const adopter = new Adopter({ core, gate, preserver, reclaimer, checkpointer })
   const points = new VolumePoints({ core, checkpointer, reclaimer, view }, options.points)

@@ -1,8 +1,8 @@
 /**
  * NewPoint: a point in the making, phase by phase, so that a group makes many at one instant (docs/snappoints.md).
  *
- *   prepare   folder and empty maps, durable; most of what is staged finds its place; a flush, so that the one after the
- *             instant has little left to do
+ *   prepare   folder and empty maps, durable; most of what is staged finds its place, and from here to the instant less is
+ *             staged than is moved (backpressure.ts); a flush, so that the one after the instant has little left to do
  *   hold      waits until nothing of the volume is in flight; whoever comes now waits, but what is staged passes
  *   divide    the instant: what is staged from here on is not the point's
  *   settle    what was staged before has its place. What is not staged waits for that: writes to holes and to parts of
@@ -55,6 +55,7 @@ export class NewPoint {
   #files: PointFiles | undefined
   #point: Point | undefined
   #appends: (Promise<void> | undefined)[] = []
+  #isTight = false
 
   /** `group`: uuid of the operation that makes it together with others. */
   constructor(parts: Parts, options: CreatePointOptions, group: string | null) {
@@ -77,10 +78,22 @@ export class NewPoint {
     if (kind === 'snapshot') await core.staging?.open(true)
     const make = async (): Promise<void> => { this.#files = await store.make(seq, kind, sizeBytes) }
     const flush = async (): Promise<void> => {
+      this.#tighten()
       for (let i = 0; i < DRAINS && core.staging && !core.staging.isSettled; i++) await core.staging.drain()
       await flushNow(core)
     }
     await allSettled([make(), flush()])
+  }
+
+  /** Until the instant is over, or will not be. */
+  #tighten(): void {
+    this.#isTight = true
+    this.#parts.core.staging?.tighten()
+  }
+
+  #loosen(): void {
+    if (this.#isTight) this.#parts.core.staging?.loosen()
+    this.#isTight = false
   }
 
   /** By the monotonic clock. */
@@ -108,6 +121,7 @@ export class NewPoint {
   /** The instant; it is held. */
   divide(): void {
     this.#parts.core.staging?.divide(this.record.kind === 'snapshot')
+    this.#loosen()
     this.#tell()
   }
 
@@ -133,6 +147,7 @@ export class NewPoint {
   /** With everything drained and held, which is the instant as well. */
   take(): void {
     this.#add()
+    this.#loosen()
     this.#tell()
   }
 
@@ -170,6 +185,7 @@ export class NewPoint {
   /** Before `take`: nothing is left of it. After: the caller has it merged away. */
   async discard(): Promise<void> {
     const { store } = this.#parts
+    this.#loosen()
     await this.#files?.close()
     if (!this.#files) return
     await store.markDeleted(this.record.seq)

@@ -1,7 +1,8 @@
 /**
  * Staging: first overwrites of grains that a snapshot still needs are answered before the old content is out of the way.
  *
- *   take     whole grains -> staging log (store/staging-log.ts), one append, done: a kill loses nothing, a flush makes it durable
+ *   take     whole grains, and parts of those that are staged -> staging log (store/staging-log.ts), one append, done: a kill
+ *            loses nothing, a flush makes it durable
  *   read     clients see what is staged; everybody below (preserver, views of snapshots) sees live, which is the old content
  *   apply    in batches, when the log fills or a moment after the last append: preserver (old content durable), then live
  *   retire   live flushed, then the log's mark: the entries are over
@@ -22,17 +23,23 @@
  * everything drained (`lockWhole`, but `holdUnmoved`: holds.ts) or divided, as above; whoever changes grains in place, or judges
  * what lies there, locks them and then drains where they are staged (gate.ts, excess-scan.ts). So what is staged is never
  * `plain`, needed by a snapshot or not.
- * A log that is full or broken takes nothing: then writes wait for the preserver themselves. What it could not write fails.
+ * Of a log that fills up no more is asked than can be moved (backpressure.ts). One that is full nevertheless, or broken, takes
+ * nothing: then writes wait for the preserver themselves. What it could not write fails.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { divCeil } from '../../native-free/integer.js'
 import { allSettled } from '../device/all-settled.js'
 import type { Pending } from '../device/block-device.js'
-import { ENTRY_MAX_BYTES, type StagedEntry, StagingLog } from '../store/staging-log.js'
+import { ENTRY_MAX_BYTES, StagingLog } from '../store/staging-log.js'
+import { Backpressure } from './backpressure.js'
 import { flushNow, type VolumeCore } from './core.js'
+import { Drains } from './drains.js'
 import { planGate } from './gate.js'
 import { runsOf } from './journal.js'
 import { BATCH_GRAINS, type Copy, type Preserver } from './preserver.js'
 import type { PointStore } from './point-store.js'
+import type { Division, Staged, Stroke } from './staged-entry.js'
+import { wholeGrains } from './staged-parts.js'
 import type { Run } from './volume-map.js'
 
 /** Appends that come closer together than this are one burst, and wait while there is room. */
@@ -45,28 +52,6 @@ const BUFFER_BYTES = 4 * 2 ** 20
 /** Reads [offset, offset + length) of what is not staged to `at` of the reader's buffer. */
 type Below = (offset: number, length: number, at: number) => Pending
 
-interface Staged extends StagedEntry {
-  readonly from: number
-  readonly to: number
-}
-
-/** Entries that are written in one stroke, and what was staged of their grains before: (grain, entry | undefined)*. */
-interface Stroke {
-  readonly written: Promise<void>
-  readonly first: number
-  readonly before: (number | Staged | undefined)[]
-}
-
-/** Before it and behind it are two points' times. */
-interface Division {
-  /** The last entry before. */
-  readonly last: number
-  /** What comes is needed, whatever the chain says: a snapshot is being made. */
-  readonly keeps: boolean
-  /** The newest entry before, of grains that have one behind. */
-  readonly before: Map<number, Staged>
-}
-
 export class Staging {
   readonly #core: VolumeCore
   readonly #preserver: Preserver
@@ -77,6 +62,8 @@ export class Staging {
   /** Entries that are not in their places yet, oldest first, from `#head` on. */
   #queue: Staged[] = []
   #head = 0
+  /** Data of these. */
+  #queuedBytes = 0
   #appliedTo = 0
   /** Entries up to this one are forgotten. The mark says so a moment before, and may be on its way to the disk still. */
   #retiredTo = 0
@@ -87,6 +74,8 @@ export class Staging {
   /** Entries up to this one may have been forgotten. */
   #doubtTo = 0
   #working: Promise<void> | undefined
+  readonly #drains = new Drains()
+  readonly #pressure = new Backpressure()
   #timer: { cancel(): void } | undefined
   #refusing = 0
   #passing = false
@@ -125,7 +114,7 @@ export class Staging {
       return
     }
     // On a full disk it stays where it is, can be read there, and is tried again.
-    this.#begin().catch(() => undefined)
+    this.#begin()
   }
 
   get started(): boolean { return this.#log !== undefined }
@@ -146,6 +135,12 @@ export class Staging {
     return false
   }
 
+  /** All of them are, and nothing that was forgotten can come back. */
+  #isStaged(from: number, to: number): boolean {
+    for (let grain = from; grain < to; grain++) if (!this.#grains.has(grain)) return false
+    return !this.#inDoubt
+  }
+
   /** All grains that `meets` knows of; undefined: none. */
   grains(): GrainBitmap | undefined {
     if (this.#grains.size === 0) return undefined
@@ -154,29 +149,48 @@ export class Staging {
     return grains
   }
 
-  /** True: the write is in the log, and done when `pending` is. All its grains are data; nobody holds a lock on them. */
-  take(offset: number, length: number, data: Buffer, at: number): boolean {
+  /**
+   * `taken`: the write is in the log, and done when `pending` is. `later`: to be asked again after `room`. `no`: it goes its own
+   * way. All its grains are data; nobody holds a lock on them.
+   */
+  take(offset: number, length: number, data: Buffer, at: number): 'taken' | 'later' | 'no' {
     const { grainBytes, chain, space } = this.#core
     const log = this.#log
     const division = this.#division
-    if (!log || this.#refusing > 0 || this.#preserver.failure || length > ENTRY_MAX_BYTES) return false
-    if (offset % grainBytes !== 0 || length % grainBytes !== 0) return false
-    const from = offset / grainBytes
-    const to = from + length / grainBytes
-    if (!this.#passing && chain.unneeded(from, to) && !this.meets(from, to)) return false
+    if (!log || this.#refusing > 0 || this.#preserver.failure || length > ENTRY_MAX_BYTES) return 'no'
+    const from = Math.floor(offset / grainBytes)
+    const to = divCeil(offset + length, grainBytes)
+    if ((to - from) * grainBytes > length) {
+      const whole = this.#isStaged(from, to) ? wholeGrains(this, grainBytes, offset, length, data, at) : undefined
+      return whole ? this.take(from * grainBytes, whole.length, whole, 0) : 'no'
+    }
+    if (!this.#passing && chain.unneeded(from, to) && !this.meets(from, to)) return 'no'
     const needed = division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
-    if (!needed) return false
-    const address = log.append(offset, data, at, length)
+    if (!needed) return 'no'
+    const { fill } = log
+    const admitted = this.#pressure.admit(fill, this.#queuedBytes, length)
+    const address = admitted === 'now' ? log.append(offset, data, at, length) : undefined
     if (address === undefined) {
+      if (admitted === 'now') this.#pressure.giveBack(length)
       this.#begin()
-      return false
+      return admitted === 'later' || log.isBusy ? 'later' : 'no'
     }
     space.promise(needed)
     this.#remember({ sequence: log.sequence, offset, length, address, from, to })
     this.#core.flushes.changed()
-    this.#wake()
-    return true
+    this.#wake(fill)
+    return 'taken'
   }
+
+  /** Resolves when it is worth while to ask for so many bytes again. */
+  async room(bytes: number): Promise<void> {
+    if (this.#log!.isBusy) await this.#log!.written!.catch(() => undefined)
+    else await this.#pressure.wait(bytes)
+  }
+
+  /** Until `loosen` less and less is staged that is not moved: somebody is going to wait for that. */
+  tighten(): void { this.#pressure.tighten() }
+  loosen(): void { this.#pressure.loosen() }
 
   /** Fills `into` where [offset, offset + length) is staged; `below` does the rest, once for each run of it. */
   read(offset: number, length: number, into: Buffer, at: number, below: Below): Pending {
@@ -196,10 +210,13 @@ export class Staging {
     return pending.length > 0 ? allSettled(pending) : undefined
   }
 
-  /** Everything taken before this call is in its place, durable and retired. Rejects when a disk fails. */
+  /** What was taken before is in its place, durable and retired, whatever comes meanwhile. Errors: those of the disks. */
   async drain(): Promise<void> {
-    const wanted = this.#log?.sequence ?? 0
-    while (this.#retiredTo < wanted) await this.#begin()
+    const upTo = this.#log?.sequence ?? 0
+    if (this.#retiredTo >= upTo) return
+    const drained = this.#drains.wait(upTo)
+    this.#begin()
+    await drained
   }
 
   /** Nothing is staged when this resolves, and nothing will be before `resume`. */
@@ -224,7 +241,7 @@ export class Staging {
 
   resume(): void {
     this.#refusing--
-    if (!this.idle) this.#wake()
+    if (!this.idle) this.#wake(this.#log!.fill)
   }
 
   /** Something of the volume is locked for whoever wants all of it, and may be staged nevertheless. */
@@ -249,7 +266,8 @@ export class Staging {
   unite(): void {
     this.#passing = false
     this.#division = undefined
-    if (this.#log && !this.idle) this.#wake()
+    this.#pressure.ended(false)
+    if (this.#log && !this.idle) this.#wake(this.#log.fill)
   }
 
   /** What was taken is durable. */
@@ -259,6 +277,7 @@ export class Staging {
     this.#refusing++
     this.#timer?.cancel()
     await this.#working?.catch(() => undefined)
+    this.#pressure.ended(true)
     await this.#log?.close()
   }
 
@@ -278,6 +297,7 @@ export class Staging {
     // Those among them that no snapshot needs must not be overwritten in place meanwhile.
     this.#core.chain.plain?.clear(entry.from, entry.to)
     this.#queue.push(entry)
+    this.#queuedBytes += entry.length
   }
 
   /** Its newest entry is about to have another behind it. */
@@ -311,10 +331,11 @@ export class Staging {
           this.#core.space.release(grain, grain + 1)
         }
       }
-      while (this.#queue.length > this.#head && this.#queue.at(-1)!.sequence >= first) this.#queue.pop()
+      const isOver = (): boolean => this.#queue.length > this.#head && this.#queue.at(-1)!.sequence >= first
+      while (isOver()) this.#queuedBytes -= this.#queue.pop()!.length
     }
     this.#overTo = this.#doubtTo = this.#log!.sequence
-    this.#begin().catch(() => undefined)
+    this.#begin()
   }
 
   /** Inline reads cannot be overtaken; one that comes later may find its place used again, and looks anew. */
@@ -326,9 +347,11 @@ export class Staging {
     })
   }
 
-  #wake(): void {
+  get #isAwaited(): boolean { return this.#drains.isAwaited || this.#pressure.isAwaited }
+
+  #wake(fill: number): void {
     if (this.#working) return
-    if (this.#log!.fill > FILL_MAX && !this.#division) this.#begin().catch(() => undefined)
+    if ((fill > FILL_MAX || this.#isAwaited) && !this.#division) this.#begin()
     else this.#timer ??= this.#rest()
   }
 
@@ -338,17 +361,24 @@ export class Staging {
     return this.#core.clock.setTimeout(() => {
       const more = this.#log!.sequence > sequence
       this.#timer = more ? this.#rest() : undefined
-      if (!more) this.#begin().catch(() => undefined)
+      if (!more) this.#begin()
     }, REST_MS)
   }
 
   #begin(): Promise<void> {
     this.#timer?.cancel()
     this.#timer = undefined
-    this.#working ??= this.#work().catch((error: unknown) => {
+    const ended = (): void => { if (!this.#division) this.#pressure.ended(false) }
+    this.#working ??= this.#work().then(ended, (error: unknown) => {
       this.#core.logger.warn({ err: error }, 'staged writes could not be moved to their places; will be tried again')
+      this.#pressure.ended(true)
+      this.#drains.failed(error)
       throw error
-    }).finally(() => { this.#working = undefined })
+    }).finally(() => {
+      this.#working = undefined
+      // Taken while the last entries were being retired.
+      if (this.#isAwaited && !this.#division) this.#begin()
+    })
     this.#working.catch(() => undefined)
     return this.#working
   }
@@ -358,7 +388,8 @@ export class Staging {
     while (this.#hasMore) {
       if (this.#queue[this.#head].sequence > log.writtenTo) await log.written!.catch(() => undefined)
       else await this.#batch()
-      if (log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo) await this.#retire()
+      const isFreeing = log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo
+      if (isFreeing || this.#appliedTo >= this.#drains.next) await this.#retire()
     }
     // Behind a division there may be more, which is not over.
     const next = this.#queue[this.#head]?.sequence ?? Infinity
@@ -394,6 +425,9 @@ export class Staging {
     await allSettled(pending)
     this.#head += entries.length
     this.#appliedTo = last.sequence
+    const bytes = entries.reduce((sum, entry) => sum + entry.length, 0)
+    this.#queuedBytes -= bytes
+    this.#pressure.moved(bytes)
     if (this.#head * 2 > this.#queue.length) {
       this.#queue = this.#queue.slice(this.#head)
       this.#head = 0
@@ -460,15 +494,6 @@ export class Staging {
     }
     for (const [grain, { sequence }] of this.#grains) if (sequence <= upTo) this.#grains.delete(grain)
     this.#retiredTo = upTo
+    this.#drains.retired(upTo)
   }
-}
-
-/** For a volume whose points have a place for staging. */
-export async function openStaging(
-  core: VolumeCore, preserver: Preserver, store: PointStore | undefined,
-): Promise<Staging | undefined> {
-  if (!store?.staged) return undefined
-  const staging = new Staging(core, preserver, store)
-  await staging.open(false)
-  return staging
 }

@@ -293,7 +293,9 @@ export class Volume implements BlockDevice {
   #write(offset: number, length: number, from: Buffer, at: number, origin?: Origin): Pending {
     if (this.#allData(offset, length)) {
       if (this.#locks.idle && this.#allPlain(offset, length)) return this.#overwrite(offset, length, from, at, origin)
-      if (this.#stage(offset, length, from, at)) return this.#tellWrite(this.#staging!.pending, offset, length, from, at)
+      const staged = this.#stage(offset, length, from, at)
+      if (staged === 'taken') return this.#tellWrite(this.#staging!.pending, offset, length, from, at)
+      if (staged === 'later') return this.#staging!.room(length).then(() => this.write(offset, length, from, at, origin))
       if (this.#locks.idle && !this.#core.space.isTight && this.#gate.tryAdmit(...this.#grainsOf(offset, length))) {
         return this.#overwrite(offset, length, from, at, origin)
       }
@@ -330,9 +332,11 @@ export class Volume implements BlockDevice {
   }
 
   /** A snapshot needs what is there: the new content waits in the log until that is out of the way. */
-  #stage(offset: number, length: number, from: Buffer, at: number): boolean {
-    if (!this.#staging?.started) return false
-    if (!this.#locks.idle && this.#locks.meets(offset, offset + length, this.#staging.isPassing)) return false
+  #stage(offset: number, length: number, from: Buffer, at: number): 'taken' | 'later' | 'no' {
+    if (!this.#staging?.started) return 'no'
+    const [first, end] = this.#grainsOf(offset, length)
+    const { grainBytes } = this
+    if (!this.#locks.idle && this.#locks.meets(first * grainBytes, end * grainBytes, this.#staging.isPassing)) return 'no'
     return this.#staging.take(offset, length, from, at)
   }
 

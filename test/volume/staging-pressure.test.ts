@@ -1,0 +1,122 @@
+// Staging under load: whoever has to wait for what is staged waits for what was staged before, and not for what comes meanwhile.
+import t from 'tap'
+import { ManualClock } from '../../src/device/testing.js'
+import type { Pending } from '../../src/device/block-device.js'
+import type { Volume } from '../../src/volume/volume.js'
+import { freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll } from './lab.js'
+import { StagedPoints } from './point-lab.js'
+
+const G = GRAIN
+const GRAINS = 128
+const SIZE = GRAINS * G
+/** Two segments. */
+const LOG_BYTES = 8192 + 2 * 2 ** 20
+const turn = () => new Promise(resolve => { setImmediate(resolve) })
+const filled = (value: number, grains = 1): Buffer => Buffer.alloc(grains * G, value)
+
+/** A write takes a turn. */
+class SlowDisk extends ProgrammedDisk {
+  override write(offset: number, length: number, from: Buffer, at: number): Pending {
+    return turn().then(() => super.write(offset, length, from, at))
+  }
+}
+
+/** All ones, a snapshot of that, and grain 0 staged with twos. */
+async function lab(live: ProgrammedDisk = new ProgrammedDisk(SIZE)) {
+  const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
+  await live.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  const points = new StagedPoints(new ProgrammedDisk(LOG_BYTES))
+  const volume = await openOn({ ...disks, live }, SIZE, { points, clock: new ManualClock() })
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(0, G, filled(2), 0)
+  return { disks: { ...disks, live }, live, points, volume }
+}
+
+async function byteAt(volume: Pick<Volume, 'read' | 'sizeBytes'>, offset: number): Promise<number> {
+  return (await readAll(volume, offset, 1))[0]!
+}
+
+t.test('a trim of what is staged waits for that, and not for all that is staged meanwhile', async t => {
+  const { volume } = await lab(new SlowDisk(SIZE))
+  let trimmed = false
+  const done = (async () => { await volume.trim(0, G) })().then(() => { trimmed = true })
+  let writes = 0
+  // Fewer than fill a segment, which is retired in any case.
+  for (; !trimmed && writes < 100; writes++) {
+    await volume.write((1 + writes % (GRAINS - 1)) * G, G, filled(3), 0)
+    await turn()
+  }
+  t.ok(trimmed, `after ${writes} writes`)
+  await done
+  t.equal(await byteAt(volume, 0), 0)
+  await volume.close()
+})
+
+t.test('a part of a grain that is staged is staged with the rest of it, and waits for nothing', async t => {
+  const { volume, live, points, disks } = await lab()
+  live.held = true // nothing is moved
+  const { write } = points.log.calls
+  await volume.write(100, 200, Buffer.alloc(200, 3), 0)
+  await volume.write(G, 2 * G, filled(4, 2), 0)
+  await volume.write(G - 50, 100, Buffer.alloc(100, 5), 0)
+  t.equal(points.log.calls.write, write + 3)
+  const expected = Buffer.concat([filled(2), filled(4, 2)]).fill(3, 100, 300).fill(5, G - 50, G + 50)
+  t.ok((await readAll(volume, 0, 3 * G)).equals(expected))
+  const again = await openOn(killed(disks), SIZE, { points: points.fork(), clock: new ManualClock() })
+  t.ok((await readAll(again, 0, 3 * G)).equals(expected), 'after a kill')
+  t.equal(await byteAt(again.points.open('s'), 150), 1)
+  live.release()
+  await volume.points.create({ name: 'later', kind: 'snapshot' })
+  t.ok((await readAll(volume, 0, 3 * G)).equals(expected), 'in its place')
+  t.ok((await readAll(volume.points.open('later'), 0, 3 * G)).equals(expected))
+  t.equal(await byteAt(volume.points.open('s'), 150), 1)
+})
+
+t.test('a part that reaches beyond what is staged goes the other way', async t => {
+  const { volume } = await lab()
+  await volume.write(G - 50, 100, Buffer.alloc(100, 5), 0)
+  t.ok((await readAll(volume, 0, 2 * G)).equals(Buffer.concat([filled(2), filled(1)]).fill(5, G - 50, G + 50)))
+  t.equal(await byteAt(volume.points.open('s'), G - 1), 1)
+})
+
+t.test('while the log is as good as full a write waits until something is moved, and is staged then', async t => {
+  const { volume, live, points } = await lab()
+  live.held = true
+  let answered = 0
+  const pending: Promise<void>[] = []
+  for (let i = 0; i < 600; i++) {
+    pending.push((async () => { await volume.write(i % GRAINS * G, G, filled(10 + i % 200), 0) })().then(() => { answered++ }))
+    await turn()
+  }
+  // A record of two pages each.
+  t.ok(answered > 150 && answered <= 0.75 * LOG_BYTES / 8192 + 1, `${answered} taken before anything was moved`)
+  const { write } = points.log.calls
+  live.release()
+  await Promise.all(pending)
+  t.ok(points.log.calls.write > write, 'the rest is staged')
+  // Of those that are on their way at a time any may be the last.
+  const content = await readAll(volume)
+  for (let grain = 0; grain < GRAINS; grain++) {
+    const written = Array.from({ length: 600 }, (_, i) => i).filter(i => i % GRAINS === grain).map(i => 10 + i % 200)
+    const found = content.subarray(grain * G, (grain + 1) * G)
+    if (!written.some(value => found.equals(filled(value)))) t.fail(`grain ${grain} holds ${found[0]}`)
+  }
+  await volume.close()
+})
+
+t.test('nothing can be moved any more: a write that waits for that is refused, and others are not kept', async t => {
+  const { volume, live } = await lab()
+  live.held = true
+  const results: Promise<string>[] = []
+  for (let i = 0; i < 600; i++) {
+    results.push((async () => { await volume.write(i % GRAINS * G, G, filled(10), 0) })().then(() => 'done', (error: unknown) => String(error)))
+    await turn()
+  }
+  live.flushError = new Error('broken')
+  live.release()
+  const late = new Promise<string[]>(resolve => { setTimeout(resolve, 10_000, ['waits for ever']).unref() })
+  const words = new Set(await Promise.race([Promise.all(results), late]))
+  t.notOk(words.has('waits for ever'))
+  t.ok(words.size > 1, [...words].join('; '))
+  t.equal(await byteAt(volume, 0), 10)
+})
