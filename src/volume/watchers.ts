@@ -5,13 +5,13 @@
  * Invariants
  * - A change is told when it has been made and before anything that overlaps it may begin: so at an instant at which nothing is
  *   in flight (a point is taken, a restore is shown) exactly what is in the volume has been told.
- * - It is told to be undone by nobody: a change that failed leaves content unknown, and ends the watching with `lost`.
+ * - It is told to be undone by nobody: a change that failed when something of it may be there already (attempt.ts) leaves content
+ *   unknown, and ends the watching with `lost`. One that failed before has changed nothing, and is not told.
  * - Whatever happens, points mark as always: who was told, and loses it, finds it in the changed maps (X1, S2).
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { both } from '../device/all-settled.js'
 import type { BlockDevice, Pending } from '../device/block-device.js'
-import { NbdeltaError } from '../device/errors.js'
 import type { PointInfo } from './snappoint.js'
 
 export interface ChangeWatcher {
@@ -64,9 +64,8 @@ export class Watchers {
   /** All of them are. */
   lose(reason: string): void { for (const watcher of [...this.#watchers]) this.#lose(watcher, reason) }
 
-  /** After a change that had begun has failed: what is there now is not known. `not-fast` is said before anything is touched. */
+  /** After a change has failed of which something may be seen: what is there now is not known. */
   failed(error: unknown): void {
-    if (error instanceof NbdeltaError && error.code === 'not-fast') return
     this.lose(`a change failed: ${error instanceof Error ? error.message : String(error)}`)
   }
 
