@@ -241,6 +241,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'this.#snapshots.push({ point, reached }); reached.then(() => stream.release(), () => undefined);', judge: 'replication/recall-streams' },
   { name: 'a snapshot in the stream of a paused mirror is not declared', file: 'replication/mirror.js',
     find: 'if (this.#streaming?.owes && !this.#stopped)', put: 'if (this.#streaming?.owes && !this.#isIdle())', judge: 'replication/recall-streams' },
+  { name: 'a snapshot in a stream waits for a command over several mirrors', file: 'replication/mirror.js', judge: 'replication/turn-held',
+    find: '(this.#inside ?? this.#turns)', put: 'this.#turns' },
   { name: 'a restore is taken into what counts', file: 'replication/secondary-session.js', find: 'if (begun === undefined && !mixes)', put: 'if (false)',
     judge: 'replication/recall-streams' },
   { name: 'a stream sends what the target has taken from its copy', file: 'replication/stream.js', find: 'recallPoint(asking, point, grains, content)',
