@@ -68,6 +68,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: '', judge: 'volume/point-order' },
   { name: 'a point removed before a checkpoint', file: 'volume/point-merge.js', find: 'await this.#inRoom(point, heir, gone, () => checkpointer.run());',
     put: '', judge: 'volume/point-order' },
+  { name: 'of those who wait for a place all take it', file: 'volume/points.js', judge: 'volume/point-limit',
+    find: 'this.isCrowded ? undefined : this.#create(options)', put: 'this.#create(options)' },
 
   // Space (space.ts, usage.ts)
   { name: 'staged without room for it', file: 'volume/staging.js', find: 'space.roomFor(from, to)', put: '[]', judge: 'space' },
