@@ -121,6 +121,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: '', judge: 'volume/store' },
   { name: 'what was staged before an instant overtaken by what came behind', file: 'volume/staging.js',
     find: 'this.#keepBefore(this.#division, grain);', put: '{}', judge: 'volume/instants' },
+  { name: 'clients wait for a slow disk as long as a new point does', file: 'volume/point-creation.js', judge: 'volume/instants',
+    find: 'await this.by(untilMs, staging.settle());', put: 'await staging.settle();' },
   { name: 'what was staged behind an instant moved before the point is there', file: 'volume/staging.js',
     find: 'const isNext = entry.sequence <= last && ', put: 'const isNext = ', judge: 'volume/instants' },
   { name: 'a point taken before what was staged before it has its place', file: 'volume/point-creation.js',
