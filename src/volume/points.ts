@@ -38,6 +38,7 @@ export class VolumePoints implements Snappoints {
   readonly #store: PointStore | undefined
   readonly #merger: PointMerger | undefined
   readonly #turns = new Turns()
+  #stopped = false
 
   constructor(parts: Parts, store: PointStore | undefined) {
     this.#parts = parts
@@ -51,6 +52,7 @@ export class VolumePoints implements Snappoints {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true
     await this.#turns.idle
     await this.#merger?.stop()
   }
@@ -101,7 +103,12 @@ export class VolumePoints implements Snappoints {
   }
 
   /** Whoever makes points faster than deleted ones go waits here, outside of a turn. In turn `isCrowded` says if it did. */
-  async room(): Promise<void> { while (this.isCrowded) await this.#merger!.next() }
+  async room(): Promise<void> {
+    while (this.isCrowded) {
+      await this.#merger!.next()
+      if (this.#stopped) throw new NbdeltaError('wrong-state', 'the volume is closed')
+    }
+  }
 
   /** A point in the making; asked for in turn. `group`: uuid of what makes others with it. Errors: exists, bad-argument. */
   begin(options: CreatePointOptions, group: string | null): NewPoint {

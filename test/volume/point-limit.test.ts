@@ -99,6 +99,16 @@ t.test('snapshots made and deleted in a loop, behind a large one that goes slowl
   await volume.close()
 })
 
+t.test('closed while they wait: none is made any more', async t => {
+  const { points, volume, go } = await crowded()
+  const waiting = [1, 2].map(i => volume.points.create({ name: `s${i}`, kind: 'snapshot' }))
+  const refused = Promise.all(waiting.map(one => t.rejects(one, { code: 'wrong-state' })))
+  const closed = volume.close()
+  go()
+  await Promise.all([refused, closed])
+  t.strictSame([...points.table.values()].filter(({ deleting }) => !deleting).map(({ name }) => name), ['old'])
+})
+
 t.test('none of them can go: it is refused, and does not wait for ever', async t => {
   const { volume, go } = await crowded(true)
   go()
