@@ -275,6 +275,8 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'what found no room ends the watching', file: 'volume/volume.js', find: 'if (attempt.hasBegun)', put: 'if (true)', judge: 'volume/watchers' },
   { name: 'what failed in its middle counts as not begun', file: 'volume/attempt.js', find: 'begin() { this.#begun = true; }', put: 'begin() {}',
     judge: 'volume/watchers' },
+  { name: 'a point is declared after what was told turned out not to be there', file: 'replication/streaming.js',
+    find: 'if (this.#stream.ended)', put: 'if (false)', judge: 'replication/told-in-vain' },
   { name: 'what is staged is not told', file: 'volume/volume.js', find: 'return this.#tellWrite(this.#staging.pending, offset, length, from, at);',
     put: 'return this.#staging.pending;', judge: 'replication/streams' },
   { name: 'a stream that was cut off counts for nothing', file: 'replication/secondary-session.js', find: 'if (!held.streams)', put: 'if (true)',
