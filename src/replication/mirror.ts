@@ -62,7 +62,7 @@ export class Mirror {
   #dueAtMs: number
   readonly #retry = new Backoff()
   readonly #streamRetry = new Backoff()
-  /** No cycle has ended in this process yet. */
+  /** No cycle has ended in this process yet; or none since a stream had sent what the source never held. */
   #unsure = true
   #problem: string | undefined
   /** A cycle that found nothing changed renews it, in memory only (C23). */
@@ -396,6 +396,7 @@ export class Mirror {
   async #endStream(): Promise<void> {
     const streaming = this.#streaming
     this.#streaming = undefined
+    if (streaming?.isInVain) this.#unsure = true
     await streaming?.end()
   }
 

@@ -48,6 +48,7 @@ export class Streaming {
   #session: TargetSession | undefined
   #device: BlockDevice | undefined
   #reason: string | undefined
+  #isInVain = false
   #sinceMs = 0
   /** Not declared yet, in order. */
   #snapshots: Snapshot[] = []
@@ -59,6 +60,9 @@ export class Streaming {
 
   /** Why it has ended by itself. */
   get reason(): string | undefined { return this.#reason }
+
+  /** The target may hold what the source never did, and no changed map knows of it. */
+  get isInVain(): boolean { return this.#isInVain }
 
   /** How long changes have gone to the target as they come. */
   get lifeMs(): number { return this.#device ? this.#parts.clock.now() - this.#sinceMs : 0 }
@@ -76,8 +80,9 @@ export class Streaming {
       grainBytes: source.grainBytes, sizeBytes: source.sizeBytes, waits: state.mode === 'sync',
       timeoutMs: state.timeoutSeconds * 1000, clock, budget: logs,
       snapshots: state.keepSnapshots === 0 ? undefined : { decide, pointed: point => { this.#pointed(stream, point) } },
-      onEnd: reason => {
+      onEnd: (reason, inVain) => {
         this.#reason = reason
+        this.#isInVain = inVain && this.#device !== undefined
         onEnd(reason)
       },
     })

@@ -318,12 +318,12 @@ export class Volume implements BlockDevice {
   #tellWrite(pending: Pending, offset: number, length: number, from: Buffer, at: number): Pending {
     if (this.#watchers.isEmpty) return pending
     const told = this.#watchers.wrote(offset, length, from, at)
-    return both(pending?.catch((error: unknown) => { throw this.#lost(error) }), told)
+    return both(pending?.catch((error: unknown) => { throw this.#lost(error, true) }), told)
   }
 
-  /** A change has failed, and what it has done nobody knows. */
-  #lost(error: unknown): unknown {
-    this.#watchers.failed(error)
+  /** A change has failed, and what it has done nobody knows; `inVain`: it never was, and was told. */
+  #lost(error: unknown, inVain = false): unknown {
+    this.#watchers.failed(error, inVain)
     return error
   }
 

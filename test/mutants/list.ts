@@ -277,6 +277,8 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'volume/watchers' },
   { name: 'a point is declared after what was told turned out not to be there', file: 'replication/streaming.js',
     find: 'if (this.#stream.ended)', put: 'if (false)', judge: 'replication/told-in-vain' },
+  { name: 'a target that has what the source never held is not compared', file: 'replication/mirror.js', find: 'if (streaming?.isInVain)',
+    put: 'if (false)', judge: 'replication/told-in-vain' },
   { name: 'what is staged is not told', file: 'volume/volume.js', find: 'return this.#tellWrite(this.#staging.pending, offset, length, from, at);',
     put: 'return this.#staging.pending;', judge: 'replication/streams' },
   { name: 'a stream that was cut off counts for nothing', file: 'replication/secondary-session.js', find: 'if (!held.streams)', put: 'if (true)',

@@ -3,9 +3,12 @@
 import t from 'tap'
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
+import { silentLogger } from '../../src/device/logger.js'
 import { ManualClock, MemoryDisk } from '../../src/device/testing.js'
 import type { CycleParts } from '../../src/replication/cycle.js'
 import { LogBudget } from '../../src/replication/log-budget.js'
+import { DeviceTarget } from '../../src/replication/device-target.js'
+import { Mirror } from '../../src/replication/mirror.js'
 import { judgeState } from '../../src/replication/mirror-record.js'
 import { SourcePoints } from '../../src/replication/source-points.js'
 import { Streaming } from '../../src/replication/streaming.js'
@@ -14,10 +17,12 @@ import { UUIDS } from '../crash/group-lab.js'
 import { freshDisks, GRAIN as G, openOn } from '../volume/lab.js'
 import { StagedPoints } from '../volume/point-lab.js'
 import { until } from './held.js'
+import { disk, fill, shown, URI } from './lab.js'
 import { dressed } from './memory-lab.js'
 
 const GRAINS = 16
 const SIZE = GRAINS * G
+const LOG_BYTES = 8192 + 2 * 256 * 1024
 
 /** Writes wait, and fail in the end. */
 class RefusingDisk extends MemoryDisk {
@@ -39,7 +44,7 @@ class SlowFolders extends StagedPoints<RefusingDisk> {
 }
 
 async function stand(keepSnapshots: number) {
-  const log = new RefusingDisk(8192 + 2 * 256 * 1024)
+  const log = new RefusingDisk(LOG_BYTES)
   const points = new SlowFolders(log)
   const clock = new ManualClock()
   const volume = dressed(await openOn(await freshDisks({ sizeBytes: SIZE, allData: true }), SIZE, { points, clock }), 'a')
@@ -111,5 +116,44 @@ t.test('a snapshot that the target is to keep', async t => {
   t.match(why(), /a change failed: the log is gone/)
   await t.rejects(declaring!, { code: 'unreachable', message: /a change failed/ })
   t.strictSame(declared, [])
+  await volume.close()
+})
+
+for (const mode of ['async', 'sync'] as const) t.test(`${mode}: a target that tells nothing of itself is compared, and gets what the source has`, async t => {
+  const log = new RefusingDisk(LOG_BYTES)
+  const clock = new ManualClock()
+  const points = new SlowFolders(log)
+  const volume = dressed(await openOn(await freshDisks({ sizeBytes: SIZE, allData: true }), SIZE, { points, clock }), 'a')
+  await volume.points.create({ name: 'old', kind: 'snapshot', labels: { auto: 'other' } })
+  const wire = disk(GRAINS)
+  const state = judgeState({
+    target: { kind: 'nbd', uri: URI }, mode, intervalSeconds: 3600, lagBytes: null, bytesPerSecond: null, phase: 'copying',
+    paused: false, blank: true, keep: false, cycle: 0, base: null,
+  })
+  const mirror = new Mirror({
+    record: { uuid: UUIDS.b, name: 'm', volume: UUIDS.a, state }, target: new DeviceTarget(URI, async () => wire), clock,
+    logs: new LogBudget(), logger: silentLogger, source: () => volume, put: async () => undefined,
+  })
+  mirror.start()
+  await mirror.sync()
+  await until('it is in step', () => mirror.status().stream?.inStep === true)
+  log.isHeld = true
+  const write = volume.write(3 * G, G, Buffer.alloc(G, 9), 0) as Promise<void>
+  write.catch(() => undefined)
+  await until('the target has it', async () => (await shown(wire))[3] === 9 && log.refuse !== undefined)
+  log.isHeld = false
+  log.refuse!()
+  await t.rejects(write, { code: 'io' })
+  await mirror.sync()
+  t.strictSame((await shown(wire))[3], 0)
+  t.ok(mirror.status().decisions.some(({ rule }) => rule === 'compare-all-unlabelled'))
+  const { length } = mirror.status().decisions
+  await fill(volume, 5, 7)
+  await mirror.pause()
+  await mirror.resume()
+  await mirror.sync()
+  t.same(await shown(wire), await shown(volume))
+  t.notOk(mirror.status().decisions.slice(length).some(({ rule }) => rule === 'compare-all-unlabelled'), 'once')
+  await mirror.stop()
   await volume.close()
 })
