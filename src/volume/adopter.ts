@@ -81,7 +81,7 @@ export class Adopter {
       if (next.start >= to) return
       const needed = !chain.unneeded(next.start, Math.min(next.end, next.start + ZERO_GRAINS_MAX))
       const run = { start: next.start, end: Math.min(next.end, next.start + (needed ? this.pieceGrains : ZERO_GRAINS_MAX)) }
-      refuseGone(attempt)
+      if (must) refuseGone(attempt)
       await this.#settle()
       if (needed) await this.#parts.gate.admit(run.start, run.end)
       if (await this.#reserve(1)) await this.#becomeZeros([run], attempt)
