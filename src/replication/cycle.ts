@@ -46,7 +46,10 @@ export interface CycleParts {
   readonly volume: StoreVolume
   readonly target: MirrorTarget
   readonly points: SourcePoints
-  /** Nothing is known of an earlier process: it may have lost what its stream had sent already (a power cut, a kill). */
+  /**
+   * What a stream had sent the source may have lost since, with its marks: nothing is known of an earlier process (a power cut, a
+   * kill), or what was refused by a disk had been sent already.
+   */
   readonly unsure: boolean
   readonly clock: Clock
   readonly signal: AbortSignal

@@ -2,7 +2,8 @@
  * MirrorGroup: several mirrors as one. Their sources are frozen at one instant, each cycle ships exactly that, and a split is of
  * all or of none (SEEDS D1-D3).
  *
- *   1. in turn     nothing else of any member runs until the end; members in order of uuid, as every group takes them
+ *   1. in turn     nothing else of any member runs until the end; members in order of uuid, as every group takes them. While it
+ *                  waits for one, streams of others go on, and declare what they have to
  *   2. cycles      all of them begin, and wait for one another before they freeze (rendezvous.ts); AT_ONCE of them ship at a time
  *   3. split       when all are declared: one record of the store says `split` of all members. That is the decision
  *   4. release     each target is told. Until it has heard it, it shows its declared point, which is that of the split
@@ -248,7 +249,10 @@ export class MirrorGroup {
     for (const result of results) if (result.status === 'rejected') throw result.reason as unknown
   }
 
-  /** One durable record of all of them, and then in force. */
+  /**
+   * One durable record of all of them, and then in force. None of them streams, or it might declare a point meanwhile: what is
+   * declared is of one instant, by cycles that end streams, or the target was released, or is split.
+   */
   async #decide(
     turns: readonly MirrorTurn[], next: (state: MirrorState, place: number) => MirrorState,
     decision: (state: MirrorState, place: number) => Parameters<MirrorTurn['adopt']>[1],

@@ -25,6 +25,7 @@ import type { LogBudget } from './log-budget.js'
 import type { MirrorRecord, MirrorState } from './mirror-record.js'
 import { accepts, type Verb } from './mirror-state.js'
 import { type CycleOptions, Decisions, type MirrorStatus, type MirrorTurn, statusOf } from './mirror-status.js'
+import { Running } from './running.js'
 import { instantOf, SourcePoints } from './source-points.js'
 import { Streaming } from './streaming.js'
 import type { MirrorTarget } from './target.js'
@@ -53,14 +54,15 @@ export class Mirror {
   readonly #points: SourcePoints
   #record: MirrorRecord
   readonly #turns = new Turns()
-  #cycle: AbortController | undefined
+  /** Of whoever holds a turn of these: what it does, and what cannot wait for its end. */
+  #inside: Turns | undefined
+  readonly #work: Running
   #streaming: Streaming | undefined
-  #progress: { doneBytes: number, totalBytes: number, startedMs: number } | undefined
   #timer: Timer | undefined
   #dueAtMs: number
   readonly #retry = new Backoff()
   readonly #streamRetry = new Backoff()
-  /** No cycle has ended in this process yet. */
+  /** No cycle has ended in this process yet; or none since a stream had sent what the source never held. */
   #unsure = true
   #problem: string | undefined
   /** A cycle that found nothing changed renews it, in memory only (C23). */
@@ -75,6 +77,7 @@ export class Mirror {
     this.#parts = parts
     this.#record = parts.record
     this.#points = new SourcePoints(parts.record)
+    this.#work = new Running(parts.clock)
     this.#decisions = new Decisions(parts)
     this.#verifications = new Verifications(parts)
     this.#dueAtMs = parts.clock.now()
@@ -120,7 +123,7 @@ export class Mirror {
   async stop(): Promise<void> {
     this.#stopped = true
     this.#timer?.cancel()
-    this.#cycle?.abort()
+    this.#work.end()
     await this.#verifications.close(new NbdeltaError('shutting-down', 'the server is stopping'))
     await this.#turns.take(async () => {
       const parts = (signal: AbortSignal): CycleParts => this.#cycleParts(this.#parts.source(), {}, signal)
@@ -131,7 +134,7 @@ export class Mirror {
 
   status(): MirrorStatus {
     return statusOf({
-      state: this.state, clock: this.#parts.clock, progress: this.#progress, problem: this.#problem, last: this.#result,
+      state: this.state, clock: this.#parts.clock, progress: this.#work.progress, problem: this.#problem, last: this.#result,
       stream: this.#streaming?.facts() ?? null, dueAtMs: this.#isIdle() ? null : this.#dueAtMs, renewedAt: this.#renewedAt,
       lagBytes: () => this.#lagBytes(), unguarded: this.#parts.target.unguarded, decisions: this.#decisions.list,
       verified: this.#verifications.last,
@@ -139,25 +142,27 @@ export class Mirror {
   }
 
   /**
-   * The turn is the caller's until `work` has ended: nothing else of this mirror runs meanwhile.
+   * The turn is the caller's until `work` has ended: nothing else of this mirror runs meanwhile, but that what a stream waits for
+   * is declared, between two of its steps.
    * @param verb judged before and when it is its turn; undefined: any phase will do
    * @param hurry a cycle that runs is ended first
    * Errors: wrong-state, those of `work`.
    */
   async inTurn<T>(verb: Verb | undefined, work: (turn: MirrorTurn) => Promise<T>, hurry: boolean): Promise<T> {
     if (verb) this.#accept(verb)
-    if (hurry) this.#cycle?.abort()
+    if (hurry) this.#work.end()
     return this.#take(async () => {
       if (verb) this.#accept(verb)
+      const inside = this.#inside = new Turns()
       try {
         return await work({
           mirror: this,
-          cycle: (options, freeze) => this.#run({ ...options, freeze }),
-          run: (options, run) => this.#running(options, run),
-          release: () => this.#endStream().then(() => this.#release()).catch((error: unknown) => {
+          cycle: (options, freeze) => inside.take(() => this.#run({ ...options, freeze })),
+          run: (options, run) => inside.take(() => this.#running(options, run)),
+          release: () => inside.take(() => this.#endStream().then(() => this.#release()).catch((error: unknown) => {
             this.#failed(error)
             throw error
-          }),
+          })),
           adopt: (state, decision) => {
             this.#record = { ...this.#record, state }
             this.#dueAtMs = this.#parts.clock.now()
@@ -165,6 +170,8 @@ export class Mirror {
           },
         })
       } finally {
+        this.#inside = undefined
+        await inside.idle
         await this.#sweep()
         this.#arm()
       }
@@ -183,7 +190,7 @@ export class Mirror {
 
   async pause(): Promise<boolean> {
     if (!this.#accept('pause') || this.state.paused) return false
-    this.#cycle?.abort()
+    this.#work.end()
     return this.#take(async () => {
       await this.#endStream()
       await this.#put({ ...this.state, paused: true })
@@ -208,7 +215,7 @@ export class Mirror {
    */
   async split({ atOnce, ...options }: TransferOptions & { readonly atOnce: boolean }): Promise<boolean> {
     if (!this.#accept('split')) return false
-    if (atOnce) this.#cycle?.abort()
+    if (atOnce) this.#work.end()
     return this.#take(async () => {
       if (!this.#accept('split')) return false
       if (!atOnce) await this.#run({ ...options, last: true })
@@ -255,7 +262,7 @@ export class Mirror {
       }),
       doubt: found => {
         // What it ships is compared as well, later.
-        this.#cycle?.abort()
+        this.#work.end()
         return this.#take(() => this.#doubt(found))
       },
       tidy: () => { void this.#turns.take(() => this.#sweep()) },
@@ -275,7 +282,7 @@ export class Mirror {
 
   /** Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one. */
   async dissolve(): Promise<void> {
-    this.#cycle?.abort()
+    this.#work.end()
     const noneVerifies = this.#verifications.close(this.#gone())
     await this.#turns.take(async () => {
       this.#stopped = this.#deleted = true
@@ -340,18 +347,7 @@ export class Mirror {
   /** What can be ended, and tells how far it is. Errors: shutting-down, those of the work. */
   async #running<T>({ signal, ...options }: CycleOptions, work: (parts: CycleParts) => Promise<T>): Promise<T> {
     if (this.#stopped) throw new NbdeltaError('shutting-down', 'the server is stopping')
-    const abort = this.#cycle = new AbortController()
-    const onAbort = (): void => { abort.abort() }
-    signal?.addEventListener('abort', onAbort, { once: true })
-    if (signal?.aborted) onAbort()
-    this.#progress = { doneBytes: 0, totalBytes: 0, startedMs: this.#parts.clock.now() }
-    try {
-      return await work(this.#cycleParts(this.#parts.source(), options, abort.signal))
-    } finally {
-      signal?.removeEventListener('abort', onAbort)
-      this.#cycle = undefined
-      this.#progress = undefined
-    }
+    return this.#work.run(signal, own => work(this.#cycleParts(this.#parts.source(), options, own)))
   }
 
   /** A cycle; or, while changes go to the target as they come, a declared point among them. */
@@ -367,7 +363,7 @@ export class Mirror {
     if (state.mode === 'periodic' || isAlone || last) return runCycles(parts, state)
     this.#streaming = new Streaming({
       ...this.#parts, state, decide: own.decide, onEnd: reason => { this.#streamEnded(reason) },
-      onSnapshot: () => { void this.#turns.take(() => this.#pay()) },
+      onSnapshot: () => { void (this.#inside ?? this.#turns).take(() => this.#pay()) },
     })
     try {
       return await runCycles({ ...parts, stream: this.#streaming }, state)
@@ -400,6 +396,7 @@ export class Mirror {
   async #endStream(): Promise<void> {
     const streaming = this.#streaming
     this.#streaming = undefined
+    if (streaming?.isInVain) this.#unsure = true
     await streaming?.end()
   }
 
@@ -457,7 +454,7 @@ export class Mirror {
       decide: decision => { this.#decide(decision) },
       put: state => this.#put(state),
       onProgress: (doneBytes, totalBytes) => {
-        if (this.#progress) Object.assign(this.#progress, { doneBytes, totalBytes })
+        this.#work.tell(doneBytes, totalBytes)
         onProgress?.(doneBytes, totalBytes)
       },
     }

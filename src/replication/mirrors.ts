@@ -18,7 +18,7 @@ import { LogBudget } from './log-budget.js'
 import { Mirror } from './mirror.js'
 import { MirrorGroup } from './mirror-group.js'
 import {
-  isSecondary, judgeState, MIRROR_NAME_MAX, type MirrorMode, type MirrorRecord, type MirrorTargetName,
+  isSecondary, judgeState, MIRROR_NAME_MAX, type MirrorMode, type MirrorRecord, type MirrorState, type MirrorTargetName,
 } from './mirror-record.js'
 import { PulledVolumes } from './pulled.js'
 import type { MirrorTarget } from './target.js'
@@ -171,19 +171,23 @@ export class Mirrors {
     if (this.#mirrors.has(name)) throw new NbdeltaError('exists', `there is a mirror ${name} already`)
     judgeKeeping(options)
     const source = this.#usable(options.volume)
-    const { target, made, keep, blank } = await this.#target(options, source)
-    const state = judgeState({
-      target, mode, timeoutSeconds, intervalSeconds, lagBytes, bytesPerSecond, keepSnapshots,
-      phase: 'copying', paused: false, blank, keep, cycle: 0, base: null, epoch: 1,
+    const stateOf = (found: Pick<MirrorState, 'target' | 'keep' | 'blank'>): MirrorState => judgeState({
+      ...found, mode, timeoutSeconds, intervalSeconds, lagBytes, bytesPerSecond, keepSnapshots,
+      phase: 'copying', paused: false, cycle: 0, base: null, epoch: 1,
     })
+    // Before anything is made: whatever stands for the target.
+    stateOf({ target: { kind: 'volume', uuid: source.uuid }, keep: false, blank: false })
+    const { made, ...found } = await this.#target(options, source)
+    const state = stateOf(found)
+    const { target } = state
     const planned = { uuid: randomUUID(), name, volume: source.uuid, state }
     let attached: LinkTarget | undefined
     try {
       const remote = this.#opened(planned)
       if (target.kind === 'nbd') await judgeRemote(remote, source, options.overwrite)
-      const found = remote instanceof LinkTarget ? await firstSight(remote, options.overwrite) : {}
+      const seen = remote instanceof LinkTarget ? await firstSight(remote, options.overwrite) : {}
       if (remote instanceof LinkTarget) attached = remote
-      const record = { ...planned, state: { ...state, ...found } }
+      const record = { ...planned, state: { ...state, ...seen } }
       const mirror = this.#open(record)
       await this.#parts.store.putMirror(record)
       this.#mirrors.set(name, mirror)

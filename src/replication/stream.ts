@@ -88,8 +88,11 @@ export interface StreamParts {
     /** By which rule a restore was sent. */
     readonly decide: Asking['decide']
   } | undefined
-  /** Once, unless `end` was called. In the middle of whatever was going on: it only takes note. */
-  onEnd(reason: string): void
+  /**
+   * Once, unless `end` was called. In the middle of whatever was going on: it only takes note. @param inVain something that the
+   * source was said to hold it never did (watchers.ts)
+   */
+  onEnd(reason: string, inVain: boolean): void
 }
 
 export interface StreamFacts {
@@ -224,7 +227,7 @@ export class Stream implements ChangeWatcher {
     this.#push({ kind: 'restore', offset: 0, length, data: NOTHING, at: 0, sinceMs, restored: { grains, content, point }, done })
   }
 
-  lost(reason: string): void { this.#fail(reason) }
+  lost(reason: string, inVain = false): void { this.#fail(reason, inVain) }
 
   get #waits(): boolean { return this.#waitsSinceMs !== undefined }
 
@@ -438,10 +441,10 @@ export class Stream implements ChangeWatcher {
     }, timeoutMs / LOOKS)
   }
 
-  #fail(reason: string): void {
+  #fail(reason: string, inVain = false): void {
     if (this.#ended) return
     this.#end(reason)
-    this.#parts.onEnd(reason)
+    this.#parts.onEnd(reason, inVain)
   }
 
   #end(reason: string): void {

@@ -9,6 +9,9 @@
  * the target is to keep no copy: so the base is never older than a snapshot past which something was sent, and no cycle that
  * carries what is newer than the base takes the target back (C1). One that was given up, or deleted, is passed.
  *
+ * A mark that was reached does not say that the point is what was sent: a staged write is told before it is with the disk, and if
+ * that refuses it, it never was. That is known, and has ended the stream, when the point is made: looked at before the commit.
+ *
  * Order, and what another would lose: the record before the commit, and a target that was never there is believed to be; the
  * stream going on before the commit, and the declared point has what came after it (C1).
  * Whatever fails ends it all; the base stays, and its map has everything that was sent or not (S3).
@@ -45,6 +48,7 @@ export class Streaming {
   #session: TargetSession | undefined
   #device: BlockDevice | undefined
   #reason: string | undefined
+  #isInVain = false
   #sinceMs = 0
   /** Not declared yet, in order. */
   #snapshots: Snapshot[] = []
@@ -56,6 +60,9 @@ export class Streaming {
 
   /** Why it has ended by itself. */
   get reason(): string | undefined { return this.#reason }
+
+  /** The target may hold what the source never did, and no changed map knows of it. */
+  get isInVain(): boolean { return this.#isInVain }
 
   /** How long changes have gone to the target as they come. */
   get lifeMs(): number { return this.#device ? this.#parts.clock.now() - this.#sinceMs : 0 }
@@ -73,8 +80,9 @@ export class Streaming {
       grainBytes: source.grainBytes, sizeBytes: source.sizeBytes, waits: state.mode === 'sync',
       timeoutMs: state.timeoutSeconds * 1000, clock, budget: logs,
       snapshots: state.keepSnapshots === 0 ? undefined : { decide, pointed: point => { this.#pointed(stream, point) } },
-      onEnd: reason => {
+      onEnd: (reason, inVain) => {
         this.#reason = reason
+        this.#isInVain = inVain && this.#device !== undefined
         onEnd(reason)
       },
     })
@@ -175,6 +183,7 @@ export class Streaming {
   ): Promise<MirrorState> {
     const { uuid, createdAt, sizeBytes } = point
     const cycle = state.cycle + 1
+    if (this.#stream!.ended) throw new NbdeltaError('unreachable', this.#reason ?? 'the stream has ended')
     await this.#device!.flush()
     await this.#session!.commit({ uuid, cycle, sizeBytes, root: null, ...keptOf(volume, state.keepSnapshots, point) })
     if (last) await this.end()

@@ -15,7 +15,7 @@
  * had answered is lost. The copier's work changes no content, so it marks nothing and the newest snapshot keeps nothing.
  */
 import { allSettled } from '../device/all-settled.js'
-import type { Origin } from '../device/block-device.js'
+import type { Attempt } from './attempt.js'
 import { refuseGone } from './changes.js'
 import type { Checkpointer } from './checkpoint.js'
 import { bytesOf, flushNow, type VolumeCore } from './core.js'
@@ -59,13 +59,13 @@ export class Adopter {
   rest(): void { this.#spare = [] }
 
   /** A client's write to [offset, end) of one layer's grains; at the edges the rest of the grain comes from the source. */
-  async write(offset: number, end: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+  async write(offset: number, end: number, from: Buffer, at: number, attempt: Attempt): Promise<void> {
     const { grainBytes } = this.#core
     const pieceBytes = this.pieceGrains * grainBytes
     for (let start = offset; start < end;) {
-      refuseGone(origin)
+      refuseGone(attempt)
       const stop = Math.min(end, start - start % pieceBytes + pieceBytes)
-      await this.#overwrite(start, stop, from, at + start - offset, origin)
+      await this.#overwrite(start, stop, from, at + start - offset, attempt)
       start = stop
     }
   }
@@ -74,21 +74,21 @@ export class Adopter {
    * Inherited grains among [from, to) are zeros from now on; `must`: they are in any case, else only while there is room to
    * note it.
    */
-  async zero(from: number, to: number, must: boolean, origin: Origin | undefined): Promise<void> {
+  async zero(from: number, to: number, must: boolean, attempt: Attempt): Promise<void> {
     const { inherit, chain, grainBytes, sizeBytes } = this.#core
     for (let at = from; at < to;) {
       const next = inherit.next(at, to)
       if (next.start >= to) return
       const needed = !chain.unneeded(next.start, Math.min(next.end, next.start + ZERO_GRAINS_MAX))
       const run = { start: next.start, end: Math.min(next.end, next.start + (needed ? this.pieceGrains : ZERO_GRAINS_MAX)) }
-      refuseGone(origin)
+      if (must) refuseGone(attempt)
       await this.#settle()
       if (needed) await this.#parts.gate.admit(run.start, run.end)
-      if (await this.#reserve(1)) await this.#becomeZeros([run], false)
+      if (await this.#reserve(1)) await this.#becomeZeros([run], attempt)
       else if (must) {
         const zeros = Buffer.alloc(this.pieceGrains * grainBytes)
         const end = Math.min(run.end, run.start + this.pieceGrains)
-        await this.#overwrite(run.start * grainBytes, Math.min(end * grainBytes, sizeBytes), zeros, 0, origin)
+        await this.#overwrite(run.start * grainBytes, Math.min(end * grainBytes, sizeBytes), zeros, 0, attempt)
         run.end = end
       }
       at = run.end
@@ -129,7 +129,7 @@ export class Adopter {
     }
     for (let at = 0; at < zero.length; at += ZERO_RUNS_MAX) {
       const part = zero.slice(at, at + ZERO_RUNS_MAX)
-      if (await this.#reserve(part.length)) await this.#becomeZeros(part, true)
+      if (await this.#reserve(part.length)) await this.#becomeZeros(part)
     }
     this.#parts.checkpointer.wanted()
     return copied
@@ -141,7 +141,7 @@ export class Adopter {
     if (layers.some(({ settled }) => !settled)) await this.#parts.checkpointer.run()
   }
 
-  async #overwrite(start: number, stop: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+  async #overwrite(start: number, stop: number, from: Buffer, at: number, attempt: Attempt): Promise<void> {
     const { inherit, live, map, journal, grainBytes } = this.#core
     const run = { start: Math.floor(start / grainBytes), end: Math.ceil(stop / grainBytes) }
     const { offset, length } = bytesOf(this.#core, run)
@@ -159,8 +159,10 @@ export class Adopter {
     }
     await this.#parts.reclaimer.relieve()
     await this.#parts.gate.admit(run.start, run.end)
-    await live.write(offset, length, buffer, place, origin)
+    await live.write(offset, length, buffer, place, attempt)
     await flushNow(this.#core)
+    // Until then it is the source that is shown.
+    attempt.begin()
     await journal.append('inherited', [run], () => {
       inherit.take(run.start, run.end)
       map.becomeData(run.start, run.end)
@@ -168,16 +170,17 @@ export class Adopter {
     this.#parts.checkpointer.wanted()
   }
 
-  /** Runs that have been reserved. */
-  async #becomeZeros(runs: readonly Run[], neutral: boolean): Promise<void> {
+  /** Runs that have been reserved. @param attempt of a client's change; without one what is shown stays as it is */
+  async #becomeZeros(runs: readonly Run[], attempt?: Attempt): Promise<void> {
     const { inherit, map, journal, chain } = this.#core
+    attempt?.begin()
     try {
       await journal.append('inheritedZero', runs, () => {
         for (const { start, end } of runs) {
           inherit.take(start, end)
           map.becomeStale(start, end)
           for (const lent of chain.lentRuns(end, start)) map.becomeLent(lent.start, lent.end)
-          if (!neutral) chain.markLoosely(start, end)
+          if (attempt) chain.markLoosely(start, end)
         }
       })
     } finally {

@@ -18,6 +18,7 @@ import type { Origin, ZeroMode } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import type { Adopter } from './adopter.js'
+import type { Attempt } from './attempt.js'
 import { type Gate, planLending } from './gate.js'
 import type { Checkpointer } from './checkpoint.js'
 import { flushNow, type VolumeCore } from './core.js'
@@ -54,10 +55,10 @@ export class Changes {
     this.#adopter = parts.adopter
   }
 
-  async write(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+  async write(offset: number, length: number, from: Buffer, at: number, attempt: Attempt): Promise<void> {
     const { map, live, grainBytes, sizeBytes } = this.#core
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
-    if (this.#core.inherit.overlaps(shape.from, shape.to)) return this.#writeParts(offset, length, from, at, origin)
+    if (this.#core.inherit.overlaps(shape.from, shape.to)) return this.#writeParts(offset, length, from, at, attempt)
     await this.#gate.admit(shape.from, shape.to)
     let plan = planWrite(map, shape.from, shape.to)
     if (plan.rule === 'resolve') {
@@ -69,13 +70,14 @@ export class Changes {
       plan = planWrite(map, shape.from, shape.to)
     }
     // From here to the issue of the write there is no await: a checkpoint could close the regions again.
-    if (plan.rule === 'resolve') return this.#resolve(offset, length, from, at, origin)
+    if (plan.rule === 'resolve') return this.#resolve(offset, length, from, at, attempt)
     if (plan.rule === 'fill') map.becomeData(shape.from, shape.to)
-    await live.write(offset, length, from, at, origin)
+    attempt.begin()
+    await live.write(offset, length, from, at, attempt)
   }
 
   /** What is inherited of a range goes its own way, run by run. */
-  async #writeParts(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+  async #writeParts(offset: number, length: number, from: Buffer, at: number, attempt: Attempt): Promise<void> {
     const { inherit, grainBytes } = this.#core
     const end = offset + length
     for (let start = offset; start < end;) {
@@ -83,19 +85,19 @@ export class Changes {
       const run = inherit.next(grain, Math.ceil(end / grainBytes))
       const inherited = run.start === grain
       const stop = Math.min(end, (inherited ? run.end : run.start) * grainBytes)
-      if (inherited) await this.#adopter.write(start, stop, from, at + start - offset, origin)
-      else await this.write(start, stop - start, from, at + start - offset, origin)
+      if (inherited) await this.#adopter.write(start, stop, from, at + start - offset, attempt)
+      else await this.write(start, stop - start, from, at + start - offset, attempt)
       start = stop
     }
   }
 
   /** Throws `not-fast` before anything is touched. */
-  async zero(offset: number, length: number, mode: ZeroMode, origin: Origin | undefined): Promise<void> {
+  async zero(offset: number, length: number, mode: ZeroMode, attempt: Attempt): Promise<void> {
     const { map, grainBytes, sizeBytes, inherit } = this.#core
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
     if (inherit.overlaps(shape.from, shape.to)) {
       if (mode.fast) throw new NbdeltaError('not-fast', 'a part of this range has to be copied from a snapshot first')
-      await this.#adopter.zero(shape.wholeFrom, shape.wholeTo, true, origin)
+      await this.#adopter.zero(shape.wholeFrom, shape.wholeTo, true, attempt)
       // What is left are parts of grains at the edges.
       if (inherit.overlaps(shape.from, shape.from + 1)) await this.#adopter.adopt([{ start: shape.from, end: shape.from + 1 }])
       if (inherit.overlaps(shape.to - 1, shape.to)) await this.#adopter.adopt([{ start: shape.to - 1, end: shape.to }])
@@ -105,23 +107,23 @@ export class Changes {
     switch (plan.rule) {
       case 'nothing': return
       case 'not-fast': throw new NbdeltaError('not-fast', 'this range cannot be zeroed faster than by writing zeros')
-      case 'write-zeros': return this.#zerosOverData(offset, end, origin)
-      case 'keep': return this.#keep(offset, end, origin)
+      case 'write-zeros': return this.#zerosOverData(offset, end, attempt)
+      case 'keep': return this.#keep(offset, end, attempt)
       case 'mark':
-        await this.#zerosOverData(offset, Math.min(end, shape.wholeFrom * grainBytes), origin)
-        await this.#zerosOverData(Math.max(offset, shape.wholeTo * grainBytes), end, origin)
-        if (this.#snapshotsOrStaged) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, true, origin)
-        else await this.#mark(plan)
+        await this.#zerosOverData(offset, Math.min(end, shape.wholeFrom * grainBytes), attempt)
+        await this.#zerosOverData(Math.max(offset, shape.wholeTo * grainBytes), end, attempt)
+        if (this.#snapshotsOrStaged) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, true, attempt)
+        else await this.#mark(plan, attempt)
     }
   }
 
-  async trim(offset: number, length: number): Promise<void> {
+  async trim(offset: number, length: number, attempt: Attempt): Promise<void> {
     const shape = shapeOf(offset, length, this.#core.grainBytes, this.#core.sizeBytes)
-    if (shape.wholeFrom < shape.wholeTo) await this.#adopter.zero(shape.wholeFrom, shape.wholeTo, false, undefined)
+    if (shape.wholeFrom < shape.wholeTo) await this.#adopter.zero(shape.wholeFrom, shape.wholeTo, false, attempt)
     const plan = planTrim(this.#core.map, shape)
     if (plan.rule !== 'mark') return
-    if (this.#snapshotsOrStaged) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, false, undefined)
-    else await this.#mark(plan)
+    if (this.#snapshotsOrStaged) await this.#lendOrMark(shape.wholeFrom, shape.wholeTo, false, attempt)
+    else await this.#mark(plan, attempt)
   }
 
   /** The last point may have gone with something still staged. */
@@ -134,13 +136,14 @@ export class Changes {
    * As `#mark`, of a volume with points: what the newest snapshot needs is lent to it, the rest is stale. Where there is no room
    * for more stale runs, zeros are written if it `must` read as zeros.
    */
-  async #lendOrMark(from: number, to: number, must: boolean, origin: Origin | undefined): Promise<void> {
+  async #lendOrMark(from: number, to: number, must: boolean, attempt: Attempt): Promise<void> {
     const { journal, map, chain, grainBytes, sizeBytes, staging } = this.#core
     if (staging?.meets(from, to)) await staging.drain()
     for (let at = from; at < to;) {
       const { lend, zero, next } = planLending(this.#core, at, to, LEND_RUNS)
       const { target } = chain
       if (target && lend.length > 0) {
+        attempt.begin()
         await journal.append('lend', lend, () => {
           for (const { start, end } of lend) {
             chain.lend(target, start, end)
@@ -151,6 +154,7 @@ export class Changes {
       }
       const room = map.staleRunsMax - map.stale.size
       if (zero.length <= room && zero.length > 0) {
+        attempt.begin()
         await journal.append('zero', zero, () => {
           for (const { start, end } of zero) {
             map.becomeStale(start, end)
@@ -159,7 +163,7 @@ export class Changes {
         })
       } else if (must) {
         for (const { start, end } of zero) {
-          await this.#zerosOverData(start * grainBytes, Math.min(end * grainBytes, sizeBytes), origin)
+          await this.#zerosOverData(start * grainBytes, Math.min(end * grainBytes, sizeBytes), attempt)
         }
       }
       at = next
@@ -169,24 +173,26 @@ export class Changes {
     this.#checkpointer.wanted()
   }
 
-  async #mark({ runs }: Extract<ZeroPlan, { rule: 'mark' }>): Promise<void> {
+  async #mark({ runs }: Extract<ZeroPlan, { rule: 'mark' }>, attempt: Attempt): Promise<void> {
     const { journal, map } = this.#core
     if (runs.length === 0) return
+    attempt.begin()
     await journal.append('zero', runs, () => { for (const run of runs) map.becomeStale(run.start, run.end) })
     this.#reclaimer.wake()
     this.#checkpointer.wanted()
   }
 
-  async #resolve(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
+  async #resolve(offset: number, length: number, from: Buffer, at: number, attempt: Attempt): Promise<void> {
     const { map, live, journal, grainBytes, sizeBytes } = this.#core
     const end = offset + length
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
     const grainStart = shape.from * grainBytes
     const grainEnd = Math.min(shape.to * grainBytes, sizeBytes)
     map.fillHoles(shape.from, shape.to)
+    attempt.begin()
     const zeros = async (start: number, stop: number): Promise<void> => { await live.write(start, stop - start, ZEROS, 0) }
     await allSettled([
-      (async () => { await live.write(offset, length, from, at, origin) })(),
+      (async () => { await live.write(offset, length, from, at, attempt) })(),
       grainStart < offset && map.stale.has(shape.from) ? zeros(grainStart, offset) : undefined,
       end < grainEnd && map.stale.has(shape.to - 1) ? zeros(end, grainEnd) : undefined,
     ])
@@ -195,7 +201,7 @@ export class Changes {
     this.#checkpointer.wanted()
   }
 
-  async #keep(offset: number, end: number, origin: Origin | undefined): Promise<void> {
+  async #keep(offset: number, end: number, attempt: Attempt): Promise<void> {
     const { map, live, journal, grainBytes, sizeBytes } = this.#core
     const { from, to } = shapeOf(offset, end - offset, grainBytes, sizeBytes)
     await this.#gate.admit(from, to)
@@ -209,7 +215,8 @@ export class Changes {
     const stop = map.stale.has(to - 1) ? Math.min(to * grainBytes, sizeBytes) : end
     const wasStale = map.stale.size > 0 && map.stale.overlaps(from, to)
     for (let at = start; at < stop; at += KEEP_PIECE_BYTES) {
-      refuseGone(origin)
+      refuseGone(attempt)
+      attempt.begin()
       await live.zero(at, Math.min(KEEP_PIECE_BYTES, stop - at), { allocate: true, fast: false })
     }
     if (wasStale) await flushNow(this.#core)
@@ -221,7 +228,7 @@ export class Changes {
   }
 
   /** Writes zeros wherever [offset, end) is data; elsewhere it reads as zeros already. */
-  async #zerosOverData(offset: number, end: number, origin: Origin | undefined): Promise<void> {
+  async #zerosOverData(offset: number, end: number, attempt: Attempt): Promise<void> {
     const { map, live, grainBytes } = this.#core
     let sinceYield = 0
     for (let at = offset; at < end;) {
@@ -234,13 +241,14 @@ export class Changes {
       }
       const bytes = Math.min(runEnd - at, ZEROS.length)
       await this.#gate.admit(grain, Math.ceil((at + bytes) / grainBytes))
+      attempt.begin()
       await live.write(at, bytes, ZEROS, 0)
       at += bytes
       sinceYield += bytes
       if (sinceYield < YIELD_BYTES) continue
       sinceYield = 0
       await new Promise<void>(resolve => { setImmediate(resolve) })
-      refuseGone(origin)
+      refuseGone(attempt)
     }
   }
 
@@ -274,6 +282,6 @@ export class Changes {
   }
 }
 
-export function refuseGone(origin: Origin | undefined): void {
-  if (origin?.gone) throw new NbdeltaError('gone', 'the client that asked is gone; the rest was not zeroed')
+export function refuseGone({ gone }: Origin): void {
+  if (gone) throw new NbdeltaError('gone', 'the client that asked is gone; the rest was not zeroed')
 }

@@ -33,7 +33,7 @@ export interface GroupPoint { readonly volume: string, readonly point: PointInfo
 interface Member {
   readonly uuid: string
   readonly name: string
-  readonly points: Pick<VolumePoints, 'inTurn' | 'begin' | 'giveUp'>
+  readonly points: Pick<VolumePoints, 'inTurn' | 'begin' | 'giveUp' | 'room' | 'isCrowded'>
 }
 
 interface MemberVolume {
@@ -51,6 +51,8 @@ interface MemberRestore {
   readonly options: RestoreOptions
 }
 
+type PutTogether = (records: readonly { readonly volume: string, readonly record: PointRecord }[]) => Promise<void>
+
 /** What groups need of the store's volumes. Errors: not-found, and why a volume cannot be opened. */
 interface Members {
   usable(name: string): MemberVolume
@@ -63,22 +65,32 @@ interface Members {
  * Errors: exists (a name), busy (a volume did not come to rest), no-space, io, and those of `put`.
  */
 export async function createGroupPoints(
-  members: readonly Member[], optionsOf: (place: number) => CreatePointOptions,
-  put: (records: readonly { readonly volume: string, readonly record: PointRecord }[]) => Promise<void>,
+  members: readonly Member[], optionsOf: (place: number) => CreatePointOptions, put: PutTogether,
 ): Promise<PointInfo[]> {
   const ordered = inOrder(members)
-  return inTurnOfAll(ordered, async () => {
-    const group = randomUUID()
-    const fresh = new Map<string, NewPoint>()
-    for (const member of ordered) fresh.set(member.uuid, begun(member, optionsOf(members.indexOf(member)), group))
-    try {
-      await createPoints([...fresh.values()], () => put([...fresh].map(([volume, { record }]) => ({ volume, record }))))
-    } catch (error) {
-      await allSettled(ordered.map(({ uuid, points }) => points.giveUp(fresh.get(uuid)!)))
-      throw error
-    }
-    return members.map(({ uuid }) => fresh.get(uuid)!.point!.info)
-  })
+  const isCrowded = (): boolean => ordered.some(({ points }) => points.isCrowded)
+  for (;;) {
+    if (isCrowded()) await Promise.all(ordered.map(({ points }) => points.room()))
+    const made = await inTurnOfAll(ordered, async () =>
+      isCrowded() ? undefined : createAll(ordered, one => optionsOf(members.indexOf(one)), put))
+    if (made) return members.map(({ uuid }) => made.get(uuid)!.point!.info)
+  }
+}
+
+/** In turn of all of them. */
+async function createAll(
+  ordered: readonly Member[], optionsOf: (member: Member) => CreatePointOptions, put: PutTogether,
+): Promise<ReadonlyMap<string, NewPoint>> {
+  const group = randomUUID()
+  const fresh = new Map<string, NewPoint>()
+  for (const member of ordered) fresh.set(member.uuid, begun(member, optionsOf(member), group))
+  try {
+    await createPoints([...fresh.values()], () => put([...fresh].map(([volume, { record }]) => ({ volume, record }))))
+  } catch (error) {
+    await allSettled(ordered.map(({ uuid, points }) => points.giveUp(fresh.get(uuid)!)))
+    throw error
+  }
+  return fresh
 }
 
 /** Errors say which volume it is. */
@@ -229,7 +241,10 @@ export class Groups {
   async #restore(restores: readonly MemberRestore[]): Promise<InheritJob> {
     const ordered = inOrder(restores)
     for (;;) {
-      for (const { inheritor } of ordered) await inheritor.hurry()
+      for (const { inheritor, points } of ordered) {
+        await inheritor.hurry()
+        await points.room()
+      }
       const sources = new Map<MemberRestore, RestoreSource | undefined>()
       const shown = new Set<MemberRestore>()
       try {

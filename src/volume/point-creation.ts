@@ -6,13 +6,15 @@
  *   hold      waits until nothing of the volume is in flight; whoever comes now waits, but what is staged passes
  *   divide    the instant: what is staged from here on is not the point's
  *   settle    what was staged before has its place. What is not staged waits for that: writes to holes and to parts of
- *             grains, zeroes and trims
+ *             grains, zeroes and trims; not longer than SETTLE_MS, then the point is not made
  *   take      in memory only: the chain has the point
  *   release
  *   secure    flush: everything that was answered before the instant is durable, and what says that the point is the newest
  *   (the caller writes one record that names all of them)
  *   confirm   it is there
  *   undo      instead of confirm: it goes again, like a point that is deleted
+ *
+ * Whatever else waits for a disk here waits as long as that takes, and no client waits for it.
  *
  * Of a restore the undo point is taken with everything drained and held (`lock`, restore-switch.ts).
  *
@@ -37,6 +39,8 @@ import type { CreatePointOptions, PointInfo } from './snappoint.js'
 
 /** Clients of several volumes wait no longer than this for one of them that does not come to rest. */
 export const HOLD_MS = 1000
+/** Of one volume, for what was staged to find its place on a slow disk. */
+const SETTLE_MS = 25_000
 /** Requests may take what room a checkpoint has made; then one more is tried. */
 const ROOM_ATTEMPTS = 3
 
@@ -99,8 +103,22 @@ export class NewPoint {
   /** By the monotonic clock. */
   get now(): number { return this.#parts.core.clock.now() }
 
-  /** Calls back after that time. */
-  after(ms: number, run: () => void): { cancel(): void } { return this.#parts.core.clock.setTimeout(run, ms) }
+  /** As `work`, but not longer than until then. @param late called then. Errors: busy, those of `work` */
+  async by(untilMs: number, work: Promise<void>, late?: () => void): Promise<void> {
+    const { clock } = this.#parts.core
+    let timer: { cancel(): void } | undefined
+    const ended = new Promise<never>((_, reject) => {
+      timer = clock.setTimeout(() => {
+        late?.()
+        reject(new NbdeltaError('busy', 'a volume did not come to rest in time', { hint: 'try again' }))
+      }, Math.max(0, untilMs - clock.now()))
+    })
+    try {
+      await Promise.race([work, ended])
+    } finally {
+      timer?.cancel()
+    }
+  }
 
   /** The whole volume, with nothing staged. */
   lock(): Promise<void> { return lockWhole(this.#parts.core) }
@@ -125,13 +143,14 @@ export class NewPoint {
     this.#tell()
   }
 
-  /** `settle` and `take`: at once, if nothing is staged. Errors: busy (no room in the journal), those of the disks. */
+  /** `settle` and `take`: at once, if nothing is staged. Errors: busy (no room in the journal, or late), those of the disks. */
   async settle(): Promise<void> {
     const { staging } = this.#parts.core
-    if (staging && !staging.isSettled) await staging.settle()
+    const untilMs = this.now + SETTLE_MS
+    if (staging && !staging.isSettled) await this.by(untilMs, staging.settle())
     for (let attempt = 0; !this.hasRoomFor(RANGES); attempt++) {
       if (attempt === ROOM_ATTEMPTS) throw new NbdeltaError('busy', 'the journal of a volume has no room for a new point')
-      await this.makeRoom()
+      await this.by(untilMs, this.makeRoom())
     }
     this.#add()
   }
@@ -244,20 +263,9 @@ async function inTime(points: readonly NewPoint[], holding: Holding, held: NewPo
 async function holdFor(point: NewPoint, sinceMs: number, { begin, end }: Holding): Promise<void> {
   const locked = begin(point)
   let late = false
-  let timer: { cancel(): void } | undefined
-  const ended = new Promise<never>((_, reject) => {
-    timer = point.after(Math.max(0, sinceMs + HOLD_MS - point.now), () => {
-      late = true
-      reject(new NbdeltaError('busy', 'a volume did not come to rest in time', { hint: 'try again' }))
-    })
-  })
   const whenLate = (): void => { if (late) end(point) }
   locked.then(whenLate, whenLate)
-  try {
-    await Promise.race([locked, ended])
-  } finally {
-    timer?.cancel()
-  }
+  await point.by(sinceMs + HOLD_MS, locked, () => { late = true })
 }
 
 interface Hold {

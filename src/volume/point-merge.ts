@@ -45,6 +45,7 @@ export class PointMerger {
   #timer: { cancel(): void } | undefined
   #stopped = false
   #failure: unknown
+  #waiting: (() => void)[] = []
 
   constructor(parts: MergeParts, store: PointStore) {
     this.#parts = parts
@@ -57,9 +58,18 @@ export class PointMerger {
     this.#timer?.cancel()
     this.#running = this.#work().finally(() => {
       this.#running = undefined
+      this.#tell()
       // One may have come after the last look, and found this running.
       if (!this.#stopped && this.#failure === undefined && this.#next()) this.wake()
     })
+  }
+
+  /** Something is being merged, and gives its place back. */
+  get isWorking(): boolean { return this.#running !== undefined }
+
+  /** One more has gone when it resolves, or nothing is being merged. */
+  async next(): Promise<void> {
+    if (this.#running) await new Promise<void>(resolve => { this.#waiting.push(resolve) })
   }
 
   /** Nothing is being deleted any more. Rejects when the disk fails; it is tried again later. */
@@ -89,6 +99,8 @@ export class PointMerger {
     }
   }
 
+  #tell(): void { for (const go of this.#waiting.splice(0)) go() }
+
   #next(): Point | undefined { return this.#parts.core.chain.points.find(({ state }) => state === 'deleting') }
 
   async #merge(point: Point): Promise<void> {
@@ -108,6 +120,7 @@ export class PointMerger {
     await this.#store.markDeleted(point.seq)
     await this.#store.put([], [record])
     await this.#store.removeDeleted(point.seq)
+    this.#tell()
     core.logger.debug({ point: point.seq, heir: heir?.seq }, 'a point was merged into the older one')
   }
 

@@ -47,9 +47,9 @@ export interface PointStore {
   /** The folder and empty maps of a new point, durable, and opens them; they need not be loaded. */
   make(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles>
   open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles>
-  /** Durable: the folder counts no more. Done already: nothing to do. */
   /** Where new content waits while old content is preserved; `create` makes it where there is none. Undefined: there is none. */
   staged?(create: boolean): Promise<{ readonly device: BlockDevice, readonly owner: Buffer, readonly name: string } | undefined>
+  /** Durable: the folder counts no more. Done already: nothing to do. */
   markDeleted(seq: number): Promise<void>
   removeDeleted(seq: number): Promise<void>
 }

@@ -5,12 +5,14 @@
  * Invariants
  * - Changes of the set, and resizes, run one after the other (`inTurn`); merging goes on in the background.
  * - What is listed is in the table, durably. Memory follows the disk.
+ * - What is being deleted counts towards the limit of the table until it is merged. Whoever makes a point waits for that.
  */
 import { holdUnmoved } from './holds.js'
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import { Turns } from '../device/turns.js'
+import { POINTS_PER_VOLUME_MAX } from '../store/point-index.js'
 import type { LiveView } from './live-view.js'
 import { createPoints, NewPoint } from './point-creation.js'
 import { OpenPointDevice, type PointUse } from './point-device.js'
@@ -36,6 +38,7 @@ export class VolumePoints implements Snappoints {
   readonly #store: PointStore | undefined
   readonly #merger: PointMerger | undefined
   readonly #turns = new Turns()
+  #stopped = false
 
   constructor(parts: Parts, store: PointStore | undefined) {
     this.#parts = parts
@@ -49,6 +52,7 @@ export class VolumePoints implements Snappoints {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true
     await this.#turns.idle
     await this.#merger?.stop()
   }
@@ -74,17 +78,36 @@ export class VolumePoints implements Snappoints {
     return { exclusiveBytes: exclusive * grainBytes, referencedBytes: await this.#referenced(point), changedGrains }
   }
 
-  create(options: CreatePointOptions): Promise<PointInfo> {
-    return this.inTurn(async () => {
-      const fresh = this.begin(options, null)
-      try {
-        await createPoints([fresh], () => this.#needStore().put([fresh.record], []))
-      } catch (error) {
-        await this.giveUp(fresh)
-        throw error
-      }
-      return fresh.point!.info
-    })
+  async create(options: CreatePointOptions): Promise<PointInfo> {
+    for (;;) {
+      if (this.isCrowded) await this.room()
+      const made = await this.inTurn(async () => this.isCrowded ? undefined : this.#create(options))
+      if (made) return made
+    }
+  }
+
+  async #create(options: CreatePointOptions): Promise<PointInfo> {
+    const fresh = this.begin(options, null)
+    try {
+      await createPoints([fresh], () => this.#needStore().put([fresh.record], []))
+    } catch (error) {
+      await this.giveUp(fresh)
+      throw error
+    }
+    return fresh.point!.info
+  }
+
+  /** There would be a place for one more, if what is being deleted had given back its own, which it is doing. */
+  get isCrowded(): boolean {
+    return this.#store !== undefined && this.#merger!.isWorking && this.#store.list().length >= POINTS_PER_VOLUME_MAX
+  }
+
+  /** Whoever makes points faster than deleted ones go waits here, outside of a turn. In turn `isCrowded` says if it did. */
+  async room(): Promise<void> {
+    while (this.isCrowded) {
+      await this.#merger!.next()
+      if (this.#stopped) throw new NbdeltaError('wrong-state', 'the volume is closed')
+    }
   }
 
   /** A point in the making; asked for in turn. `group`: uuid of what makes others with it. Errors: exists, bad-argument. */

@@ -145,6 +145,7 @@ export class Inheritor {
   async #restore(options: RestoreOptions): Promise<InheritJob> {
     for (;;) {
       await this.hurry()
+      await this.#parts.points.room()
       // Its pin takes another volume's turn: whoever has one turn must not wait for another but in the order of volumes.
       const foreign = await this.foreignSource(options)
       let isShown = false

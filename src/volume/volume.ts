@@ -28,6 +28,7 @@ import type { SpaceRule } from '../store/point-entry.js'
 import { ExtentList } from '../device/extent-list.js'
 import type { GroupFlush } from '../device/group-flush.js'
 import { EVERYTHING, type RangeLock } from '../device/range-lock.js'
+import { Attempt } from './attempt.js'
 import { Changes } from './changes.js'
 import type { Checkpointer } from './checkpoint.js'
 import type { Chain } from './chain.js'
@@ -271,10 +272,11 @@ export class Volume implements BlockDevice {
       if (rule === 'nothing') return kind === 'zero' ? this.#watchers.zeroed(offset, length) : undefined
     }
     if (kind === 'trim') {
-      return this.#inTurn(offset, length, origin, () => this.#changes.trim(offset, length), () => this.#tellTrim(offset, length))
+      return this.#inTurn(offset, length, origin, attempt => this.#changes.trim(offset, length, attempt),
+        () => this.#tellTrim(offset, length))
     }
     const zeroed = (): Pending => this.#watchers.zeroed(offset, length)
-    return this.#inTurn(offset, length, origin, () => this.#changes.zero(offset, length, mode!, origin), zeroed)
+    return this.#inTurn(offset, length, origin, attempt => this.#changes.zero(offset, length, mode!, attempt), zeroed)
   }
 
   /** A hint may have been taken in part: what of it reads as zeros now. */
@@ -318,12 +320,12 @@ export class Volume implements BlockDevice {
   #tellWrite(pending: Pending, offset: number, length: number, from: Buffer, at: number): Pending {
     if (this.#watchers.isEmpty) return pending
     const told = this.#watchers.wrote(offset, length, from, at)
-    return both(pending?.catch((error: unknown) => { throw this.#lost(error) }), told)
+    return both(pending?.catch((error: unknown) => { throw this.#lost(error, true) }), told)
   }
 
-  /** A change has failed, and what it has done nobody knows. */
-  #lost(error: unknown): unknown {
-    this.#watchers.failed(error)
+  /** A change has failed, and what it has done nobody knows; `inVain`: it never was, and was told. */
+  #lost(error: unknown, inVain = false): unknown {
+    this.#watchers.failed(error, inVain)
     return error
   }
 
@@ -372,7 +374,7 @@ export class Volume implements BlockDevice {
   }
 
   #writeInTurn(offset: number, length: number, from: Buffer, at: number, origin: Origin | undefined): Promise<void> {
-    return this.#inTurn(offset, length, origin, () => this.#changes.write(offset, length, from, at, origin),
+    return this.#inTurn(offset, length, origin, attempt => this.#changes.write(offset, length, from, at, attempt),
       () => this.#watchers.wrote(offset, length, from, at))
   }
 
@@ -408,26 +410,25 @@ export class Volume implements BlockDevice {
    * watches is told of it by `tell`.
    */
   async #inTurn(
-    offset: number, length: number, origin: Origin | undefined, work: () => Promise<void>, tell: () => Pending,
+    offset: number, length: number, origin: Origin | undefined, work: (attempt: Attempt) => Promise<void>, tell: () => Pending,
   ): Promise<void> {
     const start = offset - offset % this.grainBytes
     const end = divCeil(offset + length, this.grainBytes) * this.grainBytes
     let failure: unknown
-    let begun = false
     for (let told: Pending, done = false; ;) {
-      await this.#locks.lock(start, end, origin)
+      const attempt = new Attempt(origin)
+      await this.#locks.lock(start, end, attempt)
       try {
         if (this.#refusal) throw this.#refusal
         if (offset + length > this.sizeBytes) throw new NbdeltaError('no-space', 'the volume was made smaller meanwhile')
-        begun = true
-        await work()
+        await work(attempt)
         done = true
         told = tell()
         this.#core.space.served()
       } catch (error) {
         failure = error
         // Before anybody else has a turn: a point that is taken next must not pass for what was told.
-        if (begun) this.#watchers.failed(error)
+        if (attempt.hasBegun) this.#watchers.failed(error)
       } finally {
         this.#locks.unlock(start, end)
         this.#flushes.changed()

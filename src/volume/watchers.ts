@@ -5,13 +5,14 @@
  * Invariants
  * - A change is told when it has been made and before anything that overlaps it may begin: so at an instant at which nothing is
  *   in flight (a point is taken, a restore is shown) exactly what is in the volume has been told.
- * - It is told to be undone by nobody: a change that failed leaves content unknown, and ends the watching with `lost`.
+ * - It is told to be undone by nobody: a change that failed when something of it may be there already (attempt.ts) leaves content
+ *   unknown, and ends the watching with `lost`. One that failed before has changed nothing, and is not told.
+ * - What is staged is told when it is taken, before it is with the log's disk: refused there, it was told in vain.
  * - Whatever happens, points mark as always: who was told, and loses it, finds it in the changed maps (X1, S2).
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { both } from '../device/all-settled.js'
 import type { BlockDevice, Pending } from '../device/block-device.js'
-import { NbdeltaError } from '../device/errors.js'
 import type { PointInfo } from './snappoint.js'
 
 export interface ChangeWatcher {
@@ -28,8 +29,11 @@ export interface ChangeWatcher {
   restored(grains: GrainBitmap, content: BlockDevice, point: string): void
   /** It is of this instant. Whether it will be there is known when its making, a turn of the volume's points, has ended. */
   pointed(point: PointInfo): void
-  /** Nothing is told any more: what the volume holds is not known from what was told. */
-  lost(reason: string): void
+  /**
+   * Nothing is told any more: what the volume holds is not known from what was told. @param inVain something that was told never
+   * was: no changed map has it
+   */
+  lost(reason: string, inVain: boolean): void
 }
 
 export class Watchers {
@@ -64,15 +68,15 @@ export class Watchers {
   /** All of them are. */
   lose(reason: string): void { for (const watcher of [...this.#watchers]) this.#lose(watcher, reason) }
 
-  /** After a change that had begun has failed: what is there now is not known. `not-fast` is said before anything is touched. */
-  failed(error: unknown): void {
-    if (error instanceof NbdeltaError && error.code === 'not-fast') return
-    this.lose(`a change failed: ${error instanceof Error ? error.message : String(error)}`)
+  /** After a change has failed of which something may be seen: what is there is not known. @param inVain it was told already */
+  failed(error: unknown, inVain = false): void {
+    const reason = `a change failed: ${error instanceof Error ? error.message : String(error)}`
+    for (const watcher of [...this.#watchers]) this.#lose(watcher, reason, inVain)
   }
 
-  #lose(watcher: ChangeWatcher, reason: string): void {
+  #lose(watcher: ChangeWatcher, reason: string, inVain = false): void {
     this.#watchers.delete(watcher)
-    watcher.lost(reason)
+    watcher.lost(reason, inVain)
   }
 
   #tell(tell: (watcher: ChangeWatcher) => Pending): Pending {

@@ -245,6 +245,26 @@ t.test('a target that is not empty, of another grain, or the volume itself, is r
   await lab.close()
 })
 
+t.test('what no mirror can be is refused before anything is made for it', async t => {
+  const lab = await Lab.open(t.testdir())
+  await lab.volume('v', GRAINS)
+  const options = { name: 'm', volume: 'v', target: 'w', intervalSeconds: 60, lagBytes: null, bytesPerSecond: null, overwrite: false }
+  let made = 0
+  const create = lab.store.createVolume.bind(lab.store)
+  lab.store.createVolume = (...wanted) => {
+    made++
+    return create(...wanted)
+  }
+  for (const wrong of [
+    { keepSnapshots: 101 }, { keepSnapshots: -1 }, { keepSnapshots: 1.5 }, { intervalSeconds: 0 }, { lagBytes: 0 }, { bytesPerSecond: 0.5 },
+    { timeoutSeconds: 26 }, { mode: 'twice' as 'sync' }, { name: 'a'.repeat(65) },
+  ]) await t.rejects(lab.mirrors.create({ ...options, ...wrong }), { code: 'bad-argument' }, JSON.stringify(wrong))
+  t.same([made, lab.store.list().map(({ name }) => name), lab.store.mirrors], [0, ['v'], []])
+  await t.rejects(lab.mirrors.create({ ...options, name: 'a/b' }), { code: 'bad-argument' })
+  t.same(lab.store.list().map(({ name }) => name), ['v'])
+  await lab.close()
+})
+
 t.test('commands behind a deletion do not bring the mirror back', async t => {
   const lab = await Lab.open(t.testdir())
   await lab.volume('v', GRAINS)

@@ -287,9 +287,9 @@ for (const mode of MODES) {
     const mirror = await lab.mirror({ volume: 'v', target: 'w', mode, keepSnapshots: 2 })
     await settled(mirror, volume)
     const target = lab.store.get('w')!
-    // Marks wait as long as the mirror's turn is somebody else's.
+    // Marks wait as long as somebody works in the mirror's turn.
     let free = (): void => undefined
-    const turn = mirror.inTurn(undefined, () => new Promise<void>(resolve => { free = resolve }), false)
+    const turn = mirror.inTurn(undefined, ({ run }) => run({}, () => new Promise<void>(resolve => { free = resolve })), false)
     for (const [i, name] of ['a', 'b', 'c', 'd'].entries()) {
       await volume.points.create({ name, kind: 'snapshot' })
       if (i === 0) void fill(volume, i, 3)
@@ -402,7 +402,7 @@ test('a restore whose snapshot is in the log still: its copy is made first, and 
   const mirror = await lab.mirror({ volume: 'v', target: 'w', mode: 'async', keepSnapshots: 2 })
   await settled(mirror, volume)
   let free = (): void => undefined
-  const turn = mirror.inTurn(undefined, () => new Promise<void>(resolve => { free = resolve }), false)
+  const turn = mirror.inTurn(undefined, ({ run }) => run({}, () => new Promise<void>(resolve => { free = resolve })), false)
   await fill(volume, 1, 2)
   await volume.points.create({ name: 's', kind: 'snapshot' })
   await fill(volume, 2, 3, 3)

@@ -15,6 +15,8 @@ const RUNS = Number(process.env.RUNS ?? 150)
 const GRAINS = 12
 const SIZE = GRAINS * G
 const LOG_BYTES = 8192 + 2 * 256 * 1024
+/** So long whoever cannot be staged waits for what was staged. */
+const SETTLE_MS = 25_000
 /** Longer than staged writes rest. */
 const MOVED_MS = 200
 
@@ -50,9 +52,10 @@ class HeldPoints extends StagedPoints {
 async function lab() {
   const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
   const points = new HeldPoints(new MemoryDisk(LOG_BYTES))
-  const volume = await openOn(disks, SIZE, { points })
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { points, clock })
   await volume.points.create({ name: 'old', kind: 'snapshot' })
-  return { volume, points }
+  return { volume, clock, points }
 }
 
 async function bytesOf(volume: Volume, point?: string): Promise<string> {
@@ -75,7 +78,7 @@ const marks = (volume: Volume, since: string, until?: string): string =>
 
 /** A point in the making: its instant was after grains 0 to 2 had become ones, and they cannot be moved to their places. */
 async function divided(kind: 'snapshot' | 'bookmark', budgetBytes: number | null = null) {
-  const { volume, points } = await lab()
+  const { volume, clock, points } = await lab()
   volume.setSpace({ budgetBytes, order: 'fail' })
   let go = (): void => undefined
   points.making = new Promise(resolve => { go = resolve })
@@ -88,7 +91,7 @@ async function divided(kind: 'snapshot' | 'bookmark', budgetBytes: number | null
   points.hold()
   go()
   const hasEnded = await isOver(made.catch(() => undefined))
-  return { volume, points, made, hasEnded, instants: () => instants }
+  return { volume, clock, points, made, hasEnded, instants: () => instants }
 }
 
 for (const kind of ['snapshot', 'bookmark'] as const) {
@@ -130,6 +133,32 @@ t.test('it cannot be made after all: the writes beside it are there, and the old
   t.equal(await bytesOf(volume, 'again'), '112200000007')
   await volume.close()
 })
+
+for (const kind of ['snapshot', 'bookmark'] as const) {
+  t.test(`${kind}: a disk that takes too long: it is not made, whoever waited goes on, and what was staged is moved later`, async t => {
+    const { volume, clock, points, made } = await divided(kind)
+    t.ok(await isOver(volume.write(2 * G, 2 * G, filled(2, 2), 0)))
+    await clock.advance(SETTLE_MS - 1)
+    const write = volume.write(8 * G, 512, filled(6), 0)
+    const trim = volume.trim(9 * G, G)
+    t.notOk(await isOver(write))
+    t.notOk(await isOver(trim))
+    await Promise.all([t.rejects(made, { code: 'busy', message: /did not come to rest in time/ }), clock.advance(1)])
+    t.ok(await isOver(trim), 'which waits for no old content')
+    t.equal(await bytesOf(volume), '112200000007')
+    t.same(volume.points.list().map(({ name }) => name), ['old'])
+    // Its old content goes where the others wait; a new point can be asked for meanwhile, and has what was staged behind the first instant.
+    const again = volume.points.create({ name: 'again', kind: 'snapshot' })
+    t.notOk(await isOver(again))
+    points.release()
+    await Promise.all([write, again])
+    t.match(await bytesOf(volume), '112200006007')
+    t.match(await bytesOf(volume, 'again'), /^11220000[06]007$/)
+    t.equal(await bytesOf(volume, 'old'), '000000000000')
+    t.equal(marks(volume, 'old'), '0-4 8-10 11-12')
+    await volume.close()
+  })
+}
 
 t.test('with a budget what is staged beside it has a promise, and nothing that is answered finds no room', async t => {
   const { volume, points, made } = await divided('snapshot', 6 * G)

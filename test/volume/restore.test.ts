@@ -53,6 +53,23 @@ t.test('A4, A14, B10: the view switches at once; the undo point has what was the
   t.equal(await grains(r), '1111222200111111')
 })
 
+t.test('a trim of what is not copied yet comes to its end, its client gone or not: nobody is told of a change that has failed', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  for (const grain of [2, 4, 6]) await fill(r, 2, grain, 1)
+  const job = await r.volume.restore({ from: 's', ...SLOW_PACE })
+  // The first one is on its way, and locked.
+  for (let turn = 0; turn < 30; turn++) await new Promise<void>(resolve => { setImmediate(resolve) })
+  const origin = { gone: false }
+  const trim = r.volume.trim(4 * G, 3 * G, origin)
+  origin.gone = true
+  await trim
+  t.equal(await grains(r), '1111000111111111')
+  await settle(r.clock, job.finished)
+  t.equal(await grains(r), '1111000111111111')
+})
+
 t.test('A5: the oldest of three takes all that changed since; B9: newer ones stay', async t => {
   const r = await rig()
   for (const [i, name] of ['s1', 's2', 's3'].entries()) {
