@@ -23,12 +23,16 @@ import type { LogBudget } from './log-budget.js'
 import type { MirrorState } from './mirror-record.js'
 import { isSnapshot, keptOf } from './source-points.js'
 import { Stream, type StreamFacts } from './stream.js'
+import type { StreamRoots } from './stream-roots.js'
 import type { TargetSession } from './target.js'
+
+const SHORT_MS = 10_000
 
 interface Parts {
   readonly state: Pick<MirrorState, 'mode' | 'timeoutSeconds' | 'keepSnapshots'>
   readonly clock: Clock
   readonly logs: LogBudget
+  readonly roots: StreamRoots
   decide(decision: Decision): void
   /** One of the source waits to be declared. It only takes note. */
   onSnapshot(): void
@@ -57,8 +61,8 @@ export class Streaming {
   /** Why it has ended by itself. */
   get reason(): string | undefined { return this.#reason }
 
-  /** How long changes have gone to the target as they come. */
-  get lifeMs(): number { return this.#device ? this.#parts.clock.now() - this.#sinceMs : 0 }
+  /** Changes have gone to the target as they come for so short that it is begun anew later and later. */
+  get wasShort(): boolean { return !this.#device || this.#parts.clock.now() - this.#sinceMs < SHORT_MS }
 
   /** What is sent waits for a snapshot to be declared, or will. */
   get owes(): boolean { return this.isLive && this.#snapshots.length > 0 }
@@ -109,12 +113,16 @@ export class Streaming {
    */
   async declare(parts: CycleParts, state: MirrorState, last: boolean): Promise<CycleResult> {
     const { signal } = parts
+    const { roots } = this.#parts
     const onAbort = (): void => { void this.end() }
     signal.addEventListener('abort', onAbort, { once: true })
     try {
+      void roots.stop()
       const { point, behind } = await this.#mark(parts, state)
       const sent = this.#stream!.takeCounts()
       const { cycle } = await this.#commit(parts, behind, point, last)
+      // Whoever is to compare all of it has what a stream has changed as well.
+      if (!last && !parts.witness) roots.begin(parts.volume, point)
       return { ...sent, differing: sent.data + sent.zeros + sent.equal, cycle }
     } catch (error) {
       await this.end()
@@ -171,16 +179,22 @@ export class Streaming {
 
   /** At its mark. */
   async #commit(
-    { volume, put }: CycleParts, state: MirrorState, point: PointInfo, last: boolean,
+    { volume, points, put }: CycleParts, state: MirrorState, point: PointInfo, last: boolean,
   ): Promise<MirrorState> {
     const { uuid, createdAt, sizeBytes } = point
     const cycle = state.cycle + 1
-    await this.#device!.flush()
-    await this.#session!.commit({ uuid, cycle, sizeBytes, root: null, ...keptOf(volume, state.keepSnapshots, point) })
-    if (last) await this.end()
-    else this.#stream!.release()
+    const base = points.find(volume, state.base!.point)
     const next = { ...state, cycle, base: { point: uuid, at: createdAt, root: null } }
-    await put(next)
+    try {
+      await this.#device!.flush()
+      await this.#session!.commit({ uuid, cycle, sizeBytes, root: null, ...keptOf(volume, state.keepSnapshots, point) })
+      if (last) await this.end()
+      else this.#stream!.release()
+      await put(next)
+    } finally {
+      // Nobody waits for it any more. Whether the target has declared it or not: to compare more does no harm.
+      if (base) this.#parts.roots.note(volume, base, point)
+    }
     return next
   }
 
@@ -197,7 +211,9 @@ export class Streaming {
   async end(): Promise<void> {
     this.#stream?.end()
     this.#device = undefined
+    const compared = this.#parts.roots.stop()
     await this.#session?.close().catch(() => undefined)
     await this.#stream?.settled()
+    await compared
   }
 }
