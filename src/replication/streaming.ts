@@ -11,6 +11,7 @@
  *
  * Order, and what another would lose: the record before the commit, and a target that was never there is believed to be; the
  * stream going on before the commit, and the declared point has what came after it (C1).
+ * What a point has brought is compared behind it (stream-roots.ts), for which nothing here waits.
  * Whatever fails ends it all; the base stays, and its map has everything that was sent or not (S3).
  */
 import type { BlockDevice } from '../device/block-device.js'
@@ -183,7 +184,6 @@ export class Streaming {
   ): Promise<MirrorState> {
     const { uuid, createdAt, sizeBytes } = point
     const cycle = state.cycle + 1
-    const base = points.find(volume, state.base!.point)
     const next = { ...state, cycle, base: { point: uuid, at: createdAt, root: null } }
     try {
       await this.#device!.flush()
@@ -193,6 +193,7 @@ export class Streaming {
       await put(next)
     } finally {
       // Nobody waits for it any more. Whether the target has declared it or not: to compare more does no harm.
+      const base = points.find(volume, state.base!.point)
       if (base) this.#parts.roots.note(volume, base, point)
     }
     return next

@@ -306,6 +306,9 @@ class Life implements World {
     if (this.#steps++ % PENDING_EVERY > 0) return
     for (const place of this.#places) {
       for (const mirror of place.site.process.mirrors.ofSource(place.volume.uuid)) {
+        const { decisions, stream } = mirror.status()
+        if (decisions.some(({ rule }) => rule === 'root-mismatch')) throw new Wrong('a target is taken to be wrong that is not (X14)')
+        if (stream && mirror.state.base?.root != null && mirror.state.cycle > 1) this.#count('rooted')
         // What a stream had sent, and a crash of the source then lost, is found by the first cycle of the next process.
         if (mirror.state.mode !== 'periodic' && mirror.status().last === null) continue
         const target = mirror.state.phase === 'paired' ? await this.#targetOf(mirror) : undefined
