@@ -15,8 +15,9 @@ import { type ByteRun, type Portion, PortionDigests, type PortionDigest, portion
 const PIECE_BYTES = 2 ** 20
 /** Portions that differ and are told; further ones are counted. */
 const TOLD_MAX = 100
-/** Of zeros that nobody has to read, before others get a turn. */
-const TURN_PIECES = 64
+/** Read and digested, before others get a turn; and pieces of zeros, that nobody has to read. */
+const TURN_BYTES = 2 ** 20
+const TURN_ZEROS = 64
 
 /** What the source has sent, portion by portion. */
 export class SentContent {
@@ -79,7 +80,7 @@ export async function* digestsOf(
   device: Pick<BlockDevice, 'read' | 'zeroRun'>, portions: Iterable<Portion>,
 ): AsyncGenerator<PortionDigest, void> {
   const buffer = Buffer.allocUnsafe(PIECE_BYTES)
-  let pieces = 0
+  let sinceTurn = 0
   for (const portion of portions) {
     const done: PortionDigest[] = []
     const digests = new PortionDigests([portion], digest => { done.push(digest) })
@@ -90,7 +91,10 @@ export async function* digestsOf(
         if (run > 0) await device.read(at, length, buffer, 0)
         digests.feed(at, length, run > 0 ? buffer : undefined)
         at += length
-        if (++pieces % TURN_PIECES === 0) await new Promise<void>(resolve => { setImmediate(resolve) })
+        sinceTurn += run > 0 ? length : TURN_BYTES / TURN_ZEROS
+        if (sinceTurn < TURN_BYTES) continue
+        sinceTurn = 0
+        await new Promise<void>(resolve => { setImmediate(resolve) })
       }
     }
     yield* done

@@ -40,6 +40,13 @@ export interface Decision {
   readonly outcome: string
 }
 
+/** What follows when the two sides differ; `next` undefined: nothing, whoever is told decides. */
+export interface Doubt {
+  readonly decision: Decision
+  readonly next: MirrorState | undefined
+  readonly problem: string
+}
+
 export interface CycleParts {
   /** Its name. */
   readonly mirror: string
@@ -237,18 +244,29 @@ async function deliver(
   return { shipped, differing: total, root: base && !session.root ? null : sent.root(base ? session.root : null) }
 }
 
-/** What the target says that it holds is not what was sent: all that it holds is in doubt. Errors: damaged. */
+/** What the target says that it holds is not what was sent. Errors: damaged. */
 async function judgeContent(
   { put, decide }: CycleParts, state: MirrorState, { first: [first], count }: Awaited<ReturnType<SentContent['differing']>>,
 ): Promise<void> {
   if (!first) return
+  const { decision, next, problem } = mismatched(state, first, count, 'nothing is declared; the next cycle compares everything')
+  decide(decision)
+  await put(next)
+  throw new NbdeltaError('damaged', problem,
+    { hint: 'the next cycle compares everything; if this comes again, distrust the target\'s disk' })
+}
+
+/** What follows: all that the target holds is in doubt. @param count of the portions that differ */
+export function mismatched(
+  state: MirrorState, first: ByteRun, count: number, outcome: string,
+): Doubt & { readonly next: MirrorState } {
   const inputs = { regions: count, first: first.start, bytes: first.end - first.start }
-  decide({ rule: 'root-mismatch', inputs, outcome: 'nothing is declared; the next cycle compares everything' })
-  await put({ ...state, blank: false, phase: state.phase === 'copying' ? 'copying' : 'resyncing', base: null })
   const where = `${count} ${count === 1 ? 'region differs' : 'regions differ'}, the first is`
     + ` ${inputs.bytes} bytes at ${inputs.first}`
-  throw new NbdeltaError('damaged', `the target does not hold what was sent: ${where}`,
-    { hint: 'the next cycle compares everything; if this comes again, distrust the target\'s disk' })
+  return {
+    decision: { rule: 'root-mismatch', inputs, outcome }, problem: `the target does not hold what was sent: ${where}`,
+    next: { ...state, blank: false, phase: state.phase === 'copying' ? 'copying' : 'resyncing', base: null },
+  }
 }
 
 /** What a resync would look at, bytes; null: everything is compared. Errors: those of the target. */

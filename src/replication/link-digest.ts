@@ -8,7 +8,10 @@ import { type ByteRun, type Portion, type PortionDigest, portionsOf } from './co
 import { DIGEST_BYTES_MAX, DIGESTS_MAX, type PeerParams, type PeerResult, RUNS_MAX } from './peer-messages.js'
 import type { TargetSession } from './target.js'
 
-const DIGEST_PAGE = { runs: RUNS_MAX, portions: DIGESTS_MAX }
+const DIGEST_PAGE: PageLimits = { runs: RUNS_MAX, portions: DIGESTS_MAX }
+
+/** Of a page. */
+interface PageLimits { readonly runs: number, readonly portions: number, readonly bytes?: number }
 
 type Ask = (params: PeerParams<'digest'>) => Promise<PeerResult<'digest'>>
 
@@ -76,11 +79,12 @@ export function* pagesOf(
   portions: Iterable<Portion>, grainBytes: number, regionBytes: number, limits = DIGEST_PAGE,
 ): Generator<Portion[], void> {
   const most = limits.portions - Math.max(1, grainBytes / regionBytes)
+  const { bytes: mostBytes = DIGEST_BYTES_MAX } = limits
   let page: Portion[] = []
   let [bytes, runs] = [0, 0]
   for (const portion of portions) {
     const more = portion.runs.reduce((sum, { start, end }) => sum + end - start, 0)
-    const isFull = bytes + more > DIGEST_BYTES_MAX || runs + portion.runs.length > limits.runs || page.length > most
+    const isFull = bytes + more > mostBytes || runs + portion.runs.length > limits.runs || page.length > most
     if (page.length > 0 && isFull && portion.start % grainBytes === 0) {
       yield page
       page = []

@@ -14,15 +14,24 @@ export class LinkPoint implements HeldPoint {
   readonly #link: PeerCaller & { close(): void }
   readonly #facts: PeerResult<'hold'>
 
-  private constructor(link: PeerCaller & { close(): void }, facts: PeerResult<'hold'>) {
+  readonly rooted: HeldPoint['rooted']
+
+  private constructor(link: PeerCaller & { close(): void }, facts: PeerResult<'hold'>, takesRoots: boolean) {
     this.#link = link
     this.#facts = facts
+    this.rooted = takesRoots ? async root => { await callPeer(link, 'rooted', { root }) } : undefined
   }
 
-  /** @param link its own from now on. Errors: not-found, busy, wrong-state, unreachable, bad-peer. */
-  static async open(link: PeerCaller & { close(): void }, wanted: PeerParams<'hold'>): Promise<LinkPoint> {
+  /**
+   * @param link its own from now on
+   * @param takesRoots the peer can be told the point's root
+   * Errors: not-found, busy, wrong-state, unreachable, bad-peer.
+   */
+  static async open(
+    link: PeerCaller & { close(): void }, wanted: PeerParams<'hold'>, takesRoots: boolean,
+  ): Promise<LinkPoint> {
     try {
-      return new LinkPoint(link, await callPeer(link, 'hold', wanted))
+      return new LinkPoint(link, await callPeer(link, 'hold', wanted), takesRoots)
     } catch (error) {
       link.close()
       throw error

@@ -15,14 +15,15 @@ import { askDigests, grainRuns } from './link-digest.js'
 import { LinkPoint } from './link-point.js'
 import { gather } from './link-runs.js'
 import {
-  ABOVE_MAX, callPeer, CAN_DIGEST, CAN_HOLD, CAN_RECALL, CAN_REVERSE, CAN_SNAPSHOTS, CAN_STREAM, type PeerMethod, type PeerParams,
-  type PeerResult,
+  ABOVE_MAX, callPeer, CAN_DIGEST, CAN_HOLD, CAN_RECALL, CAN_REVERSE, CAN_ROOTS, CAN_SNAPSHOTS, CAN_STREAM, type PeerMethod,
+  type PeerParams, type PeerResult,
 } from './peer-messages.js'
 import type {
   DeclaredPoint, FrozenTarget, HeldPoint, MirrorTarget, PlannedPoint, RecallPage, SessionWish, TargetSession,
 } from './target.js'
 
 const NOT_ENCRYPTED = 'what crosses is not encrypted: use a private network'
+const NO_POINTS = 'its nbdelta is older and holds no point: what a stream declares there is compared by mirror verify only'
 const NO_DIGESTS = 'its nbdelta is older and does not tell what it holds: a write that it lost is found by mirror verify only'
 
 /** An open link to the peer that a URI names. */
@@ -61,11 +62,12 @@ export class LinkTarget implements MirrorTarget {
   #tells = true
   #keepsSnapshots = true
   #holds = true
+  #takesRoots = false
 
   constructor(parts: LinkTargetParts) { this.#parts = parts }
 
   get unguarded(): readonly string[] {
-    return [...this.#parts.isPrivate ? [] : [NOT_ENCRYPTED], ...this.#tells ? [] : [NO_DIGESTS]]
+    return [...this.#parts.isPrivate ? [] : [NOT_ENCRYPTED], ...!this.#tells ? [NO_DIGESTS] : !this.#holds ? [NO_POINTS] : []]
   }
 
   get keepsSnapshots(): boolean { return this.#keepsSnapshots }
@@ -79,6 +81,7 @@ export class LinkTarget implements MirrorTarget {
       this.#tells = session.digests !== undefined
       this.#keepsSnapshots = session.recall !== undefined
       this.#holds = session.holds
+      this.#takesRoots = session.takesRoots
       return session
     } catch (error) {
       await session.close()
@@ -93,8 +96,9 @@ export class LinkTarget implements MirrorTarget {
     const link = await this.#parts.link()
     const onAbort = (): void => { link.close() }
     signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) onAbort()
     try {
-      return await LinkPoint.open(link, { mirror: mirror.uuid, volume: link.volume, epoch, point })
+      return await LinkPoint.open(link, { mirror: mirror.uuid, volume: link.volume, epoch, point }, this.#takesRoots)
     } finally { signal.removeEventListener('abort', onAbort) }
   }
 
@@ -153,6 +157,7 @@ class Session implements LinkTargetSession {
   get #keepsSnapshots(): boolean { return this.#attached!.can.includes(CAN_SNAPSHOTS) }
 
   get holds(): boolean { return this.#attached!.can.includes(CAN_HOLD) }
+  get takesRoots(): boolean { return this.#attached!.can.includes(CAN_ROOTS) }
   get keep(): boolean { return this.#attached!.keep }
   get blank(): boolean { return this.#attached!.blank }
 

@@ -66,7 +66,7 @@ export class MirrorGroup {
       else await this.#cycles(turns, options)
       await this.#decide(turns, state => ({ ...state, phase: 'split', keep: true, releasing: true }), ({ base }) => ({
         rule: 'split-together', inputs: { point: base?.point ?? null, members: turns.length },
-        outcome: 'both sides are on their own',
+        outcome: 'both are on their own',
       }))
       // One that does not hear it now is told later; it is split all the same.
       await Promise.allSettled(turns.map(turn => turn.release()))

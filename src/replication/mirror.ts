@@ -20,7 +20,7 @@ import type { StoreVolume } from '../volume/store-volume.js'
 import { Backoff } from './backoff.js'
 import { runCycles } from './carry.js'
 import type { CompareOptions, Difference } from './compare.js'
-import { type CycleParts, type CycleResult, type Decision, differing } from './cycle.js'
+import { type CycleParts, type CycleResult, differing, type Doubt } from './cycle.js'
 import type { LogBudget } from './log-budget.js'
 import type { MirrorRecord, MirrorState } from './mirror-record.js'
 import { accepts, type Verb } from './mirror-state.js'
@@ -28,14 +28,13 @@ import { type CycleOptions, Decisions, type MirrorStatus, type MirrorTurn, statu
 import { Running } from './running.js'
 import { instantOf, SourcePoints } from './source-points.js'
 import { Streaming } from './streaming.js'
+import { doubtedStream, StreamRoots, withRoot } from './stream-roots.js'
 import type { MirrorTarget } from './target.js'
 import { doubted, Verifications } from './verifications.js'
 import { VolumeTarget } from './volume-target.js'
 
 /** How often a mirror with `lagBytes` looks how much is behind. */
 const LOOK_MS = 1000
-/** A stream that has lived shorter is begun anew later and later. */
-const STREAM_SHORT_MS = 10_000
 
 interface MirrorParts {
   readonly record: MirrorRecord
@@ -70,6 +69,7 @@ export class Mirror {
   #result: MirrorStatus['last'] = null
   readonly #decisions: Decisions
   readonly #verifications: Verifications
+  readonly #roots: StreamRoots
   #stopped = false
   #deleted = false
 
@@ -80,6 +80,11 @@ export class Mirror {
     this.#work = new Running(parts.clock)
     this.#decisions = new Decisions(parts)
     this.#verifications = new Verifications(parts)
+    this.#roots = new StreamRoots({
+      ...parts, isVerifying: () => this.#verifications.isRunning,
+      doubt: found => this.#take(() => this.#doubt(doubtedStream(this.state, found))),
+      agreed: (point, root) => this.#take(() => this.#put(withRoot(this.state, point, root))),
+    })
     this.#dueAtMs = parts.clock.now()
   }
 
@@ -166,7 +171,7 @@ export class Mirror {
           adopt: (state, decision) => {
             this.#record = { ...this.#record, state }
             this.#dueAtMs = this.#parts.clock.now()
-            this.#decide(decision)
+            this.#decisions.add(decision)
           },
         })
       } finally {
@@ -203,8 +208,7 @@ export class Mirror {
     if (!this.#accept('resume') || !this.state.paused) return false
     return this.#take(async () => {
       await this.#put({ ...this.state, paused: false })
-      this.#dueAtMs = this.#parts.clock.now()
-      this.#arm()
+      this.#dueNow()
       return true
     })
   }
@@ -222,7 +226,7 @@ export class Mirror {
       await this.#endStream()
       await this.#parts.target.release()
       await this.#put({ ...this.state, phase: 'split', keep: true })
-      this.#decide({ rule: 'split', inputs: { point: this.state.base?.point ?? null }, outcome: 'both sides are on their own' })
+      this.#decisions.add({ rule: 'split', inputs: { point: this.state.base?.point ?? null }, outcome: 'both are on their own' })
       this.#arm()
       return true
     })
@@ -240,8 +244,7 @@ export class Mirror {
       await this.#release()
       const { phase, base } = this.state
       await this.#put({ ...this.state, phase: phase === 'copying' ? phase : 'resyncing', base: whole ? null : base, keep: true })
-      this.#dueAtMs = this.#parts.clock.now()
-      this.#arm()
+      this.#dueNow()
     })
   }
 
@@ -263,21 +266,20 @@ export class Mirror {
       doubt: found => {
         // What it ships is compared as well, later.
         this.#work.end()
-        return this.#take(() => this.#doubt(found))
+        return this.#take(() => this.#doubt(doubted(this.state, found)))
       },
       tidy: () => { void this.#turns.take(() => this.#sweep()) },
     }, options)
   }
 
-  async #doubt(found: readonly Difference[]): Promise<void> {
-    const { decision, next, problem } = doubted(this.state, found)
-    this.#decide(decision)
+  async #doubt({ decision, next, problem }: Doubt): Promise<void> {
+    this.#decisions.add(decision)
     if (!next) return
     await this.#endStream()
+    this.#roots.forget()
     await this.#put(next)
     this.#problem = problem
-    this.#dueAtMs = this.#parts.clock.now()
-    this.#arm()
+    this.#dueNow()
   }
 
   /** Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one. */
@@ -291,17 +293,14 @@ export class Mirror {
     })
     await noneVerifies
     await this.#turns.take(async () => {
-      const { target } = this.#parts
+      const { target, logger } = this.#parts
+      const stays = (err: unknown): void => { logger.warn({ err, mirror: this.#record.name }, 'points of a deleted mirror stay') }
       const steps = [
         async () => { if (this.state.base && !this.isApart) await target.release() },
         async () => this.#points.sweep(this.#parts.source(), []),
         async () => target.forget(),
       ]
-      for (const step of steps) {
-        await step().catch((error: unknown) => {
-          this.#parts.logger.warn({ err: error, mirror: this.#record.name }, 'something of a deleted mirror stays')
-        })
-      }
+      for (const step of steps) await step().catch(stays)
     })
   }
 
@@ -323,9 +322,10 @@ export class Mirror {
     const { clock, logger } = this.#parts
     if (options.signal?.aborted) throw new NbdeltaError('cancelled', 'it was cancelled')
     if (!force && this.#isUnchanged()) return
-    const startedMs = clock.now()
+    const [startedMs, before] = [clock.now(), this.state.base?.point]
     try {
       const result = await this.#running(options, parts => this.#transfer(options, parts))
+      this.#roots.follow(before, this.state.base)
       this.#result = { ...result, seconds: (clock.now() - startedMs) / 1000 }
       // What came meanwhile was too much for the log: the next cycle has less to ship.
       this.#problem = this.#streaming?.reason
@@ -362,7 +362,7 @@ export class Mirror {
     await this.#endStream()
     if (state.mode === 'periodic' || isAlone || last) return runCycles(parts, state)
     this.#streaming = new Streaming({
-      ...this.#parts, state, decide: own.decide, onEnd: reason => { this.#streamEnded(reason) },
+      ...this.#parts, state, roots: this.#roots, decide: own.decide, onEnd: reason => { this.#streamEnded(reason) },
       onSnapshot: () => { void (this.#inside ?? this.#turns).take(() => this.#pay()) },
     })
     try {
@@ -379,13 +379,12 @@ export class Mirror {
   /** By itself, in the middle of whatever was going on. */
   #streamEnded(reason: string): void {
     this.#problem = reason
-    this.#decide({ rule: 'stream-ended', inputs: { reason }, outcome: 'a cycle ships what the target has not' })
+    this.#decisions.add({ rule: 'stream-ended', inputs: { reason }, outcome: 'a cycle ships what the target has not' })
     this.#parts.logger.warn({ mirror: this.#record.name, reason }, 'changes do not go to the target as they come any more')
     void this.#turns.take(async () => {
       if (this.#streaming?.reason === undefined) return
       // One that ends again and again must not freeze the source each time at once.
-      const isShort = this.#streaming.lifeMs < STREAM_SHORT_MS
-      if (isShort) this.#streamRetry.longer()
+      if (this.#streaming.wasShort) this.#streamRetry.longer()
       else this.#streamRetry.reset()
       await this.#endStream()
       this.#dueAtMs = Math.min(this.#dueAtMs, this.#parts.clock.now() + Math.max(this.#retry.ms, this.#streamRetry.ms))
@@ -451,7 +450,7 @@ export class Mirror {
     const { target, clock } = this.#parts
     return {
       mirror: this.#record.name, volume, target, points: this.#points, clock, signal, unsure: this.#unsure,
-      decide: decision => { this.#decide(decision) },
+      decide: decision => { this.#decisions.add(decision) },
       put: state => this.#put(state),
       onProgress: (doneBytes, totalBytes) => {
         this.#work.tell(doneBytes, totalBytes)
@@ -460,16 +459,17 @@ export class Mirror {
     }
   }
 
-  #decide(decision: Decision): void { this.#decisions.add(decision) }
-
   async #put(state: MirrorState): Promise<void> {
     const record = { ...this.#record, state }
     await this.#parts.put(record)
     this.#record = record
   }
 
-  #isIdle(): boolean {
-    return this.#stopped || (!this.state.releasing && (this.state.paused || this.state.phase === 'split'))
+  #isIdle(): boolean { return this.#stopped || (!this.state.releasing && (this.state.paused || this.state.phase === 'split')) }
+
+  #dueNow(): void {
+    this.#dueAtMs = this.#parts.clock.now()
+    this.#arm()
   }
 
   #arm(): void {

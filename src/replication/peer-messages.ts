@@ -26,6 +26,8 @@ export const CAN_RECALL = 'recall'
 export const RECALL_PAGE = { runs: 1000, portions: 300 } as const
 export const RECALL_REGION_BYTES_MIN = 2 ** 16
 export const CAN_HOLD = 'hold'
+/** `rooted`: a held point's root is told behind the point. */
+export const CAN_ROOTS = 'roots'
 
 const uuid = z.uuid()
 const name = z.string().min(1).max(128)
@@ -73,6 +75,8 @@ export const PARAMS = {
   /** Instead of `attach`: this connection reads a declared point of the mirror, which stays as long as it lasts. */
   hold: z.strictObject({ mirror: uuid, volume: name, epoch: z.int().min(1), point: uuid }),
   held: z.strictObject({ from: grain, regionBytes }),
+  /** What led to it has been compared: its root from now on. */
+  rooted: z.strictObject({ root: ROOT }),
   /** What came of it. */
   found: z.strictObject({
     result: z.enum(['equal', 'different', 'read']), cycle: z.int().min(1).nullable(), digest: ROOT.nullable(),
@@ -102,7 +106,7 @@ const RESULTS = {
   hold: z.object({ sizeBytes: size, grainBytes: size }),
   /** Regions [start, end), ascending, of which the peer does not know that they are zeros; pages as of `changed`. */
   held: z.object({ runs: z.array(z.tuple([grain, grain])).max(RUNS_MAX), next: grain.nullable() }),
-  found: z.null(),
+  rooted: z.null(), found: z.null(),
   begin: z.null(), commit: z.null(), stream: z.null(), accept: z.null(), release: z.null(), forget: z.null(),
 } as const
 

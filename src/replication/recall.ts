@@ -14,8 +14,8 @@
  * - The target has begun the cycle: its declared point keeps what this overwrites, so that to be cut short here leaves what to be
  *   cut short anywhere leaves (C10). The next cycle finds the undo point again; without it (it was given up) all is sent.
  *   In a stream what has arrived before is a point of the target by itself, which is shown as long as this is not complete.
- * Limits: the last RESTORES_MAX restores of a cycle; all of a stream. A stream has no digests of what was taken: they are those
- *   of the copy, before it is copied.
+ * Limits: the last RESTORES_MAX restores of a cycle; all of a stream. What a stream has taken is compared behind its next point
+ *   (stream-roots.ts), or by the cycle behind the stream: the digests here are of the copy, before it is copied.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'

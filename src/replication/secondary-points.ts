@@ -114,6 +114,12 @@ export class SecondaryPoint implements Reader {
     return answer
   }
 
+  async rooted(root: string): Promise<null> {
+    this.#asked()
+    await this.#point.rooted?.(root)
+    return null
+  }
+
   async found(found: Finding): Promise<null> {
     this.#on.onFound(found)
     return null

@@ -13,8 +13,8 @@ import { digestsOf } from './content-roots.js'
 import { answerDigest, askedRuns } from './link-digest.js'
 import { pageOf } from './link-runs.js'
 import {
-  CAN_DIGEST, CAN_HOLD, CAN_RECALL, CAN_REVERSE, CAN_SNAPSHOTS, CAN_STREAM, isPeerMethod, judgeMessage, PARAMS, type PeerMethod,
-  type PeerParams, type PeerResult,
+  CAN_DIGEST, CAN_HOLD, CAN_RECALL, CAN_REVERSE, CAN_ROOTS, CAN_SNAPSHOTS, CAN_STREAM, isPeerMethod, judgeMessage, PARAMS,
+  type PeerMethod, type PeerParams, type PeerResult,
 } from './peer-messages.js'
 import { FrozenSecondary } from './frozen-secondary.js'
 import type { Exposure, Secondaries } from './secondaries.js'
@@ -62,6 +62,7 @@ export class SecondarySession {
       forget: () => this.#inTurn(held => this.#forget(held)),
       hold: params => this.#hold(params),
       held: params => this.#pointOf().held(params),
+      rooted: ({ root }) => this.#pointOf().rooted(root),
       found: params => this.#pointOf().found(params),
     }
   }
@@ -131,8 +132,8 @@ export class SecondarySession {
     const { declared, root } = await this.#inTurn(() => this.#secondaries.target(volume.uuid).open())
     const blank = await isBlank(volume)
     return {
-      declared: declared ?? null, root, can: [CAN_DIGEST, CAN_STREAM, CAN_REVERSE, CAN_SNAPSHOTS, CAN_HOLD, CAN_RECALL],
-      sizeBytes: volume.sizeBytes,
+      declared: declared ?? null, root,
+      can: [CAN_DIGEST, CAN_STREAM, CAN_REVERSE, CAN_SNAPSHOTS, CAN_HOLD, CAN_RECALL, CAN_ROOTS], sizeBytes: volume.sizeBytes,
       export: exposure.export, nbd: [...parts.places()],
       blank: made || (blank && !declared), keep: !blank,
     }

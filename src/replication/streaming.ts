@@ -14,6 +14,7 @@
  *
  * Order, and what another would lose: the record before the commit, and a target that was never there is believed to be; the
  * stream going on before the commit, and the declared point has what came after it (C1).
+ * What a point has brought is compared behind it (stream-roots.ts), for which nothing here waits.
  * Whatever fails ends it all; the base stays, and its map has everything that was sent or not (S3).
  */
 import type { BlockDevice } from '../device/block-device.js'
@@ -26,12 +27,16 @@ import type { LogBudget } from './log-budget.js'
 import type { MirrorState } from './mirror-record.js'
 import { isSnapshot, keptOf } from './source-points.js'
 import { Stream, type StreamFacts } from './stream.js'
+import type { StreamRoots } from './stream-roots.js'
 import type { TargetSession } from './target.js'
+
+const SHORT_MS = 10_000
 
 interface Parts {
   readonly state: Pick<MirrorState, 'mode' | 'timeoutSeconds' | 'keepSnapshots'>
   readonly clock: Clock
   readonly logs: LogBudget
+  readonly roots: StreamRoots
   decide(decision: Decision): void
   /** One of the source waits to be declared. It only takes note. */
   onSnapshot(): void
@@ -64,8 +69,8 @@ export class Streaming {
   /** The target may hold what the source never did, and no changed map knows of it. */
   get isInVain(): boolean { return this.#isInVain }
 
-  /** How long changes have gone to the target as they come. */
-  get lifeMs(): number { return this.#device ? this.#parts.clock.now() - this.#sinceMs : 0 }
+  /** Changes have gone to the target as they come for so short that it is begun anew later and later. */
+  get wasShort(): boolean { return !this.#device || this.#parts.clock.now() - this.#sinceMs < SHORT_MS }
 
   /** What is sent waits for a snapshot to be declared, or will. */
   get owes(): boolean { return this.isLive && this.#snapshots.length > 0 }
@@ -117,12 +122,16 @@ export class Streaming {
    */
   async declare(parts: CycleParts, state: MirrorState, last: boolean): Promise<CycleResult> {
     const { signal } = parts
+    const { roots } = this.#parts
     const onAbort = (): void => { void this.end() }
     signal.addEventListener('abort', onAbort, { once: true })
     try {
+      void roots.stop()
       const { point, behind } = await this.#mark(parts, state)
       const sent = this.#stream!.takeCounts()
       const { cycle } = await this.#commit(parts, behind, point, last)
+      // Whoever is to compare all of it has what a stream has changed as well.
+      if (!last && !parts.witness) roots.begin(parts.volume, point)
       return { ...sent, differing: sent.data + sent.zeros + sent.equal, cycle }
     } catch (error) {
       await this.end()
@@ -179,17 +188,23 @@ export class Streaming {
 
   /** At its mark. */
   async #commit(
-    { volume, put }: CycleParts, state: MirrorState, point: PointInfo, last: boolean,
+    { volume, points, put }: CycleParts, state: MirrorState, point: PointInfo, last: boolean,
   ): Promise<MirrorState> {
     const { uuid, createdAt, sizeBytes } = point
     const cycle = state.cycle + 1
     if (this.#stream!.ended) throw new NbdeltaError('unreachable', this.#reason ?? 'the stream has ended')
-    await this.#device!.flush()
-    await this.#session!.commit({ uuid, cycle, sizeBytes, root: null, ...keptOf(volume, state.keepSnapshots, point) })
-    if (last) await this.end()
-    else this.#stream!.release()
     const next = { ...state, cycle, base: { point: uuid, at: createdAt, root: null } }
-    await put(next)
+    try {
+      await this.#device!.flush()
+      await this.#session!.commit({ uuid, cycle, sizeBytes, root: null, ...keptOf(volume, state.keepSnapshots, point) })
+      if (last) await this.end()
+      else this.#stream!.release()
+      await put(next)
+    } finally {
+      // Nobody waits for it any more. Whether the target has declared it or not: to compare more does no harm.
+      const base = points.find(volume, state.base!.point)
+      if (base) this.#parts.roots.note(volume, base, point)
+    }
     return next
   }
 
@@ -206,7 +221,9 @@ export class Streaming {
   async end(): Promise<void> {
     this.#stream?.end()
     this.#device = undefined
+    const compared = this.#parts.roots.stop()
     await this.#session?.close().catch(() => undefined)
     await this.#stream?.settled()
+    await compared
   }
 }

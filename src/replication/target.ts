@@ -96,6 +96,8 @@ export interface FrozenContent {
 
 /** A declared point at the target, that stays until it is closed, whatever is declared meanwhile. */
 export interface HeldPoint extends FrozenContent {
+  /** What led to it has been compared, and comes to this: its root there from now on. Undefined: it has no place for that. */
+  readonly rooted?: ((root: string) => Promise<void>) | undefined
   /** The target is told what came of it, and keeps that for people; one that only this server knows has no need. */
   tell?(found: Finding): Promise<void>
 }

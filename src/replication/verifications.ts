@@ -17,7 +17,7 @@ import type { Logger } from '../device/logger.js'
 import { Turns } from '../device/turns.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { compareContents, type Compared, type CompareOptions, type Difference } from './compare.js'
-import type { Decision, Witness } from './cycle.js'
+import type { Doubt, Witness } from './cycle.js'
 import { DeviceContent, spaceGuard } from './frozen-content.js'
 import type { MirrorState } from './mirror-record.js'
 import type { Finding, HeldPoint, MirrorTarget } from './target.js'
@@ -40,10 +40,8 @@ export interface Verifiable {
   tidy(): void
 }
 
-/** What follows when the two sides differ; `next` undefined: nothing, whoever reads the report decides. */
-export function doubted(
-  state: MirrorState, found: readonly Difference[],
-): { readonly decision: Decision, readonly next: MirrorState | undefined, readonly problem: string } {
+/** Of a split pair: it is reported only. */
+export function doubted(state: MirrorState, found: readonly Difference[]): Doubt {
   const inputs = { phase: state.phase, regions: found.length, first: found[0]!.offset }
   const next: MirrorState | undefined = state.phase === 'split' ? undefined
     : { ...state, phase: 'resyncing', base: null, keep: true }
@@ -63,6 +61,9 @@ export class Verifications {
   constructor(parts: { readonly clock: Clock, readonly logger: Logger }) { this.#parts = parts }
 
   get last(): Verified | null { return this.#last }
+
+  /** One has begun, and not ended. */
+  get isRunning(): boolean { return this.#abort !== undefined }
 
   /** Errors: cancelled, wrong-state, no-space, unreachable, those of a cycle. */
   run(mirror: Verifiable, options: CompareOptions): Promise<readonly Difference[]> {

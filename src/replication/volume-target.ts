@@ -171,7 +171,8 @@ export class VolumeTarget implements MirrorTarget {
     const volume = this.#parts.volume()
     const found = this.#mine(volume).find(({ labels }) => labels[ORIGIN_LABEL] === point)
     if (!found) throw new NbdeltaError('not-found', `volume ${volume.name} has no point ${point} any more`)
-    return new DeviceContent(volume.points.open(found.name), { guard: spaceGuard(volume), onClose: () => this.#tidy() })
+    const content = new DeviceContent(volume.points.open(found.name), { guard: spaceGuard(volume), onClose: () => this.#tidy() })
+    return Object.assign(content, { rooted: (root: string) => volume.points.label(found.name, ROOT_LABEL, root) })
   }
 
   /** Points that were held when a newer one was declared. Never rejects: what stays goes with the next one. */

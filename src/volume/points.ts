@@ -148,6 +148,13 @@ export class VolumePoints implements Snappoints {
     })
   }
 
+  async label(name: string, label: string, value: string): Promise<void> {
+    await this.inTurn(() => {
+      const point = this.#known(name)
+      return this.#put(point, { ...point.info, labels: Object.freeze({ ...point.info.labels, [label]: value }) })
+    })
+  }
+
   #judgeFree(name: string): void {
     if (name === LATEST) throw new NbdeltaError('bad-argument', `'${name}' stands for the newest snapshot: take another name`)
     if (this.#find(name)) throw new NbdeltaError('exists', `there is a point '${name}' already`)
@@ -222,14 +229,24 @@ export class VolumePoints implements Snappoints {
     return map
   }
 
+  isChanged(since: string, from: number, to: number): boolean {
+    const maps = this.#marksBetween(since, undefined)
+    const isMarked = maps.some(changed => from < changed.length && nextSet(changed, from, to) < to)
+    return isMarked || this.#parts.core.staging?.meets(from, to) === true
+  }
+
   /** Changed maps from `since` up to, and without, `until`. */
   #mapsBetween(since: string, until: Point | undefined): GrainBitmap[] {
-    const first = this.#known(since)
-    if (until && until.seq < first.seq) throw new NbdeltaError('bad-argument', `'${until.info.name}' is older than '${since}'`)
-    const maps = this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq)).map(({ changed }) => changed)
+    const maps = this.#marksBetween(since, until)
     // What is staged is marked only when it is moved to its place.
     const staged = until ? undefined : this.#parts.core.staging?.grains()
     return staged ? [...maps, staged] : maps
+  }
+
+  #marksBetween(since: string, until: Point | undefined): GrainBitmap[] {
+    const first = this.#known(since)
+    if (until && until.seq < first.seq) throw new NbdeltaError('bad-argument', `'${until.info.name}' is older than '${since}'`)
+    return this.#points.filter(({ seq }) => seq >= first.seq && (!until || seq < until.seq)).map(({ changed }) => changed)
   }
 
   async #put(point: Point, info: PointInfo): Promise<PointInfo> {

@@ -87,6 +87,8 @@ export interface Snappoints {
   /** Every deletion and hand-over under way has ended. */
   settled(): Promise<void>
   rename(name: string, to: string): Promise<PointInfo>
+  /** One label more, or another value of one. */
+  label(name: string, label: string, value: string): Promise<void>
   pin(name: string, pin: Pin): Promise<void>
   unpin(name: string, owner: string): Promise<void>
   /** @param how `yields`: closed soon after its `letGo` was called. Errors: bad-argument for a bookmark. */
@@ -95,4 +97,6 @@ export interface Snappoints {
   changedRuns(since: string, until?: string): Run[]
   /** The same as a bitmap, which is the caller's: a bit a grain at most, however many runs there are. */
   changedMap(since: string, until?: string): GrainBitmap
+  /** Whether any of grains [from, to) is among those that changed since then up to now. */
+  isChanged(since: string, from: number, to: number): boolean
 }

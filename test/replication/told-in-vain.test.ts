@@ -11,6 +11,7 @@ import { DeviceTarget } from '../../src/replication/device-target.js'
 import { Mirror } from '../../src/replication/mirror.js'
 import { judgeState } from '../../src/replication/mirror-record.js'
 import { SourcePoints } from '../../src/replication/source-points.js'
+import type { StreamRoots } from '../../src/replication/stream-roots.js'
 import { Streaming } from '../../src/replication/streaming.js'
 import type { DeclaredPoint, TargetSession } from '../../src/replication/target.js'
 import { UUIDS } from '../crash/group-lab.js'
@@ -60,9 +61,10 @@ async function stand(keepSnapshots: number) {
     target: { kind: 'volume', uuid: UUIDS.b }, mode: 'async', intervalSeconds: 60, lagBytes: null, bytesPerSecond: null, keepSnapshots,
     phase: 'paired', paused: false, blank: false, keep: false, cycle: 0, base: null,
   })
+  const roots = { follow: () => undefined, begin: () => undefined, note: () => undefined, stop: async () => undefined } as unknown as StreamRoots
   let endedBecause: string | undefined
   const streaming = new Streaming({
-    state, clock, logs: new LogBudget(), decide: () => undefined, onSnapshot: () => undefined, onEnd: reason => { endedBecause = reason },
+    state, clock, roots, logs: new LogBudget(), decide: () => undefined, onSnapshot: () => undefined, onEnd: reason => { endedBecause = reason },
   })
   streaming.collect(volume)
   await streaming.takeOver(session)

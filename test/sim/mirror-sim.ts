@@ -25,12 +25,14 @@ import { Place } from './place.js'
 import { type Process, Site, type World } from './site.js'
 import { type Frozen, frozenOf, Watch } from './watch.js'
 import type { How } from './wire.js'
-import { expected, turn, Wrong } from './wrong.js'
+import { expected, turn, turns, Wrong } from './wrong.js'
 
 /** Of 1,000 steps with something on its way so many are an arrival. */
 const ARRIVALS_PER_MILLE = 500
 /** So many steps apart what is pending is looked at. */
 const PENDING_EVERY = 4
+/** Turns in which nothing arrives until an end looks whether the other is there still. */
+const PATIENCE = 50
 /** What one process has begun and not ended. */
 const BEGUN_MAX = 2
 const IMAGE_NAME = /-image(\.\d+)?$/
@@ -217,7 +219,11 @@ class Life implements World {
     }
     for (const place of this.#places) {
       if (place.owner === undefined) continue
-      const own = place.volume.points.list().filter(({ labels }) => labels['mirror'] === place.owner)
+      const listed = (): PointInfo[] => place.volume.points.list().filter(({ labels }) => labels['mirror'] === place.owner)
+      // Whoever compares an older point lets go of it when the end of its connection has arrived.
+      const isTidy = (): boolean => listed().filter(({ labels }) => labels['snapshot'] === undefined).length === 1
+      for (let left = 100; left > 0 && !isTidy(); left--) await this.#pumped(turns(2 * PATIENCE))
+      const own = listed()
       const copies = own.filter(({ labels }) => labels['snapshot'] !== undefined)
       if (own.length - copies.length !== 1) throw new Wrong(`${own.length - copies.length} points are left on a target`)
       await this.#judgeCopies(place, copies)
@@ -292,7 +298,7 @@ class Life implements World {
     work.then(done, done)
     for (let idle = 0; !over; idle++) {
       if (this.network.deliver()) idle = 0
-      else if (idle > 50) this.network.notice()
+      else if (idle > PATIENCE) this.network.notice()
       if (idle > 5000) throw new Wrong('something never ends')
       await turn()
     }
@@ -306,6 +312,9 @@ class Life implements World {
     if (this.#steps++ % PENDING_EVERY > 0) return
     for (const place of this.#places) {
       for (const mirror of place.site.process.mirrors.ofSource(place.volume.uuid)) {
+        const { decisions, stream } = mirror.status()
+        if (decisions.some(({ rule }) => rule === 'root-mismatch')) throw new Wrong('a target is taken to be wrong that is not (X14)')
+        if (stream && mirror.state.base?.root != null && mirror.state.cycle > 1) this.#count('rooted')
         // What a stream had sent, and a crash of the source then lost, is found by the first cycle of the next process.
         if (mirror.state.mode !== 'periodic' && mirror.status().last === null) continue
         const target = mirror.state.phase === 'paired' ? await this.#targetOf(mirror) : undefined

@@ -9,5 +9,8 @@ export function expected(error: unknown): undefined {
   throw error
 }
 
+/** So many of them. */
+export async function turns(count: number): Promise<void> { for (let left = count; left > 0; left--) await turn() }
+
 /** Resolves in the next turn of the event loop, when everything that can go on by itself has gone on. */
 export function turn(): Promise<void> { return new Promise(resolve => { setImmediate(resolve) }) }
