@@ -179,7 +179,7 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'replication/reversals' },
   { name: 'a source that was written to is reversed to a mixture', file: 'volume/restore-switch.js', find: 'this.#request.whenHeld?.();', put: ';',
     judge: 'replication/reversals' },
-  { name: 'what was written behind a reversal is forgotten', file: 'replication/reversal.js', find: 'return isQuiet ? later', put: 'return true ? later',
+  { name: 'what was written behind a reversal is forgotten', file: 'replication/reversal.js', find: 'return isQuiet && later ? later', put: 'return later ? later',
     judge: 'replication/reversals' },
   { name: 'a target that was written to meanwhile is accepted', file: 'replication/volume-target.js', judge: 'replication/reversals',
     find: 'volume.points.changedMap(frozen.name).count() > 0', put: 'false' },

@@ -338,6 +338,27 @@ t.test('a source that is written to meanwhile shows no mixture: what was written
   await lab.close()
 })
 
+t.test('no time or room for a second point behind the restore: the first one is declared, and nothing is lost', async t => {
+  const { lab, volume, mirror, target } = await apart(t.testdir())
+  const wanted = await shown(target)
+  const create = volume.points.create.bind(volume.points)
+  let refused = 0
+  volume.points.create = async options => {
+    if (options.kind === 'snapshot' || !options.atInstant) return create(options)
+    refused++
+    throw new NbdeltaError('busy', 'a volume did not come to rest in time')
+  }
+  await lab.near.mirrors.together(['m']).reverse()
+  volume.points.create = create
+  t.same([refused, mirror.state.phase, await shown(volume)], [1, 'paired', wanted])
+  t.not(mirror.status().lagBytes, 0)
+  await fill(volume, 1, 7)
+  await mirror.sync()
+  t.match(mirror.status(), { problem: null, lagBytes: 0 })
+  t.same(await lab.far.seen('w'), await shown(volume))
+  await lab.close()
+})
+
 t.test('a target that was promoted, is another mirror\'s, or has another size is refused, and changes nothing', async t => {
   const { lab, volume, mirror, target } = await apart(t.testdir())
   const before = await shown(volume)
