@@ -183,6 +183,8 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'replication/reversals' },
   { name: 'a target that was written to meanwhile is accepted', file: 'replication/volume-target.js', judge: 'replication/reversals',
     find: 'volume.points.changedMap(frozen.name).count() > 0', put: 'false' },
+  { name: 'a release forgets what was kept while it was copied', file: 'replication/volume-target.js', judge: 'replication/pairs',
+    find: 'for (const { name, uuid } of undo)', put: "for (const { name, uuid } of volume.points.list().filter(({ labels }) => labels['auto'] === 'undo'))" },
   { name: 'what a server has in its cache only is taken over', file: 'replication/device-target.js', find: 'await device.flush();', put: ';',
     judge: 'replication/reversals' },
   { name: 'a reversal fails for want of a second point', file: 'replication/reversal.js', find: '{ atInstant }).catch((error) => {', put: '{ atInstant }).catch((error) => { throw error;',
