@@ -2,8 +2,7 @@
  * Scene: all there is in one simulated life: machines, network, places and what is known of them, and what mirrors freeze, declare and
  * restore, which is looked at at its instant (watch.ts, reverse.ts).
  */
-import type { Random } from '../../src/device/testing.js'
-import { seededRandom } from '../../src/device/testing.js'
+import { type Random, seededRandom } from '../../src/device/testing.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import { FarDisk } from './far-disk.js'
 import { snapshotOf } from './host.js'
