@@ -46,7 +46,11 @@ export class DeviceTarget implements MirrorTarget {
       commit: async () => undefined,
       stream: async () => ordered ??= await this.#connect({ ordered: true }),
       suspend: async () => undefined,
-      freeze: async () => ({ sizeBytes: device.sizeBytes, device, mayBeLarger: true }),
+      freeze: async () => {
+        // What a cycle or a stream left there may be nowhere but in its cache: the source must not take over what can get lost.
+        await device.flush()
+        return { sizeBytes: device.sizeBytes, device, mayBeLarger: true }
+      },
       accept: async () => undefined,
       close: () => allSettled([device.close(), ordered?.close()]),
     }

@@ -17,7 +17,8 @@
  * target that declares what the source does not have.
  *
  * The point that is declared is a second bookmark, made behind the restore, so that the next cycle does not ship what has just
- * come from there; but if the source was written to in between, the first one, whose map has that, and the restore's marks.
+ * come from there; but if the source was written to in between, or has no time or room for that, the first one, whose map has
+ * all that, and the restore's marks.
  *
  * The source may be written to all the while (if its clients know what they do): a grain that was written since 3 and is
  * neither in the maps nor pulled would show neither side's content as a whole. So that is looked at again when the volume is
@@ -131,8 +132,12 @@ export class Reversal {
     if (!this.#quiet.hasBegun) return this.#mark
     let isQuiet = false
     const atInstant = (): void => { isQuiet = this.#quiet.end() }
-    const later = await points.bookmark(volume, this.#state.cycle + 1, { atInstant })
-    return isQuiet ? later : this.#mark
+    const later = await points.bookmark(volume, this.#state.cycle + 1, { atInstant }).catch((error: unknown) => {
+      if (!(error instanceof NbdeltaError)) throw error
+      // The source has the content already: the first one will do, and the next cycle looks at what came from there again.
+      return undefined
+    })
+    return isQuiet && later ? later : this.#mark
   }
 }
 

@@ -66,8 +66,8 @@ export interface TargetSession {
   /** What has arrived so far counts; what comes next does not before `stream` is called again. */
   suspend(): Promise<void>
   /**
-   * What it holds now, for the source to take over. It stands on its own then, and nobody writes to it until the session is
-   * closed; `changed` is told up to there. Errors: wrong-state, busy (somebody is attached), bad-peer (it cannot).
+   * What it holds now, durably, for the source to take over. It stands on its own then, and nobody writes to it until the
+   * session is closed; `changed` is told up to there. Errors: wrong-state, busy (somebody is attached), bad-peer (it cannot).
    */
   freeze(cycle: number): Promise<FrozenTarget>
   /** Declares, instead of begin and commit, that what was frozen is this point. Errors: wrong-state, busy (changed since). */

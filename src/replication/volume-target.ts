@@ -15,7 +15,7 @@ import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { NbdeltaError } from '../device/errors.js'
 import { FinishingDevice } from '../device/forwarding-device.js'
 import { Turns } from '../device/turns.js'
-import type { PointInfo } from '../volume/snappoint.js'
+import { type PointInfo, RESTORED_LABEL } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { portionsOf } from './content-digest.js'
 import { digestsOf } from './content-roots.js'
@@ -164,7 +164,9 @@ export class VolumeTarget implements MirrorTarget {
     if (volume.sizeBytes !== shown.sizeBytes) await this.#parts.resize(volume.name, shown.sizeBytes)
     const before = new Set(volume.points.list().map(({ uuid }) => uuid))
     await volume.restore({ from: shown.name })
-    void forgetUndo(volume, before)
+    const undo = volume.points.list().filter(({ uuid, labels }) =>
+      !before.has(uuid) && labels[AUTO_LABEL] === 'undo' && labels[RESTORED_LABEL] === shown.uuid)
+    void forgetUndo(volume, undo)
   }
 
   async hold(point: string): Promise<HeldPoint> {
@@ -253,13 +255,14 @@ export async function dropPoints({ points }: StoreVolume, old: readonly PointInf
   }
 }
 
-/** What it undid is half a cycle, which nobody asked for. Never rejects: an undo point that stays does no harm. */
-async function forgetUndo(volume: StoreVolume, before: ReadonlySet<string>): Promise<void> {
+/**
+ * What it undid is half a cycle, which nobody asked for. Others that come while it is copied are not: what was done on the
+ * volume since, for example, kept by the next cycle. Never rejects: an undo point that stays does no harm.
+ */
+async function forgetUndo(volume: StoreVolume, undo: readonly PointInfo[]): Promise<void> {
   try {
     await volume.inheriting?.finished
-    for (const { uuid, name, labels } of volume.points.list()) {
-      if (!before.has(uuid) && labels[AUTO_LABEL] === 'undo') await volume.points.delete(name)
-    }
+    for (const { name, uuid } of undo) if (volume.points.get(name)?.uuid === uuid) await volume.points.delete(name)
   } catch { /* the volume was closed, or somebody reads it */ }
 }
 

@@ -25,10 +25,18 @@ export type PointDiskName = 'table' | 'folders' | 'maps' | 'preserved' | 'staged
 export type PointDisks = Readonly<Record<PointDiskName, BlockDevice>>
 
 export async function freshPointDisks(seqs = SEQS_DEFAULT): Promise<Record<PointDiskName, MemoryDisk>> {
+  return { table: await freshTable(), ...freshFolders(seqs) }
+}
+
+export async function freshTable(): Promise<MemoryDisk> {
   const table = new MemoryDisk(TABLE_BYTES)
   await formatRecordLog(table, { magic: POINTS_MAGIC, owner: OWNER, name: 'points' })
+  return table
+}
+
+export function freshFolders(seqs: number): Record<Exclude<PointDiskName, 'table'>, MemoryDisk> {
   return {
-    table, folders: new MemoryDisk(seqs * SECTOR), maps: new MemoryDisk(seqs * MAPS_BYTES),
+    folders: new MemoryDisk(seqs * SECTOR), maps: new MemoryDisk(seqs * MAPS_BYTES),
     preserved: new MemoryDisk(seqs * PRESERVED_BYTES), staged: new MemoryDisk(STAGED_BYTES), layers: new MemoryDisk(TODO_FILE_BYTES),
   }
 }
@@ -39,9 +47,12 @@ export async function openTable(disk: BlockDevice): Promise<PointTable> {
 
 interface VolumeStores { readonly points: StorePoints, readonly inherit: StoreInheritance }
 
+/** Folders and files of the points of one volume. */
+export function foldersOn(disks: Omit<PointDisks, 'table'>): PointFolders { return new DiskFolders(disks) as unknown as PointFolders }
+
 /** Points of one of several volumes that share a table. */
 export function pointsOf(uuid: string, table: PointTable, disks: Omit<PointDisks, 'table'>): VolumeStores {
-  const folders = new DiskFolders(disks) as unknown as PointFolders
+  const folders = foldersOn(disks)
   return { points: new StorePoints(uuid, GRAIN, table, folders), inherit: new StoreInheritance(uuid, table, folders) }
 }
 

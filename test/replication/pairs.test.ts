@@ -116,6 +116,31 @@ t.test('split at once: the last declared point, not half a cycle', async t => {
   await lab.close()
 })
 
+t.test('what was done on a target while its release is still copied is kept, and only half a cycle is forgotten', async t => {
+  const { lab, volume, target, mirror } = await paired(t.testdir())
+  await fill(volume, 3, 7)
+  const asBefore = onWrite(target, () => { throw new Error('no') })
+  await t.rejects(mirror.sync())
+  asBefore()
+  await target.write(5 * G, G, Buffer.alloc(G, 6), 0)
+  let copied = (): void => undefined
+  const finished = new Promise<void>(resolve => { copied = resolve })
+  Object.defineProperty(target, 'inheriting', { configurable: true, get: () => ({ finished }) })
+  await mirror.split({ atOnce: true })
+  await fill(target, 9, 4)
+  const work = await shown(target)
+  await mirror.beginResync({ whole: false })
+  await mirror.sync()
+  copied()
+  Reflect.deleteProperty(target, 'inheriting')
+  const undo = (): string[] => target.points.list().filter(({ labels }) => labels['auto'] === 'undo').map(({ name }) => name)
+  for (let looks = 300; undo().length > 1 && looks > 0; looks--) await new Promise(resolve => { setTimeout(resolve, 10) })
+  await new Promise(resolve => { setTimeout(resolve, 50) })
+  t.strictSame(undo(), [`before-m-${mirror.state.cycle}`])
+  t.same(await shownAt(target, undo()[0]!), work)
+  await lab.close()
+})
+
 t.test('a cycle that was asked for before a split, and whose turn comes behind it, leaves the target alone', async t => {
   const { lab, volume, target, mirror } = await paired(t.testdir())
   await fill(volume, 3, 7)

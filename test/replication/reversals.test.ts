@@ -3,7 +3,9 @@
 import { join } from 'node:path'
 import t from 'tap'
 import { NbdeltaError, openNbdClient, type PeerLink, type Store, type StoreVolume } from '../../src/index.js'
-import { disk, fill, G, Lab, shown, URI } from './lab.js'
+import { MemoryDisk } from '../../src/device/testing.js'
+import { Medium } from '../sim/medium.js'
+import { disk, fill, G, Lab, shown, URI, Wire } from './lab.js'
 import { PeerLab } from './peer-lab.js'
 
 const GRAINS = 64
@@ -338,6 +340,27 @@ t.test('a source that is written to meanwhile shows no mixture: what was written
   await lab.close()
 })
 
+t.test('no time or room for a second point behind the restore: the first one is declared, and nothing is lost', async t => {
+  const { lab, volume, mirror, target } = await apart(t.testdir())
+  const wanted = await shown(target)
+  const create = volume.points.create.bind(volume.points)
+  let refused = 0
+  volume.points.create = async options => {
+    if (options.kind === 'snapshot' || !options.atInstant) return create(options)
+    refused++
+    throw new NbdeltaError('busy', 'a volume did not come to rest in time')
+  }
+  await lab.near.mirrors.together(['m']).reverse()
+  volume.points.create = create
+  t.same([refused, mirror.state.phase, await shown(volume)], [1, 'paired', wanted])
+  t.not(mirror.status().lagBytes, 0)
+  await fill(volume, 1, 7)
+  await mirror.sync()
+  t.match(mirror.status(), { problem: null, lagBytes: 0 })
+  t.same(await lab.far.seen('w'), await shown(volume))
+  await lab.close()
+})
+
 t.test('a target that was promoted, is another mirror\'s, or has another size is refused, and changes nothing', async t => {
   const { lab, volume, mirror, target } = await apart(t.testdir())
   const before = await shown(volume)
@@ -364,6 +387,27 @@ t.test('an older peer gives nothing back, and says so', async t => {
   })
   await t.rejects(lab.near.mirrors.together(['m']).reverse(), { code: 'bad-peer', message: /older/ })
   t.equal(mirror.state.phase, 'split')
+  await lab.close()
+})
+
+t.test('what a server has in its cache only is not taken over: its power fails, and both sides are still equal', async t => {
+  const lab = await Lab.open(t.testdir())
+  const volume = await lab.volume('v', GRAINS)
+  await fill(volume, 0, 1, GRAINS)
+  const medium = new Medium(new MemoryDisk(GRAINS * G))
+  const wire = lab.wire = new Wire(medium.open({ isDead: false, random: () => 1, latePerMille: 0 }))
+  const mirror = await lab.mirror({ volume: 'v', target: URI })
+  await fill(volume, 10, 3)
+  wire.onRequest = kind => { if (kind === 'flush') throw new NbdeltaError('io', 'the link was lost') }
+  await t.rejects(mirror.sync())
+  wire.onRequest = () => undefined
+  await mirror.split({ atOnce: true })
+  await fill(volume, 11, 4)
+  await lab.mirrors.together(['m']).reverse()
+  t.match(await shown(volume), { 10: 3, 11: 1 })
+  // Nothing of what was not flushed is left.
+  medium.powerCut(() => 1)
+  t.same(await shown(medium.disk), await shown(volume))
   await lab.close()
 })
 

@@ -5,7 +5,7 @@
  */
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { MemoryDisk, type Random } from '../../src/device/testing.js'
-import { type Image, imageOf, SIZE } from './image.js'
+import { GRAIN, GRAINS, type Image, imageOf, SIZE } from './image.js'
 import { Medium } from './medium.js'
 import type { Flow, Network, Party } from './network.js'
 import { type How, openWire, Served } from './wire.js'
@@ -26,6 +26,14 @@ export class FarDisk implements Party {
 
   connect(client: Party, how: How): Promise<BlockDevice> {
     return openWire(this.#network, [client, this], how, () => this.#served, flow => { this.#settle(flow) })
+  }
+
+  /** Somebody's own write, durable. */
+  async write(): Promise<void> {
+    const grain = this.#random(GRAINS)
+    const disk = this.#medium.open({ isDead: false, random: this.#random, latePerMille: 0 })
+    await disk.write(grain * GRAIN, GRAIN, Buffer.alloc(GRAIN, this.#random(256)), 0)
+    await disk.flush()
   }
 
   image(): Promise<Image> { return imageOf(this.#medium.disk) }

@@ -14,6 +14,8 @@ const SNAPSHOTS_MAX = 3
 const BYTES = 255
 /** So many operations later hosts flush anyway. */
 const UNFLUSHED_MAX = 12
+type Change = (image: Image) => Image
+interface Asked { readonly change: Change | undefined, next: Image | undefined }
 const SLOW = { allocate: false, fast: false }
 
 export class Hosts {
@@ -24,8 +26,14 @@ export class Hosts {
   /** Before each operation since the last flush. */
   #unflushed: Image[] = []
   #names = 0
-  /** What was asked for and not answered: what the volume holds then; undefined: what it does. */
-  #asked: { readonly next: Image | undefined } | undefined
+  /** What was asked for and not answered: what it makes of what the volume holds, and that; undefined: it changes nothing. */
+  #asked: Asked | undefined
+  /** What the volume may hold, when a reversal has come between what was asked for and its answer. Empty: it is known. */
+  #doubt: readonly Image[] = []
+  /** A reversal is being decided: after a crash the volume may hold one of these instead. */
+  #becoming: readonly Image[] = []
+  /** So often they have deleted something. */
+  deletions = 0
   /** What a mirror wrote here may not be durable: a power cut leaves anybody's bytes, until the next flush. */
   #isLoose = false
   #byte = 0
@@ -36,17 +44,17 @@ export class Hosts {
   async write(volume: SimVolume): Promise<void> {
     const { offset, length } = this.#range()
     const byte = this.#byte = 1 + this.#byte % BYTES
-    await this.#change(patched(this.image, offset, length, byte), () => volume.write(offset, length, Buffer.alloc(length, byte), 0))
+    await this.#change(volume, image => patched(image, offset, length, byte), () => volume.write(offset, length, Buffer.alloc(length, byte), 0))
     if (this.#unflushed.length > UNFLUSHED_MAX) await this.flush(volume)
   }
 
   async trim(volume: SimVolume): Promise<void> {
     const { offset, length } = this.#range()
-    await this.#change(patched(this.image, offset, length, 0), () => volume.zero(offset, length, SLOW))
+    await this.#change(volume, image => patched(image, offset, length, 0), () => volume.zero(offset, length, SLOW))
   }
 
   async flush(volume: SimVolume): Promise<void> {
-    await this.#ask(undefined, () => volume.flush())
+    await this.#ask(volume, undefined, () => volume.flush())
     this.#unflushed = []
     this.#isLoose = false
   }
@@ -56,18 +64,22 @@ export class Hosts {
     // A mirror may have brought some.
     do this.#names++; while (volume.points.get(`s${this.#names}`))
     const name = `s${this.#names}`
-    await volume.points.create({ name, kind: 'snapshot' })
-    this.snapshots.set(name, this.image)
+    // At its instant: a reversal may come before it.
+    let images = this.current
+    await volume.points.create({ name, kind: 'snapshot', atInstant: () => { images = this.current } })
+    this.snapshots.set(name, images.length > 1 ? await snapshotOf(volume, name) : images[0]!)
   }
 
   async restore(volume: SimVolume): Promise<void> {
     const name = this.#some()
     if (!name) return
-    await this.#change(this.snapshots.get(name)!, async () => { await volume.restore({ from: name }) })
+    const snapshot = this.snapshots.get(name)!
+    await this.#change(volume, () => snapshot, async () => { await volume.restore({ from: name }) })
   }
 
   /** One of theirs, or what restores and mirrors have kept. */
   async delete(volume: SimVolume, wanted: (image: Image) => boolean = () => false): Promise<void> {
+    this.deletions++
     const name = this.#some()
     if (name) await volume.points.delete(name).then(() => { this.snapshots.delete(name) }, expected)
     for (const { name: undo, labels } of volume.points.list()) {
@@ -80,9 +92,16 @@ export class Hosts {
   /** The volume was opened again after a crash. */
   async reopened(volume: SimVolume, power: boolean): Promise<void> {
     const found = await imageOf(volume)
-    const was = [this.image, ...this.#asked?.next === undefined ? [] : [this.#asked.next]]
+    const was = this.current
+    const becoming = this.#becoming.flatMap(image => this.#asked?.change ? [image, this.#asked.change(image)] : [image])
     this.#asked = undefined
-    if (power ? !this.#isLoose && !isMixOf(found, [...this.#unflushed, ...was]) : !isMixOf(found, was)) {
+    this.#doubt = this.#becoming = []
+    if (!(power ? this.#isLoose || isMixOf(found, [...this.#unflushed, ...was]) : isMixOf(found, was))) {
+      if (isMixOf(found, becoming)) {
+        const before = power ? [...this.#unflushed, ...was] : was
+        if (!await hasUndo(volume, image => isMixOf(image, before))) throw new Wrong('a reversal kept nothing of what it undid (D3, D6)')
+        return this.taken(found)
+      }
       const what = differenceOf(this.image, found)
       throw new Wrong(`after a ${power ? 'power cut' : 'kill'} the volume is not what was written to it (D1, D2): ${what}`)
     }
@@ -107,26 +126,65 @@ export class Hosts {
     this.#isLoose = isLoose
   }
 
-  /** Place of the first of the views that somebody can see who looks now. */
-  get now(): number { return this.views.length - (this.#asked?.next === undefined ? 1 : 2) }
+  /** Until the next call a reversal may have happened, with one of these; nobody writes meanwhile. */
+  mayBecome(images: readonly Image[]): void { this.#becoming = images }
 
-  /** What somebody who looks now may find. */
-  isSeen(image: Image): boolean { return image === this.image || image === this.#asked?.next }
-
-  async #change(next: Image, run: () => Pending): Promise<void> {
-    this.views.push(next)
-    await this.#ask(next, run)
-    this.#unflushed.push(this.image)
-    this.image = next
+  /** A reversal has happened, durably, with one of these; what was asked for and is not answered comes before it or behind. */
+  restored(images: readonly Image[]): void {
+    const asked = this.#asked
+    this.#becoming = []
+    this.#unflushed = []
+    this.#isLoose = false
+    this.image = images[0]!
+    if (asked?.change) asked.next = asked.change(this.image)
+    const seen = asked?.change ? [...images, ...images.map(asked.change)] : images
+    this.views.push(...seen)
+    if (seen.length > 1) this.#doubt = seen
   }
 
-  async #ask(next: Image | undefined, run: () => Pending): Promise<void> {
-    const asked = this.#asked = { next }
+  /** Place of the first of the views that somebody can see who looks now. */
+  get now(): number { return this.views.length - this.current.length }
+
+  /** What somebody who looks now may find; the last of the views. */
+  get current(): readonly Image[] {
+    if (this.#doubt.length > 0) return this.#doubt
+    return this.#asked?.next === undefined ? [this.image] : [this.image, this.#asked.next]
+  }
+
+  /** What somebody who looks now may find. */
+  isSeen(image: Image): boolean {
+    if (!this.current.includes(image)) return false
+    if (!this.#asked) this.#settle(image)
+    return true
+  }
+
+  #settle(image: Image): void {
+    if (this.#doubt.length === 0) return
+    this.#doubt = []
+    this.image = image
+    this.views.push(image)
+  }
+
+  async #change(volume: SimVolume, change: Change, run: () => Pending): Promise<void> {
+    const next = change(this.image)
+    this.views.push(next)
+    await this.#ask(volume, change, run)
+  }
+
+  async #ask(volume: SimVolume, change: Change | undefined, run: () => Pending): Promise<void> {
+    const asked: Asked = { change, next: change?.(this.image) }
+    this.#asked = asked
     const pending = run()
     if (pending) await pending
+    const found = this.#doubt.length > 0 ? await imageOf(volume) : undefined
     // A crash was the answer.
     if (this.#asked !== asked) return never()
     this.#asked = undefined
+    if (asked.next !== undefined) this.#unflushed.push(this.image)
+    if (asked.next !== undefined) this.image = asked.next
+    if (found === undefined) return
+    if (!this.#doubt.includes(found)) throw new Wrong(`what was asked for around a reversal is neither before nor behind it: ${differenceOf(this.image, found)}`)
+    this.#settle(found)
   }
 
   #some(): string | undefined { return [...this.snapshots.keys()][this.#random(Math.max(1, this.snapshots.size))] }
@@ -142,4 +200,10 @@ export class Hosts {
 export async function snapshotOf(volume: SimVolume, name: string): Promise<Image> {
   const device = volume.points.open(name)
   try { return await imageOf(device) } finally { await device.close() }
+}
+
+/** Whether one of the undo snapshots has such content. */
+export async function hasUndo(volume: SimVolume, fits: (image: Image) => boolean): Promise<boolean> {
+  for (const { name, labels } of volume.points.list()) if (labels['auto'] === 'undo' && fits(await snapshotOf(volume, name))) return true
+  return false
 }

@@ -9,6 +9,7 @@
  * To look costs nothing when nothing was written to the volume's disks since, and nobody else has it.
  */
 import type { Random } from '../../src/device/testing.js'
+import type { PointInfo } from '../../src/volume/snappoint.js'
 import { Hosts, snapshotOf } from './host.js'
 import { differenceOf, type Image, imageOf, ZEROS } from './image.js'
 import type { SimVolume } from './machine.js'
@@ -49,7 +50,7 @@ export class Place {
   get shown(): Shown | undefined { return this.#shown }
   get isFree(): boolean {
     const { process } = this.site
-    return this.owner === undefined && ownerOf(process, this.volume.uuid) === undefined && !process.closed.has(this.name)
+    return this.owner === undefined && ownerOf(process, this.volume.uuid) === undefined && !process.isClosed(this.name)
   }
 
   /** What its hosts wait for; undefined: for nothing. */
@@ -80,7 +81,7 @@ export class Place {
     const owner = ownerOf(process, this.volume.uuid)
     if (owner !== undefined && owner !== this.#known) this.#watchOf(owner).restart()
     this.#known = process.secondaries.of(this.volume.uuid)?.mirror ?? process.mirrors.ofTarget(this.volume.uuid)?.record.uuid
-    const same = this.#looked?.process === process && this.#looked.changes === changes
+    const same = this.#looked?.process === process && this.#looked.changes === changes && !this.volume.inheriting
     if (same && owner === this.owner && (!owner || this.#shown?.point === shownBy(process, this.volume.uuid)?.uuid)) return
     this.#looked = { process, changes }
     if (owner === undefined) await this.#lookFree()
@@ -99,6 +100,17 @@ export class Place {
     this.#own = this.#isAsReleased(image) ? undefined : { ...this.#own, image }
   }
 
+  /** A reversal has given it other content: one of these. */
+  restored(images: readonly Image[]): void {
+    this.hosts.restored(images)
+    this.#looked = undefined
+  }
+
+  /** What hosts have done here has become the source's: that is a point of it now, and nobody's own any more. */
+  accepted({ uuid, labels }: PointInfo): void {
+    if (this.owner === undefined) this.#released = { point: uuid, origin: labels['origin'], image: this.hosts.image }
+  }
+
   promoted(mirror: string, epoch: number): void { this.#promoted = { mirror, epoch } }
 
   /** With the secondary its epoch is forgotten. */
@@ -114,7 +126,7 @@ export class Place {
       return
     }
     const watch = this.#watchOf(this.owner)
-    const point = this.volume.points.list().findLast(({ labels, pins }) => labels['mirror'] === this.owner && pins.length > 0)
+    const point = this.volume.points.list().findLast(({ labels, pins }) => labels['mirror'] === this.owner && labels['frozen'] === undefined && pins.length > 0)
     const shown = point ? { point: point.uuid, origin: point.labels['origin'], image } : this.#shown && { ...this.#shown, image }
     if (shown) watch.letGo(this.#shown = shown)
     else if (watch.hasShown) throw new Wrong(`volume ${this.#label} was let go at no point (C10, S1)`)

@@ -37,8 +37,8 @@ export class Process {
   readonly exports = new Map<string, Served>()
   /** Volumes that have a client at this moment. */
   readonly attached = new Set<string>()
-  /** Volumes that no client may attach to. */
-  readonly closed = new Set<string>()
+  /** Volumes that no client may attach to, and how often. */
+  readonly #closed = new Map<string, number>()
   /** What was begun and goes on. */
   readonly running = new Set<Promise<void>>()
   /** Names of the mirrors that are being split together. */
@@ -52,11 +52,10 @@ export class Process {
     const alive = <T>(run: () => Promise<T>): Promise<T> => power.isDead ? never() : run()
     this.secondaries = new Secondaries({
       store, logger: silentLogger, clock, expose: volume => this.#expose(volume), places: () => [{ port: 1 }],
-      whileUnattached: async (name, work) => {
-        if (this.attached.has(name)) throw new NbdeltaError('busy', `${name} has clients`)
-        this.closed.add(name)
-        try { return await work() } finally { this.closed.delete(name) }
-      },
+      whileUnattached: (name, work) => this.closedToNew(name, async () => {
+        this.assertUnattached(name)
+        return work()
+      }),
       localMirror: uuid => this.mirrors.ofTarget(uuid)?.record.name,
     })
     this.mirrors = new Mirrors({
@@ -65,6 +64,20 @@ export class Process {
       link: uri => alive(() => site.link(uri)),
       above: uuid => this.secondaries.above(uuid),
     })
+  }
+
+  isClosed(name: string): boolean { return (this.#closed.get(name) ?? 0) > 0 }
+
+  /** As the daemon has it. */
+  async closedToNew<T>(name: string, work: () => Promise<T>): Promise<T> {
+    const more = (by: number): void => { this.#closed.set(name, (this.#closed.get(name) ?? 0) + by) }
+    more(1)
+    try { return await work() } finally { more(-1) }
+  }
+
+  /** Errors: busy. */
+  assertUnattached(name: string): void {
+    if (this.attached.has(name)) throw new NbdeltaError('busy', `${name} has clients`)
   }
 
   volume(name: string): SimVolume { return this.store.get(name)! }

@@ -23,6 +23,9 @@ export interface Shown {
 /** Places in the views that it may be, and the number of its point in the volume: the same order for bookmarks' images and snapshots. */
 export interface Frozen { readonly image: Image, readonly first: number, readonly last: number, readonly seq: number }
 
+/** A bookmark, where in the views it was made, and what the target may have had then. */
+export interface Mark { readonly images: ReadonlySet<Image>, readonly views: readonly Image[], readonly from: number, readonly seq: number }
+
 /** @param from place in the views of the first that could be seen meanwhile. Errors: Wrong, if it is none of them */
 export function frozenOf(image: Image, views: readonly Image[], from: number, seq: number): Frozen {
   const first = views.indexOf(image, from)
@@ -33,6 +36,7 @@ export function frozenOf(image: Image, views: readonly Image[], from: number, se
 export class Watch {
   /** By uuid of the source's bookmark. */
   readonly #frozen = new Map<string, Frozen>()
+  readonly #marks = new Map<string, Mark>()
   readonly #snapshot: (uuid: string) => Frozen | undefined
   /** Of the source, all of them. */
   #views: readonly Image[] = []
@@ -59,10 +63,16 @@ export class Watch {
   marked(bookmark: string): void { this.#bookmark = bookmark }
 
   /** As `frozenOf`. */
-  froze(image: Image, views: readonly Image[], from: number, seq: number): void {
+  froze(image: Image, views: readonly Image[], from: number, seq: number, bookmark = this.#bookmark): void {
     this.#views = views
-    this.#frozen.set(this.#bookmark, frozenOf(image, views, from, seq))
+    this.#frozen.set(bookmark, frozenOf(image, views, from, seq))
   }
+
+  /** A bookmark in front of a reversal: should the target declare that, it stands for what the source showed by then. */
+  reverses(bookmark: string, mark: Mark): void { this.#marks.set(bookmark, mark) }
+
+  /** It is a point that a reversal may declare. */
+  isReversed(bookmark: string): boolean { return this.#marks.has(bookmark) }
 
   get hasShown(): boolean { return this.#seen !== undefined }
 
@@ -123,5 +133,14 @@ export class Watch {
     this.#at = at
   }
 
-  #known(origin: string): Frozen | undefined { return this.#frozen.get(origin) ?? this.#snapshot(origin) }
+  #known(origin: string): Frozen | undefined { return this.#frozen.get(origin) ?? this.#reversed(origin) ?? this.#snapshot(origin) }
+
+  #reversed(origin: string): Frozen | undefined {
+    const mark = this.#marks.get(origin)
+    if (!mark) return undefined
+    const image = [...mark.images].find(one => mark.views.includes(one, mark.from))
+    if (image === undefined) throw new Wrong('the target is at what it had itself, which the source never showed (D11)')
+    this.froze(image, mark.views, mark.from, mark.seq, origin)
+    return this.#frozen.get(origin)
+  }
 }
