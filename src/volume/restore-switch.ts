@@ -13,10 +13,12 @@ import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { allSettled } from '../device/all-settled.js'
 import type { BlockDevice } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
+import { EVERYTHING } from '../device/range-lock.js'
 import type { Inheritance } from '../store/point-entry.js'
 import type { Checkpointer } from './checkpoint.js'
 import { ComposedSource } from './composed-source.js'
 import type { VolumeCore } from './core.js'
+import { lockWhole } from './holds.js'
 import type { InheritFile, InheritStore } from './inherit-store.js'
 import { Layer } from './inherited.js'
 import { holdAll, NewPoint } from './point-creation.js'
@@ -94,11 +96,16 @@ export class RestoreSwitch {
   get layer(): Layer { return this.#layer! }
   get changes(): SwitchChanges { return this.#changes! }
 
-  /** Something may differ from the snapshot; what is staged is in its place for that. */
+  /** Something may differ from the snapshot: whatever was asked for before is looked at as well. */
   async isNeeded(): Promise<boolean> {
-    // What is staged is owned, and so seen by the plan, only when it is in its place.
-    await this.#parts.core.staging?.drain()
-    return this.#plan().rule !== 'nothing'
+    const { core } = this.#parts
+    // What is on its way is owned, and so seen by the plan, only when it is in its place.
+    await lockWhole(core)
+    try {
+      return this.#plan().rule !== 'nothing'
+    } finally {
+      core.locks.unlock(0, EVERYTHING)
+    }
   }
 
   async prepare(): Promise<void> {

@@ -143,12 +143,15 @@ export class Place {
     const watch = this.#watchOf(owner)
     if (owner !== this.owner) {
       const { image } = this.hosts
-      this.#own = this.#isAsReleased(image) ? undefined : { image, point: this.#released?.point }
+      // Of a blank one there is nothing to be kept.
+      this.#own = image === ZEROS || this.#isAsReleased(image) ? undefined : { image, point: this.#released?.point }
     }
     const found = shownBy(this.site.process, this.volume.uuid)
     this.#shown = found && { point: found.uuid, origin: found.labels['origin'], image: await snapshotOf(this.volume, found.name) }
     watch.shown(this.#shown)
     if (!this.#own || !this.#shown || this.#shown.point === this.#own.point) return
+    // The target may show an older copy of a snapshot, if the point it was let go at is gone, and has been written to by nobody yet.
+    if (await imageOf(this.volume) === this.#own.image) return
     if (!await this.#hasKept(this.#own.image)) throw new Wrong(`what was done on volume ${this.#label} was not kept (D14)`)
     this.#own = undefined
   }

@@ -354,3 +354,23 @@ t.test('what a client writes to a part of a grain that is not copied yet is dura
   t.ok(written! >= 0 && written! < flushed! && flushed! < said!, events.join(', '))
   await r.volume.close()
 })
+
+t.test('X9: what was asked for before a restore is undone by it, even if it waits for old content to be kept', async t => {
+  const r = await rig(4 * G)
+  let release!: () => void
+  const held = new Promise<void>(resolve => { release = resolve })
+  r.points.wrap = (disk, what) => {
+    const write = disk.write.bind(disk)
+    if (what === 'preserved') disk.write = (...request) => held.then(() => write(...request))
+    return disk
+  }
+  await fill(r, 1)
+  await snapshot(r, 's')
+  const written = r.volume.write(0, 100, Buffer.alloc(100, 5), 0)
+  const restored = r.volume.restore({ from: 's' })
+  for (let turn = 0; turn < 20; turn++) await new Promise(resolve => { setImmediate(resolve) })
+  release()
+  await written
+  await settle(r.clock, (await restored).finished)
+  t.equal(await grains(r), '1111')
+})
