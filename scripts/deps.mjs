@@ -12,7 +12,7 @@ import { existsSync, rmSync, writeFileSync } from 'node:fs'
 const GROUPS = {
   tests: [
     'libnbd-bin', 'python3-libnbd', 'qemu-utils', 'nbdkit', 'nbd-client', 'fio', 'fuse3', 'e2fsprogs', 'xfsprogs', 'btrfs-progs',
-    'util-linux', 'mount', 'diffutils',
+    'util-linux', 'mount', 'diffutils', 'nbd-server',
   ],
   kernel: ['qemu-system-x86', 'nbd-client', 'e2fsprogs', 'xfsprogs', 'btrfs-progs', 'busybox', 'cpio', 'kmod', 'xz-utils', 'zstd', 'gcc', 'libc6-dev'],
   bench: ['nbdkit', 'qemu-utils', 'nbd-server', 'libnbd-bin', 'fio', 'gcc', 'libc6-dev'],
