@@ -54,12 +54,12 @@ function lastOnly(witness: Witness, isLast: () => boolean): Witness {
   }
 }
 
-/** Newer than the base; older ones the target has, or never will. Nothing, if everything is to be compared. */
+/** Newer than the base and a reversal; older ones the target has, or never will. Nothing, if everything is to be compared. */
 function toCarry(
-  { points, volume }: Pick<CycleParts, 'points' | 'volume'>, { base, phase, keepSnapshots }: MirrorState,
+  { points, volume }: Pick<CycleParts, 'points' | 'volume'>, { base, passed, phase, keepSnapshots }: MirrorState,
 ): PointInfo[] {
   const from = base ? points.find(volume, base.point)?.seq : phase === 'copying' ? 0 : undefined
-  return from === undefined ? [] : snapshotsOf(volume).slice(-keepSnapshots).filter(({ seq }) => seq > from)
+  return from === undefined ? [] : snapshotsOf(volume).slice(-keepSnapshots).filter(({ seq }) => seq > Math.max(from, passed))
 }
 
 function isPossible({ target, decide, ...parts }: CycleParts, state: MirrorState): boolean {

@@ -59,6 +59,11 @@ const STATE = z.strictObject({
     /** Of its content, as it was compared (content-roots.ts); null: it was not. */
     root: ROOT.nullable().default(null),
   }).nullable(),
+  /**
+   * The base came from the target, by a reversal: snapshots of the source up to this number show what was there before, and are
+   * not carried.
+   */
+  passed: z.int().min(0).default(0),
   /** Raised when the roles change; a peer refuses a lower one than it has seen. Records of before there were peers have none. */
   epoch: z.int().min(1).default(1),
 })

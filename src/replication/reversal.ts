@@ -116,7 +116,9 @@ export class Reversal {
         { hint, cause: error })
     }
     const base = { point: uuid, at: createdAt, root: null }
-    return { state: { ...this.#state, phase: 'paired', keep: false, cycle, base }, decision: this.#decision }
+    // Older than what was restored, though perhaps newer than the base, which may be the first bookmark.
+    const passed = volume.points.list().at(-1)?.seq ?? 0
+    return { state: { ...this.#state, phase: 'paired', keep: false, cycle, base, passed }, decision: this.#decision }
   }
 
   /** @param restored what copies; `unknown`: only the next start knows whether the source was restored */

@@ -69,10 +69,17 @@ export class Scene implements World {
         const from = hosts.now
         if (mirror === undefined) {
           const key = `${site.name}/${volume.name}/${options.name}`
-          return create(options.labels ? options : { ...options, atInstant: () => {
+          if (options.labels) return create(options)
+          let isDoubtful = false
+          const info = await create({ ...options, atInstant: () => {
             options.atInstant?.()
-            this.#taken.set(key, frozenOf(hosts.image, hosts.views, from, 0))
+            isDoubtful = hosts.current.length > 1
+            if (isDoubtful) this.#taken.delete(key)
+            else this.#taken.set(key, frozenOf(hosts.image, hosts.views, from, 0))
           } })
+          // A reversal has come before what hosts asked for, or behind it.
+          if (isDoubtful) this.#taken.set(key, frozenOf(await snapshotOf(volume, info.name), hosts.views, from, 0))
+          return info
         }
         // Of a point among a stream there is no image: it is what the volume holds at its instant.
         let found: Promise<Image> | undefined
