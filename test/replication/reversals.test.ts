@@ -361,6 +361,36 @@ t.test('no time or room for a second point behind the restore: the first one is 
   await lab.close()
 })
 
+t.test('a snapshot that was taken between the first point and the restore is not brought to the target as what it is not', async t => {
+  const lab = await PeerLab.open(t.testdir())
+  const volume = await lab.source('v', GRAINS)
+  const mirror = await lab.mirror({ keepSnapshots: 3 })
+  await mirror.split({ atOnce: false })
+  const target = lab.far.store.get('w')!
+  await fill(volume, 10, 3)
+  await fill(target, 20, 4)
+  const create = volume.points.create.bind(volume.points)
+  const { store } = lab.near
+  const { restoreTogether } = store
+  store.restoreTogether = async wanted => {
+    await create({ name: 'between', kind: 'snapshot' })
+    return restoreTogether.call(store, wanted)
+  }
+  volume.points.create = async options => {
+    if (options.kind === 'snapshot' || !options.atInstant) return create(options)
+    throw new NbdeltaError('busy', 'a volume did not come to rest in time')
+  }
+  await lab.near.mirrors.together(['m']).reverse()
+  Object.assign(store, { restoreTogether })
+  volume.points.create = create
+  await volume.points.create({ name: 'behind', kind: 'snapshot' })
+  await mirror.sync()
+  const copies = target.points.list().filter(({ labels }) => labels['snapshot'] !== undefined).map(({ name }) => name)
+  t.same(copies, ['behind'])
+  t.same(await lab.far.seen('w'), await shown(volume))
+  await lab.close()
+})
+
 t.test('a target that was promoted, is another mirror\'s, or has another size is refused, and changes nothing', async t => {
   const { lab, volume, mirror, target } = await apart(t.testdir())
   const before = await shown(volume)
