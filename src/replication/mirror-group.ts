@@ -96,7 +96,8 @@ export class MirrorGroup {
       const taken = turns.filter(({ mirror: { state } }) => whole || TABLE[state.phase].resync.rule === 'accept')
       for (const turn of taken) await named(turn.mirror, turn.release())
       await this.#decide(taken, state => ({
-        ...state, phase: state.phase === 'copying' ? state.phase : 'resyncing', base: whole ? null : state.base, keep: true,
+        ...state, phase: whole || state.phase !== 'copying' ? 'resyncing' : 'copying',
+        base: whole ? null : state.base, keep: true,
       }), ({ base }) => ({
         rule: 'resync-together', inputs: { base: base?.point ?? null, members: taken.length }, outcome: 'by the next cycle',
       }))

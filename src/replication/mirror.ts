@@ -243,7 +243,9 @@ export class Mirror {
       await this.#endStream()
       await this.#release()
       const { phase, base } = this.state
-      await this.#put({ ...this.state, phase: phase === 'copying' ? phase : 'resyncing', base: whole ? null : base, keep: true })
+      // A first copy, too, may have been declared without anybody having heard of it.
+      const then = whole || phase !== 'copying' ? 'resyncing' : phase
+      await this.#put({ ...this.state, phase: then, base: whole ? null : base, keep: true })
       this.#dueNow()
     })
   }
