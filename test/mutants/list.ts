@@ -267,6 +267,8 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'replication/recall' },
   { name: 'copies of snapshots go with the next point', file: 'replication/volume-target.js', find: '.filter(point => !stays(point.labels[SNAPSHOT_LABEL]))',
     put: '', judge: 'replication/recall' },
+  { name: 'a whole resync leaves a first copy one', file: 'replication/mirror.js', find: "whole || phase !== 'copying'", put: "phase !== 'copying'",
+    judge: 'replication/pairs' },
   { name: 'a snapshot that a reversal has passed is carried', file: 'replication/carry.js', find: 'seq > Math.max(from, passed)', put: 'seq > from',
     judge: 'replication/reversals' },
   { name: 'a snapshot between bookmark and image is carried behind it', file: 'replication/carry.js', find: 'if (late.length === 0)', put: 'if (true)',

@@ -2,6 +2,7 @@
 import t from 'tap'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import type { Mirror } from '../../src/replication/mirror.js'
+import type { MirrorState } from '../../src/replication/mirror-record.js'
 import type { VolumeTarget } from '../../src/replication/volume-target.js'
 import { fill, G, Lab, onWrite, shown, shownAt } from './lab.js'
 
@@ -203,6 +204,34 @@ t.test('an unknown point on the target is refused, and compared away when asked 
   await mirror.sync()
   t.same(await shown(target), await shown(volume))
   t.match(mirror.status(), { phase: 'paired', problem: null, last: { data: 2 * G } })
+  await lab.close()
+})
+
+t.test('a first copy that nobody has heard of, and that the source has forgotten, is refused, and compared away when asked', async t => {
+  const lab = await Lab.open(t.testdir())
+  const volume = await lab.volume('v', GRAINS)
+  await fill(volume, 3, 7)
+  const target = await lab.volume('w', GRAINS)
+  const mirror = await lab.mirrors.create({
+    name: 'm', volume: 'v', target: 'w', intervalSeconds: 3600, lagBytes: null, bytesPerSecond: null, overwrite: false,
+  })
+  const put = lab.store.putMirror.bind(lab.store)
+  lab.store.putMirror = async record => {
+    if ((record.state as unknown as MirrorState).cycle > 0) throw new Error('cut off')
+    return put(record)
+  }
+  await t.rejects(mirror.sync(), /cut off/)
+  lab.store.putMirror = put
+  for (const { name, pins } of volume.points.list()) {
+    for (const { owner } of pins) await volume.points.unpin(name, owner)
+    await volume.points.delete(name)
+  }
+  await t.rejects(mirror.sync(), { code: 'wrong-state' })
+  t.equal(mirror.state.phase, 'copying')
+  await mirror.beginResync({ whole: true })
+  await mirror.sync()
+  t.same(await shown(target), await shown(volume))
+  t.match(mirror.status(), { phase: 'paired', problem: null })
   await lab.close()
 })
 
