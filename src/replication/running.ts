@@ -1,4 +1,4 @@
-/** Running: the one piece of work of a mirror that goes on just now. It can be ended, and tells how far it is. */
+/** Running: a piece of work of a mirror, of a kind of which one goes on at a time. It can be ended, and tells how far it is. */
 import type { Clock } from '../device/clock.js'
 
 interface Progress { doneBytes: number, totalBytes: number, readonly startedMs: number }

@@ -20,6 +20,7 @@ import { compareContents, type Compared, type CompareOptions, type Difference } 
 import type { Doubt, Witness } from './cycle.js'
 import { DeviceContent, spaceGuard } from './frozen-content.js'
 import type { MirrorState } from './mirror-record.js'
+import { Running } from './running.js'
 import type { Finding, HeldPoint, MirrorTarget } from './target.js'
 
 /** What became of the last one. */
@@ -40,6 +41,8 @@ export interface Verifiable {
   tidy(): void
 }
 
+type Cancellable = CompareOptions & { readonly signal: AbortSignal }
+
 /** Of a split pair: it is reported only. */
 export function doubted(state: MirrorState, found: readonly Difference[]): Doubt {
   const inputs = { phase: state.phase, regions: found.length, first: found[0]!.offset }
@@ -54,52 +57,47 @@ export function doubted(state: MirrorState, found: readonly Difference[]): Doubt
 export class Verifications {
   readonly #parts: { readonly clock: Clock, readonly logger: Logger }
   readonly #turns = new Turns()
-  #abort: AbortController | undefined
+  readonly #work: Running
   #closed: NbdeltaError | undefined
   #last: Verified | null = null
 
-  constructor(parts: { readonly clock: Clock, readonly logger: Logger }) { this.#parts = parts }
+  constructor(parts: { readonly clock: Clock, readonly logger: Logger }) {
+    this.#parts = parts
+    this.#work = new Running(parts.clock)
+  }
 
   get last(): Verified | null { return this.#last }
 
   /** One has begun, and not ended. */
-  get isRunning(): boolean { return this.#abort !== undefined }
+  get isRunning(): boolean { return this.#work.progress !== undefined }
 
   /** Errors: cancelled, wrong-state, no-space, unreachable, those of a cycle. */
   run(mirror: Verifiable, options: CompareOptions): Promise<readonly Difference[]> {
-    return this.#turns.take(() => this.#run(mirror, options))
+    return this.#turns.take(() => this.#work.run(options.signal, signal => this.#run(mirror, { ...options, signal })))
   }
 
   /** None runs any more when it resolves, nor later. @param why it is told to who waits for one */
   async close(why: NbdeltaError): Promise<void> {
     this.#closed = why
-    this.#abort?.abort()
+    this.#work.end()
     await this.#turns.idle
   }
 
-  async #run(mirror: Verifiable, options: CompareOptions): Promise<readonly Difference[]> {
-    const abort = this.#abort = new AbortController()
-    const onAbort = (): void => { abort.abort() }
-    options.signal?.addEventListener('abort', onAbort, { once: true })
-    if (this.#closed || options.signal?.aborted) onAbort()
+  async #run(mirror: Verifiable, options: Cancellable): Promise<readonly Difference[]> {
+    if (this.#closed) this.#work.end()
     try {
-      const { cycle, found, digest } = await this.#compare(mirror, { ...options, signal: abort.signal })
+      const { cycle, found, digest } = await this.#compare(mirror, options)
       this.#last = {
         at: this.#parts.clock.wallTime().toISOString(), cycle, result: found.length > 0 ? 'different' : 'equal', digest,
       }
       if (found.length > 0) await mirror.doubt(found)
       return found
     } catch (error) {
-      throw abort.signal.aborted ? this.#closed ?? new NbdeltaError('cancelled', 'the verification was cancelled') : error
-    } finally {
-      options.signal?.removeEventListener('abort', onAbort)
-      this.#abort = undefined
+      throw options.signal.aborted ? this.#closed ?? new NbdeltaError('cancelled', 'the verification was cancelled') : error
     }
   }
 
-  async #compare(
-    mirror: Verifiable, options: CompareOptions & { readonly signal: AbortSignal },
-  ): Promise<Compared & { readonly cycle: number }> {
+  async #compare(mirror: Verifiable, options: Cancellable): Promise<Compared & { readonly cycle: number }> {
     const { target } = mirror
     const { signal } = options
     let ours: DeviceContent | undefined

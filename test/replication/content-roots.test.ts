@@ -9,7 +9,7 @@ import { ship } from '../../src/replication/ship.js'
 import type { VolumeTarget } from '../../src/replication/volume-target.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { disk, fill, G, Lab, shown, URI, Wire } from './lab.js'
-import { PeerLab } from './peer-lab.js'
+import { changed, PeerLab } from './peer-lab.js'
 
 const REGION = REGION_BYTES_MIN
 const GRAINS = 3 * REGION / G
@@ -140,17 +140,13 @@ t.test('the acknowledgement of a commit is lost: the root goes on from the targe
 t.test('an older peer, and a plain server, cannot tell: they say so, and go on', async t => {
   const lab = await PeerLab.open(t.testdir())
   const calls: string[] = []
-  lab.near.onLink = link => ({
-    ...link, volume: link.volume, ended: link.ended, close: () => { link.close() },
-    exportUri: (places, name) => link.exportUri(places, name),
-    call: async (method, params) => {
-      calls.push(method)
-      if (method === 'commit') t.notOk('root' in params, 'it would be refused')
-      const answer = await link.call(method, params)
-      if (method !== 'attach') return answer
-      const { can: _, root: __, ...old } = answer as Record<string, unknown>
-      return old
-    },
+  lab.near.onLink = link => changed(link, async (method, params, go) => {
+    calls.push(method)
+    if (method === 'commit') t.notOk('root' in params, 'it would be refused')
+    const answer = await go()
+    if (method !== 'attach') return answer
+    const { can: _, root: __, ...old } = answer as Record<string, unknown>
+    return old
   })
   const volume = await lab.source('v', GRAINS)
   const mirror = await lab.mirror()
@@ -204,13 +200,9 @@ t.test('what a peer tells that it was not asked is refused', async t => {
   const lab = await PeerLab.open(t.testdir())
   await lab.source('v', GRAINS)
   let change = (portions: unknown[]): unknown[] => portions
-  lab.near.onLink = link => ({
-    ...link, volume: link.volume, ended: link.ended, close: () => { link.close() },
-    exportUri: (places, name) => link.exportUri(places, name),
-    call: async (method, params) => {
-      const answer = await link.call(method, params)
-      return method === 'digest' ? { portions: change((answer as { portions: unknown[] }).portions) } : answer
-    },
+  lab.near.onLink = link => changed(link, async (method, _, go) => {
+    const answer = await go()
+    return method === 'digest' ? { portions: change((answer as { portions: unknown[] }).portions) } : answer
   })
   const mirror = await lab.near.mirrors.create(lab.options('w'))
   change = portions => portions.slice(1)

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { fill, shown } from './lab.js'
-import { PeerLab } from './peer-lab.js'
+import { changed, PeerLab } from './peer-lab.js'
 
 const GRAINS = 16
 const awake = setInterval(() => undefined, 1000)
@@ -17,13 +17,9 @@ t.test('secondaries of one peer, as one', async t => {
   const group = lab.near.mirrors.together(['m', 'm2'])
   const phases = (): string[] => targets.map(({ uuid }) => lab.far.secondaries.of(uuid)!.phase)
   let refused: string | undefined
-  lab.near.onLink = link => ({
-    ...link, volume: link.volume, ended: link.ended, close: () => { link.close() },
-    exportUri: (places, name) => link.exportUri(places, name),
-    call: async (method, params) => {
-      if (method === refused && link.volume === 'w2') throw new NbdeltaError('unreachable', 'the link is down')
-      return link.call(method, params)
-    },
+  lab.near.onLink = link => changed(link, async (method, _, go) => {
+    if (method === refused && link.volume === 'w2') throw new NbdeltaError('unreachable', 'the link is down')
+    return go()
   })
   for (const source of sources) await fill(source, 1, 5)
   for (const method of ['attach', 'begin', 'digest', 'commit']) {

@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import type { BlockDevice } from '../../src/device/block-device.js'
-import { ManualClock, MemoryDisk } from '../../src/device/testing.js'
+import { ManualClock, MemoryDisk, type Random } from '../../src/device/testing.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { silentLogger } from '../../src/device/logger.js'
 import type { Mirror } from '../../src/replication/mirror.js'
@@ -136,3 +136,15 @@ export async function shownAt({ points }: StoreVolume, name: string): Promise<nu
 }
 
 export function disk(grains: number): Wire { return new Wire(new MemoryDisk(grains * G)) }
+
+/** A write, a zero, a trim or a flush, somewhere. */
+export async function changeAtRandom(volume: StoreVolume, random: Random): Promise<void> {
+  const size = volume.sizeBytes
+  const offset = random(size - 1)
+  const length = 1 + random(Math.min(size - offset, 5 * G))
+  const kind = random(12)
+  if (kind < 9) await volume.write(offset, length, Buffer.alloc(length, 1 + random(255)), 0)
+  else if (kind === 9) await volume.zero(offset, length, { allocate: false, fast: false })
+  else if (kind === 10) await volume.trim(offset - offset % G, 8 * G > size - offset ? G : 8 * G)
+  else await volume.flush()
+}

@@ -1,5 +1,5 @@
 // A volume of the same store as the target: declared points, split, resync both ways, verification, the end (SEEDS D).
-import t from 'tap'
+import t, { type Test } from 'tap'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { MirrorState } from '../../src/replication/mirror-record.js'
@@ -17,6 +17,17 @@ async function paired(directory: string): Promise<{ lab: Lab, volume: StoreVolum
   await fill(volume, 0, 1, GRAINS)
   const mirror = await lab.mirror({ volume: 'v', target: 'w' })
   return { lab, volume, target: lab.store.get('w')!, mirror }
+}
+
+/** A cycle of which the target declares the point, and nobody hears of that. */
+async function unheard(t: Test, { store }: Lab, mirror: Mirror): Promise<void> {
+  const put = store.putMirror.bind(store)
+  store.putMirror = async record => {
+    if ((record.state as unknown as MirrorState).cycle > 0) throw new Error('cut off')
+    return put(record)
+  }
+  await t.rejects(mirror.sync(), /cut off/)
+  store.putMirror = put
 }
 
 /** What clients of the target see. */
@@ -46,10 +57,7 @@ t.test('the target is at a whole point at any moment (S1, C10)', async t => {
 t.test('the acknowledgement of a commit is lost: both go on from the newer point (B22)', async t => {
   const { lab, volume, target, mirror } = await paired(t.testdir())
   await fill(volume, 3, 7)
-  const put = lab.store.putMirror.bind(lab.store)
-  lab.store.putMirror = async () => { throw new Error('cut off') }
-  await t.rejects(mirror.sync(), /cut off/)
-  lab.store.putMirror = put
+  await unheard(t, lab, mirror)
   let written = 0
   onWrite(target, (_, length) => { written += length })
   await mirror.sync()
@@ -66,10 +74,7 @@ t.test('the acknowledgement of a commit is lost: both go on from the newer point
 t.test('a lost acknowledgement is found, however many cycles fail behind it (B22)', async t => {
   const { lab, volume, target, mirror } = await paired(t.testdir())
   await fill(volume, 3, 7)
-  const put = lab.store.putMirror.bind(lab.store)
-  lab.store.putMirror = async () => { throw new Error('cut off') }
-  await t.rejects(mirror.sync(), /cut off/)
-  lab.store.putMirror = put
+  await unheard(t, lab, mirror)
   const asBefore = onWrite(target, () => { throw new Error('gone') })
   for (let i = 0; i < 4; i++) {
     await fill(volume, 4, 8 + i)
@@ -215,13 +220,7 @@ t.test('a first copy that nobody has heard of, and that the source has forgotten
   const mirror = await lab.mirrors.create({
     name: 'm', volume: 'v', target: 'w', intervalSeconds: 3600, lagBytes: null, bytesPerSecond: null, overwrite: false,
   })
-  const put = lab.store.putMirror.bind(lab.store)
-  lab.store.putMirror = async record => {
-    if ((record.state as unknown as MirrorState).cycle > 0) throw new Error('cut off')
-    return put(record)
-  }
-  await t.rejects(mirror.sync(), /cut off/)
-  lab.store.putMirror = put
+  await unheard(t, lab, mirror)
   for (const { name, pins } of volume.points.list()) {
     for (const { owner } of pins) await volume.points.unpin(name, owner)
     await volume.points.delete(name)

@@ -153,3 +153,13 @@ export class PeerLab {
     this.far.remove()
   }
 }
+
+/** Something else than what the link says. */
+export function changed(
+  link: PeerLink, call: (method: string, params: object, go: () => Promise<unknown>) => Promise<unknown>,
+): PeerLink {
+  return {
+    volume: link.volume, ended: link.ended, close: () => { link.close() }, exportUri: (places, name) => link.exportUri(places, name),
+    call: (method, params) => call(method, params, () => link.call(method, params)),
+  }
+}

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { NbdeltaError, openNbdClient, type PeerLink } from '../../src/index.js'
 import { fill, G, onWrite, shown } from './lab.js'
-import { PeerLab } from './peer-lab.js'
+import { changed, PeerLab } from './peer-lab.js'
 
 const GRAINS = 64
 /** Timers of the stores do not keep the process. */
@@ -14,11 +14,6 @@ async function paired(directory: string) {
   const volume = await lab.source('v', GRAINS)
   const mirror = await lab.mirror()
   return { lab, volume, mirror, target: lab.far.store.get('w')! }
-}
-
-/** Something else than what the link says. */
-function changed(link: PeerLink, call: (method: string, params: object, go: () => Promise<unknown>) => Promise<unknown>): PeerLink {
-  return { ...link, call: (method, params) => call(method, params, () => link.call(method, params)) }
 }
 
 const ASKED = {

@@ -5,13 +5,13 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import type { PeerLink, StoreVolume } from '../../src/index.js'
+import type { StoreVolume } from '../../src/index.js'
 import { seededRandom } from '../../src/device/testing.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { CreateMirrorOptions } from '../../src/replication/mirrors.js'
 import { until } from './held.js'
 import { fill, G, Lab, onWrite } from './lab.js'
-import { PeerLab } from './peer-lab.js'
+import { changed, PeerLab } from './peer-lab.js'
 
 export const MIB = 2 ** 20
 export const SIZE = 16 * MIB
@@ -100,16 +100,6 @@ export function noise(bytes: number): Buffer {
   const content = Buffer.allocUnsafe(bytes)
   for (let at = 0; at < bytes; at += 4) content.writeUInt32LE(random(2 ** 31), at)
   return content
-}
-
-/** Something else than what the link says. */
-export function changed(
-  link: PeerLink, call: (method: string, params: object, go: () => Promise<unknown>) => Promise<unknown>,
-): PeerLink {
-  return {
-    volume: link.volume, ended: link.ended, close: () => { link.close() }, exportUri: (places, name) => link.exportUri(places, name),
-    call: (method, params) => call(method, params, () => link.call(method, params)),
-  }
 }
 
 export async function contentOf(device: Pick<StoreVolume, 'read' | 'sizeBytes'>): Promise<Buffer> {

@@ -3,8 +3,9 @@ import type { Test } from 'tap'
 import { NbdeltaError, type StoreVolume } from '../../src/index.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import { fill, G, type Lab, onWrite, shown, shownAt, URI } from './lab.js'
+import { changed } from './peer-lab.js'
 import {
-  CHANGED, changed, contentOf, copies, decided, flipBit, here, MIB, noise, peers, REFERENCE_BYTES_MAX, restored, seen, SIZE, snapshotOf, stand, test,
+  CHANGED, contentOf, copies, decided, flipBit, here, MIB, noise, peers, REFERENCE_BYTES_MAX, restored, seen, SIZE, snapshotOf, stand, test,
 } from './recall-lab.js'
 
 const GRAINS = SIZE / G

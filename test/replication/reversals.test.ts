@@ -2,11 +2,11 @@
 // point, never a mixture, and nothing lost wherever it is cut short (SEEDS D11, D12, X4, X10, X12, B22).
 import { join } from 'node:path'
 import t from 'tap'
-import { NbdeltaError, openNbdClient, type PeerLink, type Store, type StoreVolume } from '../../src/index.js'
+import { NbdeltaError, openNbdClient, type Store, type StoreVolume } from '../../src/index.js'
 import { MemoryDisk } from '../../src/device/testing.js'
 import { Medium } from '../sim/medium.js'
 import { disk, fill, G, Lab, shown, URI, Wire } from './lab.js'
-import { PeerLab } from './peer-lab.js'
+import { changed, PeerLab } from './peer-lab.js'
 
 const GRAINS = 64
 /** Timers of the stores do not keep the process. */
@@ -25,10 +25,6 @@ async function apart(directory: string, grains = GRAINS) {
   await fill(target, 20, 4)
   await target.zero(30 * G, 2 * G, { allocate: false, fast: false })
   return { lab, volume, mirror, target }
-}
-
-function changed(link: PeerLink, call: (method: string, go: () => Promise<unknown>) => Promise<unknown>): PeerLink {
-  return { ...link, call: (method, params) => call(method, () => link.call(method, params)) }
 }
 
 /** What the peer's hidden exports have given. */
@@ -140,7 +136,7 @@ t.test('the link is cut in the middle: the source is as it was, the pair is spli
   await fill(target, 1000, 5, 3000)
   const before = await shown(volume)
   for (const method of ['attach', 'changed', 'freeze']) {
-    lab.near.onLink = link => changed(link, async (asked, go) => {
+    lab.near.onLink = link => changed(link, async (asked, _, go) => {
       if (asked === method) throw new NbdeltaError('unreachable', 'the link is down')
       return go()
     })
@@ -211,7 +207,7 @@ t.test('the source is killed at any step: it shows one content or the other, and
     lab.near.onLink = link => {
       const ended = link.ended.then(() => { throw new NbdeltaError('unreachable', 'the process has ended') })
       ended.catch(() => undefined)
-      return changed(link, async (asked, go) => {
+      return changed(link, async (asked, _, go) => {
         if (asked === at) return Promise.race([never(), ended])
         const answer = await go()
         if (at === 'accepted' && asked === 'accept') return Promise.race([never(), ended])
@@ -254,7 +250,7 @@ t.test('the peer is killed at any step: what it was given counts, or the pair is
     for (const when of ['before', 'behind'] as const) {
       const { lab, volume, mirror, target } = await apart(join(directory, `${at}-${when}`))
       const [before, wanted] = [await shown(volume), await shown(target)]
-      lab.near.onLink = link => changed(link, async (asked, go) => {
+      lab.near.onLink = link => changed(link, async (asked, _, go) => {
         if (asked !== at) return go()
         if (when === 'behind') await go()
         await lab.far.killed()
@@ -280,7 +276,7 @@ t.test('the peer is killed at any step: what it was given counts, or the pair is
 
 t.test('the target was written to behind its back: it is not accepted, and what was written is not lost', async t => {
   const { lab, volume, mirror, target } = await apart(t.testdir())
-  lab.near.onLink = link => changed(link, async (asked, go) => {
+  lab.near.onLink = link => changed(link, async (asked, _, go) => {
     if (asked === 'accept') await fill(target, 50, 6)
     return go()
   })
@@ -411,7 +407,7 @@ t.test('a target that was promoted, is another mirror\'s, or has another size is
 
 t.test('an older peer gives nothing back, and says so', async t => {
   const { lab, mirror } = await apart(t.testdir())
-  lab.near.onLink = link => changed(link, async (asked, go) => {
+  lab.near.onLink = link => changed(link, async (asked, _, go) => {
     const answer = await go()
     return asked === 'attach' ? { ...answer as object, can: ['digest', 'stream'] } : answer
   })

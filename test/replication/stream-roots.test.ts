@@ -8,8 +8,8 @@ import type { PeerLink } from '../../src/index.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { until } from './held.js'
-import { fill, G, Lab, shown } from './lab.js'
-import { PeerLab } from './peer-lab.js'
+import { changeAtRandom, fill, G, Lab, shown } from './lab.js'
+import { changed, PeerLab } from './peer-lab.js'
 
 const GRAINS = 3 * REGION_BYTES_MIN / G + 5
 const SEED = Number(process.env['SEED'] ?? Date.now() % 2 ** 31)
@@ -267,14 +267,10 @@ t.test('an older peer: without points nothing is compared, without roots none is
     const lab = await PeerLab.open(join(t.testdir({ [`${can.length}`]: {} }), `${can.length}`))
     const close = closing(t, lab)
     const calls: string[] = []
-    lab.near.onLink = link => ({
-      ...link, volume: link.volume, ended: link.ended, close: () => { link.close() },
-      exportUri: (places, name) => link.exportUri(places, name),
-      call: async (method, params) => {
-        calls.push(method)
-        const answer = await link.call(method, params) as Record<string, unknown>
-        return method === 'attach' ? { ...answer, can } : answer
-      },
+    lab.near.onLink = link => changed(link, async (method, _, go) => {
+      calls.push(method)
+      const answer = await go() as Record<string, unknown>
+      return method === 'attach' ? { ...answer, can } : answer
     })
     const volume = await lab.source('v', GRAINS)
     const mirror = await lab.mirror({ mode: 'async' })
@@ -299,16 +295,7 @@ t.test('an older peer: without points nothing is compared, without roots none is
 async function round(
   { volume, mirror, grow, cut }: Pair & { grow(): Promise<void>, cut(): void }, random: ReturnType<typeof seededRandom>, step: number,
 ): Promise<void> {
-  const size = volume.sizeBytes
-  const change = async (): Promise<void> => {
-    const offset = random(size - 1)
-    const length = 1 + random(Math.min(size - offset, 5 * G))
-    const kind = random(12)
-    if (kind < 9) await volume.write(offset, length, Buffer.alloc(length, 1 + random(255)), 0)
-    else if (kind === 9) await volume.zero(offset, length, { allocate: false, fast: false })
-    else if (kind === 10) await volume.trim(offset - offset % G, 8 * G > size - offset ? G : 8 * G)
-    else await volume.flush()
-  }
+  const change = (): Promise<void> => changeAtRandom(volume, random)
   const work: Promise<unknown>[] = Array.from({ length: random(40) }, change)
   const sync = async (): Promise<void> => {
     await mirror.sync().catch((error: unknown) => { if (!(error instanceof NbdeltaError)) throw error })

@@ -2,9 +2,10 @@
 import t, { type Test } from 'tap'
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
+import { seededRandom } from '../../src/device/testing.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
-import { disk, fill, G, Lab, onWrite, shown, shownAt, URI, type Wire } from './lab.js'
+import { changeAtRandom, disk, fill, G, Lab, onWrite, shown, shownAt, URI, type Wire } from './lab.js'
 import { PeerLab } from './peer-lab.js'
 
 const GRAINS = 64
@@ -250,11 +251,7 @@ class Twin {
 async function lives(t: Test, mode: 'async' | 'sync'): Promise<void> {
   const seed = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e9))
   t.comment(`SEED=${seed} ${mode}`)
-  let state = seed
-  const random = (below: number): number => {
-    state = (state * 1103515245 + 12345) % 2 ** 31
-    return Math.floor(state / 2 ** 31 * below)
-  }
+  const random = seededRandom(seed)
   const lab = await Lab.open(t.testdir())
   const volume = await lab.volume('v', GRAINS)
   const mirror = await lab.mirror({ volume: 'v', target: 'w', mode })
@@ -276,15 +273,6 @@ async function lives(t: Test, mode: 'async' | 'sync'): Promise<void> {
   }
   const size = GRAINS * G
   let declared = 0
-  const change = async (): Promise<void> => {
-    const offset = random(size - 1)
-    const length = 1 + random(Math.min(size - offset, 5 * G))
-    const kind = random(12)
-    if (kind < 9) await volume.write(offset, length, Buffer.alloc(length, 1 + random(255)), 0)
-    else if (kind === 9) await volume.zero(offset, length, { allocate: false, fast: false })
-    else if (kind === 10) await volume.trim(offset - offset % G, 8 * G > size - offset ? G : 8 * G)
-    else await volume.flush()
-  }
   const declare = async (): Promise<void> => {
     await mirror.sync()
     const point = mirror.shownPoint()!
@@ -299,7 +287,7 @@ async function lives(t: Test, mode: 'async' | 'sync'): Promise<void> {
   }
   for (let round = 0; round < 60; round++) {
     const work: Promise<void>[] = []
-    for (let i = random(30); i >= 0; i--) work.push(change())
+    for (let i = random(30); i >= 0; i--) work.push(changeAtRandom(volume, random))
     if (round % 3 === 0) work.push(declare())
     if (round % 10 === 5) work.push(volume.restore({ from: 'start' }).then(job => job.finished))
     if (round % 10 === 8) await volume.points.create({ name: `s${round}`, kind: 'snapshot' })
