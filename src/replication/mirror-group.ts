@@ -24,7 +24,7 @@ import type { TransferOptions } from '../volume/image.js'
 import type { Store } from '../volume/open-store.js'
 import type { Mirror } from './mirror.js'
 import type { MirrorRecord, MirrorState } from './mirror-record.js'
-import { TABLE, type Verb } from './mirror-state.js'
+import { resyncing, TABLE, type Verb } from './mirror-state.js'
 import type { MirrorTurn } from './mirror-status.js'
 import type { PulledVolumes } from './pulled.js'
 import { Reversal } from './reversal.js'
@@ -95,10 +95,7 @@ export class MirrorGroup {
     return this.#inTurn(whole ? undefined : 'resync', false, async turns => {
       const taken = turns.filter(({ mirror: { state } }) => whole || TABLE[state.phase].resync.rule === 'accept')
       for (const turn of taken) await named(turn.mirror, turn.release())
-      await this.#decide(taken, state => ({
-        ...state, phase: whole || state.phase !== 'copying' ? 'resyncing' : 'copying',
-        base: whole ? null : state.base, keep: true,
-      }), ({ base }) => ({
+      await this.#decide(taken, state => resyncing(state, whole), ({ base }) => ({
         rule: 'resync-together', inputs: { base: base?.point ?? null, members: taken.length }, outcome: 'by the next cycle',
       }))
     })

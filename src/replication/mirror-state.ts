@@ -8,7 +8,7 @@
  *   resyncing  the target is brought to the source's content again; until that is done it shows the point it was split at
  */
 import { NbdeltaError } from '../device/errors.js'
-import type { Phase } from './mirror-record.js'
+import type { MirrorState, Phase } from './mirror-record.js'
 
 export type Verb = 'sync' | 'pause' | 'resume' | 'split' | 'resync' | 'reverse' | 'verify' | 'delete'
 
@@ -52,4 +52,12 @@ export function accepts(verb: Verb, phase: Phase, mirror: string): boolean {
     throw new NbdeltaError('wrong-state', `cannot ${verb} mirror ${mirror}: ${verdict.why}`, { hint: verdict.hint })
   }
   return verdict.rule === 'accept'
+}
+
+/**
+ * The record of a mirror whose target is to get the source's content again, by the next cycle. Any phase becomes this one: a
+ * first copy may have been declared without anybody having heard of it. @param whole compares everything, whatever maps say
+ */
+export function resyncing(state: MirrorState, whole: boolean): MirrorState {
+  return { ...state, phase: 'resyncing', base: whole ? null : state.base, keep: true }
 }

@@ -23,7 +23,7 @@ import type { CompareOptions, Difference } from './compare.js'
 import { type CycleParts, type CycleResult, differing, type Doubt } from './cycle.js'
 import type { LogBudget } from './log-budget.js'
 import type { MirrorRecord, MirrorState } from './mirror-record.js'
-import { accepts, type Verb } from './mirror-state.js'
+import { accepts, resyncing, type Verb } from './mirror-state.js'
 import { type CycleOptions, Decisions, type MirrorStatus, type MirrorTurn, statusOf } from './mirror-status.js'
 import { Running } from './running.js'
 import { instantOf, SourcePoints } from './source-points.js'
@@ -242,10 +242,7 @@ export class Mirror {
       if (!whole && !this.#accept('resync')) return
       await this.#endStream()
       await this.#release()
-      const { phase, base } = this.state
-      // A first copy, too, may have been declared without anybody having heard of it.
-      const then = whole || phase !== 'copying' ? 'resyncing' : phase
-      await this.#put({ ...this.state, phase: then, base: whole ? null : base, keep: true })
+      await this.#put(resyncing(this.state, whole))
       this.#dueNow()
     })
   }

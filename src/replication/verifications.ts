@@ -20,6 +20,7 @@ import { compareContents, type Compared, type CompareOptions, type Difference } 
 import type { Doubt, Witness } from './cycle.js'
 import { DeviceContent, spaceGuard } from './frozen-content.js'
 import type { MirrorState } from './mirror-record.js'
+import { resyncing } from './mirror-state.js'
 import { Running } from './running.js'
 import type { Finding, HeldPoint, MirrorTarget } from './target.js'
 
@@ -46,8 +47,7 @@ type Cancellable = CompareOptions & { readonly signal: AbortSignal }
 /** Of a split pair: it is reported only. */
 export function doubted(state: MirrorState, found: readonly Difference[]): Doubt {
   const inputs = { phase: state.phase, regions: found.length, first: found[0]!.offset }
-  const next: MirrorState | undefined = state.phase === 'split' ? undefined
-    : { ...state, phase: 'resyncing', base: null, keep: true }
+  const next = state.phase === 'split' ? undefined : resyncing(state, true)
   return {
     decision: { rule: 'verify-mismatch', inputs, outcome: next ? 'resync of everything' : 'it is split: reported only' },
     next, problem: `verification found differences, the first at ${inputs.first}: everything is compared now`,
