@@ -263,9 +263,11 @@ export function mismatched(
   const inputs = { regions: count, first: first.start, bytes: first.end - first.start }
   const where = `${count} ${count === 1 ? 'region differs' : 'regions differ'}, the first is`
     + ` ${inputs.bytes} bytes at ${inputs.first}`
+  // A first copy of which the target has declared a point, unheard, is none any more: it would go on from there.
+  const phase = state.phase === 'copying' && !state.base ? 'copying' : 'resyncing'
   return {
     decision: { rule: 'root-mismatch', inputs, outcome }, problem: `the target does not hold what was sent: ${where}`,
-    next: { ...state, blank: false, phase: state.phase === 'copying' ? 'copying' : 'resyncing', base: null },
+    next: { ...state, blank: false, phase, base: null },
   }
 }
 

@@ -125,7 +125,7 @@ export class VolumeTarget implements MirrorTarget {
   /** Errors: busy (it was changed since). */
   async accept(frozen: PointInfo, point: PlannedPoint): Promise<void> {
     const volume = this.#parts.volume()
-    if (volume.sizeBytes !== point.sizeBytes || volume.points.changedMap(frozen.name).count() > 0) {
+    if (volume.sizeBytes !== point.sizeBytes || await volume.points.hasChanged(frozen.name)) {
       throw new NbdeltaError('busy', `volume ${volume.name} was changed meanwhile`)
     }
     await this.#commit(volume, { ...point, root: null })
@@ -152,7 +152,7 @@ export class VolumeTarget implements MirrorTarget {
   async receive(): Promise<void> {
     const volume = this.#parts.volume()
     const shown = this.shownPoint()
-    if (!shown || volume.points.changedMap(shown.name).count() === 0) return
+    if (!shown || !await volume.points.hasChanged(shown.name)) return
     const stem = `mirror-${this.#parts.mirror.name}-received`
     await this.#declare(volume, stem, { [RECEIVED_LABEL]: 'stream', [AUTO_LABEL]: AUTO_MIRROR })
   }
@@ -199,8 +199,8 @@ export class VolumeTarget implements MirrorTarget {
   async #begin(volume: StoreVolume, { cycle, sizeBytes }: PlannedPoint, keep: boolean): Promise<void> {
     const { name } = this.#parts.mirror
     const declared = this.declaredPoint()
-    const isOwnWork = !declared || volume.points.changedMap(declared.name).count() > 0
-    if (keep && isOwnWork) await keepAs(volume, `before-${name}-${cycle}`)
+    // A client's last write before it became a target again may wait for old content to be kept.
+    if (keep && (!declared || await volume.points.hasChanged(declared.name))) await keepAs(volume, `before-${name}-${cycle}`)
     if (volume.sizeBytes !== sizeBytes) await this.#parts.resize(volume.name, sizeBytes)
   }
 

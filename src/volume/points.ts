@@ -235,6 +235,14 @@ export class VolumePoints implements Snappoints {
     return isMarked || this.#parts.core.staging?.meets(from, to) === true
   }
 
+  async hasChanged(since: string): Promise<boolean> {
+    const { core } = this.#parts
+    let changed = false
+    // A write that waits for old content to be kept has marked nothing.
+    await holdUnmoved(core, () => { changed = this.isChanged(since, 0, core.map.grains) })
+    return changed
+  }
+
   /** Changed maps from `since` up to, and without, `until`. */
   #mapsBetween(since: string, until: Point | undefined): GrainBitmap[] {
     const maps = this.#marksBetween(since, until)

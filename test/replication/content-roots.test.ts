@@ -8,7 +8,7 @@ import type { Mirror } from '../../src/replication/mirror.js'
 import { ship } from '../../src/replication/ship.js'
 import type { VolumeTarget } from '../../src/replication/volume-target.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
-import { disk, fill, G, Lab, shown, URI, Wire } from './lab.js'
+import { disk, fill, G, Lab, shown, unheard, URI, Wire } from './lab.js'
 import { changed, PeerLab } from './peer-lab.js'
 
 const REGION = REGION_BYTES_MIN
@@ -101,6 +101,25 @@ t.test('a first copy that lost something is compared, and stays a first copy', a
   await mirror.sync()
   t.same(await shown(target), await shown(volume))
   t.match(rules(mirror).at(-1), 'compare-all')
+  await lab.close()
+})
+
+t.test('a target whose first point nobody has heard of, and that loses something then, is compared as well', async t => {
+  const lab = await Lab.open(t.testdir())
+  const volume = await lab.volume('v', GRAINS)
+  await fill(volume, 0, 1, GRAINS)
+  const target = await lab.volume('w', GRAINS)
+  const mirror = await lab.mirrors.create(
+    { name: 'm', volume: 'v', target: 'w', intervalSeconds: 3600, lagBytes: null, bytesPerSecond: null, overwrite: false })
+  await unheard(t, lab, mirror)
+  await fill(volume, 7, 2)
+  await fill(volume, 9, 2)
+  const asBefore = lie(target, 'lose', 9)
+  await t.rejects(mirror.sync(), { code: 'damaged' })
+  asBefore()
+  await mirror.sync()
+  t.same(rules(mirror).slice(-4), ['acknowledgement-lost', 'changed-since-base', 'root-mismatch', 'compare-all'])
+  t.same(await shown(target), await shown(volume))
   await lab.close()
 })
 

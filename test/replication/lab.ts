@@ -1,11 +1,13 @@
 /** A store in a folder, mirrors over it, and targets on disks in memory that a test can break. */
 import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
+import type { Test } from 'tap'
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { ManualClock, MemoryDisk, type Random } from '../../src/device/testing.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { silentLogger } from '../../src/device/logger.js'
 import type { Mirror } from '../../src/replication/mirror.js'
+import type { MirrorState } from '../../src/replication/mirror-record.js'
 import { type CreateMirrorOptions, Mirrors } from '../../src/replication/mirrors.js'
 import { openStore, type Store } from '../../src/volume/open-store.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
@@ -133,6 +135,17 @@ export async function shown(device: BlockDevice): Promise<number[]> {
 export async function shownAt({ points }: StoreVolume, name: string): Promise<number[]> {
   const device = points.open(name)
   try { return await shown(device) } finally { await device.close() }
+}
+
+/** A cycle of which the target declares the point, and nobody hears of that. */
+export async function unheard(t: Test, { store }: Lab, mirror: Mirror): Promise<void> {
+  const put = store.putMirror.bind(store)
+  store.putMirror = async record => {
+    if ((record.state as unknown as MirrorState).cycle > 0) throw new Error('cut off')
+    return put(record)
+  }
+  await t.rejects(mirror.sync(), /cut off/)
+  store.putMirror = put
 }
 
 export function disk(grains: number): Wire { return new Wire(new MemoryDisk(grains * G)) }

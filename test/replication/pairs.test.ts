@@ -1,10 +1,9 @@
 // A volume of the same store as the target: declared points, split, resync both ways, verification, the end (SEEDS D).
-import t, { type Test } from 'tap'
+import t from 'tap'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import type { Mirror } from '../../src/replication/mirror.js'
-import type { MirrorState } from '../../src/replication/mirror-record.js'
 import type { VolumeTarget } from '../../src/replication/volume-target.js'
-import { fill, G, Lab, onWrite, shown, shownAt } from './lab.js'
+import { fill, G, Lab, onWrite, shown, shownAt, unheard } from './lab.js'
 
 const GRAINS = 64
 /** Timers of the store do not keep the process. */
@@ -17,17 +16,6 @@ async function paired(directory: string): Promise<{ lab: Lab, volume: StoreVolum
   await fill(volume, 0, 1, GRAINS)
   const mirror = await lab.mirror({ volume: 'v', target: 'w' })
   return { lab, volume, target: lab.store.get('w')!, mirror }
-}
-
-/** A cycle of which the target declares the point, and nobody hears of that. */
-async function unheard(t: Test, { store }: Lab, mirror: Mirror): Promise<void> {
-  const put = store.putMirror.bind(store)
-  store.putMirror = async record => {
-    if ((record.state as unknown as MirrorState).cycle > 0) throw new Error('cut off')
-    return put(record)
-  }
-  await t.rejects(mirror.sync(), /cut off/)
-  store.putMirror = put
 }
 
 /** What clients of the target see. */
@@ -105,6 +93,29 @@ t.test('split, work on both sides, resync: what either changed, and nothing else
   const device = target.points.open(kept.name)
   t.same(await shown(device), work, 'what was done on the target is kept')
   await device.close()
+  await lab.close()
+})
+
+t.test('a write that waits for old content to be kept counts when the target is asked whether it was changed (D14, X9)', async t => {
+  const { lab, target, mirror } = await paired(t.testdir())
+  const planned = { uuid: target.uuid, cycle: 9, sizeBytes: target.sizeBytes }
+  const late = async (grain: number): Promise<void> => target.write(grain * G, 100, Buffer.alloc(100, 4), 0)
+  const mine = mirror.target as VolumeTarget
+  const session = await mine.open()
+  let written = late(20)
+  await session.begin(planned, true)
+  await written
+  const kept = target.points.list().find(({ name }) => name === 'before-m-9')
+  t.equal(kept && (await shownAt(target, kept.name))[20], 4, 'taken back by a resync: it is kept')
+  written = late(21)
+  await mine.receive()
+  await written
+  t.equal((await shownAt(target, mine.shownPoint()!.name))[21], 4, 'the end of a stream: it was received')
+  const frozen = await mine.freeze(9)
+  written = late(22)
+  await t.rejects(mine.accept(frozen, planned), { code: 'busy' }, 'behind a reversal: both sides differ')
+  await written
+  await session.close()
   await lab.close()
 })
 

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { seededRandom } from '../../src/device/testing.js'
 import { openStore } from '../../src/volume/open-store.js'
+import { holdOldContent, Rig } from './inherit-lab.js'
 
 const G = 4096
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
@@ -36,4 +37,21 @@ t.test('bitmaps and runs say the same', async t => {
   }
   t.ok(told > 100, `${told} runs`)
   await store.close()
+})
+
+t.test('whether anything has changed counts a write that waits for old content to be kept', async t => {
+  const rig = await Rig.open({ sizeBytes: 4 * G })
+  const { volume } = rig
+  const release = holdOldContent(rig)
+  await volume.write(0, 4 * G, Buffer.alloc(4 * G, 1), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  t.notOk(await volume.points.hasChanged('s'))
+  const written = volume.write(0, 100, Buffer.alloc(100, 5), 0)
+  const asked = volume.points.hasChanged('s')
+  for (let turn = 0; turn < 20; turn++) await new Promise(resolve => { setImmediate(resolve) })
+  release()
+  await written
+  t.ok(await asked)
+  await t.rejects(volume.points.hasChanged('x'), { code: 'not-found' })
+  await volume.close()
 })

@@ -113,6 +113,18 @@ export class Rig {
   }
 }
 
+/** From the next point on, old content is kept only when the function returned was called. */
+export function holdOldContent({ points }: Rig): () => void {
+  let release!: () => void
+  const held = new Promise<void>(resolve => { release = resolve })
+  points.wrap = (disk, what) => {
+    const write = disk.write.bind(disk)
+    if (what === 'preserved') disk.write = (...request) => held.then(() => write(...request))
+    return disk
+  }
+  return release
+}
+
 /** Time passes until `work` is done. */
 export async function settle<T>(clock: ManualClock, work: Promise<T>): Promise<T> {
   let over = false

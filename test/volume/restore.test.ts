@@ -2,7 +2,7 @@
 import t from 'tap'
 import { PAGE_BITS } from '../../native-free/index.js'
 import { GRAIN, LateDisk, readAll, watch } from './lab.js'
-import { Rig, settle } from './inherit-lab.js'
+import { holdOldContent, Rig, settle } from './inherit-lab.js'
 
 const G = GRAIN
 const SLOW_PACE = { bytesPerSecond: G }
@@ -357,13 +357,7 @@ t.test('what a client writes to a part of a grain that is not copied yet is dura
 
 t.test('X9: what was asked for before a restore is undone by it, even if it waits for old content to be kept', async t => {
   const r = await rig(4 * G)
-  let release!: () => void
-  const held = new Promise<void>(resolve => { release = resolve })
-  r.points.wrap = (disk, what) => {
-    const write = disk.write.bind(disk)
-    if (what === 'preserved') disk.write = (...request) => held.then(() => write(...request))
-    return disk
-  }
+  const release = holdOldContent(r)
   await fill(r, 1)
   await snapshot(r, 's')
   const written = r.volume.write(0, 100, Buffer.alloc(100, 5), 0)
