@@ -331,7 +331,7 @@ export class Mirror {
       this.#retry.reset()
       this.#unsure = false
       this.#renewedAt = undefined
-      const goesOn = this.state.mode === 'periodic' || this.#streaming?.isLive
+      const goesOn = this.state.mode === 'periodic' || this.#streaming?.isLive || this.#streaming?.reason !== undefined
       this.#dueAtMs = goesOn ? startedMs + this.state.intervalSeconds * 1000 : clock.now()
       logger.debug({ mirror: this.#record.name, ...result }, 'cycle complete')
     } catch (error) {
@@ -382,11 +382,13 @@ export class Mirror {
     this.#parts.logger.warn({ mirror: this.#record.name, reason }, 'changes do not go to the target as they come any more')
     void this.#turns.take(async () => {
       if (this.#streaming?.reason === undefined) return
-      // One that ends again and again must not freeze the source each time at once.
+      const now = this.#parts.clock.now()
+      // One that ends again and again must not freeze the source each time at once, nor one that a cycle is too long for.
       if (this.#streaming.wasShort) this.#streamRetry.longer()
       else this.#streamRetry.reset()
       await this.#endStream()
-      this.#dueAtMs = Math.min(this.#dueAtMs, this.#parts.clock.now() + Math.max(this.#retry.ms, this.#streamRetry.ms))
+      const waitMs = Math.min(Math.max(this.#retry.ms, this.#streamRetry.ms), this.state.intervalSeconds * 1000)
+      this.#dueAtMs = Math.min(Math.max(this.#dueAtMs, now), now + waitMs)
       this.#arm()
     })
   }

@@ -117,6 +117,7 @@ export class StagingLog {
   #active: Segment
   #sequence: number
   #applied: number
+  #writtenTo: number
   /** Of entries up to this one the mark is durable. */
   #secured = 0
   #marks = 0
@@ -136,7 +137,7 @@ export class StagingLog {
     this.#applied = applied
     this.#marks = marks
     this.#active = segments[0]
-    this.#sequence = Math.max(applied, ...segments.map(({ last }) => last))
+    this.#sequence = this.#writtenTo = Math.max(applied, ...segments.map(({ last }) => last))
     this.#takenBytes = segments.reduce((sum, { at, start }) => sum + at - start, 0)
     const epoch = randomInt(EPOCHS)
     for (const segment of segments) segment.epoch = epoch
@@ -204,8 +205,8 @@ export class StagingLog {
 
   /** The last append, while it is not with the disk: it must not be answered before. Rejects with what the disk says. */
   get written(): Promise<void> | undefined { return (this.#gathered ?? this.#sent)?.done }
-  /** Number of the last entry that is with the disk. */
-  get writtenTo(): number { return ((this.#sent ?? this.#gathered)?.first ?? this.#sequence + 1) - 1 }
+  /** Number of the last entry that is with the disk. One that it refused never counts. */
+  get writtenTo(): number { return this.#writtenTo }
 
   /** As much is on its way as can be at a time: no room before `written`, whatever is free. */
   get isBusy(): boolean { return this.#sent !== undefined && this.#gathered !== undefined }
@@ -363,7 +364,7 @@ export class StagingLog {
     if (error !== undefined) {
       this.#failure = error
       this.#sealed = true
-    }
+    } else this.#writtenTo = stroke.first + stroke.entries - 1
     stroke.settle(error)
     this.#sendGathered()
   }

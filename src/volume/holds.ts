@@ -29,6 +29,6 @@ export async function holdUnmoved(core: VolumeCore, change: () => void): Promise
       core.locks.unlock(0, EVERYTHING)
     }
   } finally {
-    core.staging?.resume()
+    core.staging?.unstall()
   }
 }

@@ -36,18 +36,19 @@ import { flushNow, type VolumeCore } from './core.js'
 import { Drains } from './drains.js'
 import { planGate } from './gate.js'
 import { runsOf } from './journal.js'
-import { BATCH_GRAINS, type Copy, type Preserver } from './preserver.js'
+import type { Copy, Preserver } from './preserver.js'
 import type { PointStore } from './point-store.js'
-import type { Division, Staged, Stroke } from './staged-entry.js'
+import type { Division, Staged } from './staged-entry.js'
 import { wholeGrains } from './staged-parts.js'
+import { StagedQueue } from './staged-queue.js'
+import { Stalls } from './stalls.js'
+import { Strokes } from './strokes.js'
 import type { Run } from './volume-map.js'
 
 /** Appends that come closer together than this are one burst, and wait while there is room. */
 const REST_MS = 50
 /** Beyond this the log must be emptied, burst or not. */
 const FILL_MAX = 0.5
-/** Data of a batch and what stands between it in the log. */
-const BUFFER_BYTES = 4 * 2 ** 20
 
 /** Reads [offset, offset + length) of what is not staged to `at` of the reader's buffer. */
 type Below = (offset: number, length: number, at: number) => Pending
@@ -59,18 +60,14 @@ export class Staging {
   #log: StagingLog | undefined
   /** The newest entry of each grain that has one which is not retired. */
   readonly #grains = new Map<number, Staged>()
-  /** Entries that are not in their places yet, oldest first, from `#head` on. */
-  #queue: Staged[] = []
-  #head = 0
-  /** Data of these. */
-  #queuedBytes = 0
+  /** Entries that are not in their places yet. */
+  readonly #queue = new StagedQueue()
   #appliedTo = 0
   /** Entries up to this one are forgotten. The mark says so a moment before, and may be on its way to the disk still. */
   #retiredTo = 0
   /** Entries up to this one that are not in the queue are over: dropped at open, or never written. */
   #overTo = 0
-  /** Not with the disk yet, oldest first. */
-  #strokes: Stroke[] = []
+  readonly #strokes = new Strokes()
   /** Entries up to this one may have been forgotten. */
   #doubtTo = 0
   #working: Promise<void> | undefined
@@ -78,6 +75,9 @@ export class Staging {
   readonly #pressure = new Backpressure()
   #timer: { cancel(): void } | undefined
   #refusing = 0
+  /** Somebody wants nothing to be moved: no batch begins but for those that wait for one, then nothing is taken either. */
+  #yielding = 0
+  readonly #stalls = new Stalls()
   #passing = false
   #division: Division | undefined
   #buffer: Buffer | undefined
@@ -108,7 +108,7 @@ export class Staging {
       if (!Number.isInteger(from) || to > map.grains || !map.data.isAll(from, to, true)) continue
       this.#note({ ...entry, from, to })
     }
-    if (this.#queue.length === 0) {
+    if (!this.#queue.first) {
       await log.mark(log.sequence)
       this.#retiredTo = log.sequence
       return
@@ -167,12 +167,13 @@ export class Staging {
     if (!this.#passing && chain.unneeded(from, to) && !this.meets(from, to)) return 'no'
     const needed = division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
     if (!needed) return 'no'
+    if (this.#stalls.isOn) return 'later'
     const { fill } = log
-    const admitted = this.#pressure.admit(fill, this.#queuedBytes, length)
+    const admitted = this.#pressure.admit(fill, this.#queue.bytes, length)
     const address = admitted === 'now' ? log.append(offset, data, at, length) : undefined
     if (address === undefined) {
       if (admitted === 'now') this.#pressure.giveBack(length)
-      this.#begin()
+      if (this.#yielding === 0) this.#begin()
       return admitted === 'later' || log.isBusy ? 'later' : 'no'
     }
     space.promise(needed)
@@ -184,7 +185,8 @@ export class Staging {
 
   /** Resolves when it is worth while to ask for so many bytes again. */
   async room(bytes: number): Promise<void> {
-    if (this.#log!.isBusy) await this.#log!.written!.catch(() => undefined)
+    if (this.#stalls.isOn) await this.#stalls.over
+    else if (this.#log!.isBusy) await this.#log!.written!.catch(() => undefined)
     else await this.#pressure.wait(bytes)
   }
 
@@ -230,19 +232,35 @@ export class Staging {
     }
   }
 
-  /** Nothing is being moved when this resolves, nor taken before `resume`. Whoever drains meanwhile holds a lock. */
+  resume(): void {
+    this.#refusing--
+    this.#goOn()
+  }
+
+  /**
+   * Nothing is being moved when this resolves, nor taken before `unstall`. Until then what comes is taken, so that nobody waits
+   * for a batch to end, or, in the way of the whole volume, for all that is staged. Whoever drains meanwhile holds a lock.
+   */
   async stall(): Promise<void> {
-    this.#refusing++
+    this.#yielding++
     this.#timer?.cancel()
     this.#timer = undefined
+    while (this.#working) await this.#working.catch(() => undefined)
+    this.#stalls.begin()
     // A stroke that fails now begins work, too.
     for (let going; (going = this.pending ?? this.#working);) await going.catch(() => undefined)
   }
 
-  resume(): void {
-    this.#refusing--
-    if (!this.idle) this.#wake(this.#log!.fill)
+  unstall(): void {
+    this.#yielding--
+    this.#stalls.end()
+    this.#goOn()
   }
+
+  /** Whoever could be staged waits for `room`. */
+  get isStalled(): boolean { return this.#stalls.isOn }
+
+  #goOn(): void { if (!this.idle) this.#wake(this.#log!.fill) }
 
   /** Something of the volume is locked for whoever wants all of it, and may be staged nevertheless. */
   get isPassing(): boolean { return this.#passing }
@@ -267,7 +285,7 @@ export class Staging {
     this.#passing = false
     this.#division = undefined
     this.#pressure.ended(false)
-    if (this.#log && !this.idle) this.#wake(this.#log.fill)
+    this.#goOn()
   }
 
   /** What was taken is durable. */
@@ -285,9 +303,9 @@ export class Staging {
   get #inDoubt(): boolean { return this.#log !== undefined && this.#doubtTo > this.#log.applied }
 
   /** An entry is to be moved: on this side of a division. */
-  get #hasMore(): boolean {
-    return this.#head < this.#queue.length && this.#queue[this.#head].sequence <= (this.#division?.last ?? Infinity)
-  }
+  get #hasMore(): boolean { return this.#queue.first !== undefined && this.#queue.first.sequence <= this.#last }
+  /** The last entry that may be. */
+  get #last(): number { return this.#division?.last ?? Infinity }
 
   #note(entry: Staged): void {
     for (let grain = entry.from; grain < entry.to; grain++) {
@@ -297,7 +315,6 @@ export class Staging {
     // Those among them that no snapshot needs must not be overwritten in place meanwhile.
     this.#core.chain.plain?.clear(entry.from, entry.to)
     this.#queue.push(entry)
-    this.#queuedBytes += entry.length
   }
 
   /** Its newest entry is about to have another behind it. */
@@ -308,31 +325,23 @@ export class Staging {
 
   /** As `#note`, and what to do when it cannot be written: then it was never there. */
   #remember(entry: Staged): void {
-    const written = this.#log!.written!
-    let stroke = this.#strokes.at(-1)
-    if (stroke?.written !== written) {
-      this.#strokes.push(stroke = { written, first: entry.sequence, before: [] })
-      written.then(() => { this.#strokes.shift() }, () => this.#forget())
-    }
-    for (let grain = entry.from; grain < entry.to; grain++) stroke.before.push(grain, this.#grains.get(grain))
+    this.#strokes.add(entry, this.#grains, this.#log!.written!, () => this.#forget())
     this.#note(entry)
   }
 
   /** The disk refused a stroke, and with it all that followed: their entries never were. */
   #forget(): void {
-    if (this.#strokes.length === 0) return
-    for (const { first, before } of this.#strokes.splice(0).reverse()) {
-      for (let i = before.length - 2; i >= 0; i -= 2) {
-        const grain = before[i] as number
-        const entry = before[i + 1] as Staged | undefined
+    const refused = this.#strokes.takeBack()
+    if (refused.length === 0) return
+    for (const { first, before } of refused) {
+      for (const { grain, entry } of before.reverse()) {
         if (entry && entry.sequence > this.#log!.applied) this.#grains.set(grain, entry)
         else {
           this.#grains.delete(grain)
           this.#core.space.release(grain, grain + 1)
         }
       }
-      const isOver = (): boolean => this.#queue.length > this.#head && this.#queue.at(-1)!.sequence >= first
-      while (isOver()) this.#queuedBytes -= this.#queue.pop()!.length
+      this.#queue.dropFrom(first)
     }
     this.#overTo = this.#doubtTo = this.#log!.sequence
     this.#begin()
@@ -347,10 +356,12 @@ export class Staging {
     })
   }
 
-  get #isAwaited(): boolean { return this.#drains.isAwaited || this.#pressure.isAwaited }
+  get #isAwaited(): boolean { return this.#drains.isAwaited || (this.#pressure.isAwaited && this.#yielding === 0) }
+
+  get #mustYield(): boolean { return this.#yielding > 0 && !this.#drains.isAwaited && !this.#division }
 
   #wake(fill: number): void {
-    if (this.#working) return
+    if (this.#working || this.#mustYield) return
     if ((fill > FILL_MAX || this.#isAwaited) && !this.#division) this.#begin()
     else this.#timer ??= this.#rest()
   }
@@ -368,7 +379,7 @@ export class Staging {
   #begin(): Promise<void> {
     this.#timer?.cancel()
     this.#timer = undefined
-    const ended = (): void => { if (!this.#division) this.#pressure.ended(false) }
+    const ended = (): void => { if (!this.#division && this.#yielding === 0) this.#pressure.ended(false) }
     this.#working ??= this.#work().then(ended, (error: unknown) => {
       this.#core.logger.warn({ err: error }, 'staged writes could not be moved to their places; will be tried again')
       this.#pressure.ended(true)
@@ -386,31 +397,33 @@ export class Staging {
   async #work(): Promise<void> {
     const log = this.#log!
     while (this.#hasMore) {
-      if (this.#queue[this.#head].sequence > log.writtenTo) await log.written!.catch(() => undefined)
+      if (this.#mustYield) return
+      if (this.#queue.first!.sequence > log.writtenTo) await log.written!.catch(() => undefined)
       else await this.#batch()
       const isFreeing = log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo
       if (isFreeing || this.#appliedTo >= this.#drains.next) await this.#retire()
     }
     // Behind a division there may be more, which is not over.
-    const next = this.#queue[this.#head]?.sequence ?? Infinity
+    const next = this.#queue.first?.sequence ?? Infinity
     this.#appliedTo = Math.max(this.#appliedTo, Math.min(this.#overTo, next - 1))
     await this.#retire()
     // Whoever has paused it, or waits for one side, has more important things to do.
-    if (this.#refusing === 0 && !this.#division) await log.rest().catch((error: unknown) => {
+    if (this.#refusing === 0 && this.#yielding === 0 && !this.#division) await log.rest().catch((error: unknown) => {
       this.#core.logger.warn({ err: error }, 'the space of the staging log could not be given back')
     })
   }
 
   /** The next entries of the queue: their data out of the log in one read, old content away, then to their places. */
   async #batch(): Promise<void> {
-    const entries = this.#next()
+    const entries = this.#queue.next(this.#last, this.#log!.writtenTo)
     const first = entries[0].address
     const last = entries[entries.length - 1]
     const length = last.address + last.length - first
     if (!this.#buffer || this.#buffer.length < length) this.#buffer = Buffer.allocUnsafe(length)
     const buffer = this.#buffer
     await this.#log!.read(first, length, buffer, 0)
-    const grains = entries.flatMap(entry => this.#current(entry)).sort((a, b) => a.grain - b.grain)
+    const older = this.#strokes.older(this.#log!.writtenTo)
+    const grains = entries.flatMap(entry => this.#current(entry, older)).sort((a, b) => a.grain - b.grain)
     await this.#secure(runsOf(grains.map(({ grain }) => grain)))
     const { live, grainBytes } = this.#core
     const pending: Pending[] = []
@@ -423,39 +436,17 @@ export class Staging {
       i = end
     }
     await allSettled(pending)
-    this.#head += entries.length
     this.#appliedTo = last.sequence
-    const bytes = entries.reduce((sum, entry) => sum + entry.length, 0)
-    this.#queuedBytes -= bytes
-    this.#pressure.moved(bytes)
-    if (this.#head * 2 > this.#queue.length) {
-      this.#queue = this.#queue.slice(this.#head)
-      this.#head = 0
-    }
+    this.#pressure.moved(this.#queue.shift(entries.length))
   }
 
-  /** At most BATCH_GRAINS, together in the log. */
-  #next(): Staged[] {
-    const entries: Staged[] = []
-    const last = this.#division?.last ?? Infinity
-    const first = this.#queue[this.#head].address
-    let grains = 0
-    for (let i = this.#head; i < this.#queue.length; i++) {
-      const entry = this.#queue[i]
-      const far = entry.address < first || entry.address + entry.length - first > BUFFER_BYTES
-      const isNext = entry.sequence <= last && entry.sequence <= this.#log!.writtenTo
-      if (far || !isNext || grains + entry.to - entry.from > BATCH_GRAINS) break
-      entries.push(entry)
-      grains += entry.to - entry.from
-    }
-    return entries
-  }
-
-  /** Grains of which this is the newest entry, on its side of a division. */
-  #current(entry: Staged): { grain: number, entry: Staged }[] {
+  /** Grains of which this is the newest entry that is with the disk, on its side of a division. */
+  #current(entry: Staged, older: ReadonlyMap<number, Staged | undefined>): { grain: number, entry: Staged }[] {
     const found: { grain: number, entry: Staged }[] = []
+    const before = this.#division?.before
     for (let grain = entry.from; grain < entry.to; grain++) {
-      if (this.#grains.get(grain) === entry || this.#division?.before.get(grain) === entry) found.push({ grain, entry })
+      const isNewest = this.#grains.get(grain) === entry || before?.get(grain) === entry || older.get(grain) === entry
+      if (isNewest) found.push({ grain, entry })
     }
     return found
   }

@@ -336,6 +336,7 @@ export class Volume implements BlockDevice {
   /** A snapshot needs what is there: the new content waits in the log until that is out of the way. */
   #stage(offset: number, length: number, from: Buffer, at: number): 'taken' | 'later' | 'no' {
     if (!this.#staging?.started) return 'no'
+    if (this.#staging.isStalled) return 'later'
     const [first, end] = this.#grainsOf(offset, length)
     const { grainBytes } = this
     if (!this.#locks.idle && this.#locks.meets(first * grainBytes, end * grainBytes, this.#staging.isPassing)) return 'no'

@@ -62,10 +62,11 @@ export class Lab {
   /** What `URI` leads to; undefined: nobody answers. */
   wire: Wire | undefined
 
-  private constructor(path: string) { this.path = path }
+  private constructor(path: string, readonly logBytes?: number) { this.path = path }
 
-  static async open(directory: string): Promise<Lab> {
-    const lab = new Lab(join(directory, 'store'))
+  /** @param logBytes what the logs of streams may hold */
+  static async open(directory: string, logBytes?: number): Promise<Lab> {
+    const lab = new Lab(join(directory, 'store'), logBytes)
     await lab.start()
     return lab
   }
@@ -73,7 +74,7 @@ export class Lab {
   async start(): Promise<void> {
     this.store = await openStore({ path: this.path, create: true })
     this.mirrors = new Mirrors({
-      store: this.store, clock: this.clock, logger: silentLogger,
+      store: this.store, clock: this.clock, logger: silentLogger, ...this.logBytes !== undefined && { logBytes: this.logBytes },
       connect: async () => {
         if (!this.wire) throw new NbdeltaError('unreachable', 'nobody answers')
         return this.wire

@@ -98,6 +98,25 @@ t.test('sync: answers and flushes wait for the target', async t => {
   await lab.close()
 })
 
+t.test('a log that is full again and again is begun anew later and later, also when that comes during the cycle', async t => {
+  const lab = await Lab.open(t.testdir(), G)
+  const { volume, mirror, wire } = await streaming(lab, 'async')
+  const ends = (): number => mirror.status().decisions.filter(({ rule }) => rule === 'stream-ended').length
+  wire.onRequest = async () => { for (let grain = 0; grain < 3; grain++) await fill(volume, grain, 8) }
+  await fill(volume, 9, 2)
+  await until(() => ends() === 1)
+  const { cycle } = mirror.state
+  for (const [done, waitMs] of [1000, 2000, 4000].entries()) {
+    for (let i = 0; i < 200; i++) await new Promise<void>(resolve => { setImmediate(resolve) })
+    await lab.clock.advance(waitMs - 1)
+    t.equal(mirror.state.cycle, cycle + done, `not before ${waitMs} ms are over`)
+    await lab.clock.advance(1)
+    await until(() => mirror.state.cycle === cycle + done + 1)
+    t.equal(ends(), done + 2, 'full')
+  }
+  await lab.close()
+})
+
 t.test('sync: a target that is lost holds nobody up for longer than the timeout, and catches up by what differs', async t => {
   const lab = await Lab.open(t.testdir())
   const { volume, mirror, wire } = await streaming(lab, 'sync')

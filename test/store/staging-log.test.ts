@@ -127,6 +127,7 @@ t.test('what the disk refuses never was, and the log begins anew when all else i
   }
   log.append(GRAIN, data(2), 0, GRAIN)
   await t.rejects(log.written!, { code: 'no-space' })
+  t.equal(log.writtenTo, 1, 'nobody takes it for written')
   disk.write = write
   t.equal(log.append(GRAIN, data(2), 0, GRAIN), undefined)
   t.equal((await open(disk.fork())).entries.length, 1)

@@ -12,17 +12,21 @@ import { StagedPoints } from './point-lab.js'
 const G = GRAIN
 const SIZE = 16 * G
 const LOG_BYTES = 2 ** 20
+/** Behind both marks. */
+const STROKES_AT = 8192
 /** Longer than staged writes rest. */
 const MOVED_MS = 200
 
 class RefusingDisk extends ProgrammedDisk {
   /** Set: writes are done, and said to have failed. */
   refuses = false
+  /** Set: strokes that were held, likewise, when they are released. */
+  refusesLate = false
 
   override write(offset: number, length: number, from: Buffer, at: number): Pending {
     const pending = super.write(offset, length, from, at)
     if (this.refuses) throw new NbdeltaError('io', 'refused')
-    return pending
+    return pending?.then(() => { if (this.refusesLate && offset >= STROKES_AT) throw new NbdeltaError('io', 'refused late') })
   }
 }
 
@@ -123,6 +127,30 @@ t.test('what the log refused never was, and what comes after it waits until the 
   t.equal(await bytes(again), '1114111111111111', 'after a kill')
   await clock.advance(MOVED_MS)
   t.equal(await snapshotBytes(volume), '1'.repeat(16))
+  await again.close()
+  await volume.close()
+})
+
+t.test('what was answered is not lost because a newer write, on its way while the older one is moved, is refused', async t => {
+  const { points, clock, volume, disks } = await lab()
+  await volume.write(3 * G, G, filled(3), 0)
+  points.log.held = true
+  const refused = t.rejects((async () => { await volume.write(3 * G, G, filled(4), 0) })(), { code: 'io' })
+  await clock.advance(MOVED_MS)
+  await turns()
+  points.log.refusesLate = true
+  points.log.release()
+  await refused
+  points.log.refusesLate = false
+  const wanted = '1113111111111111'
+  t.equal(await bytes(volume), wanted)
+  await clock.advance(MOVED_MS)
+  await turns()
+  await volume.flush()
+  t.equal(await bytes(volume), wanted, 'in its place')
+  const again = await openOn(killed(disks), SIZE, { points: points.fork(), clock: new ManualClock() })
+  t.equal(await bytes(again), wanted, 'after a kill')
+  t.equal(await snapshotBytes(again), '1'.repeat(16))
   await again.close()
   await volume.close()
 })

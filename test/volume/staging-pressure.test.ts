@@ -3,6 +3,8 @@ import t from 'tap'
 import { ManualClock } from '../../src/device/testing.js'
 import type { Pending } from '../../src/device/block-device.js'
 import type { Volume } from '../../src/volume/volume.js'
+import { BATCH_GRAINS } from '../../src/volume/preserver.js'
+import { until } from '../replication/held.js'
 import { freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll } from './lab.js'
 import { StagedPoints } from './point-lab.js'
 
@@ -14,6 +16,8 @@ const LOG_BYTES = 8192 + 2 * 2 ** 20
 const turn = () => new Promise(resolve => { setImmediate(resolve) })
 const filled = (value: number, grains = 1): Buffer => Buffer.alloc(grains * G, value)
 
+const late = (): Promise<string> => new Promise(resolve => { setTimeout(resolve, 3000, 'late').unref() })
+
 /** A write takes a turn. */
 class SlowDisk extends ProgrammedDisk {
   override write(offset: number, length: number, from: Buffer, at: number): Pending {
@@ -22,14 +26,16 @@ class SlowDisk extends ProgrammedDisk {
 }
 
 /** All ones, a snapshot of that, and grain 0 staged with twos. */
-async function lab(live: ProgrammedDisk = new ProgrammedDisk(SIZE)) {
-  const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
-  await live.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
-  const points = new StagedPoints(new ProgrammedDisk(LOG_BYTES))
-  const volume = await openOn({ ...disks, live }, SIZE, { points, clock: new ManualClock() })
+async function lab(live: ProgrammedDisk = new ProgrammedDisk(SIZE), logBytes = LOG_BYTES) {
+  const { sizeBytes } = live
+  const clock = new ManualClock()
+  const disks = await freshDisks({ sizeBytes, allData: true })
+  await live.write(0, sizeBytes, Buffer.alloc(sizeBytes, 1), 0)
+  const points = new StagedPoints(new ProgrammedDisk(logBytes))
+  const volume = await openOn({ ...disks, live }, sizeBytes, { points, clock })
   await volume.points.create({ name: 's', kind: 'snapshot' })
   await volume.write(0, G, filled(2), 0)
-  return { disks: { ...disks, live }, live, points, volume }
+  return { disks: { ...disks, live }, live, points, volume, clock }
 }
 
 async function byteAt(volume: Pick<Volume, 'read' | 'sizeBytes'>, offset: number): Promise<number> {
@@ -119,4 +125,44 @@ t.test('nothing can be moved any more: a write that waits for that is refused, a
   t.notOk(words.has('waits for ever'))
   t.ok(words.size > 1, [...words].join('; '))
   t.equal(await byteAt(volume, 0), 10)
+})
+
+t.test('beside a deletion writes are staged as ever, and neither waits for more than the batch that is on its way', async t => {
+  const grains = 2 * BATCH_GRAINS
+  const { volume, live, points, clock } = await lab(new ProgrammedDisk(grains * G), 8192 + 16 * 2 ** 20)
+  for (let grain = 0; grain < grains; grain++) await volume.write(grain * G, G, filled(3), 0)
+  const before = live.calls.write
+  live.held = true
+  await clock.advance(1000)
+  await until('a batch is on its way', () => live.calls.write > before)
+  const deleted = volume.points.delete('s')
+  for (let i = 0; i < 20; i++) await turn()
+  const { write } = points.log.calls
+  const written = Promise.resolve(volume.write(5 * G, G, filled(4), 0)).then(() => 'done')
+  t.equal(await Promise.race([written, late()]), 'done')
+  t.ok(points.log.calls.write > write, 'it was staged')
+  live.release()
+  live.held = true // the next batch
+  t.equal(await Promise.race([deleted.then(() => 'done'), late()]), 'done')
+  live.release()
+  t.equal(await byteAt(volume, 5 * G), 4)
+  await volume.close()
+})
+
+t.test('a write that comes while a deletion holds the volume waits for that, and not for all that is staged', async t => {
+  const { volume, live } = await lab()
+  live.held = true
+  const inPlace = volume.write(9 * G, 100, filled(5).subarray(0, 100), 0) // in the way of the hold until it is done
+  await until('it is on its way', () => live.calls.write > 1)
+  const deleted = volume.points.delete('s')
+  for (let i = 0; i < 20; i++) await turn()
+  const written = Promise.resolve(volume.write(0, G, filled(4), 0)).then(() => 'done')
+  live.release()
+  live.held = true
+  await inPlace
+  t.equal(await Promise.race([written, late()]), 'done', 'nothing was moved')
+  live.release()
+  await deleted
+  t.equal(await byteAt(volume, 0), 4)
+  await volume.close()
 })

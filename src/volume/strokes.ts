@@ -1,0 +1,46 @@
+/**
+ * Strokes: what staging.ts has taken and is not with the log's disk yet. Entries of one stroke are written together; when the disk
+ * refuses it, they and all behind them never were.
+ *
+ * Until then what they come over counts: it was answered, and is moved to its place like any newest entry. Else it would be lost,
+ * neither there nor in the log, with the stroke.
+ */
+import type { Staged } from './staged-entry.js'
+
+interface Before { readonly grain: number, readonly entry: Staged | undefined }
+
+interface Stroke {
+  readonly written: Promise<void>
+  /** Number of its first entry. */
+  readonly first: number
+  /** What was staged of its grains before, in the order in which they came. */
+  readonly before: Before[]
+}
+
+export class Strokes {
+  /** Oldest first. */
+  #strokes: Stroke[] = []
+
+  /** An entry that was appended just now. @param newest without it yet @param refused called once for all that never were */
+  add({ sequence, from, to }: Staged, newest: ReadonlyMap<number, Staged>, written: Promise<void>, refused: () => void): void {
+    let stroke = this.#strokes.at(-1)
+    if (stroke?.written !== written) {
+      this.#strokes.push(stroke = { written, first: sequence, before: [] })
+      written.then(() => { this.#strokes.shift() }, refused)
+    }
+    for (let grain = from; grain < to; grain++) stroke.before.push({ grain, entry: newest.get(grain) })
+  }
+
+  /** By grain, the newest entry up to that one, where a newer one is not with the disk; undefined: there is none. */
+  older(writtenTo: number): Map<number, Staged | undefined> {
+    const older = new Map<number, Staged | undefined>()
+    for (const { first, before } of this.#strokes) {
+      if (first <= writtenTo) continue
+      for (const { grain, entry } of before) if (!older.has(grain)) older.set(grain, entry)
+    }
+    return older
+  }
+
+  /** All of them, newest first: they never were. */
+  takeBack(): readonly Stroke[] { return this.#strokes.splice(0).reverse() }
+}
