@@ -1,6 +1,6 @@
 /**
- * Strokes: what staging.ts has taken and is not with the log's disk yet. Entries of one stroke are written together; when the disk
- * refuses it, they and all behind them never were.
+ * Strokes: what staging.ts has taken and is not with the log's disk yet. Entries of one stroke are written together; when the
+ * disk refuses it, they and all behind them never were.
  *
  * Until then what they come over counts: it was answered, and is moved to its place like any newest entry. Else it would be lost,
  * neither there nor in the log, with the stroke.

@@ -338,8 +338,7 @@ export class Volume implements BlockDevice {
     if (!this.#staging?.started) return 'no'
     if (this.#staging.isStalled) return 'later'
     const [first, end] = this.#grainsOf(offset, length)
-    const { grainBytes } = this
-    if (!this.#locks.idle && this.#locks.meets(first * grainBytes, end * grainBytes, this.#staging.isPassing)) return 'no'
+    if (!this.#locks.idle && this.#locks.meets(first * this.grainBytes, end * this.grainBytes, this.#staging.isPassing)) return 'no'
     return this.#staging.take(offset, length, from, at)
   }
 
