@@ -157,8 +157,7 @@ export class Volume implements BlockDevice {
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
     if (this.#staging && !this.#staging.idle) {
-      return this.#staging.read(offset, length, into, at,
-        (start, bytes, place) => this.#readBelow(start, bytes, into, place, origin))
+      return this.#staging.read(offset, length, into, at, (from, bytes, to) => this.#readBelow(from, bytes, into, to, origin))
     }
     return this.#readBelow(offset, length, into, at, origin)
   }
@@ -335,11 +334,12 @@ export class Volume implements BlockDevice {
 
   /** A snapshot needs what is there: the new content waits in the log until that is out of the way. */
   #stage(offset: number, length: number, from: Buffer, at: number): 'taken' | 'later' | 'no' {
-    if (!this.#staging?.started) return 'no'
-    if (this.#staging.isStalled) return 'later'
+    const staging = this.#staging
+    if (!staging?.started) return 'no'
+    if (staging.isStalled) return 'later'
     const [first, end] = this.#grainsOf(offset, length)
-    if (!this.#locks.idle && this.#locks.meets(first * this.grainBytes, end * this.grainBytes, this.#staging.isPassing)) return 'no'
-    return this.#staging.take(offset, length, from, at)
+    if (!this.#locks.idle && this.#locks.meets(first * this.grainBytes, end * this.grainBytes, staging.isPassing)) return 'no'
+    return staging.take(offset, length, from, at)
   }
 
   /** Not all data, or something is in flight: still at once if no other request overlaps and nothing must be durable first. */

@@ -120,7 +120,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'what the log refused is moved', file: 'store/staging-log.js', find: 'else\n            this.#writtenTo =', put: 'this.#writtenTo =', judge: 'store/staging-log' },
   { name: 'a deletion waits for all that is staged', file: 'volume/staging.js', find: 'if (this.#mustYield)\n                return;', put: '',
     judge: 'volume/staging-pressure' },
-  { name: 'a write in the way of a deletion waits for all that is staged', file: 'volume/volume.js', find: 'if (this.#staging.isStalled)', put: 'if (false)',
+  { name: 'a write in the way of a deletion waits for all that is staged', file: 'volume/volume.js', find: 'if (staging.isStalled)', put: 'if (false)',
     judge: 'volume/staging-pressure' },
   { name: 'nothing is staged while a deletion waits for a batch', file: 'volume/staging.js', find: 'this.#yielding++;', put: 'this.#yielding++; this.#stalls.begin();',
     judge: 'volume/staging-pressure' },
