@@ -6,8 +6,11 @@
  *   beside       4 KiB random writes, depth 16, while cycles run all the time without limit, against the same without a mirror
  *   async, sync  the same while every change crosses as it comes; and, in mode async, how far behind the target is at a steady rate
  *   freeze       the longest of a client's writes, one at a time, while a cycle begins every second, and without any
+ *
+ * For writes beside a mirror both sides have the same content at first, written in pieces of 4 KiB, as workbench.ts says why: a
+ * target that was written in larger ones costs three times the kernel time for each small write from then on.
  */
-import { rmSync } from 'node:fs'
+import { closeSync, fsyncSync, openSync, rmSync, writeSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -24,7 +27,6 @@ const MIB = 2 ** 20
 const GRAIN = 4096
 const SIZE_BYTES = 512 * MIB
 const CHANGES = 1000
-const PIECE_BYTES = 64 * 1024
 const COPY_FLOOR = 0.8
 /** Of what differs, and what may come on top whatever that is. */
 const WIRE_LIMIT = 1.02
@@ -38,19 +40,22 @@ const STEADY_THINK_US = 550
 const FREEZE_LIMIT_MS = 10
 const THINK_US = 1000
 const POLL_MS = 200
+const CONTENT = Buffer.alloc(GRAIN, 7)
 
 interface Extent { readonly rounds: number, readonly seconds: number }
 interface Mirrored { readonly place: Place, readonly store: string, readonly target: string }
 
-/** A store with one full volume, served, and an empty target. */
-async function mirrored<T>(bench: Workbench, work: (parts: Mirrored) => Promise<T>): Promise<T> {
+/** A store with one full volume, served, and a target: empty, or with the same content. */
+async function mirrored<T>(bench: Workbench, content: 'empty' | 'same', work: (parts: Mirrored) => Promise<T>): Promise<T> {
   const [place, far] = [await bench.placeOf('mirrors', ''), await bench.placeOf('mirror-target', '')]
   const [store, file] = [join(place.directory, 'store'), join(far.directory, 'target.img')]
   await onVolume(store, { sizeBytes: SIZE_BYTES }, async (volume) => {
-    const data = Buffer.alloc(PIECE_BYTES, 7)
-    for (let at = 0; at < SIZE_BYTES; at += PIECE_BYTES) await volume.write(at, PIECE_BYTES, data, 0)
+    for (let at = 0; at < SIZE_BYTES; at += GRAIN) await volume.write(at, GRAIN, CONTENT, 0)
+    // Else the freeze of the first copy does it, and not nbdcopy.
+    await volume.flush()
   })
   await $`rm -f ${file} && truncate -s ${SIZE_BYTES} ${file}`.quiet()
+  if (content === 'same') fill(file)
   const { server: target } = await ServerProcess.start('nbdkit', ['nbdkit', '-f', '-U', far.socket, 'file', file], far.directory,
     { path: far.socket })
   try {
@@ -63,6 +68,13 @@ async function mirrored<T>(bench: Workbench, work: (parts: Mirrored) => Promise<
     rmSync(store, { recursive: true, force: true })
     rmSync(file)
   }
+}
+
+function fill(path: string): void {
+  const file = openSync(path, 'r+')
+  for (let at = 0; at < SIZE_BYTES; at += GRAIN) writeSync(file, CONTENT, 0, GRAIN, at)
+  fsyncSync(file)
+  closeSync(file)
 }
 
 const uriOfSocket = (path: string): string => `nbd+unix:///?socket=${path}`
@@ -79,7 +91,7 @@ async function elapsed(work: () => Promise<unknown>): Promise<number> {
 
 /** The rate of a first copy, as a part of nbdcopy's. */
 function firstCopy(bench: Workbench): Promise<number> {
-  return mirrored(bench, async ({ store, target, place }) => {
+  return mirrored(bench, 'empty', async ({ store, target, place }) => {
     await create(store, target, '--interval', '1h')
     let seconds: number | null = null
     while (seconds === null) {
@@ -95,7 +107,7 @@ function firstCopy(bench: Workbench): Promise<number> {
 
 /** Bytes on the socket for each byte that differs, over what is free. */
 function wire(bench: Workbench): Promise<number> {
-  return mirrored(bench, async ({ store, target, place }) => {
+  return mirrored(bench, 'empty', async ({ store, target, place }) => {
     let bytes = 0
     const path = `${target}.proxy`
     const proxy = createServer((near) => {
@@ -123,7 +135,7 @@ function wire(bench: Workbench): Promise<number> {
 
 /** Writes beside cycles, as a part of the same without; and the longest write while cycles begin, with and without. */
 function beside(bench: Workbench, seconds: number): Promise<{ ratio: number, freezeMs: number, plainMs: number }> {
-  return mirrored(bench, async ({ store, target, place }) => {
+  return mirrored(bench, 'same', async ({ store, target, place }) => {
     const run = async (options: { depth: number, thinkUs?: number, seconds: number }) => {
       const load = await Load.start(bench, { socket: place.socket }, EXPORT, { mode: 'randwrite', blockBytes: GRAIN, warmSeconds: 0.3, ...options })
       try { return await load.go() } finally { await load.close() }
@@ -131,7 +143,7 @@ function beside(bench: Workbench, seconds: number): Promise<{ ratio: number, fre
     const one = { depth: 1, thinkUs: THINK_US, seconds: Math.max(5, seconds) }
     const without = await run({ depth: 16, seconds })
     const calm = await run(one)
-    await create(store, target, '--interval', '1s')
+    await create(store, target, '--interval', '1s', '--overwrite')
     await nbdeltaCommand(store, 'mirror', 'sync', 'm')
     const frozen = await run(one)
     // As soon as anything is behind.
@@ -150,7 +162,7 @@ interface Streamed { readonly async: number, readonly sync: number, readonly ste
 
 /** Writes while every change crosses, as a part of the same without; the largest lag at a steady rate, and that rate. */
 function streamed(bench: Workbench, seconds: number): Promise<Streamed> {
-  return mirrored(bench, async ({ store, target, place }) => {
+  return mirrored(bench, 'same', async ({ store, target, place }) => {
     const run = async (thinkUs: number, during: () => Promise<void> = async () => undefined) => {
       const options = { mode: 'randwrite', blockBytes: GRAIN, depth: 16, warmSeconds: 0.5, seconds: Math.max(3, seconds), thinkUs }
       const load = await Load.start(bench, { socket: place.socket }, EXPORT, options)

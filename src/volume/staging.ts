@@ -72,7 +72,7 @@ export class Staging {
   #doubtTo = 0
   #working: Promise<void> | undefined
   readonly #drains = new Drains()
-  readonly #pressure = new Backpressure()
+  readonly #pressure: Backpressure
   #timer: { cancel(): void } | undefined
   #refusing = 0
   /** Somebody wants nothing to be moved: no batch begins but for those that wait for one, then nothing is taken either. */
@@ -86,6 +86,7 @@ export class Staging {
     this.#core = core
     this.#store = store
     this.#preserver = preserver
+    this.#pressure = new Backpressure(core.clock)
   }
 
   /**
@@ -333,8 +334,9 @@ export class Staging {
   #forget(): void {
     const refused = this.#strokes.takeBack()
     if (refused.length === 0) return
-    for (const { first, before } of refused) {
-      for (const { grain, entry } of before.reverse()) {
+    for (const { first, grains, before } of refused) {
+      for (let i = grains.length - 1; i >= 0; i--) {
+        const [grain, entry] = [grains[i], before[i]]
         if (entry && entry.sequence > this.#log!.applied) this.#grains.set(grain, entry)
         else {
           this.#grains.delete(grain)

@@ -7,14 +7,13 @@
  */
 import type { Staged } from './staged-entry.js'
 
-interface Before { readonly grain: number, readonly entry: Staged | undefined }
-
 interface Stroke {
   readonly written: Promise<void>
   /** Number of its first entry. */
   readonly first: number
-  /** What was staged of its grains before, in the order in which they came. */
-  readonly before: Before[]
+  /** Its grains in the order in which they came, and what was staged of each before. */
+  readonly grains: number[]
+  readonly before: (Staged | undefined)[]
 }
 
 export class Strokes {
@@ -25,18 +24,21 @@ export class Strokes {
   add({ sequence, from, to }: Staged, newest: ReadonlyMap<number, Staged>, written: Promise<void>, refused: () => void): void {
     let stroke = this.#strokes.at(-1)
     if (stroke?.written !== written) {
-      this.#strokes.push(stroke = { written, first: sequence, before: [] })
+      this.#strokes.push(stroke = { written, first: sequence, grains: [], before: [] })
       written.then(() => { this.#strokes.shift() }, refused)
     }
-    for (let grain = from; grain < to; grain++) stroke.before.push({ grain, entry: newest.get(grain) })
+    for (let grain = from; grain < to; grain++) {
+      stroke.grains.push(grain)
+      stroke.before.push(newest.get(grain))
+    }
   }
 
   /** By grain, the newest entry up to that one, where a newer one is not with the disk; undefined: there is none. */
   older(writtenTo: number): Map<number, Staged | undefined> {
     const older = new Map<number, Staged | undefined>()
-    for (const { first, before } of this.#strokes) {
+    for (const { first, grains, before } of this.#strokes) {
       if (first <= writtenTo) continue
-      for (const { grain, entry } of before) if (!older.has(grain)) older.set(grain, entry)
+      for (const [i, grain] of grains.entries()) if (!older.has(grain)) older.set(grain, before[i])
     }
     return older
   }
