@@ -182,6 +182,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'return { shipped: { data: 0, zeros: 0, equal: 0 }, differing: 0, root: null };', judge: 'replication/image-space' },
   { name: 'a cycle during which the log was full has another behind it at once', file: 'replication/mirror.js', judge: 'replication/streams',
     find: ' || this.#streaming?.reason !== undefined', put: '' },
+  { name: 'a copy of a snapshot stays the mirror\'s', file: 'replication/volume-target.js', find: 'await volume.points.label(name, MIRROR_LABEL, null);', put: ';',
+    judge: 'replication/recall' },
   { name: 'a first copy that was declared unheard stays one', file: 'replication/cycle.js', judge: 'replication/content-roots',
     find: "state.phase === 'copying' && !state.base", put: "state.phase === 'copying'" },
   { name: 'a retry of the first copy takes the target for blank', file: 'replication/cycle.js', find: 'await parts.put({ ...state, blank: false });',
