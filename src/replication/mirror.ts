@@ -478,7 +478,9 @@ export class Mirror {
     this.#timer = undefined
     if (this.#isIdle()) return
     const waitMs = Math.max(0, this.#dueAtMs - this.#parts.clock.now())
-    const looks = this.state.lagBytes !== null && this.state.phase === 'paired' && this.#retry.ms === 0
+    // What has failed, or was too much for the log, is not tried again for being behind.
+    const backsOff = this.#retry.ms > 0 || (this.#streamRetry.ms > 0 && !this.#streaming?.isLive)
+    const looks = this.state.lagBytes !== null && this.state.phase === 'paired' && !backsOff
     this.#timer = this.#parts.clock.setTimeout(() => { this.#wake() }, looks ? Math.min(waitMs, LOOK_MS) : waitMs)
   }
 
