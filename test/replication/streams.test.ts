@@ -113,7 +113,7 @@ t.test('a log that is full again and again is begun anew later and later, also w
   await until(() => ends() === 1)
   const { cycle } = mirror.state
   for (const [done, waitMs] of [1000, 2000, 4000].entries()) {
-    await turns()
+    await until(() => mirror.status().nextAt === new Date(lab.clock.wallTime().getTime() + waitMs).toISOString())
     await lab.clock.advance(waitMs - 1)
     await turns()
     t.same([mirror.state.cycle, mirror.status().progress], [cycle + done, null], `not before ${waitMs} ms are over`)
