@@ -5,13 +5,31 @@
 import { EVERYTHING } from '../device/range-lock.js'
 import type { VolumeCore } from './core.js'
 
-/** Holds the whole volume, with nothing staged: for whoever changes its points or its size. Errors: those of the disks. */
+/** What comes while everything is moved is moved once more, before anybody has to wait for it. */
+const DRAINS = 3
+
+/** Little is left of what is staged, while clients go on: those who stage more have to be `tightened`. Errors: of the disks. */
+export async function drainMost({ staging }: VolumeCore): Promise<void> {
+  for (let i = 0; i < DRAINS && staging && !staging.isSettled; i++) await staging.drain()
+}
+
+/**
+ * Holds the whole volume, with nothing staged: for whoever changes its points or its size. Nobody waits for what was staged
+ * before but for the last of it. Errors: those of the disks.
+ */
 export async function lockWhole(core: VolumeCore): Promise<void> {
-  await core.staging?.pause()
+  const { staging, locks } = core
+  staging?.tighten()
   try {
-    await core.locks.lock(0, EVERYTHING)
+    await drainMost(core)
+    await staging?.pause()
+    try {
+      await locks.lock(0, EVERYTHING)
+    } finally {
+      staging?.resume()
+    }
   } finally {
-    core.staging?.resume()
+    staging?.loosen()
   }
 }
 

@@ -32,7 +32,7 @@ import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
 import { NO_EXTENT } from './chain.js'
 import type { Checkpointer } from './checkpoint.js'
 import { flushNow, type VolumeCore } from './core.js'
-import { lockWhole } from './holds.js'
+import { drainMost, lockWhole } from './holds.js'
 import { Point } from './point.js'
 import type { PointFiles, PointRecord, PointStore } from './point-store.js'
 import type { CreatePointOptions, PointInfo } from './snappoint.js'
@@ -44,8 +44,6 @@ const SETTLE_MS = 25_000
 /** Requests may take what room a checkpoint has made; then one more is tried. */
 const ROOM_ATTEMPTS = 3
 
-/** What comes while everything is moved is moved once more, before anybody has to wait for it. */
-const DRAINS = 3
 /** `take` says the hot extents, and that the point is there. */
 const RANGES = 2
 
@@ -83,7 +81,7 @@ export class NewPoint {
     const make = async (): Promise<void> => { this.#files = await store.make(seq, kind, sizeBytes) }
     const flush = async (): Promise<void> => {
       this.#tighten()
-      for (let i = 0; i < DRAINS && core.staging && !core.staging.isSettled; i++) await core.staging.drain()
+      await drainMost(core)
       await flushNow(core)
     }
     await allSettled([make(), flush()])

@@ -99,6 +99,8 @@ export class RestoreSwitch {
   /** Something may differ from the snapshot: whatever was asked for before is looked at as well. */
   async isNeeded(): Promise<boolean> {
     const { core } = this.#parts
+    // That may differ, and takes its time to be moved: clients go on meanwhile when `prepare` does it, and `take` knows.
+    if (core.staging && !core.staging.idle) return true
     // What is on its way is owned, and so seen by the plan, only when it is in its place.
     await lockWhole(core)
     try {

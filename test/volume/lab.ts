@@ -5,6 +5,7 @@ import type { Logger } from '../../src/device/logger.js'
 import { ManualClock, MemoryDisk, type Random, seededRandom } from '../../src/device/testing.js'
 import { mapFileSizeBytes } from '../../src/store/map-file.js'
 import type { LiveDevice, MetadataDevice } from '../../src/volume/core.js'
+import type { InheritStore } from '../../src/volume/inherit-store.js'
 import { formatVolume, openVolume } from '../../src/volume/open-volume.js'
 import type { PointStore } from '../../src/volume/point-store.js'
 import type { Volume } from '../../src/volume/volume.js'
@@ -32,6 +33,7 @@ interface OpenOptions {
   readonly uuid?: string
   readonly grainBytes?: number
   readonly points?: PointStore
+  readonly inherit?: InheritStore
   readonly clock?: ManualClock
   readonly logger?: Logger
 }

@@ -5,6 +5,7 @@ import type { Pending } from '../../src/device/block-device.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { BATCH_GRAINS } from '../../src/volume/preserver.js'
 import { until } from '../replication/held.js'
+import { MemoryInherit, settle } from './inherit-lab.js'
 import { freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll } from './lab.js'
 import { StagedPoints } from './point-lab.js'
 
@@ -32,7 +33,7 @@ async function lab(live: ProgrammedDisk = new ProgrammedDisk(SIZE), logBytes = L
   const disks = await freshDisks({ sizeBytes, allData: true })
   await live.write(0, sizeBytes, Buffer.alloc(sizeBytes, 1), 0)
   const points = new StagedPoints(new ProgrammedDisk(logBytes))
-  const volume = await openOn({ ...disks, live }, sizeBytes, { points, clock })
+  const volume = await openOn({ ...disks, live }, sizeBytes, { points, clock, inherit: new MemoryInherit(points) })
   await volume.points.create({ name: 's', kind: 'snapshot' })
   await volume.write(0, G, filled(2), 0)
   return { disks: { ...disks, live }, live, points, volume, clock }
@@ -148,6 +149,26 @@ t.test('beside a deletion writes are staged as ever, and neither waits for more 
   t.equal(await byteAt(volume, 5 * G), 4)
   await volume.close()
 })
+
+for (const [what, change, left] of [
+  ['a growth', async (volume: Volume) => { await volume.resize(volume.sizeBytes + G, async () => undefined) }, 4],
+  ['a restore', async (volume: Volume) => { await (await volume.restore({ from: 's' })).finished }, 1],
+] as const) {
+  t.test(`beside ${what} writes are staged as ever while what was staged before is moved`, async t => {
+    const { volume, live, points, clock } = await lab()
+    live.held = true
+    const changed = change(volume)
+    for (let i = 0; i < 20; i++) await turn()
+    const { write } = points.log.calls
+    const written = Promise.resolve(volume.write(0, G, filled(4), 0)).then(() => 'done')
+    t.equal(await Promise.race([written, late()]), 'done')
+    t.ok(points.log.calls.write > write, 'it was staged')
+    live.release()
+    await settle(clock, changed)
+    t.equal(await byteAt(volume, 0), left)
+    await volume.close()
+  })
+}
 
 t.test('a write that comes while a deletion holds the volume waits for that, and not for all that is staged', async t => {
   const { volume, live } = await lab()
