@@ -126,6 +126,9 @@ export class StagingLog {
   /** Something may not be durable; from the start: what a killed process has left. */
   #dirty = true
   #sealed = true
+  #resting = false
+  /** Something was to be appended since then. */
+  #wanted = false
   #failure: unknown
   #flushing: Promise<void> | undefined
   #flushFailure: unknown
@@ -188,6 +191,7 @@ export class StagingLog {
    */
   append(offset: number, from: Buffer, at: number, length: number): number | undefined {
     if (length > ENTRY_MAX_BYTES) return undefined
+    this.#wanted = true
     const stroke = this.#room(length)
     if (!stroke) return undefined
     const { buffer, entries, dataBytes, segment } = stroke
@@ -210,6 +214,9 @@ export class StagingLog {
 
   /** As much is on its way as can be at a time: no room before `written`, whatever is free. */
   get isBusy(): boolean { return this.#sent !== undefined && this.#gathered !== undefined }
+
+  /** No room for a moment: its space is being given back. */
+  get isResting(): boolean { return this.#resting }
 
   /** Reads data of entries that are not marked as applied. */
   read(address: number, length: number, into: Buffer, at: number): Pending {
@@ -262,15 +269,23 @@ export class StagingLog {
     }
   }
 
-  /** Gives back the space that strokes have taken, if it is much and all of them are applied. Errors: those of the disk. */
+  /**
+   * Gives back the space that strokes have taken, if it is much and all of them are applied; not all of it when something is to
+   * be appended meanwhile. Errors: those of the disk.
+   */
   async rest(): Promise<void> {
     if (this.#sealed || this.#applied < this.#sequence || this.#takenBytes < WORTH_FREEING_BYTES) return
-    this.#sealed = true
+    this.#sealed = this.#resting = true
+    this.#wanted = false
     try {
       await this.flush()
-      for (const { start, end } of this.#segments) await this.#device.trim(start, end - start)
+      for (const { start, end } of this.#segments) {
+        if (this.#wanted) return
+        await this.#device.trim(start, end - start)
+      }
       this.#takenBytes = 0
     } finally {
+      this.#resting = false
       this.#unseal()
     }
   }

@@ -35,6 +35,7 @@ import { Backpressure } from './backpressure.js'
 import { flushNow, type VolumeCore } from './core.js'
 import { Drains } from './drains.js'
 import { planGate } from './gate.js'
+import { IdleSpace } from './idle-space.js'
 import { runsOf } from './journal.js'
 import type { Copy, Preserver } from './preserver.js'
 import type { PointStore } from './point-store.js'
@@ -73,6 +74,7 @@ export class Staging {
   #working: Promise<void> | undefined
   readonly #drains = new Drains()
   readonly #pressure: Backpressure
+  readonly #space: IdleSpace
   #timer: { cancel(): void } | undefined
   #refusing = 0
   /** Somebody wants nothing to be moved: no batch begins but for those that wait for one, then nothing is taken either. */
@@ -87,6 +89,7 @@ export class Staging {
     this.#store = store
     this.#preserver = preserver
     this.#pressure = new Backpressure(core.clock)
+    this.#space = new IdleSpace(core.clock, () => { if (this.idle && this.#refusing === 0) this.#begin() })
   }
 
   /**
@@ -175,7 +178,7 @@ export class Staging {
     if (address === undefined) {
       if (admitted === 'now') this.#pressure.giveBack(length)
       if (this.#yielding === 0) this.#begin()
-      return admitted === 'later' || log.isBusy ? 'later' : 'no'
+      return admitted === 'later' || log.isBusy || log.isResting ? 'later' : 'no'
     }
     space.promise(needed)
     this.#remember({ sequence: log.sequence, offset, length, address, from, to })
@@ -295,6 +298,7 @@ export class Staging {
   async close(): Promise<void> {
     this.#refusing++
     this.#timer?.cancel()
+    this.#space.stop()
     await this.#working?.catch(() => undefined)
     this.#pressure.ended(true)
     await this.#log?.close()
@@ -410,7 +414,8 @@ export class Staging {
     this.#appliedTo = Math.max(this.#appliedTo, Math.min(this.#overTo, next - 1))
     await this.#retire()
     // Whoever has paused it, or waits for one side, has more important things to do.
-    if (this.#refusing === 0 && this.#yielding === 0 && !this.#division) await log.rest().catch((error: unknown) => {
+    const mayRest = this.#refusing === 0 && this.#yielding === 0 && !this.#division
+    if (mayRest && this.#space.isDue(log.sequence, this.#core.space.isTight)) await log.rest().catch((error: unknown) => {
       this.#core.logger.warn({ err: error }, 'the space of the staging log could not be given back')
     })
   }

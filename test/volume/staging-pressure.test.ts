@@ -3,6 +3,7 @@ import t from 'tap'
 import { ManualClock } from '../../src/device/testing.js'
 import type { Pending } from '../../src/device/block-device.js'
 import type { Volume } from '../../src/volume/volume.js'
+import { ENTRY_MAX_BYTES } from '../../src/store/staging-log.js'
 import { BATCH_GRAINS } from '../../src/volume/preserver.js'
 import { until } from '../replication/held.js'
 import { MemoryInherit, settle } from './inherit-lab.js'
@@ -184,6 +185,36 @@ t.test('a write that comes while a deletion holds the volume waits for that, and
   t.equal(await Promise.race([written, late()]), 'done', 'nothing was moved')
   live.release()
   await deleted
+  t.equal(await byteAt(volume, 0), 4)
+  await volume.close()
+})
+
+t.test('a write that comes while the log gives its space back is staged a moment later', async t => {
+  const [sizeBytes, piece] = [72 * 2 ** 20, ENTRY_MAX_BYTES]
+  const { volume, points, clock } = await lab(new ProgrammedDisk(sizeBytes), 8192 + 160 * 2 ** 20)
+  for (let at = 0; at < sizeBytes; at += piece) await volume.write(at, piece, Buffer.alloc(piece, 3), 0)
+  await volume.points.create({ name: 't', kind: 'snapshot' })
+  let trims = 0
+  let release!: () => void
+  const held = new Promise<void>(resolve => { release = resolve })
+  const trim = points.log.trim.bind(points.log)
+  points.log.trim = async (...range) => {
+    trims++
+    await held
+    await trim(...range)
+  }
+  await clock.advance(900)
+  for (let i = 0; i < 20; i++) await turn()
+  t.equal(trims, 0, 'not at once')
+  await clock.advance(200)
+  await until('it gives its space back', () => trims > 0)
+  const { write } = points.log.calls
+  const written = Promise.resolve(volume.write(0, G, filled(4), 0)).then(() => 'done')
+  for (let i = 0; i < 20; i++) await turn()
+  release()
+  t.equal(await Promise.race([settle(clock, written), late()]), 'done')
+  t.ok(points.log.calls.write > write, 'staged')
+  t.equal(trims, 1, 'the rest of the space is needed')
   t.equal(await byteAt(volume, 0), 4)
   await volume.close()
 })
