@@ -398,7 +398,8 @@ export class Staging {
     const log = this.#log!
     while (this.#hasMore) {
       if (this.#mustYield) return
-      if (this.#queue.first!.sequence > log.writtenTo) await log.written!.catch(() => undefined)
+      // None is on its way where it was refused just now, and is about to be forgotten.
+      if (this.#queue.first!.sequence > log.writtenTo) await log.written?.catch(() => undefined)
       else await this.#batch()
       const isFreeing = log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo
       if (isFreeing || this.#appliedTo >= this.#drains.next) await this.#retire()

@@ -155,6 +155,22 @@ t.test('what was answered is not lost because a newer write, on its way while th
   await volume.close()
 })
 
+t.test('whoever waits for what is staged in the moment in which it is refused goes on', async t => {
+  for (let moment = 0; moment < 12; moment++) {
+    const { points, volume } = await lab()
+    points.log.held = true
+    const refused = t.rejects((async () => { await volume.write(3 * G, G, filled(3), 0) })(), { code: 'io' })
+    await turns()
+    points.log.refusesLate = true
+    points.log.release()
+    for (let i = 0; i < moment; i++) await Promise.resolve()
+    await t.resolves((async () => { await volume.trim(3 * G, G) })(), `microtask ${moment}`)
+    await refused
+    t.equal(await bytes(volume), '1110111111111111')
+    await volume.close()
+  }
+})
+
 t.test('with the last snapshot gone, nothing is written in place before the log cannot bring back what it refused', async t => {
   const { points, volume, disks } = await lab()
   points.log.refuses = true
