@@ -260,7 +260,11 @@ export class Staging {
   /** Whoever could be staged waits for `room`. */
   get isStalled(): boolean { return this.#stalls.isOn }
 
-  #goOn(): void { if (!this.idle) this.#wake(this.#log!.fill) }
+  /** A batch that ended meanwhile has woken nobody. */
+  #goOn(): void {
+    if (this.idle) this.#pressure.ended(false)
+    else this.#wake(this.#log!.fill)
+  }
 
   /** Something of the volume is locked for whoever wants all of it, and may be staged nevertheless. */
   get isPassing(): boolean { return this.#passing }

@@ -123,7 +123,7 @@ export class StormDisk implements BlockDevice {
     if (this.#name !== 'staged' || refusing === 0 || random(odds) > 0) return this.#some(() => this.#do(change))
     const part = random(3)
     return this.#some(() => {
-      this.#do(change, [0, SECTOR * random(length / SECTOR + 1), length][part])
+      this.#do(change, [0, some(length, random), length][part])
       throw new NbdeltaError(random(2) === 0 ? 'no-space' : 'io', 'refused by the storm')
     })
   }
@@ -148,7 +148,7 @@ export class StormDisk implements BlockDevice {
 
   restarted(machine: Machine, ending: Ending, lane: number): StormDisk {
     const { random } = machine
-    for (const change of this.#unborn) if (random(2) === 0) this.#do(change, SECTOR * random(change.length / SECTOR + 1))
+    for (const change of this.#unborn) if (random(2) === 0) this.#do(change, some(change.length, random))
     if (ending === 'killed') return new StormDisk(machine, this.#name, this.#temper, this.#kernel.fork(), this.#medium, this.#uncovered)
     for (const change of this.#uncovered) settle(change, fateOf(change, lane, random), this.#medium)
     return new StormDisk(machine, this.#name, this.#temper, this.#medium.fork(), this.#medium, [])
@@ -207,6 +207,8 @@ export class StormDisk implements BlockDevice {
     })
   }
 }
+
+function some(length: number, random: Random): number { return Math.min(length, SECTOR * random(Math.ceil(length / SECTOR) + 1)) }
 
 function fateOf({ offset, length }: Change, lane: number, random: Random): Fate {
   if (lane === 0) return 'whole'

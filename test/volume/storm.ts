@@ -16,7 +16,7 @@ import { type Ending, Machine } from './storm-disks.js'
 import { type Allowed, contentOf, Model, type Op, SECTOR, valuesOf } from './storm-model.js'
 
 const IN_GRAIN = GRAIN / SECTOR
-const GRAINS = 10
+const GRAINS = 8
 const SIZE = GRAINS * GRAIN
 /** Nobody touches it but whoever waits until everything else has come to rest. */
 const SCRATCH = GRAINS - 1
@@ -56,13 +56,16 @@ class Storm {
   #made = 0
   #restoring: Restoring | undefined
   readonly #faulty: number
+  /** One write in so many is of parts of grains. */
+  readonly #wholes: number
   readonly trace: string[] = []
   #failure: unknown
 
   constructor(readonly seed: number) {
     this.random = seededRandom(seed)
     this.machine = new Machine(this.random)
-    this.#faulty = [0, 4, 8, 30][this.random(4)]
+    this.#wholes = [2, 5, 100][this.random(3)]
+    this.#faulty = [0, 3, 8, 30][this.random(4)]
   }
 
   async start(): Promise<void> {
@@ -150,7 +153,7 @@ class Storm {
 
   write(): void {
     const at = this.#grain() * GRAIN
-    const part = this.random(3) === 0
+    const part = this.random(this.#wholes) === 0
     const start = at + (part ? SECTOR * this.random(IN_GRAIN) : 0)
     const grains = this.random(3) === 0 ? 1 + this.random(4) : 1
     const end = Math.min(SCRATCH * GRAIN, part ? start + SECTOR * (1 + this.random(grains * IN_GRAIN)) : start + grains * GRAIN)
@@ -417,34 +420,35 @@ class Storm {
     this.count('closed')
   }
 
-  step(): void {
-    const roll = this.random(100)
-    if (roll < 62) this.write()
-    else if (roll < 70) this.clear(this.random(2) === 0 ? 'zero' : 'trim')
-    else if (roll < 76) this.flush()
-    else if (roll < 84) this.create(this.random(4) === 0 ? 'bookmark' : 'snapshot')
-    else if (roll < 89) this.delete()
-    else if (roll < 92) this.ask()
-    else if (roll < 94) this.look()
-    else if (roll < 97) this.read()
-    else this.restore()
+  /** A run does some things often, and others never. */
+  #weighed(): (() => void)[] {
+    const { random } = this
+    const often = (steps: readonly number[], step: () => void): (() => void)[] => Array.from({ length: steps[random(steps.length)] }, () => step)
+    return [
+      ...often([20, 60, 200], () => this.write()), ...often([0, 0, 3, 8], () => this.clear('zero')), ...often([0, 0, 3, 8], () => this.clear('trim')),
+      ...often([1, 5, 20], () => this.flush()), ...often([3, 8, 15], () => this.create('snapshot')), ...often([0, 2], () => this.create('bookmark')),
+      ...often([2, 5, 9], () => this.delete()), ...often([0, 3], () => this.ask()), ...often([0, 2], () => this.look()),
+      ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4], () => this.restore()),
+    ]
   }
 
-  async run(steps: number): Promise<void> {
+  async run(length: number): Promise<void> {
+    const steps = this.#weighed()
+    const [turnsMax, rests] = [[2, 4, 12][this.random(3)], this.random(3)]
     await this.start()
     this.create('snapshot')
     await this.landed()
     this.machine.refusing = this.#faulty
-    for (let i = 0; i < steps; i++) {
-      for (let many = this.random(5); many >= 0 && !this.isCrowded && !this.machine.dead; many--) this.step()
-      for (let turns = this.random(4); turns > 0 && !this.machine.dead; turns--) await this.machine.turn()
+    for (let i = 0; i < length; i++) {
+      for (let many = this.random(5); many >= 0 && !this.isCrowded && !this.machine.dead; many--) steps[this.random(steps.length)]()
+      for (let turns = this.random(turnsMax); turns > 0 && !this.machine.dead; turns--) await this.machine.turn()
       const roll = this.random(100)
       if (this.machine.dead || roll < 4) await this.crash(this.random(2) === 0 ? 'killed' : 'cut')
       else if (roll < 7) this.machine.fuse = 1 + this.random(60)
-      else if (roll < 10) await this.quiet()
+      else if (roll < 8 + rests) await this.quiet()
       else if (roll < 11) await this.reopen()
       else if (roll < 20) await this.clock.advance([20, 60, 60, 1000, 11_000][this.random(5)])
-      else if (roll < 24) await this.landed()
+      else if (roll < 20 + 2 * rests) await this.landed()
       this.#rethrow()
     }
     if (this.machine.dead) await this.crash('cut')
