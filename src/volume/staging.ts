@@ -99,6 +99,7 @@ export class Staging {
     const { log, entries } = await StagingLog.open(found.device, found)
     const { grainBytes, map } = this.#core
     this.#log = log
+    log.onRefused = () => this.#forget()
     this.#overTo = log.sequence
     this.#appliedTo = this.#retiredTo = log.applied
     for (const entry of entries) {
@@ -137,8 +138,14 @@ export class Staging {
 
   /** All of them are, and nothing that was forgotten can come back. */
   #isStaged(from: number, to: number): boolean {
-    for (let grain = from; grain < to; grain++) if (!this.#grains.has(grain)) return false
+    for (let grain = from; grain < to; grain++) if (!this.#readable(grain)) return false
     return !this.#inDoubt
+  }
+
+  /** What is marked is in its place, and to be read there: others may be where it was before it is forgotten here. */
+  #readable(grain: number): Staged | undefined {
+    const entry = this.#grains.get(grain)
+    return entry && entry.sequence > this.#log!.applied ? entry : undefined
   }
 
   /** All grains that `meets` knows of; undefined: none. */
@@ -177,7 +184,9 @@ export class Staging {
       return admitted === 'later' || log.isBusy ? 'later' : 'no'
     }
     space.promise(needed)
-    this.#remember({ sequence: log.sequence, offset, length, address, from, to })
+    const entry = { sequence: log.sequence, offset, length, address, from, to }
+    this.#strokes.add(entry, this.#grains, log.written!)
+    this.#note(entry)
     this.#core.flushes.changed()
     this.#wake(fill)
     return 'taken'
@@ -201,9 +210,9 @@ export class Staging {
     const pending: Promise<void>[] = []
     for (let start = offset; start < end;) {
       const grain = Math.floor(start / grainBytes)
-      const entry = this.#grains.get(grain)
+      const entry = this.#readable(grain)
       let stop = Math.min(end, (grain + 1) * grainBytes)
-      while (stop < end && this.#grains.get(Math.floor(stop / grainBytes)) === entry) stop = Math.min(end, stop + grainBytes)
+      while (stop < end && this.#readable(Math.floor(stop / grainBytes)) === entry) stop = Math.min(end, stop + grainBytes)
       const place = at + start - offset
       const piece = entry ? this.#readEntry(entry, start, stop - start, into, place) : below(start, stop - start, place)
       if (piece) pending.push(piece)
@@ -327,15 +336,9 @@ export class Staging {
     if (entry && entry.sequence <= last) before.set(grain, entry)
   }
 
-  /** As `#note`, and what to do when it cannot be written: then it was never there. */
-  #remember(entry: Staged): void {
-    this.#strokes.add(entry, this.#grains, this.#log!.written!, () => this.#forget())
-    this.#note(entry)
-  }
-
   /** The disk refused a stroke, and with it all that followed: their entries never were. */
   #forget(): void {
-    const refused = this.#strokes.takeBack()
+    const refused = this.#strokes.takeBack(this.#log!.writtenTo)
     if (refused.length === 0) return
     for (const { first, before } of refused) {
       for (const { grain, entry } of before.reverse()) {
@@ -355,7 +358,7 @@ export class Staging {
   #readEntry(entry: Staged, offset: number, length: number, into: Buffer, at: number): Pending {
     const pending = this.#log!.read(entry.address + offset - entry.offset, length, into, at)
     return pending?.then(() => {
-      if (this.#grains.get(Math.floor(offset / this.#core.grainBytes)) === entry) return undefined
+      if (this.#readable(Math.floor(offset / this.#core.grainBytes)) === entry) return undefined
       return this.read(offset, length, into, at, (start, bytes, place) => this.#core.live.read(start, bytes, into, place))
     })
   }
@@ -402,8 +405,7 @@ export class Staging {
     const log = this.#log!
     while (this.#hasMore) {
       if (this.#mustYield) return
-      // None is on its way where it was refused just now, and is about to be forgotten.
-      if (this.#queue.first!.sequence > log.writtenTo) await log.written?.catch(() => undefined)
+      if (this.#queue.first!.sequence > log.writtenTo) await log.written!.catch(() => undefined)
       else await this.#batch()
       const isFreeing = log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo
       if (isFreeing || this.#appliedTo >= this.#drains.next) await this.#retire()
