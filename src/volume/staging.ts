@@ -104,9 +104,10 @@ export class Staging {
     this.#appliedTo = this.#retiredTo = log.applied
     for (const entry of entries) {
       const from = entry.offset / grainBytes
-      const to = from + entry.length / grainBytes
-      // A later record has said that they are no data any more.
-      if (!Number.isInteger(from) || to > map.grains || !map.data.isAll(from, to, true)) continue
+      const to = Math.min(from + entry.length / grainBytes, map.grains)
+      if (!Number.isInteger(from) || from >= to) continue
+      // Else it would come over what is written in place there.
+      if (!map.data.isAll(from, to, true)) this.#doubtTo = entry.sequence
       this.#note({ ...entry, from, to })
     }
     if (!this.#queue.first) {
@@ -322,6 +323,8 @@ export class Staging {
 
   #note(entry: Staged): void {
     for (let grain = entry.from; grain < entry.to; grain++) {
+      // At open, a later record may have said so: of this grain alone, what is older is not to come over the others.
+      if (!this.#core.map.data.get(grain)) continue
       if (this.#division) this.#keepBefore(this.#division, grain)
       this.#grains.set(grain, entry)
     }

@@ -171,6 +171,40 @@ t.test('whoever waits for what is staged in the moment in which it is refused go
   }
 })
 
+t.test('a power cut loses the mark, and a part of what was staged is no data any more: the rest of it comes over older ones', async t => {
+  const { points, clock, volume, disks } = await lab()
+  await volume.write(3 * G, G, filled(3), 0)
+  await volume.write(2 * G, 3 * G, filled(4, 3), 0)
+  const log = points.log.fork()
+  log.close = async () => undefined
+  await clock.advance(MOVED_MS)
+  await turns()
+  await volume.trim(2 * G, G)
+  const wanted = '1104411111111111'
+  t.equal(await bytes(volume), wanted)
+  const left = Object.assign(points.fork(), { log })
+  const write = log.write.bind(log)
+  let mark: () => void = () => undefined
+  const marked = new Promise<void>(resolve => { mark = resolve })
+  log.write = (...request) => request[0] < STROKES_AT ? marked.then(() => write(...request)) : write(...request)
+  const again = await openOn(killed(disks), SIZE, { points: left, clock: new ManualClock() })
+  const filling = Promise.resolve(again.write(2 * G, G, filled(5), 0))
+  let done = false
+  filling.then(() => { done = true }, () => undefined)
+  await turns()
+  t.notOk(done, 'nothing comes in place of it while a kill would bring it back')
+  mark()
+  await filling
+  await again.write(2 * G, G, filled(0), 0)
+  t.equal(await bytes(again), wanted, 'in the log')
+  await again.flush()
+  await again.points.create({ name: 'later', kind: 'snapshot' })
+  t.equal(await bytes(again), wanted, 'in its place')
+  t.equal(await snapshotBytes(again), '1'.repeat(16))
+  await again.close()
+  await volume.close()
+})
+
 /** Writes are done one by one, as the test says. */
 class SteppedDisk extends RefusingDisk {
   stepped = false
