@@ -164,7 +164,6 @@ export class Staging {
   take(offset: number, length: number, data: Buffer, at: number): 'taken' | 'later' | 'no' {
     const { grainBytes, chain, space } = this.#core
     const log = this.#log
-    const division = this.#division
     if (!log || this.#refusing > 0 || this.#preserver.failure || length > ENTRY_MAX_BYTES) return 'no'
     const from = Math.floor(offset / grainBytes)
     const to = divCeil(offset + length, grainBytes)
@@ -173,7 +172,7 @@ export class Staging {
       return whole ? this.take(from * grainBytes, whole.length, whole, 0) : 'no'
     }
     if (!this.#passing && chain.unneeded(from, to) && !this.meets(from, to)) return 'no'
-    const needed = division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
+    const needed = this.#division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
     if (!needed) return 'no'
     if (this.#stalls.isOn) return 'later'
     const { fill } = log
