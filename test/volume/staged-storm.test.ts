@@ -5,7 +5,7 @@ import { storm } from './storm.js'
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 t.comment(`SEED=${SEED}`)
 t.setTimeout(300_000)
-const RUNS = Number(process.env.RUNS ?? 200)
+const RUNS = Number(process.env.RUNS ?? 150)
 const STEPS = 80
 
 t.test('many requests in flight, through refusals of the log, kills and power cuts', async t => {
