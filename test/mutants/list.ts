@@ -37,6 +37,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: ';', judge: 'sequences' },
 
   // Checkpoints (checkpoint.ts, point.ts, twin-map.ts)
+  { name: 'warm by a checkpoint whose journal is not there', file: 'volume/point.js', find: 'this.heating.add(start, end);', put: 'this.hot.add(start, end);',
+    judge: 'volume/checkpoint-hot' },
   { name: 'what was preserved during a checkpoint not said again', file: 'volume/chain.js', find: "records.push(...encodeRanges('preserve',",
     put: "[].push(...encodeRanges('preserve',", judge: 'races' },
   { name: 'the checkpoint forgets who is the newest', file: 'volume/chain.js', find: "records.push(...encodeRanges('hot', [NO_EXTENT], newest.seq))",
