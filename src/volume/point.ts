@@ -110,8 +110,8 @@ export class Point {
   }
 
   /**
-   * All marks are durable but those of extents in which there were new ones meanwhile: these stay hot. What has become so by other
-   * records than HOT is not before the journal says so.
+   * All marks are durable but those of extents in which there were new ones meanwhile: these stay hot. What was not hot
+   * before is not before the journal says so.
    */
   cool(): void {
     if (!this.fresh) return
@@ -120,7 +120,9 @@ export class Point {
     for (const { start, end } of this.fresh.extents) {
       this.#said.push({ start, end })
       this.heating.add(start, end)
-      for (const was of before) if (was.start < end && start < was.end) this.hot.add(Math.max(was.start, start), Math.min(was.end, end))
+      for (const was of before) {
+        if (was.start < end && start < was.end) this.hot.add(Math.max(was.start, start), Math.min(was.end, end))
+      }
     }
     this.fresh = undefined
   }
