@@ -106,6 +106,8 @@ interface Identity {
 }
 
 export class StagingLog {
+  /** Called when a stroke is refused, in that same turn: nobody may look for its entries, and those behind, any more. */
+  onRefused: () => void = () => undefined
   readonly #device: BlockDevice
   readonly #identity: Identity
   readonly #segments: readonly Segment[]
@@ -379,6 +381,7 @@ export class StagingLog {
     if (error !== undefined) {
       this.#failure = error
       this.#sealed = true
+      this.onRefused()
     } else this.#writtenTo = stroke.first + stroke.entries - 1
     stroke.settle(error)
     this.#sendGathered()

@@ -125,6 +125,7 @@ export class Checkpointer {
       throw error
     }
     await journal.rewrite(() => this.#snapshot())
+    for (const point of chain.points) point.said()
     logger.debug({ pages: pages.length, staleRuns: map.stale.size, openRegions: map.open.size }, 'checkpoint')
   }
 

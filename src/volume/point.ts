@@ -57,6 +57,7 @@ export class Point {
   readonly bytes: GrainBitmap
   readonly lent: GrainBitmap
   readonly hot = new IntervalSet()
+  readonly #said: { readonly start: number, readonly end: number }[] = []
   readonly heating = new IntervalSet()
   info: PointInfo
   state: PointState
@@ -108,12 +109,30 @@ export class Point {
     return pages
   }
 
-  /** All marks are durable but those of extents in which there were new ones meanwhile: these stay hot. */
+  /**
+   * All marks are durable but those of extents in which there were new ones meanwhile: these stay hot. What was not hot
+   * before is not before the journal says so.
+   */
   cool(): void {
     if (!this.fresh) return
+    const before = [...this.hot]
     this.hot.clear()
-    for (const { start, end } of this.fresh.extents) this.hot.add(start, end)
+    for (const { start, end } of this.fresh.extents) {
+      this.#said.push({ start, end })
+      this.heating.add(start, end)
+      for (const was of before) {
+        if (was.start < end && start < was.end) this.hot.add(Math.max(was.start, start), Math.min(was.end, end))
+      }
+    }
     this.fresh = undefined
+  }
+
+  /** What `cool` has kept is in the journal, durably. */
+  said(): void {
+    for (const { start, end } of this.#said.splice(0)) {
+      this.hot.add(start, end)
+      this.heating.remove(start, end)
+    }
   }
 
   /** They were not saved after all. */

@@ -15,3 +15,11 @@ export interface Division {
   /** The newest entry before, of grains that have one behind. */
   readonly before: Map<number, Staged>
 }
+
+/** Entries that a process has left, with their grains; without those of grains of another size, or behind the end. */
+export function placed(entries: readonly StagedEntry[], grainBytes: number, grains: number): Staged[] {
+  return entries.map(entry => {
+    const from = entry.offset / grainBytes
+    return { ...entry, from, to: Math.min(from + entry.length / grainBytes, grains) }
+  }).filter(({ from, to }) => Number.isInteger(from) && from < to)
+}

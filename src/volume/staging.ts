@@ -39,7 +39,7 @@ import { IdleSpace } from './idle-space.js'
 import { runsOf } from './journal.js'
 import type { Copy, Preserver } from './preserver.js'
 import type { PointStore } from './point-store.js'
-import type { Division, Staged } from './staged-entry.js'
+import { type Division, placed, type Staged } from './staged-entry.js'
 import { wholeGrains } from './staged-parts.js'
 import { StagedQueue } from './staged-queue.js'
 import { Stalls } from './stalls.js'
@@ -103,14 +103,13 @@ export class Staging {
     const { log, entries } = await StagingLog.open(found.device, found)
     const { grainBytes, map } = this.#core
     this.#log = log
+    log.onRefused = () => this.#forget()
     this.#overTo = log.sequence
     this.#appliedTo = this.#retiredTo = log.applied
-    for (const entry of entries) {
-      const from = entry.offset / grainBytes
-      const to = from + entry.length / grainBytes
-      // A later record has said that they are no data any more.
-      if (!Number.isInteger(from) || to > map.grains || !map.data.isAll(from, to, true)) continue
-      this.#note({ ...entry, from, to })
+    for (const entry of placed(entries, grainBytes, map.grains)) {
+      // Else it would come over what is written in place there.
+      if (!map.data.isAll(entry.from, entry.to, true)) this.#doubtTo = entry.sequence
+      this.#note(entry)
     }
     if (!this.#queue.first) {
       await log.mark(log.sequence)
@@ -141,8 +140,14 @@ export class Staging {
 
   /** All of them are, and nothing that was forgotten can come back. */
   #isStaged(from: number, to: number): boolean {
-    for (let grain = from; grain < to; grain++) if (!this.#grains.has(grain)) return false
+    for (let grain = from; grain < to; grain++) if (!this.#readable(grain)) return false
     return !this.#inDoubt
+  }
+
+  /** What is marked is in its place, and to be read there: others may be where it was before it is forgotten here. */
+  #readable(grain: number): Staged | undefined {
+    const entry = this.#grains.get(grain)
+    return entry && entry.sequence > this.#log!.applied ? entry : undefined
   }
 
   /** All grains that `meets` knows of; undefined: none. */
@@ -160,7 +165,6 @@ export class Staging {
   take(offset: number, length: number, data: Buffer, at: number): 'taken' | 'later' | 'no' {
     const { grainBytes, chain, space } = this.#core
     const log = this.#log
-    const division = this.#division
     if (!log || this.#refusing > 0 || this.#preserver.failure || length > ENTRY_MAX_BYTES) return 'no'
     const from = Math.floor(offset / grainBytes)
     const to = divCeil(offset + length, grainBytes)
@@ -169,7 +173,7 @@ export class Staging {
       return whole ? this.take(from * grainBytes, whole.length, whole, 0) : 'no'
     }
     if (!this.#passing && chain.unneeded(from, to) && !this.meets(from, to)) return 'no'
-    const needed = division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
+    const needed = this.#division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
     if (!needed) return 'no'
     if (this.#stalls.isOn) return 'later'
     const { fill } = log
@@ -181,7 +185,9 @@ export class Staging {
       return admitted === 'later' || log.isBusy || log.isResting ? 'later' : 'no'
     }
     space.promise(needed)
-    this.#remember({ sequence: log.sequence, offset, length, address, from, to })
+    const entry = { sequence: log.sequence, offset, length, address, from, to }
+    this.#strokes.add(entry, this.#grains, log.written!)
+    this.#note(entry)
     this.#core.flushes.changed()
     this.#wake(fill)
     return 'taken'
@@ -205,9 +211,9 @@ export class Staging {
     const pending: Promise<void>[] = []
     for (let start = offset; start < end;) {
       const grain = Math.floor(start / grainBytes)
-      const entry = this.#grains.get(grain)
+      const entry = this.#readable(grain)
       let stop = Math.min(end, (grain + 1) * grainBytes)
-      while (stop < end && this.#grains.get(Math.floor(stop / grainBytes)) === entry) stop = Math.min(end, stop + grainBytes)
+      while (stop < end && this.#readable(Math.floor(stop / grainBytes)) === entry) stop = Math.min(end, stop + grainBytes)
       const place = at + start - offset
       const piece = entry ? this.#readEntry(entry, start, stop - start, into, place) : below(start, stop - start, place)
       if (piece) pending.push(piece)
@@ -264,7 +270,11 @@ export class Staging {
   /** Whoever could be staged waits for `room`. */
   get isStalled(): boolean { return this.#stalls.isOn }
 
-  #goOn(): void { if (!this.idle) this.#wake(this.#log!.fill) }
+  /** A batch that ended meanwhile has woken nobody. */
+  #goOn(): void {
+    if (this.idle) this.#pressure.ended(false)
+    else this.#wake(this.#log!.fill)
+  }
 
   /** Something of the volume is locked for whoever wants all of it, and may be staged nevertheless. */
   get isPassing(): boolean { return this.#passing }
@@ -314,7 +324,10 @@ export class Staging {
 
   #note(entry: Staged): void {
     for (let grain = entry.from; grain < entry.to; grain++) {
-      if (this.#division) this.#keepBefore(this.#division, grain)
+      // At open, a later record may have said so: of this grain alone, what is older is not to come over the others.
+      if (!this.#core.map.data.get(grain)) continue
+      const older = this.#grains.get(grain)
+      if (this.#division && older && older.sequence <= this.#division.last) this.#division.before.set(grain, older)
       this.#grains.set(grain, entry)
     }
     // Those among them that no snapshot needs must not be overwritten in place meanwhile.
@@ -322,21 +335,9 @@ export class Staging {
     this.#queue.push(entry)
   }
 
-  /** Its newest entry is about to have another behind it. */
-  #keepBefore({ last, before }: Division, grain: number): void {
-    const entry = this.#grains.get(grain)
-    if (entry && entry.sequence <= last) before.set(grain, entry)
-  }
-
-  /** As `#note`, and what to do when it cannot be written: then it was never there. */
-  #remember(entry: Staged): void {
-    this.#strokes.add(entry, this.#grains, this.#log!.written!, () => this.#forget())
-    this.#note(entry)
-  }
-
   /** The disk refused a stroke, and with it all that followed: their entries never were. */
   #forget(): void {
-    const refused = this.#strokes.takeBack()
+    const refused = this.#strokes.takeBack(this.#log!.writtenTo)
     if (refused.length === 0) return
     for (const { first, grains, before } of refused) {
       for (let i = grains.length - 1; i >= 0; i--) {
@@ -357,7 +358,7 @@ export class Staging {
   #readEntry(entry: Staged, offset: number, length: number, into: Buffer, at: number): Pending {
     const pending = this.#log!.read(entry.address + offset - entry.offset, length, into, at)
     return pending?.then(() => {
-      if (this.#grains.get(Math.floor(offset / this.#core.grainBytes)) === entry) return undefined
+      if (this.#readable(Math.floor(offset / this.#core.grainBytes)) === entry) return undefined
       return this.read(offset, length, into, at, (start, bytes, place) => this.#core.live.read(start, bytes, into, place))
     })
   }

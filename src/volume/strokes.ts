@@ -20,12 +20,12 @@ export class Strokes {
   /** Oldest first. */
   #strokes: Stroke[] = []
 
-  /** An entry that was appended just now. @param newest without it yet @param refused called once for all that never were */
-  add({ sequence, from, to }: Staged, newest: ReadonlyMap<number, Staged>, written: Promise<void>, refused: () => void): void {
+  /** An entry that was appended just now. @param newest without it yet */
+  add({ sequence, from, to }: Staged, newest: ReadonlyMap<number, Staged>, written: Promise<void>): void {
     let stroke = this.#strokes.at(-1)
     if (stroke?.written !== written) {
       this.#strokes.push(stroke = { written, first: sequence, grains: [], before: [] })
-      written.then(() => { this.#strokes.shift() }, refused)
+      written.then(() => { this.#strokes.shift() }, () => undefined)
     }
     for (let grain = from; grain < to; grain++) {
       stroke.grains.push(grain)
@@ -43,6 +43,9 @@ export class Strokes {
     return older
   }
 
-  /** All of them, newest first: they never were. */
-  takeBack(): readonly Stroke[] { return this.#strokes.splice(0).reverse() }
+  /** All of them that are not with the disk, newest first: they never were. */
+  takeBack(writtenTo: number): readonly Stroke[] {
+    const written = this.#strokes.filter(({ first }) => first <= writtenTo).length
+    return this.#strokes.splice(written).reverse()
+  }
 }

@@ -155,6 +155,133 @@ t.test('what was answered is not lost because a newer write, on its way while th
   await volume.close()
 })
 
+t.test('whoever waits for what is staged in the moment in which it is refused goes on', async t => {
+  for (let moment = 0; moment < 12; moment++) {
+    const { points, volume } = await lab()
+    points.log.held = true
+    const refused = t.rejects((async () => { await volume.write(3 * G, G, filled(3), 0) })(), { code: 'io' })
+    await turns()
+    points.log.refusesLate = true
+    points.log.release()
+    for (let i = 0; i < moment; i++) await Promise.resolve()
+    await t.resolves((async () => { await volume.trim(3 * G, G) })(), `microtask ${moment}`)
+    await refused
+    t.equal(await bytes(volume), '1110111111111111')
+    await volume.close()
+  }
+})
+
+t.test('a power cut loses the mark, and a part of what was staged is no data any more: the rest of it comes over older ones', async t => {
+  const { points, clock, volume, disks } = await lab()
+  await volume.write(3 * G, G, filled(3), 0)
+  await volume.write(2 * G, 3 * G, filled(4, 3), 0)
+  const log = points.log.fork()
+  log.close = async () => undefined
+  await clock.advance(MOVED_MS)
+  await turns()
+  await volume.trim(2 * G, G)
+  const wanted = '1104411111111111'
+  t.equal(await bytes(volume), wanted)
+  const left = Object.assign(points.fork(), { log })
+  const write = log.write.bind(log)
+  let mark: () => void = () => undefined
+  const marked = new Promise<void>(resolve => { mark = resolve })
+  log.write = (...request) => request[0] < STROKES_AT ? marked.then(() => write(...request)) : write(...request)
+  const again = await openOn(killed(disks), SIZE, { points: left, clock: new ManualClock() })
+  t.equal(await bytes(again), wanted, 'in the log')
+  const filling = Promise.resolve(again.write(2 * G, G, filled(5), 0))
+  let done = false
+  filling.then(() => { done = true }, () => undefined)
+  await turns()
+  t.notOk(done, 'nothing comes in place of it while a kill would bring it back')
+  mark()
+  await filling
+  await again.write(2 * G, G, filled(0), 0)
+  await again.flush()
+  await again.points.create({ name: 'later', kind: 'snapshot' })
+  t.equal(await bytes(again), wanted, 'in its place')
+  t.equal(await snapshotBytes(again), '1'.repeat(16))
+  await again.close()
+  await volume.close()
+})
+
+/** Writes are done one by one, as the test says. */
+class SteppedDisk extends RefusingDisk {
+  stepped = false
+  /** Set: nothing is done, and said to have failed. */
+  failing = false
+  readonly #steps: (() => void)[] = []
+
+  async step(): Promise<void> {
+    this.#steps.shift()!()
+    await turns()
+  }
+
+  async finish(): Promise<void> {
+    this.stepped = this.failing = false
+    while (this.#steps.length > 0) await this.step()
+  }
+
+  override write(offset: number, length: number, from: Buffer, at: number): Pending {
+    if (!this.stepped) return super.write(offset, length, from, at)
+    return new Promise<void>(resolve => { this.#steps.push(resolve) }).then(() => {
+      if (this.failing) throw new NbdeltaError('no-space', 'nothing was written')
+      return super.write(offset, length, from, at)
+    })
+  }
+}
+
+t.test('at no moment of a refusal is read what was never written', async t => {
+  const log = new SteppedDisk(LOG_BYTES)
+  const volume = await openOn(await freshDisks({ sizeBytes: SIZE, allData: true }), SIZE, { points: new StagedPoints(log) })
+  await volume.write(0, SIZE, Buffer.alloc(SIZE, 1), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  log.stepped = log.failing = true
+  const refused = t.rejects((async () => { await volume.write(3 * G, G, filled(3), 0) })(), { code: 'no-space' })
+  await turns()
+  const step = log.step()
+  const found = new Set<number>()
+  for (let i = 0; i < 20; i++) {
+    const into = Buffer.alloc(G)
+    t.equal(volume.read(3 * G, G, into, 0), undefined, 'these disks read at once')
+    found.add(into[0])
+    await Promise.resolve()
+  }
+  t.same([...found], [3, 1], 'the new content until it is refused, then the old')
+  await step
+  await refused
+  await log.finish()
+  await volume.close()
+})
+
+t.test('what is marked is not read where it was staged: its place may be taken before it is forgotten', async t => {
+  // Each half takes three strokes of one grain.
+  const log = new SteppedDisk(STROKES_AT + 2 * 24 * 1024)
+  const clock = new ManualClock()
+  const volume = await openOn(await freshDisks({ sizeBytes: SIZE, allData: true }), SIZE, { points: new StagedPoints(log), clock })
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  for (const grain of [1, 2, 3]) await volume.write(grain * G, G, filled(grain), 0)
+  log.stepped = true
+  await clock.advance(MOVED_MS)
+  await turns() // the mark of these is on its way
+  const pending = [volume.write(4 * G, G, filled(4), 0)]
+  await turns()
+  pending.push(volume.flush())
+  await turns()
+  pending.push(volume.write(5 * G, 2 * G, filled(5, 2), 0))
+  await turns()
+  await log.step() // the mark, which waits for the last stroke to be flushed with it
+  await log.step() // the first stroke, and the flush behind it: the mark is durable
+  pending.push(volume.write(7 * G, G, filled(7), 0)) // where grain 1 was
+  t.equal(await bytes(volume), '0123455700000000')
+  await log.finish()
+  await Promise.all(pending)
+  await clock.advance(MOVED_MS)
+  await turns()
+  t.equal(await bytes(volume), '0123455700000000', 'in its place')
+  await volume.close()
+})
+
 t.test('with the last snapshot gone, nothing is written in place before the log cannot bring back what it refused', async t => {
   const { points, volume, disks } = await lab()
   points.log.refuses = true

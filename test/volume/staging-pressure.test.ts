@@ -1,13 +1,13 @@
 // Staging under load: whoever has to wait for what is staged waits for what was staged before, and not for what comes meanwhile.
 import t from 'tap'
-import { ManualClock } from '../../src/device/testing.js'
+import { ManualClock, seededRandom } from '../../src/device/testing.js'
 import type { Pending } from '../../src/device/block-device.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { ENTRY_MAX_BYTES } from '../../src/store/staging-log.js'
 import { BATCH_GRAINS } from '../../src/volume/preserver.js'
 import { until } from '../replication/held.js'
 import { MemoryInherit, settle } from './inherit-lab.js'
-import { freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll } from './lab.js'
+import { freshDisks, GRAIN, killed, LateDisk, openOn, ProgrammedDisk, readAll } from './lab.js'
 import { StagedPoints } from './point-lab.js'
 
 const G = GRAIN
@@ -217,4 +217,23 @@ t.test('a write that comes while the log gives its space back is staged a moment
   t.equal(trims, 1, 'the rest of the space is needed')
   t.equal(await byteAt(volume, 0), 4)
   await volume.close()
+})
+
+t.test('a write that waits for room goes on when a deletion has stopped the moving and nothing is left to be moved', async t => {
+  for (let seed = 1; seed <= 20 && t.passing(); seed++) {
+    const disks = await freshDisks({ sizeBytes: SIZE, allData: true, live: new LateDisk(SIZE, seed) })
+    const points = new StagedPoints(new LateDisk(8192 + 2 * 24 * 1024, seed))
+    const volume = await openOn(disks, SIZE, { points, clock: new ManualClock() })
+    await volume.points.create({ name: 's', kind: 'snapshot' })
+    const pending: (Pending | Promise<void>)[] = []
+    const random = seededRandom(seed)
+    for (let i = 0; i < 20; i++) {
+      const grains = 1 + random(2)
+      pending.push(volume.write(random(5) * G, grains * G, filled(3, grains), 0))
+      if (i % 2 === 0) await turn()
+      if (i === 8) pending.push(volume.points.delete('s'))
+    }
+    t.equal(await Promise.race([Promise.all(pending).then(() => 'done'), late()]), 'done', `seed ${seed}`)
+    await volume.close()
+  }
 })

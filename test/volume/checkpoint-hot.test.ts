@@ -1,0 +1,48 @@
+// A checkpoint keeps extents hot in which something changed meanwhile. Nothing may rely on that before the journal says so.
+import t from 'tap'
+import { ManualClock, type MemoryDisk } from '../../src/device/testing.js'
+import { freshDisks, GRAIN, openOn } from './lab.js'
+import { MemoryPoints } from './point-lab.js'
+
+const SIZE = 16 * GRAIN
+/** Longer than a volume is left alone before its checkpoint. */
+const CHECKPOINT_MS = 11_000
+
+async function turns(count = 20): Promise<void> {
+  for (let i = 0; i < count; i++) await new Promise(resolve => { setImmediate(resolve) })
+}
+
+/** Writes wait until the function returned was called. */
+function hold(disk: MemoryDisk): () => void {
+  let release!: () => void
+  const released = new Promise<void>(resolve => { release = resolve })
+  const write = disk.write.bind(disk)
+  disk.write = (...request) => released.then(() => write(...request))
+  return () => {
+    disk.write = write
+    release()
+  }
+}
+
+t.test('a grain that a trim made warm while a checkpoint ran is not written in place before the journal says so', async t => {
+  const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { points: new MemoryPoints(), clock })
+  await volume.points.create({ name: 'b', kind: 'bookmark' })
+  await volume.trim(GRAIN, GRAIN)
+  const releaseMap = hold(disks.map)
+  await clock.advance(CHECKPOINT_MS)
+  await turns() // it is in its middle
+  await volume.trim(3 * GRAIN, GRAIN)
+  const releaseJournal = hold(disks.journal)
+  releaseMap()
+  await turns() // all but the journal is saved
+  let done = false
+  const written = Promise.resolve(volume.write(5 * GRAIN, GRAIN, Buffer.alloc(GRAIN, 5), 0)).then(() => { done = true })
+  await turns()
+  t.notOk(done, 'a power cut now would leave a change that no map knows of')
+  releaseJournal()
+  await written
+  t.ok(volume.points.isChanged('b', 5, 6))
+  await volume.close()
+})
