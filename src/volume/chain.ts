@@ -118,8 +118,10 @@ export class Chain {
       older.changed.set(start, end)
       older.noteChanged(start, end)
     }
-    for (const set of [point.hot, point.heating]) for (const { start, end } of set) older.hot.add(start, end)
-    if (older.fresh) for (const { start, end } of older.hot) older.fresh.extents.add(start, end)
+    for (const { start, end } of point.hot) older.hot.add(start, end)
+    // What is not durable of one point is not of the other: whoever needs it says it again.
+    for (const { start, end } of point.heating) older.heating.add(start, end)
+    if (older.fresh) for (const { start, end } of [...older.hot, ...older.heating]) older.fresh.extents.add(start, end)
   }
 
   /** The next older snapshot: who inherits what this one owns. */

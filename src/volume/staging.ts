@@ -80,7 +80,7 @@ export class Staging {
   /** Somebody wants nothing to be moved: no batch begins but for those that wait for one, then nothing is taken either. */
   #yielding = 0
   readonly #stalls = new Stalls()
-  #passing = false
+  #passes = 0
   #division: Division | undefined
   #buffer: Buffer | undefined
 
@@ -172,7 +172,7 @@ export class Staging {
       const whole = this.#isStaged(from, to) ? wholeGrains(this, grainBytes, offset, length, data, at) : undefined
       return whole ? this.take(from * grainBytes, whole.length, whole, 0) : 'no'
     }
-    if (!this.#passing && chain.unneeded(from, to) && !this.meets(from, to)) return 'no'
+    if (!this.isPassing && chain.unneeded(from, to) && !this.meets(from, to)) return 'no'
     const needed = this.#division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
     if (!needed) return 'no'
     if (this.#stalls.isOn) return 'later'
@@ -277,10 +277,10 @@ export class Staging {
   }
 
   /** Something of the volume is locked for whoever wants all of it, and may be staged nevertheless. */
-  get isPassing(): boolean { return this.#passing }
+  get isPassing(): boolean { return this.#passes > 0 }
 
-  /** Until `unite`. */
-  pass(): void { this.#passing = true }
+  /** Until `unite`, by each who has called it: one that came too late may end when the next has begun. */
+  pass(): void { this.#passes++ }
 
   /** The whole volume is held, until `unite`. @param keeps for a snapshot, which needs what later entries come over */
   divide(keeps: boolean): void {
@@ -296,7 +296,7 @@ export class Staging {
   }
 
   unite(): void {
-    this.#passing = false
+    this.#passes--
     this.#division = undefined
     this.#pressure.ended(false)
     this.#goOn()

@@ -3,6 +3,8 @@ import t from 'tap'
 import { FaultyDisk, ManualClock, MemoryDisk, seededRandom } from '../../src/device/testing.js'
 import { planGate } from '../../src/volume/gate.js'
 import { Chain } from '../../src/volume/chain.js'
+import { Point } from '../../src/volume/point.js'
+import type { PointFiles } from '../../src/volume/point-store.js'
 import { VolumeMap } from '../../src/volume/volume-map.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { freshDisks, freshVolume, GRAIN, killed, openOn, readAll, type Disks } from './lab.js'
@@ -232,6 +234,20 @@ t.test('1000 points in a chain: a write looks at the newest end only', async t =
 t.test('the plan of the gate names its rule', async t => {
   const chain = new Chain(new VolumeMap(GRAINS, 2 ** 20))
   t.equal(planGate(chain, 0, 4, true).rule, 'free')
+})
+
+t.test('a point that goes leaves to the older one what is durable of its marks as durable, and nothing else', async t => {
+  const chain = new Chain(new VolumeMap(GRAINS, 2 ** 20))
+  const [older, newer] = [1, 2].map(seq => new Point(
+    { uuid: `${seq}`, seq, name: `p${seq}`, kind: 'bookmark', createdAt: '', sizeBytes, labels: {}, group: null, pins: [] },
+    'ready', {} as PointFiles, GRAIN, GRAINS))
+  chain.add(older!)
+  chain.add(newer!)
+  newer!.hot.add(1, 2)
+  newer!.heating.add(0, 1)
+  newer!.state = 'deleting'
+  chain.foldMarks(newer!)
+  t.strictSame([[...older!.hot], [...older!.heating]], [[{ start: 1, end: 2 }], [{ start: 0, end: 1 }]])
 })
 
 t.test('two volumes: a disk without points refuses them, and says so', async t => {

@@ -5,6 +5,10 @@ import t from 'tap'
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock } from '../../src/device/testing.js'
+import type { VolumeCore } from '../../src/volume/core.js'
+import type { PointStore } from '../../src/volume/point-store.js'
+import type { Preserver } from '../../src/volume/preserver.js'
+import { Staging } from '../../src/volume/staging.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { type Disks, freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll } from './lab.js'
 import { StagedPoints } from './point-lab.js'
@@ -327,5 +331,16 @@ t.test('what a killed process has staged, and a slow disk: a write waits for the
   const { stdout, stderr, signal } = spawnSync(process.execPath, [program], { encoding: 'utf8', timeout: 20_000, killSignal: 'SIGKILL' })
   t.equal(signal, null)
   t.equal(stdout, '2 2 1 3 0\n', stderr)
+  t.end()
+})
+
+t.test('a hold that comes too late does not end that of the next point', t => {
+  const staging = new Staging({ clock: new ManualClock() } as unknown as VolumeCore, {} as Preserver, {} as PointStore)
+  staging.pass()
+  staging.pass()
+  staging.unite()
+  t.ok(staging.isPassing)
+  staging.unite()
+  t.notOk(staging.isPassing)
   t.end()
 })
