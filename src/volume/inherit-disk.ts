@@ -18,6 +18,8 @@ export class InheritDisk implements InheritFile {
   readonly #device: BlockDevice
   readonly #map: TwinMap
   readonly #name: string
+  /** As a point's maps (point-disk.ts). */
+  #isUnflushed = false
 
   constructor(device: BlockDevice, identity: MapIdentity, grains: number) {
     this.#device = device
@@ -32,14 +34,17 @@ export class InheritDisk implements InheritFile {
   }
 
   async load(into: GrainBitmap): Promise<string[]> {
+    this.#isUnflushed = true
     const { damagedPages, faults } = await this.#map.load(into)
     if (damagedPages.length === 0) return [...faults]
     const what = `${this.#name}: page ${damagedPages[0]} cannot be read: what is inherited there is not known`
     throw new NbdeltaError('damaged', what)
   }
 
-  save(from: GrainBitmap, pages: Iterable<number>, settle?: () => Pending): Promise<void> {
-    return this.#map.save(from, pages, settle)
+  async save(from: GrainBitmap, pages: Iterable<number>, settle?: () => Pending): Promise<void> {
+    if (this.#isUnflushed) await this.#device.flush()
+    this.#isUnflushed = false
+    await this.#map.save(from, pages, settle)
   }
 
   resize(bitmap: GrainBitmap): Promise<void> { return this.#map.resize(bitmap) }

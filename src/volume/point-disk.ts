@@ -29,6 +29,8 @@ export class PointDisk implements PointFiles {
   readonly #exact: PointMaps['exact']
   #changed: MapFile
   #changedGrains: number
+  /** A killed process may have left in the kernel's hands what was loaded. */
+  #isUnflushed = false
 
   constructor(
     files: { readonly maps: BlockDevice, readonly preserved: BlockDevice | undefined, close(): Promise<void> },
@@ -57,6 +59,7 @@ export class PointDisk implements PointFiles {
       this.#changedGrains = point.changed.length
       this.#changed = pointMaps(this.#maps, this.#identity, this.#changedGrains, this.#kind).changed
     }
+    this.#isUnflushed = true
     const notes = await this.#changed.load(point.changed)
     if (notes.length > 0) point.noteChanged(0, point.changed.length)
     for (const what of ['owned', 'bytes', 'lent'] as const) {
@@ -69,6 +72,9 @@ export class PointDisk implements PointFiles {
   }
 
   async save(point: Point, { changed, exact }: DirtyPages, settle: () => Pending): Promise<void> {
+    // The journal is cut behind this, also of what these maps said already when they were loaded.
+    if (this.#isUnflushed) await this.#maps.flush()
+    this.#isUnflushed = false
     if (point.changed.length !== this.#changedGrains) await this.resize(point.changed.length)
     if (changed.length > 0) {
       await this.#changed.save(point.changed, changed, settle)

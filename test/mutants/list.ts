@@ -136,6 +136,8 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'what a point that goes was about to say counts as said', file: 'volume/chain.js', find: 'older.heating.add(start, end)', put: 'older.hot.add(start, end)',
     judge: 'volume/points' },
   { name: 'a hold that came too late ends the next one', file: 'volume/staging.js', find: 'this.#passes--;', put: 'this.#passes = 0;', judge: 'volume/staging-late' },
+  { name: 'the journal is cut over maps that a killed process has not flushed', file: 'volume/point-disk.js', find: 'if (this.#isUnflushed)', put: 'if (false)',
+    judge: 'volume/checkpoint-hot' },
   { name: 'a deletion waits for all that is staged', file: 'volume/staging.js', find: 'if (this.#mustYield)\n                return;', put: '',
     judge: 'volume/staging-pressure' },
   { name: 'a write in the way of a deletion waits for all that is staged', file: 'volume/volume.js', find: 'if (staging.isStalled)', put: 'if (false)',

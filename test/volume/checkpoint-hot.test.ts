@@ -1,7 +1,7 @@
-// A checkpoint keeps extents hot in which something changed meanwhile. Nothing may rely on that before the journal says so.
+// Checkpoints: nothing relies on extents that stay hot before the journal says so, nor on maps that are not durable.
 import t from 'tap'
 import { ManualClock, type MemoryDisk } from '../../src/device/testing.js'
-import { freshDisks, GRAIN, openOn } from './lab.js'
+import { freshDisks, GRAIN, killed, openOn } from './lab.js'
 import { MemoryPoints } from './point-lab.js'
 
 const SIZE = 16 * GRAIN
@@ -45,4 +45,29 @@ t.test('a grain that a trim made warm while a checkpoint ran is not written in p
   await written
   t.ok(volume.points.isChanged('b', 5, 6))
   await volume.close()
+})
+
+t.test('what a killed process has left in the maps of a point is durable before the journal is cut', async t => {
+  const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
+  const points = new MemoryPoints()
+  const before = await openOn(disks, SIZE, { points, clock: new ManualClock() })
+  await before.points.create({ name: 'b', kind: 'bookmark' })
+  await before.write(0, GRAIN, Buffer.alloc(GRAIN, 1), 0)
+  await before.close()
+  const left = points.fork()
+  let flushes = 0
+  left.wrap = (disk, what) => {
+    const flush = disk.flush.bind(disk)
+    if (what === 'maps') disk.flush = () => { flushes++; return flush() }
+    return disk
+  }
+  const clock = new ManualClock()
+  const volume = await openOn(killed(disks), SIZE, { points: left, clock })
+  await volume.trim(0, GRAIN) // marked already: nothing of the maps is to be saved
+  await clock.advance(CHECKPOINT_MS)
+  await turns()
+  t.equal(flushes, 1)
+  await clock.advance(CHECKPOINT_MS)
+  await volume.close()
+  t.equal(flushes, 1, 'once')
 })
