@@ -148,11 +148,10 @@ export class VolumePoints implements Snappoints {
     })
   }
 
-  async label(name: string, label: string, value: string | null): Promise<void> {
+  async label(name: string, label: string, value: string): Promise<void> {
     await this.inTurn(() => {
       const point = this.#known(name)
-      const { [label]: _, ...others } = point.info.labels
-      return this.#put(point, { ...point.info, labels: Object.freeze(value === null ? others : { ...others, [label]: value }) })
+      return this.#put(point, { ...point.info, labels: Object.freeze({ ...point.info.labels, [label]: value }) })
     })
   }
 

@@ -206,8 +206,6 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'return { shipped: { data: 0, zeros: 0, equal: 0 }, differing: 0, root: null };', judge: 'replication/image-space' },
   { name: 'a cycle during which the log was full has another behind it at once', file: 'replication/mirror.js', judge: 'replication/streams',
     find: ' || this.#streaming?.reason !== undefined', put: '' },
-  { name: 'a copy of a snapshot stays the mirror\'s', file: 'replication/volume-target.js', find: 'await volume.points.label(name, MIRROR_LABEL, null);', put: ';',
-    judge: 'replication/recall' },
   { name: 'a full log is tried again for being behind', file: 'replication/mirror.js', find: '(this.#streamRetry.ms > 0 && !this.#streaming?.isLive)', put: 'false',
     judge: 'replication/streams' },
   { name: 'a first copy that was declared unheard stays one', file: 'replication/cycle.js', judge: 'replication/content-roots',
