@@ -7,8 +7,7 @@
  *   async, sync  the same while every change crosses as it comes; and, in mode async, how far behind the target is at a steady rate
  *   freeze       the longest of a client's writes, one at a time, while a cycle begins every second, and without any
  *
- * For writes beside a mirror both sides have the same content at first, written in pieces of 4 KiB, as workbench.ts says why: a
- * target that was written in larger ones costs three times the kernel time for each small write from then on.
+ * For writes beside a mirror both sides have the same content at first, written in pieces of 4 KiB: workbench.ts says why.
  */
 import { closeSync, fsyncSync, openSync, rmSync, writeSync } from 'node:fs'
 import { connect, createServer } from 'node:net'

@@ -382,13 +382,12 @@ export class Mirror {
     this.#parts.logger.warn({ mirror: this.#record.name, reason }, 'changes do not go to the target as they come any more')
     void this.#turns.take(async () => {
       if (this.#streaming?.reason === undefined) return
-      const now = this.#parts.clock.now()
       // One that ends again and again must not freeze the source each time at once, nor one that a cycle is too long for.
       if (this.#streaming.wasShort) this.#streamRetry.longer()
       else this.#streamRetry.reset()
       await this.#endStream()
       const waitMs = Math.min(Math.max(this.#retry.ms, this.#streamRetry.ms), this.state.intervalSeconds * 1000)
-      this.#dueAtMs = Math.min(Math.max(this.#dueAtMs, now), now + waitMs)
+      this.#dueAtMs = Math.min(this.#dueAtMs, this.#parts.clock.now() + waitMs)
       this.#arm()
     })
   }

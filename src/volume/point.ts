@@ -14,7 +14,7 @@
  */
 import { GrainBitmap, PAGE_BITS } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
-import { IntervalSet } from '../../native-free/interval-set.js'
+import { type Interval, IntervalSet } from '../../native-free/interval-set.js'
 import type { PointFiles } from './point-store.js'
 import type { PointInfo, PointKind } from './snappoint.js'
 import type { Run } from './volume-map.js'
@@ -57,7 +57,8 @@ export class Point {
   readonly bytes: GrainBitmap
   readonly lent: GrainBitmap
   readonly hot = new IntervalSet()
-  readonly #said: { readonly start: number, readonly end: number }[] = []
+  /** Kept by `cool`, and not said by the journal yet. */
+  readonly #said: Interval[] = []
   readonly heating = new IntervalSet()
   info: PointInfo
   state: PointState
@@ -115,15 +116,16 @@ export class Point {
    */
   cool(): void {
     if (!this.fresh) return
-    const before = [...this.hot]
-    this.hot.clear()
+    const kept: Interval[] = []
     for (const { start, end } of this.fresh.extents) {
       this.#said.push({ start, end })
       this.heating.add(start, end)
-      for (const was of before) {
-        if (was.start < end && start < was.end) this.hot.add(Math.max(was.start, start), Math.min(was.end, end))
+      for (const was of this.hot.overlapping(start, end)) {
+        kept.push({ start: Math.max(was.start, start), end: Math.min(was.end, end) })
       }
     }
+    this.hot.clear()
+    for (const { start, end } of kept) this.hot.add(start, end)
     this.fresh = undefined
   }
 

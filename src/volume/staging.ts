@@ -160,7 +160,7 @@ export class Staging {
 
   /**
    * `taken`: the write is in the log, and done when `pending` is. `later`: to be asked again after `room`. `no`: it goes its own
-   * way. All its grains are data; nobody holds a lock on them.
+   * way. All its grains are data; nobody holds a lock on them, and it is not stalled.
    */
   take(offset: number, length: number, data: Buffer, at: number): 'taken' | 'later' | 'no' {
     const { grainBytes, chain, space } = this.#core
@@ -175,7 +175,6 @@ export class Staging {
     if (!this.isPassing && chain.unneeded(from, to) && !this.meets(from, to)) return 'no'
     const needed = this.#division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
     if (!needed) return 'no'
-    if (this.#stalls.isOn) return 'later'
     const { fill } = log
     const admitted = this.#pressure.admit(fill, this.#queue.bytes, length)
     const address = admitted === 'now' ? log.append(offset, data, at, length) : undefined
@@ -267,7 +266,7 @@ export class Staging {
     this.#goOn()
   }
 
-  /** Whoever could be staged waits for `room`. */
+  /** Nothing is to be taken: whoever could be staged waits for `room`. */
   get isStalled(): boolean { return this.#stalls.isOn }
 
   /** A batch that ended meanwhile has woken nobody. */
