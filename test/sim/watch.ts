@@ -20,8 +20,8 @@ export interface Shown {
   readonly image: Image
 }
 
-/** Places in the views that it may be, and the number of its point in the volume: the same order for bookmarks' images and snapshots. */
-export interface Frozen { readonly image: Image, readonly first: number, readonly last: number, readonly seq: number }
+/** The first place in the views that it may be, and the number of its point in the volume: the same order for bookmarks' images and snapshots. */
+export interface Frozen { readonly image: Image, readonly views: readonly Image[], readonly first: number, readonly seq: number }
 
 /** A bookmark, where in the views it was made, and what the target may have had then. */
 export interface Mark { readonly images: ReadonlySet<Image>, readonly views: readonly Image[], readonly from: number, readonly seq: number }
@@ -30,8 +30,11 @@ export interface Mark { readonly images: ReadonlySet<Image>, readonly views: rea
 export function frozenOf(image: Image, views: readonly Image[], from: number, seq: number): Frozen {
   const first = views.indexOf(image, from)
   if (first < 0) throw new Wrong('the frozen image is not what hosts saw (C2)')
-  return { image, first, last: views.lastIndexOf(image), seq }
+  return { image, views, first, seq }
 }
+
+/** The last place in the views that it may be: hosts may have come back to it since. */
+function lastOf({ image, views }: Frozen): number { return views.lastIndexOf(image) }
 
 export class Watch {
   /** By uuid of the source's bookmark. */
@@ -114,8 +117,8 @@ export class Watch {
     if (!frozen) throw new Wrong('the target declares a point that the source never had (C1)')
     if (image !== frozen.image) throw new Wrong(`the target shows something else than the point it declares (C1, S1): ${differenceOf(frozen.image, image)}`)
     const before = this.#seen?.seq ?? -1
-    if (frozen.seq < before || frozen.last < this.#at) throw new Wrong('the target went back to an older point (C1)')
-    if (frozen.last < atLeast) throw new Wrong('what was answered in step is not there (sync)')
+    if (frozen.seq < before || lastOf(frozen) < this.#at) throw new Wrong('the target went back to an older point (C1)')
+    if (lastOf(frozen) < atLeast) throw new Wrong('what was answered in step is not there (sync)')
     if (frozen.seq > before) {
       this.#died = false
       this.cycles++
