@@ -187,12 +187,17 @@ export class VolumeTarget implements MirrorTarget {
     } catch { /* the volume was closed, or is gone */ }
   }
 
-  /** The mirror is over: its points go, and copies of snapshots are the volume's own. */
+  /** The mirror is over: its points go, and copies of snapshots are the volume's own, no longer shown as what it has declared. */
   async forget(): Promise<void> {
     const volume = this.#parts.volume()
     const owner = ownerOf(this.#parts.mirror.name)
     const mine = this.#mine(volume)
-    for (const { name, labels } of mine) if (labels[SNAPSHOT_LABEL] !== undefined) await volume.points.unpin(name, owner)
+    for (const { name, labels } of mine) {
+      if (labels[SNAPSHOT_LABEL] === undefined) continue
+      // Pinned by nobody's mirror it could not be deleted.
+      await volume.points.unpin(name, owner)
+      await volume.points.label(name, MIRROR_LABEL, null)
+    }
     await dropPoints(volume, mine.filter(({ labels }) => labels[SNAPSHOT_LABEL] === undefined), owner)
   }
 

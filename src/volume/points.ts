@@ -148,10 +148,11 @@ export class VolumePoints implements Snappoints {
     })
   }
 
-  async label(name: string, label: string, value: string): Promise<void> {
+  async label(name: string, label: string, value: string | null): Promise<void> {
     await this.inTurn(() => {
       const point = this.#known(name)
-      return this.#put(point, { ...point.info, labels: Object.freeze({ ...point.info.labels, [label]: value }) })
+      const { [label]: _, ...others } = point.info.labels
+      return this.#put(point, { ...point.info, labels: Object.freeze(value === null ? others : { ...others, [label]: value }) })
     })
   }
 

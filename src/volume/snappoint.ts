@@ -87,8 +87,8 @@ export interface Snappoints {
   /** Every deletion and hand-over under way has ended. */
   settled(): Promise<void>
   rename(name: string, to: string): Promise<PointInfo>
-  /** One label more, or another value of one. */
-  label(name: string, label: string, value: string): Promise<void>
+  /** One label more, another value of one, or without it (null). */
+  label(name: string, label: string, value: string | null): Promise<void>
   pin(name: string, pin: Pin): Promise<void>
   unpin(name: string, owner: string): Promise<void>
   /** @param how `yields`: closed soon after its `letGo` was called. Errors: bad-argument for a bookmark. */

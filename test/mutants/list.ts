@@ -208,6 +208,8 @@ export const MUTANTS: readonly Mutant[] = [
     find: ' || this.#streaming?.reason !== undefined', put: '' },
   { name: 'a full log is tried again for being behind', file: 'replication/mirror.js', find: '(this.#streamRetry.ms > 0 && !this.#streaming?.isLive)', put: 'false',
     judge: 'replication/streams' },
+  { name: 'a copy of a snapshot stays the mirror\'s', file: 'replication/volume-target.js', find: 'await volume.points.label(name, MIRROR_LABEL, null);', put: ';',
+    judge: 'replication/recall' },
   { name: 'a first copy that was declared unheard stays one', file: 'replication/cycle.js', judge: 'replication/content-roots',
     find: "state.phase === 'copying' && !state.base", put: "state.phase === 'copying'" },
   { name: 'a retry of the first copy takes the target for blank', file: 'replication/cycle.js', find: 'await parts.put({ ...state, blank: false });',

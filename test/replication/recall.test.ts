@@ -204,6 +204,7 @@ test('snapshots are carried exactly, in order, the newest so many, as long as th
   await lab.far.secondaries.forget('w')
   t.same(await images(), { after: Array.from({ length: 8 }, () => 1) }, 'the copy is the volume\'s own')
   t.same(target.points.get('after')!.pins, [])
+  t.notOk(target.points.list().some(({ labels }) => labels['mirror']), 'and nobody takes it for what a mirror has declared')
 })
 
 test('a snapshot is taken in the middle of a freeze, or gone when its turn comes; a copy of its name is there already', async t => {

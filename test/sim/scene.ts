@@ -60,15 +60,20 @@ export class Scene implements World {
       points.create = async options => {
         const mirror = options.labels?.['mirror']
         const place = this.places.find(one => one.site === site && one.name === volume.name)!
-        if (options.labels?.['origin'] !== undefined) {
+        const { hosts } = place
+        const key = `${site.name}/${volume.name}/${options.name}`
+        const origin = options.labels?.['origin']
+        if (origin !== undefined) {
+          const image = this.watchOf(mirror!).imageOf(origin)
+          // A copy is a snapshot of the volume like any other when its mirror is forgotten: one of before all that hosts have done.
+          if (image === undefined) this.#taken.delete(key)
+          else this.#taken.set(key, { image, views: hosts.views, first: 0, seq: 0 })
           const info = await create(options)
-          if (this.watchOf(mirror!).isReversed(options.labels['origin'])) place.accepted(info)
+          if (this.watchOf(mirror!).isReversed(origin)) place.accepted(info)
           return info
         }
-        const { hosts } = place
         const from = hosts.now
         if (mirror === undefined) {
-          const key = `${site.name}/${volume.name}/${options.name}`
           if (options.labels) return create(options)
           let isDoubtful = false
           const info = await create({ ...options, atInstant: () => {
