@@ -163,7 +163,7 @@ export class Staging {
    * way. All its grains are data; nobody holds a lock on them, and it is not stalled.
    */
   take(offset: number, length: number, data: Buffer, at: number): 'taken' | 'later' | 'no' {
-    const { grainBytes, chain, space } = this.#core
+    const { grainBytes, chain, space, journal } = this.#core
     const log = this.#log
     if (!log || this.#refusing > 0 || this.#preserver.failure || length > ENTRY_MAX_BYTES) return 'no'
     const from = Math.floor(offset / grainBytes)
@@ -172,11 +172,12 @@ export class Staging {
       const whole = this.#isStaged(from, to) ? wholeGrains(this, grainBytes, offset, length, data, at) : undefined
       return whole ? this.take(from * grainBytes, whole.length, whole, 0) : 'no'
     }
-    if (!this.isPassing && chain.unneeded(from, to) && !this.meets(from, to)) return 'no'
+    const isNeeded = this.isPassing || !chain.unneeded(from, to) || this.meets(from, to)
+    // What only has to be announced in the journal is answered before that as well.
+    if (!isNeeded && planGate(chain, from, to, journal.isDurable).rule === 'free') return 'no'
     const needed = this.#division?.keeps ? space.roomForAll(from, to) : space.roomFor(from, to)
     if (!needed) return 'no'
-    const { fill } = log
-    const admitted = this.#pressure.admit(fill, this.#queue.bytes, length)
+    const admitted = this.#pressure.admit(log.fill, this.#queue.bytes, length)
     const address = admitted === 'now' ? log.append(offset, data, at, length) : undefined
     if (address === undefined) {
       if (admitted === 'now') this.#pressure.giveBack(length)
@@ -188,7 +189,8 @@ export class Staging {
     this.#strokes.add(entry, this.#grains, log.written!)
     this.#note(entry)
     this.#core.flushes.changed()
-    this.#wake(fill)
+    if (isNeeded) this.#wake(log.fill)
+    else this.#begin()
     return 'taken'
   }
 

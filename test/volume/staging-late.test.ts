@@ -344,3 +344,42 @@ t.test('a hold that comes too late does not end that of the next point', t => {
   t.notOk(staging.isPassing)
   t.end()
 })
+
+t.test('behind a new bookmark nobody waits until the journal has announced what changes, where there is a log', async t => {
+  const fresh = await freshDisks({ sizeBytes: SIZE })
+  const journal = new ProgrammedDisk(fresh.journal.sizeBytes)
+  const content = Buffer.alloc(journal.sizeBytes)
+  await fresh.journal.read(0, content.length, content, 0)
+  await journal.write(0, content.length, content, 0)
+  const disks = { ...fresh, journal }
+  const points = new StagedPoints(new RefusingDisk(LOG_BYTES))
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { points, clock })
+  await volume.write(0, SIZE, filled(1, 16), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(0, SIZE, filled(2, 16), 0)
+  await clock.advance(MOVED_MS)
+  await turns()
+  await volume.points.create({ name: 'b', kind: 'bookmark' })
+
+  journal.held = true
+  let answered = false
+  const written = Promise.resolve(volume.write(3 * G, G, filled(3), 0)).then(() => { answered = true })
+  await turns()
+  t.ok(answered, 'while the record is on its way')
+  t.ok((await readAll(volume, 3 * G, G)).equals(filled(3)))
+  const left = await openOn(killed(disks), SIZE, { points: points.fork(), clock: new ManualClock() })
+  t.ok((await readAll(left, 3 * G, G)).equals(filled(3)), 'and a kill loses nothing of it')
+  t.ok(left.points.isChanged('b', 3, 4))
+  await left.close()
+
+  journal.release()
+  await written
+  await turns()
+  t.notOk(volume.points.isChanged('b', 9, 10))
+  t.ok(volume.points.isChanged('b', 3, 4), 'it is moved at once: those that come later go to their place')
+  const strokes = points.log.calls.write
+  await volume.write(4 * G, G, filled(4), 0)
+  t.equal(points.log.calls.write, strokes)
+  await volume.close()
+})
