@@ -9,6 +9,7 @@
  *   (0 < population < its bits). So uniform pages cost no memory and `count` of whole pages is a sum.
  * - Bits past `length` are zero in every mixed page.
  * - Words that two bitmaps may both have (`#shared`, of either) are never edited: the first edit copies them.
+ * - Mixed pages are cut from slabs that grow with their number: one buffer for each would be the collector's main work.
  * - Indices are Numbers up to 2^53; only the index inside a page is ever shifted.
  *
  * Arithmetic: 16 TiB at 4 KiB = 2^32 grains = 131,072 pages = 1.25 MiB when uniform, 512 MiB + 1.25 MiB at worst.
@@ -20,6 +21,9 @@ import { andNotWords, areWithin, clearBits, countBits, firstBit, orWords, popcou
 export const PAGE_BITS = 32768
 export const PAGE_BYTES = PAGE_BITS / 8
 const PAGE_WORDS = PAGE_BITS / 32
+/** Just below what malloc would map, and fault in, anew each time. */
+const SLAB_PAGES_MAX = 31
+const SPARES_MAX = 16
 
 export const PAGE_CLEAR = 0
 export const PAGE_SET = 1
@@ -44,8 +48,13 @@ export class GrainBitmap {
   #population: Uint16Array
   /** By page, not zero: its words may be another bitmap's as well. */
   #shared: Uint8Array | undefined
-  /** One emptied page kept back, so that a bit flipping to and fro does not allocate. */
-  #spare: Int32Array | undefined
+  /** Emptied pages kept back, so that a bit flipping to and fro does not allocate. */
+  readonly #spare: Int32Array[] = []
+  /** Pages are cut from it, one after the other. */
+  #slab: Int32Array | undefined
+  #slabAt = 0
+  /** Pages that were ever cut. */
+  #cut = 0
 
   /** `length` grains, all clear, or all set with `fill`. */
   constructor(length: number, fill = false) {
@@ -295,12 +304,20 @@ export class GrainBitmap {
   #mixed(page: number): Int32Array {
     const there = this.#words[page]
     if (there !== undefined) return this.#shared !== undefined && this.#shared[page] !== 0 ? this.#own(page, there) : there
-    const words = this.#spare ?? new Int32Array(PAGE_WORDS)
-    this.#spare = undefined
-    words.fill(0)
+    const words = this.#spare.pop()?.fill(0) ?? this.#cutPage()
     if (this.#population[page] !== 0) setBits(words, 0, this.#pageBits(page))
     this.#words[page] = words
     return words
+  }
+
+  /** A page of zeros. Slabs never hold more than twice what was cut. */
+  #cutPage(): Int32Array {
+    if (!this.#slab || this.#slabAt === this.#slab.length) {
+      this.#slab = new Int32Array(PAGE_WORDS * Math.min(SLAB_PAGES_MAX, Math.max(1, this.#cut)))
+      this.#slabAt = 0
+    }
+    this.#cut++
+    return this.#slab.subarray(this.#slabAt, this.#slabAt += PAGE_WORDS)
   }
 
   /** Has the words of a page of `other` for its own, until one of the two edits them. */
@@ -313,7 +330,9 @@ export class GrainBitmap {
 
   #own(page: number, words: Int32Array): Int32Array {
     this.#shared![page] = 0
-    return this.#words[page] = words.slice()
+    const own = this.#spare.pop() ?? this.#cutPage()
+    own.set(words)
+    return this.#words[page] = own
   }
 
   /** States the new population of a page whose words were edited; drops them where it became uniform. */
@@ -325,8 +344,10 @@ export class GrainBitmap {
   /** Makes a page uniform: all clear (0) or all set (its bits). */
   #become(page: number, population: number): void {
     this.#population[page] = population
-    if (this.#shared === undefined || this.#shared[page] === 0) this.#spare ??= this.#words[page]
-    else this.#shared[page] = 0
+    const words = this.#words[page]
+    if (words === undefined) return
+    if (this.#shared !== undefined && this.#shared[page] !== 0) this.#shared[page] = 0
+    else if (this.#spare.length < SPARES_MAX) this.#spare.push(words)
     this.#words[page] = undefined
   }
 
