@@ -65,6 +65,7 @@ async function askWithStream(
   const stream = await openStreamSocket(direction)
   try {
     const result = await follow(client, command, wireArguments(command, args, stream.address), globals)
+      .catch(async (error: unknown) => { await stream.settled(); throw error })
     await stream.settled()
     return direction === 'in' ? result : undefined
   } finally {
@@ -111,7 +112,8 @@ async function follow(
 function interruption(verb: string, error: unknown, isDryRun: boolean, isLeft: boolean): unknown {
   if (isDryRun) return new NbdeltaError('cancelled', `${verb} cancelled`, { cause: error })
   if (isLeft) {
-    return new NbdeltaError('cancelled', `nobody waits for this ${verb} any more; it may go on`, { hint: 'see: nbdelta job list', cause: error })
+    return new NbdeltaError('cancelled', `nobody waits for this ${verb} any more; it may go on`,
+      { hint: 'see: nbdelta job list', cause: error })
   }
   if (!(error instanceof NbdeltaError) || error.code !== 'cancelled') return error
   return new NbdeltaError('cancelled', `${verb} cancelled`, { hint: error.hint, cause: error })
