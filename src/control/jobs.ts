@@ -131,7 +131,8 @@ export class Jobs {
     if (job.state === 'cancelled') {
       // What it has left behind, if anything; the other words say no more than ours.
       const left = job.error?.message.replace(/^the transfer was cancelled(; )?/, '')
-      throw new NbdeltaError('cancelled', `the ${job.kind} of ${job.volume} was cancelled`, { hint: left || undefined, cause: job.error })
+      const text = `the ${job.kind} of ${job.volume} was cancelled`
+      throw new NbdeltaError('cancelled', text, { hint: left || undefined, cause: job.error })
     }
     if (job.error) throw job.error
     return rowOf(job)
