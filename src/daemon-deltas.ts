@@ -13,6 +13,7 @@ import { judgeReadable } from './daemon-points.js'
 import { pointOf, usable } from './daemon-shared.js'
 import { ImportGuard, ORIGIN } from './daemon-imports.js'
 import { NbdeltaError, applyDelta, exportDelta, isBlank } from './index.js'
+import { freeName } from './replication/volume-target.js'
 import type { Socket } from 'node:net'
 import type { Transfer, TransferControl } from './control/admin.js'
 import type { DeltasAdmin } from './control/admin-points.js'
@@ -99,7 +100,8 @@ export class DaemonDeltas implements DeltasAdmin {
         },
         resize: sizeBytes => this.#access.store.resizeVolume(name, sizeBytes),
         commit: async ({ uuid }) => {
-          await volume.points.create({ name: `delta-${uuid.slice(0, UUID_SHOWN)}`, kind: 'snapshot', labels: { [ORIGIN]: uuid } })
+          const name = freeName(volume, `delta-${uuid.slice(0, UUID_SHOWN)}`)
+          await volume.points.create({ name, kind: 'snapshot', labels: { [ORIGIN]: uuid } })
           await guard!.end()
         },
       })

@@ -1,8 +1,9 @@
 /**
  * Imports of deltas that do not come to their end: the volume is at the delta's base again, whatever cut them short (B19).
  *
- *   begin    the base, a snapshot, is pinned by `delta import UUID` (the point that the delta leads to), before the first write
- *   end      the volume has a snapshot whose origin is UUID; then the pin goes
+ *   begin    the base, a snapshot, is pinned by `delta import UUID after SEQ`, before the first write: where the delta leads to,
+ *            and the newest point that the volume has then, for an earlier import may have led to the same
+ *   end      the volume has a snapshot behind SEQ whose origin is UUID; then the pin goes
  *   undone   after an error, or when a server starts and finds such a pin without such a snapshot: size and content of the base
  *            are there again, then the pin goes
  *
@@ -28,7 +29,7 @@ export class ImportGuard {
     this.#store = store
     this.#volume = volume
     this.#base = base
-    this.#owner = OWNER + target
+    this.#owner = `${OWNER}${target} after ${volume.points.list().at(-1)?.seq ?? 0}`
   }
 
   async begin(): Promise<void> {
@@ -64,8 +65,8 @@ export async function undoImports(
     if (volume.problem) continue
     for (const point of volume.points.list()) {
       for (const { owner } of point.pins.filter(pin => pin.owner.startsWith(OWNER))) {
-        const target = owner.slice(OWNER.length)
-        const ended = volume.points.list().some(({ labels, seq }) => labels[ORIGIN] === target && seq > point.seq)
+        const [target, , after = point.seq] = owner.slice(OWNER.length).split(' ')
+        const ended = volume.points.list().some(({ labels, seq }) => labels[ORIGIN] === target && seq > Number(after))
         if (!ended) {
           await backTo(store, volume, point)
           const facts = { volume: volume.name, point: point.name }

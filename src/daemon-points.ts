@@ -52,8 +52,8 @@ export class DaemonPoints implements PointsAdmin {
     const volume = usable(this.#access, of)
     const point = pointOf(volume, name)
     const facts = await factsOf(volume, point, Date.now() + FACTS_MS)
-    if (dryRun) refusePinned(of, point)
-    else await volume.points.delete(name)
+    refusePinned(of, point)
+    if (!dryRun) await volume.points.delete(name)
     const bytes = point.kind === 'bookmark' ? '' : facts ? `, about ${formatSize(facts.exclusiveBytes)}` : ', size not known'
     const steps = [`delete ${point.kind} ${name} of ${of}${bytes}`]
     return { target: `${of}@${name}`, changed: !dryRun, dryRun, steps }
@@ -150,10 +150,13 @@ async function factsOf({ points }: StoreVolume, { name }: PointInfo, deadline: n
 }
 
 /** Owners of the server's own pins: without them a clone would lose what it reads, and a mirror what it goes on from. */
+const OWN = /^(clone|restore|delta export|delta import|mirror)( |$)/
+const LETS_GO = 'a clone lets go when it is promoted or deleted, a job when it has ended, a mirror when it has a newer point'
+
 function refuseOwners(owner: string): void {
-  if (!/^(clone|restore|delta export|mirror)( |$)/.test(owner)) return
+  if (!OWN.test(owner)) return
   throw new NbdeltaError('bad-argument', `'${owner}' is an owner of the server's own: its pins come and go by themselves`,
-    { hint: 'a clone lets go when it is promoted or deleted, a job when it has ended, a mirror when it has a newer point' })
+    { hint: LETS_GO })
 }
 
 function refusePinned(of: string, { name, pins }: PointInfo): void {
@@ -161,7 +164,7 @@ function refusePinned(of: string, { name, pins }: PointInfo): void {
   const held = pins.filter(({ expiresAt }) => expiresAt === null || new Date(expiresAt) > now)
   if (held.length === 0) return
   throw new NbdeltaError('busy', `${name} of ${of} is pinned by ${held.map(({ owner }) => owner).join(', ')}`,
-    { hint: 'release the pin, or wait until it expires' })
+    { hint: held.every(({ owner }) => OWN.test(owner)) ? LETS_GO : 'release the pin, or wait until it expires' })
 }
 
 export function judgeReadable({ name, kind }: PointInfo): void {

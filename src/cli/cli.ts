@@ -5,8 +5,9 @@
  * of the error table; with --json one JSON line. Stack traces appear only with NBDELTA_DEBUG set or --log-level debug.
  * `serve` is the roof's: it comes in by argument.
  */
+import { setImmediate } from 'node:timers/promises'
 import { connectControl } from '../control/client.js'
-import { EXIT, NbdeltaError } from '../control/commands.js'
+import { EXIT, NbdeltaError, asNbdeltaError } from '../control/commands.js'
 import { shorten } from '../control/options.js'
 import { COMPLETION_SCRIPTS, complete, encodeCompletion } from './completion.js'
 import { parseArguments } from './program.js'
@@ -37,8 +38,9 @@ interface CliHooks {
 
 /** Runs one command line (without `node` and script name) and resolves with its exit code. */
 export async function runCli(argv: readonly string[], hooks: CliHooks): Promise<number> {
+  let lost: unknown
   // A reader that has seen enough (`| head`) is no failure.
-  process.stdout.on('error', error => { if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error })
+  process.stdout.on('error', error => { if ((error as NodeJS.ErrnoException).code !== 'EPIPE') lost ??= error })
   if (argv[0] === '__complete') {
     print(encodeCompletion(await complete(argv.slice(1), lookup)))
     return EXIT.ok
@@ -46,28 +48,39 @@ export async function runCli(argv: readonly string[], hooks: CliHooks): Promise<
   const json = argv.includes('--json')
   try {
     const invocation = parseArguments(argv)
-    if (invocation.kind === 'help') { print(invocation.text.trimEnd()); return EXIT.ok }
-    return await run(invocation, hooks)
+    if (invocation.kind === 'help') print(invocation.text.trimEnd())
+    else if (invocation.command.noun === 'serve') return await serve(invocation, hooks)
+    else await run(invocation, hooks)
+    // What standard output did not take is known in the next turn only.
+    await setImmediate()
+    if (lost === undefined) return EXIT.ok
+    const { code, message } = asNbdeltaError(lost, 'write to standard output')
+    const hint = 'the command itself was carried out; what it printed is incomplete'
+    throw new NbdeltaError(code, message, { hint, cause: lost })
   } catch (error) {
     return report(error, json, argv)
   }
 }
 
-async function run({ command, args, globals }: Extract<Invocation, { kind: 'command' }>, hooks: CliHooks): Promise<number> {
-  if (command.noun === 'serve') return hooks.serve({ ...args as unknown as ServeArguments, ...globals, store: storeOf(globals) })
-  if (command.noun === 'completion') { print(COMPLETION_SCRIPTS[args.shell as string]!.trimEnd()); return EXIT.ok }
+type Typed = Extract<Invocation, { kind: 'command' }>
+
+function serve({ args, globals }: Typed, hooks: CliHooks): Promise<number> {
+  return hooks.serve({ ...args as unknown as ServeArguments, ...globals, store: storeOf(globals) })
+}
+
+async function run({ command, args, globals }: Typed, hooks: CliHooks): Promise<void> {
+  if (command.noun === 'completion') { print(COMPLETION_SCRIPTS[args.shell as string]!.trimEnd()); return }
   if (command.noun === 'version') {
     const versions = { nbdelta: hooks.version, node: process.versions.node }
     print(globals.json ? JSON.stringify(versions, null, 2) : `nbdelta ${versions.nbdelta} (Node.js ${versions.node})`)
-    return EXIT.ok
+    return
   }
   const result = command.remote ? await askServer(command, args, globals)
     : await followLocal(command.verb, globals.json, control => hooks.local(command.verb, args, control))
   // What the command wrote to standard output is its answer.
-  if (result === undefined) return EXIT.ok
+  if (result === undefined) return
   const text = globals.json ? JSON.stringify(result, null, 2) : renderText(command, result, args.quiet === true)
   if (text !== '') print(text)
-  return EXIT.ok
 }
 
 function storeOf(globals: Globals): string {

@@ -94,7 +94,8 @@ function invocation(
 
 /** Commander's words without its prefix; the hint is the page of the command that was meant. */
 function usageError(error: CommanderError, argv: readonly string[]): NbdeltaError {
-  const words = argv.filter(word => !word.startsWith('-'))
+  // Global options may stand before the command.
+  const words = argv.filter((word, index) => !word.startsWith('-') && !/^--(store|control)$/.test(argv[index - 1] ?? ''))
   const meant = COMMANDS.find(command => commandName(command) === words.slice(0, command.verb ? 2 : 1).join(' '))
   const page = meant ? `nbdelta ${commandName(meant)} --help`
     : words[0] !== undefined && words[0] in NOUNS ? `nbdelta ${words[0]} --help` : 'nbdelta --help'

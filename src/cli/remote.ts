@@ -65,6 +65,7 @@ async function askWithStream(
   const stream = await openStreamSocket(direction)
   try {
     const result = await follow(client, command, wireArguments(command, args, stream.address), globals)
+      .catch(async (error: unknown) => { await stream.settled(); throw error })
     await stream.settled()
     return direction === 'in' ? result : undefined
   } finally {
@@ -83,21 +84,37 @@ async function follow(
 ): Promise<unknown> {
   const progress = createProgress({ json: globals.json, stream: process.stderr })
   let job: number | undefined
-  let interrupted = false
+  let interrupts = 0
+  const cancel = (): void => { if (job !== undefined) void client.call('job.cancel', { id: job }).catch(() => {}) }
   const onInterrupt = (): void => {
-    // The second Ctrl-C, or one before the job has a number: hang up, which cancels as well.
-    if (interrupted || job === undefined) client.close()
-    else void client.call('job.cancel', { id: job }).catch(() => {})
-    interrupted = true
+    // Before the job has a number nothing can be cancelled by it: that is done when it has one, for a restore does not end with
+    // who waits for it. The second Ctrl-C waits no more; with --dry-run there will be no job.
+    if (++interrupts > 1 || args.dryRun === true) client.close()
+    else cancel()
   }
   process.on('SIGINT', onInterrupt)
   try {
-    return await client.call(methodName(command), args, row => { job = row.id; progress.update(row) })
+    return await client.call(methodName(command), args, row => {
+      const isFirst = job === undefined
+      job = row.id
+      if (isFirst && interrupts > 0) cancel()
+      progress.update(row)
+    })
   } catch (error) {
-    if (interrupted) throw new NbdeltaError('cancelled', `${command.verb} cancelled`, { cause: error })
-    throw error
+    throw interrupts > 0 ? interruption(command.verb, error, args.dryRun === true, interrupts > 1) : error
   } finally {
     progress.stop()
     process.off('SIGINT', onInterrupt)
   }
+}
+
+/** What ended a command after Ctrl-C. Whatever else has become of its job is told as it is. */
+function interruption(verb: string, error: unknown, isDryRun: boolean, isLeft: boolean): unknown {
+  if (isDryRun) return new NbdeltaError('cancelled', `${verb} cancelled`, { cause: error })
+  if (isLeft) {
+    return new NbdeltaError('cancelled', `nobody waits for this ${verb} any more; it may go on`,
+      { hint: 'see: nbdelta job list', cause: error })
+  }
+  if (!(error instanceof NbdeltaError) || error.code !== 'cancelled') return error
+  return new NbdeltaError('cancelled', `${verb} cancelled`, { hint: error.hint, cause: error })
 }

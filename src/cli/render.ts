@@ -73,18 +73,19 @@ function table(result: Result, rows: readonly Row[]): string {
   return lines.map(line => line.map(pad).join('  ').trimEnd()).join('\n')
 }
 
-/** `eventLoopDelayMaxMs` -> `event loop delay max`. */
-function title(name: string): string {
-  return name.replace(/(Bytes|Ms|Seconds|At)$/, '').replace(/[A-Z]/g, letter => ` ${letter.toLowerCase()}`)
+/** `eventLoopDelayMaxMs` -> `event loop delay max`; `verifiedAt` keeps its end beside `verified`. */
+function title(name: string, names: readonly string[]): string {
+  const short = name.replace(/(Bytes|Ms|Seconds|At)$/, '')
+  return (names.includes(short) ? name : short).replace(/[A-Z]/g, letter => ` ${letter.toLowerCase()}`)
 }
 
 function details(result: Result, row: Row): string {
   const names = Object.keys(result.fields).filter(name => name in row)
-  const width = Math.max(...names.map(name => title(name).length))
+  const width = Math.max(...names.map(name => title(name, names).length))
   return names.map(name => {
     const value = row[name]
     const exact = result.fields[name]!.type === 'bytes' && typeof value === 'number' && value >= 1024 ? ` (${value} bytes)` : ''
-    return `${`${title(name)}:`.padEnd(width + 2)}${cell(result.fields[name]!, value)}${exact}`
+    return `${`${title(name, names)}:`.padEnd(width + 2)}${cell(result.fields[name]!, value)}${exact}`
   }).join('\n')
 }
 

@@ -8,13 +8,14 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { finished } from 'node:stream/promises'
+import { NbdeltaError, asNbdeltaError } from '../control/commands.js'
 import { STREAM_SOCKET } from '../control/options.js'
 import type { Socket } from 'node:net'
 
 interface StreamSocket {
   /** What is sent in the place of a path. */
   readonly address: string
-  /** Everything that the server has sent is in standard output. */
+  /** Everything that the server has sent is in standard output. Rejects with what standard output did not take. */
   settled(): Promise<void>
   close(): Promise<void>
 }
@@ -26,6 +27,7 @@ export async function openStreamSocket(direction: 'in' | 'out'): Promise<StreamS
   const path = join(folder, 'stream')
   let peer: Socket | undefined
   let done: Promise<void> = Promise.resolve()
+  let lost: NbdeltaError | undefined
   const server = createServer(socket => {
     if (peer) { socket.destroy(); return }
     peer = socket
@@ -34,15 +36,23 @@ export async function openStreamSocket(direction: 'in' | 'out'): Promise<StreamS
       process.stdin.pipe(socket)
       return
     }
-    // Whoever reads has gone: the server is told by the end of the connection.
-    process.stdout.once('error', () => { socket.destroy() })
+    // Whoever reads has gone, or has no room: the server is told by the end of the connection.
+    process.stdout.once('error', error => {
+      lost = asNbdeltaError(error, 'write to standard output')
+      socket.destroy()
+    })
     done = finished(socket, { writable: false }).catch(() => undefined)
     socket.pipe(process.stdout, { end: false })
   })
   await new Promise<void>((resolve, reject) => { server.once('error', reject).listen(path, resolve) })
   return {
     address: `${STREAM_SOCKET}${path}`,
-    settled: () => done,
+    settled: async () => {
+      await done
+      // An empty write fails no earlier than those before it.
+      await new Promise(resolve => { process.stdout.write('', resolve) })
+      if (lost) throw new NbdeltaError(lost.code, lost.message, { hint: 'what it wrote is incomplete', cause: lost })
+    },
     close: async () => {
       server.close()
       peer?.destroy()

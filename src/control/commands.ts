@@ -4,7 +4,7 @@
  * Read off it: the argument parser, `--help`, `--json`, shell completion, the validation of control requests, the handlers'
  * argument types, docs/cli.md. A new command is one row here and one handler (the compiler asks for it). Pure data.
  */
-import { EXIT, NbdeltaError } from '../device/errors.js'
+import { EXIT, NbdeltaError, asNbdeltaError } from '../device/errors.js'
 import { DELTA_COMMANDS } from './table-delta.js'
 import { GROUP_COMMANDS } from './table-group.js'
 import { MIRROR_COMMANDS } from './table-mirror.js'
@@ -23,13 +23,13 @@ const TABLE = [
 export const COMMANDS: readonly Command[] = TABLE
 
 export const NOUNS: Readonly<Record<string, string>> = {
-  volume: 'virtual disks: create, list, show, resize, set-budget, import, export, delete, promote',
-  snapshot: 'content kept as of an instant: create, list, show, diff, restore, clone, pin, delete',
+  volume: 'virtual disks: create, list, show, resize, set-budget, import, export, reopen, delete, promote',
+  snapshot: 'content kept as of an instant: create, list, show, rename, diff, restore, clone, pin, unpin, delete',
   group: 'volumes with snapshots of one instant: create, list, show, snapshot, restore, delete',
   schedule: 'snapshots by the clock: set, show, clear',
   delta: 'what changed, as a file: export, import, merge, verify',
   mirror: 'copies of a volume elsewhere, kept up: create, list, show, sync, pause, resume, split, resync, verify, delete',
-  replica: 'volumes that mirrors of other servers keep up: list, promote, forget',
+  replica: 'volumes that mirrors of other servers keep up: list, verify, promote, forget',
   export: 'what NBD clients can attach: list, hide, unhide, kick',
   client: 'connections of NBD clients: list, kick',
   job: 'imports, exports, restores in the background: list, show, cancel',
@@ -88,7 +88,7 @@ export function commandName(command: Command): string {
 }
 
 // What the command line needs of the lower floors comes through here: it imports the table, the options and the client only.
-export { EXIT, NbdeltaError }
+export { EXIT, NbdeltaError, asNbdeltaError }
 export { EXIT_MEANING } from './command.js'
 export type { Command, Field, Result } from './command.js'
 export type { JobRow } from './admin.js'

@@ -129,7 +129,10 @@ export class Jobs {
       throw new NbdeltaError('shutting-down', `the server stops; the ${job.kind} of ${job.volume} goes on when it starts again`)
     }
     if (job.state === 'cancelled') {
-      throw new NbdeltaError('cancelled', `the ${job.kind} of ${job.volume} was cancelled`, { cause: job.error })
+      // What it has left behind, if anything; the other words say no more than ours.
+      const left = job.error?.message.replace(/^the transfer was cancelled(; )?/, '')
+      const text = `the ${job.kind} of ${job.volume} was cancelled`
+      throw new NbdeltaError('cancelled', text, { hint: left || undefined, cause: job.error })
     }
     if (job.error) throw job.error
     return rowOf(job)

@@ -64,9 +64,9 @@ export const DELTA_COMMANDS = [
     summary: 'bring a volume to the point a delta leads to',
     description: 'Applies a stream to a volume that is at the stream\'s base: it has a point of that identity and has not '
       + 'changed since. A full stream goes into an empty volume. In the end the volume has a snapshot named delta- and the '
-      + 'beginning of the uuid, labelled origin=UUID, from which the next delta goes on. No client may be attached, and the '
-      + 'export is hidden meanwhile. When it fails, or the server is killed meanwhile, the volume is at its base again, if that '
-      + 'is a snapshot; after a full stream that failed it is empty again. '
+      + 'beginning of the uuid (.2, if that is taken), labelled origin=UUID, from which the next delta goes on. No client may '
+      + 'be attached, and the export is hidden meanwhile. When it fails, or the server is killed meanwhile, the volume is at its '
+      + 'base again, if that is a snapshot; after a full stream that failed it is empty again. '
       + 'FILE is opened by the server, on the server\'s host; - is the standard input of this command.',
     positional: [OF_VOLUME, { ...FILE, help: 'delta to read, packed or not, or - for standard input' }],
     options: [DRY_RUN, WAIT],

@@ -41,8 +41,9 @@ export const ACTION_FIELDS = {
 
 export const JOB_FIELDS = {
   id: { type: 'int', column: 'JOB', help: 'number, unique until the server stops' },
-  kind: { type: 'string', column: 'KIND', help: 'import, export, restore, promotion, group restore, delta export, delta import' },
-  volume: { type: 'string', column: 'VOLUME', help: 'volume it works on; the group of a group restore' },
+  kind: { type: 'string', column: 'KIND', help: 'import, export, restore, promotion, group restore, delta export, delta import, '
+    + 'mirror sync, mirror split, mirror resync, mirror verification, replica verification' },
+  volume: { type: 'string', column: 'VOLUME', help: 'volume it works on; a group restore: the group; of a mirror: the mirror' },
   path: { type: 'string', column: 'FILE', help: 'file on the server\'s host, or URI; null when there is none' },
   state: { type: 'string', column: 'STATE', help: 'running, done, failed or cancelled' },
   doneBytes: { type: 'bytes', column: 'DONE', help: 'bytes done; zeros that were skipped count' },

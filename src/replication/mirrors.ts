@@ -245,7 +245,9 @@ export class Mirrors {
         { hint: 'leave the target out of the store: it is made to fit' })
     }
     for (let uuid: string | undefined = source.uuid; uuid !== undefined; uuid = this.ofTarget(uuid)?.record.volume) {
-      if (uuid === volume.uuid) throw new NbdeltaError('bad-argument', `${source.name} is mirrored from ${volume.name}, or is it`)
+      if (uuid !== volume.uuid) continue
+      throw new NbdeltaError('bad-argument', volume === source ? `${volume.name} cannot be its own mirror`
+        : `${volume.name} cannot be a mirror of ${source.name}, which is one of ${volume.name} itself`)
     }
   }
 

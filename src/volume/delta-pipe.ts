@@ -158,17 +158,20 @@ const DAMAGE: Readonly<Record<DeltaReason, string>> = Object.freeze({
   trailing: 'more bytes follow its end record',
 })
 
+const ANEW = 'it is no delta, or was cut short or changed on its way: fetch or export it anew'
+
 function accept(item: DeltaItem | DeltaRefusal, name: string): DeltaItem {
   if (item.kind !== 'refused') return item
   const newer = item.reason === 'version' || item.reason === 'flags'
-  throw new NbdeltaError(newer ? 'newer-format' : 'damaged', `${name}: record ${item.sequence}: ${DAMAGE[item.reason]}`)
+  throw new NbdeltaError(newer ? 'newer-format' : 'damaged', `${name}: record ${item.sequence}: ${DAMAGE[item.reason]}`,
+    newer ? {} : { hint: ANEW })
 }
 
 /** What an unpacker complains about is damage, too. */
 function asReadError(error: unknown, name: string): NbdeltaError {
   const code = String((error as { code?: unknown } | undefined)?.code)
   if (!/^(Z_|ZSTD_)/.test(code)) return asNbdeltaError(error, `read ${name}`)
-  return new NbdeltaError('damaged', `${name}: cannot be unpacked: ${(error as Error).message}`, { cause: error })
+  return new NbdeltaError('damaged', `${name}: cannot be unpacked: ${(error as Error).message}`, { hint: ANEW, cause: error })
 }
 
 /** Whole records into a sink, many in one write. Either `finish` or `discard` ends it. */

@@ -54,23 +54,53 @@ t.test('a stream that breaks off', async t => {
   t.match(await json('snapshot', 'list', 'copy'), [{ pins: { length: 0 } }, { pins: { length: 0 } }])
 })
 
-t.test('a server that is killed meanwhile', async t => {
-  const folder = temporaryFolder(t)
-  const served = await prepared(t, folder)
-  const { store, json, child, ended } = served
+/** Half of the delta is imported into `copy` when its server is killed. The server that is started then. */
+async function killedMeanwhile(t: Parameters<typeof serve>[0], { store, json, child, ended }: Served, folder: string): Promise<Served> {
   const whole = readFileSync(join(folder, 'delta'))
   const command = spawn(process.execPath, [LAUNCHER, 'delta', 'import', 'copy', '-', '--store', store], { stdio: ['pipe', 'ignore', 'ignore'] })
   command.stdin.on('error', () => undefined)
   command.stdin.write(whole.subarray(0, whole.length / 2))
   for (let done = 0; done < 2 * MIB; await later(50)) {
-    const [job] = await json('job', 'list') as { doneBytes: number }[]
+    const job = (await json('job', 'list') as { doneBytes: number, state: string }[]).find(({ state }) => state === 'running')
     done = job?.doneBytes ?? 0
   }
   child.kill('SIGKILL')
   await ended
   command.kill('SIGKILL')
-  const again = await serve(t, store)
+  return serve(t, store)
+}
+
+t.test('a server that is killed meanwhile', async t => {
+  const folder = temporaryFolder(t)
+  const again = await killedMeanwhile(t, await prepared(t, folder), folder)
+  const { store, json } = again
   await isAtBase(t, again, 'after the kill')
-  await again.json('delta', 'import', 'copy', join(folder, 'delta'))
+  await json('delta', 'import', 'copy', join(folder, 'delta'))
   t.same([await byteAt(store, 'copy', 0), await byteAt(store, 'copy', 20 * MIB)], [2, 3], 'and then the whole of it')
+})
+
+t.test('a server that is killed meanwhile, when an earlier import had led to the same point', async t => {
+  const folder = temporaryFolder(t)
+  const served = await prepared(t, folder)
+  const [{ name: one }] = await served.json('snapshot', 'list', 'copy') as [{ name: string }]
+  await served.json('delta', 'import', 'copy', join(folder, 'delta'))
+  await served.json('volume', 'resize', 'copy', '--size', '16MiB', '--shrink')
+  await served.json('snapshot', 'restore', 'copy', one)
+  const { store, json } = await killedMeanwhile(t, served, folder)
+  for (const offset of [0, MIB, 4 * MIB, 8 * MIB - 4096, 11 * MIB]) t.equal(await byteAt(store, 'copy', offset), 1, `${offset}`)
+  t.match(await json('volume', 'show', 'copy'), { sizeBytes: 16 * MIB })
+})
+
+t.test('back to where it was, and forth again: a point of that name is there already', async t => {
+  const folder = temporaryFolder(t)
+  const { store, json } = await prepared(t, folder)
+  await json('delta', 'export', 'disk', 'one', join(folder, 'back'), '--from', 'two')
+  for (const [file, first, sizeBytes] of [['delta', 2, 24 * MIB], ['back', 1, 16 * MIB], ['delta', 2, 24 * MIB]] as const) {
+    t.match(await json('delta', 'import', 'copy', join(folder, file)), { state: 'done' })
+    t.equal(await byteAt(store, 'copy', 0), first)
+    t.match(await json('volume', 'show', 'copy'), { sizeBytes })
+  }
+  const points = await json('snapshot', 'list', 'copy') as { name: string }[]
+  const [one, two] = points.map(({ name }) => name)
+  t.same(points.map(({ name }) => name), [one, two, `${one}.2`, `${two}.2`])
 })

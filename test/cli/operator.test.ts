@@ -29,6 +29,7 @@ t.test('command lines', async t => {
     [['status', 'extra', '--store', folder], 2, /too many arguments/],
       [['volume', 'show', 'a\u001b[31mb', '--store', folder], 2, /control character/],
     [['volume', 'list', '--nonsense'], 2, /unknown option/],
+    [['--store', folder, 'snapshot', 'restore', 'disk'], 2, /NAME is missing\nhint: see: nbdelta snapshot restore --help/],
   ]
   await Promise.all(rows.map(
     async ([args, code, message]) => { clean(t, await nbdelta(args), code, message, args.join(' ').slice(0, 60)) }))
@@ -43,6 +44,7 @@ t.test('stores that cannot be served', async t => {
   writeFileSync(join(full, 'holiday.jpg'), 'x')
   symlinkSync(join(folder, 'nowhere', 'deeper'), join(folder, 'dangling'))
   clean(t, await nbdelta(['serve', '--store', file]), 2, /file/, 'a file')
+  clean(t, await nbdelta(['delta', 'verify', file]), 8, /\nhint: it is no delta/, 'nor is it a delta')
   const taken = await nbdelta(['serve', '--store', full])
   t.match(taken.code, /^[24]$/, 'a directory of something else')
   clean(t, taken, taken.code!, /full/, 'a directory of something else')
@@ -86,6 +88,23 @@ t.test('a full disk', { skip: mounted ? false : 'only root can mount a small fil
   t.match(await ask('volume', 'create', 'two', '--size', '1GiB'), { code: 0 }, 'room again')
 })
 
+t.test('a standard output that takes nothing', async t => {
+  const folder = temporaryFolder(t)
+  const { store, json } = await serve(t, join(folder, 'store'), ['--create-volume', 'disk=1MiB'])
+  await json('snapshot', 'create', 'disk', 's')
+  await json('delta', 'export', 'disk', 's', join(folder, 'full'))
+  await json('delta', 'export', 'disk', 's', join(folder, 'none'), '--from', 's')
+  const full = { through: ['sh', '-c', 'exec "$@" > /dev/full', 'sh'] }
+  const lines: [string, RegExp][] = [['volume list', /carried out/], ['version', /carried out/], ['--help', /carried out/],
+    ['delta export disk s -', /write to standard output: ENOSPC.*\nhint: what it wrote is incomplete\n$/],
+    [`delta merge ${join(folder, 'full')} ${join(folder, 'none')} -`, /ENOSPC/]]
+  for (const [line, words] of lines) clean(t, await nbdelta([...line.split(' '), '--store', store], full), 6, words, line)
+  t.match(await nbdelta(['volume', 'list', '--store', store, '--json'], full), { code: 6, stderr: /^\{"error".*\}\n$/ })
+  const gone = { through: ['sh', '-c', '{ "$@"; echo $? >&2; } | true', 'sh'] }
+  t.match(await nbdelta(['delta', 'export', 'disk', 's', '-', '--store', store], gone), { stderr: /^nbdelta: write to standard output.*\n.*\n7\n$/ })
+  t.match(await nbdelta(['volume', 'list', '--store', store], gone), { stderr: '0\n' })
+})
+
 t.test('a place where no file can be', async t => {
   clean(t, await nbdelta(['serve', '--store', '/proc/nbdelta-store']), 3, /\/proc/, '/proc refuses new files')
 })
@@ -121,10 +140,13 @@ t.test('commands that a server refuses', async t => {
     [['client', 'kick', '77'], 3, /77/], [['job', 'cancel', '5'], 3, /5/], [['volume', 'import', 'disk', '/none'], 3, /none/],
       [['volume', 'import', 'y', folder], 2, /./],
     [['volume', 'export', 'x', join(folder, 'out')], 3, /x/], [['volume', 'export', 'disk', folder], 2, /./],
+    [['mirror', 'create', 'm', 'disk', 'disk'], 2, /its own mirror/],
   ]
   await Promise.all(rows.map(async ([args, code, message]) => { clean(t, await ask(...args), code, message, args.join(' ')) }))
   t.match(await json('volume', 'list'), [{ name: 'disk', sizeBytes: 8 * 2 ** 20 }], 'nothing has changed')
   t.equal(child.exitCode, null, 'the server lives')
+  t.match(await ask('mirror', 'create', 'm', 'disk', 'copy'), { code: 0 })
+  t.match(await ask('mirror', 'show', 'm'), { stdout: /\nverified at: +-\nverified: +-\n/ }, 'no two lines of one name')
 })
 
 t.test('--log-level debug shows where an error came from', async t => {

@@ -110,7 +110,7 @@ t.test('clone and promote', SLOW, async t => {
   t.match(await ask('snapshot', 'clone', 'disk', 's', 'copy'), { code: 0, stdout: 'created volume copy, 8 MiB\n' })
   await put(store, 'copy', 0, 9)
   t.same([await byteAt(store, 'copy', 0), await byteAt(store, 'copy', 4096), await byteAt(store, 'disk', 0)], [9, 1, 1])
-  t.match(await ask('snapshot', 'delete', 'disk', 's'), { code: 5, stderr: /clone copy/ })
+  t.match(await ask('snapshot', 'delete', 'disk', 's'), { code: 5, stderr: /clone copy\nhint: a clone lets go when it is promoted/ })
   t.match(await ask('volume', 'delete', 'disk', '--force'), { code: 5, stderr: /clone copy/ })
   t.match(await ask('snapshot', 'unpin', 'disk', 's', '--owner', 'clone copy'), { code: 2, stderr: /server's own/ })
   t.match(await ask('snapshot', 'clone', 'disk', 's', 'copy'), { code: 4 })

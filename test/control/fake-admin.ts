@@ -84,7 +84,7 @@ export class FakeAdmin {
     return new Promise((resolve, reject) => {
       this.finish.set(name, () => { onProgress(100, 100); resolve() })
       signal.addEventListener('abort',
-        () => { this.log.push(`cleaned ${name}`); reject(new NbdeltaError('cancelled', 'cancelled')) })
+        () => { this.log.push(`cleaned ${name}`); reject(new NbdeltaError('cancelled', 'what it left behind')) })
     })
   }
 }

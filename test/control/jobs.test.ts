@@ -85,7 +85,7 @@ t.test('cancelled while somebody waits: the waiter is told', async t => {
   const done = client.call('volume.import', { name: 'a', path: '/x' })
   await soon()
   await client.call('job.cancel', { id: 1 })
-  await t.rejects(done, { code: 'cancelled', message: /import of a was cancelled/ })
+  await t.rejects(done, { code: 'cancelled', message: /import of a was cancelled/, hint: 'what it left behind' })
 })
 
 t.test('a waiting client that is gone takes its transfer with it', async t => {
