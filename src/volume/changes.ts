@@ -9,7 +9,8 @@
  *   Resolve          (a stale grain) whole grain into live: new bytes, zeros around -> flush live -> UNSTALE -> done.
  *                    UNSTALE before the flush, and a power cut may bring back bytes from before the trim.
  *   Trim, zero       zeros into the parts of grains at the edges -> ZERO -> done. In any order; nothing is
- *                    overwritten, so a power cut gives old content or zeros, and after a flush zeros.
+ *                    overwritten, so a power cut gives old content or zeros, and after a flush zeros. A journal that fails may
+ *                    have the record all the same: a write that came behind it would be zeros after the next open. So none does.
  *   Keep allocated   OPEN as for a fill -> zeros into live -> flush if anything was stale -> UNSTALE -> done.
  *                    Without UNSTALE a scan after a crash would make holes of it; before the flush as in Resolve.
  */
@@ -24,6 +25,7 @@ import type { Checkpointer } from './checkpoint.js'
 import { flushNow, type VolumeCore } from './core.js'
 import { runsOf } from './journal.js'
 import type { Reclaimer } from './reclaim.js'
+import type { Run } from './volume-map.js'
 import { planTrim, planWrite, planZero, shapeOf, type ZeroPlan } from './write-plan.js'
 
 /** Of each kind, in one turn of a trim of a volume with points. */
@@ -41,13 +43,16 @@ export class Changes {
   readonly #checkpointer: Checkpointer
   readonly #gate: Gate
   readonly #adopter: Adopter
+  readonly #doubt: (reason: NbdeltaError) => void
   /** OPEN records on their way to the medium, by region. */
   readonly #opening = new Map<number, Promise<void>>()
 
+  /** @param doubt only the next open tells what the volume holds: nothing may be changed any more */
   constructor(parts: {
     readonly core: VolumeCore, readonly reclaimer: Reclaimer, readonly checkpointer: Checkpointer, readonly gate: Gate,
     readonly adopter: Adopter,
-  }) {
+  }, doubt: (reason: NbdeltaError) => void) {
+    this.#doubt = doubt
     this.#core = parts.core
     this.#reclaimer = parts.reclaimer
     this.#checkpointer = parts.checkpointer
@@ -137,14 +142,14 @@ export class Changes {
    * for more stale runs, zeros are written if it `must` read as zeros.
    */
   async #lendOrMark(from: number, to: number, must: boolean, attempt: Attempt): Promise<void> {
-    const { journal, map, chain, grainBytes, sizeBytes, staging } = this.#core
+    const { map, chain, grainBytes, sizeBytes, staging } = this.#core
     if (staging?.meets(from, to)) await staging.drain()
     for (let at = from; at < to;) {
       const { lend, zero, next } = planLending(this.#core, at, to, LEND_RUNS)
       const { target } = chain
       if (target && lend.length > 0) {
         attempt.begin()
-        await journal.append('lend', lend, () => {
+        await this.#say('lend', lend, () => {
           for (const { start, end } of lend) {
             chain.lend(target, start, end)
             map.becomeLent(start, end)
@@ -155,7 +160,7 @@ export class Changes {
       const room = map.staleRunsMax - map.stale.size
       if (zero.length <= room && zero.length > 0) {
         attempt.begin()
-        await journal.append('zero', zero, () => {
+        await this.#say('zero', zero, () => {
           for (const { start, end } of zero) {
             map.becomeStale(start, end)
             chain.markLoosely(start, end)
@@ -174,12 +179,25 @@ export class Changes {
   }
 
   async #mark({ runs }: Extract<ZeroPlan, { rule: 'mark' }>, attempt: Attempt): Promise<void> {
-    const { journal, map } = this.#core
+    const { map } = this.#core
     if (runs.length === 0) return
     attempt.begin()
-    await journal.append('zero', runs, () => { for (const run of runs) map.becomeStale(run.start, run.end) })
+    await this.#say('zero', runs, () => { for (const run of runs) map.becomeStale(run.start, run.end) })
     this.#reclaimer.wake()
     this.#checkpointer.wanted()
+  }
+
+  /** A record that is content by itself. */
+  async #say(kind: 'lend' | 'zero', runs: readonly Run[], apply: () => void, seq?: number): Promise<void> {
+    const { journal } = this.#core
+    try {
+      await journal.append(kind, runs, apply, seq)
+    } catch (error) {
+      const hint = 'open the volume again: it then holds what was trimmed, or zeros, and nothing else is lost'
+      const what = 'whether a range was trimmed is not known: no more changes'
+      if (journal.failure) this.#doubt(new NbdeltaError('flush-failed', what, { cause: error, hint }))
+      throw error
+    }
   }
 
   async #resolve(offset: number, length: number, from: Buffer, at: number, attempt: Attempt): Promise<void> {

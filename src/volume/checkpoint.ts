@@ -151,7 +151,7 @@ export class Checkpointer {
       ...encodeRanges('open', runsOf(open)),
       ...inherit.endCheckpoint(),
       ...encodeRanges('unstale', map.kept),
-      ...encodeRanges('zero', map.stale),
+      ...encodeRanges('zero', map.unclaimed ? [...map.stale, map.unclaimed] : map.stale),
       ...chain.endCheckpoint(),
     ]
   }

@@ -5,7 +5,8 @@
  *   locked while it is copied: a client's write to it waits, and whoever was first is left alone (a grain that has been taken
  *   is not in the layer any more). Only for the first run of a piece is a lock waited for: whoever waits holds none.
  * - At most `bytesPerSecond`; what reads as zeros costs nothing. `hurry` takes the limit away.
- * - When the disk fails it is tried again later; a full disk likewise. Closing the volume pauses it, the next open goes on.
+ * - When the disk fails it is tried again later, and whoever has asked to hurry is told; a full disk likewise. Closing the volume
+ *   pauses it, the next open goes on.
  */
 import { divCeil } from '../../native-free/integer.js'
 import { allSettled } from '../device/all-settled.js'
@@ -52,6 +53,8 @@ export class Copier implements InheritJob {
   #wake: (() => void) | undefined
   #stopped: NbdeltaError | undefined
   #over = false
+  /** Whoever waits for all of it, and is to hear when that takes longer. */
+  #hurried: ((error: NbdeltaError) => void)[] = []
   readonly #running: Promise<void>
   #settle!: { resolve(): void, reject(error: unknown): void }
 
@@ -73,11 +76,11 @@ export class Copier implements InheritJob {
 
   cancel(): Promise<void> { return this.#parts.cancel() }
 
-  /** Without limit from now on. Resolves when all is done; rejects when it is stopped before. */
+  /** Without limit from now on. Resolves when all is done; rejects when it is stopped before, or has to be tried again. */
   hurry(): Promise<void> {
     this.#limit = null
     this.#wake?.()
-    return this.finished
+    return Promise.race([this.finished, new Promise<never>((_, reject) => { this.#hurried.push(reject) })])
   }
 
   /** Ends after the piece that runs. */
@@ -98,7 +101,9 @@ export class Copier implements InheritJob {
         this.#over = true
       } catch (error) {
         if (this.#stopped) break
-        core.logger.warn({ err: asNbdeltaError(error, 'copy what is inherited') }, 'copying failed; will be tried again')
+        const failure = asNbdeltaError(error, 'copy what is inherited')
+        core.logger.warn({ err: failure }, 'copying failed; will be tried again')
+        for (const tell of this.#hurried.splice(0)) tell(failure)
         await this.#rest(RETRY_MS)
       }
     }
@@ -109,18 +114,20 @@ export class Copier implements InheritJob {
   async #copyAll(): Promise<void> {
     const { core, layer, adopter } = this.#parts
     const running = new Set<Promise<void>>()
+    let failure: { readonly error: unknown } | undefined
     try {
       for (let at = 0; layer.left > 0 && !this.#stopped;) {
         const runs = this.#next(at)
         at = runs.at(-1)?.end ?? 0
         if (runs.length > 0) {
-          const copying = this.#copy(runs).finally(() => { running.delete(copying) })
-          copying.catch(() => undefined)
+          const failed = (error: unknown): void => { failure ??= { error } }
+          const copying = this.#copy(runs).catch(failed).finally(() => { running.delete(copying) })
           running.add(copying)
         }
         // What is under way is inherited still: from the start on it would be found again.
         if (at === 0) await allSettled([...running])
         else if (running.size >= (this.#limit === null ? PIECES_MAX : 1)) await Promise.race(running)
+        if (failure) throw failure.error
         // Everything may have completed at once: others want a turn as well.
         await new Promise<void>(resolve => { setImmediate(resolve) })
       }

@@ -52,6 +52,9 @@ export class VolumeJournal {
     return this.#appendNow(type, payload, sizeBytes, apply)
   }
 
+  /** Why it takes nothing more until it is opened again: what it took last may be there, or not. */
+  get failure(): NbdeltaError | undefined { return this.#log.failure }
+
   /** Nothing was appended since the last sync. */
   get isDurable(): boolean { return this.#log.isDurable }
 

@@ -38,6 +38,8 @@ export class VolumePoints implements Snappoints {
   readonly #store: PointStore | undefined
   readonly #merger: PointMerger | undefined
   readonly #turns = new Turns()
+  /** Why no more points are made: what the volume holds, or its size, only the next open tells. */
+  refusal: NbdeltaError | undefined
   #stopped = false
 
   constructor(parts: Parts, store: PointStore | undefined) {
@@ -112,6 +114,7 @@ export class VolumePoints implements Snappoints {
 
   /** A point in the making; asked for in turn. `group`: uuid of what makes others with it. Errors: exists, bad-argument. */
   begin(options: CreatePointOptions, group: string | null): NewPoint {
+    if (this.refusal) throw this.refusal
     const store = this.#needStore()
     this.#judgeFree(options.name)
     return new NewPoint({ ...this.#parts, store }, options, group)

@@ -3,7 +3,8 @@
  *
  *   Grow     checkpoint -> live has the new size (of a block device: the new grains are stale, by a journal record), all
  *            durable -> catalog -> memory. Catalog first, and a crash leaves a volume larger than its live. Without the
- *            checkpoint, ranges that were stale before an earlier shrink would come back and hide new data.
+ *            checkpoint, ranges that were stale before an earlier shrink would come back and hide new data. Where the catalog has
+ *            failed it may say the new size all the same: that the new grains are stale the journal goes on saying.
  *   Shrink   catalog -> memory -> live is cut. Live first, and a crash leaves the old size with its end gone. A crash in
  *            between leaves live too long: it is cut at the next open, or before the next growth. Before all of it, what
  *            snapshots need of the end passes the gate like an overwrite; no space for that, and nothing is cut.
@@ -83,10 +84,12 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
     for (const { file, todo } of inherit.layers) await file.resize(resized(todo, fresh.end))
     await commit()
   } catch (error) {
+    if (stale) map.unclaimed = fresh
     for (const { file, todo } of inherit.layers) await file.resize(todo)
     throw error
   }
   core.sizeBytes = sizeBytes
+  map.unclaimed = undefined
   map.resize(fresh.end)
   inherit.resize(fresh.end)
   core.chain.resize(fresh.end)

@@ -179,6 +179,7 @@ export class Inheritor {
   async begin(options: RestoreOptions, foreign?: RestoreSource): Promise<RestoreSwitch> {
     const { core, points, pointStore, store, checkpointer, uuid } = this.#parts
     if (this.#stopped) throw new NbdeltaError('wrong-state', 'the volume is being closed')
+    if (points.refusal) throw points.refusal
     if (core.inherit.of('restore')) {
       throw new NbdeltaError('busy', 'an earlier restore cannot go on: the volume it restores from is not open')
     }

@@ -464,6 +464,8 @@ export class Staging {
   async #secure(runs: readonly Run[]): Promise<void> {
     const { chain, journal, space } = this.#core
     for (;;) {
+      // What memory says is kept may not be durable then.
+      if (this.#preserver.failure) throw this.#preserver.failure
       const copies: Copy[] = []
       const extents: Run[] = []
       let free = true

@@ -114,7 +114,7 @@ export class Volume implements BlockDevice {
     const { core } = parts
     this.#parts = parts
     this.#core = core
-    this.#changes = new Changes(parts)
+    this.#changes = new Changes(parts, reason => this.refuseChanges(reason))
     this.#live = core.live
     this.#data = core.map.data
     this.#chain = core.chain
@@ -218,8 +218,8 @@ export class Volume implements BlockDevice {
     await this.#parts.points.inTurn(() => resizeVolume(this.#parts, sizeBytes, commit))
   }
 
-  /** From now on every change of content fails with `reason`, until the volume is opened again. Reads and flushes go on. */
-  refuseChanges(reason: NbdeltaError): void { this.#refusal = reason }
+  /** From now on changes and new points fail with `reason`, until the volume is opened again. Reads and flushes go on. */
+  refuseChanges(reason: NbdeltaError): void { this.#refusal = this.#parts.points.refusal = reason }
 
   async facts(): Promise<VolumeFacts> {
     this.#judgeOpen()

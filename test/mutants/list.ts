@@ -108,6 +108,18 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'the copier holds one run of a piece and copies all', file: 'volume/copier.js', find: 'runs.slice(0, held).map(',
     put: 'runs.map(', judge: 'volume/copier-runs' },
 
+  // In doubt: what a disk that failed may have done, or lost
+  { name: 'a write behind a trim whose record failed', file: 'volume/changes.js', find: 'if (journal.failure)', put: 'if (false)', judge: 'volume/doubt' },
+  { name: 'staged writes moved over what is not durably kept', file: 'volume/staging.js', find: 'throw this.#preserver.failure;', put: ';', judge: 'volume/doubt' },
+  { name: 'a point of a size in doubt', file: 'volume/points.js', find: 'if (this.refusal)', put: 'if (false)', judge: 'volume/doubt' },
+  { name: 'an undo point of a size in doubt', file: 'volume/restore.js', find: 'if (points.refusal)', put: 'if (false)', judge: 'volume/doubt' },
+  { name: 'marks end where an unconfirmed bookmark seems to', file: 'volume/point-loading.js', find: '.find(({ sizeBytes }) => sizeBytes > 0)',
+    put: '[0]', judge: 'volume/doubt' },
+  { name: 'a growth in doubt shows what others wrote', file: 'volume/resize.js', find: 'map.unclaimed = fresh;', put: ';', judge: 'volume/doubt' },
+  { name: 'a growth that was in doubt loses what is written', file: 'volume/resize.js', find: 'map.unclaimed = undefined;', put: ';', judge: 'volume/doubt' },
+  { name: 'copying that failed at once goes on without a rest', file: 'volume/copier.js', find: 'if (failure)', put: 'if (false)', judge: 'volume/doubt' },
+  { name: 'whoever waits for copying that fails is not told', file: 'volume/copier.js', find: 'tell(failure)', put: ';', judge: 'volume/doubt' },
+
   // Staging (staging.ts, excess-scan.ts)
   { name: 'an entry longer than a segment', file: 'store/staging-log.js', find: 'if (sizeBytes > this.#active.end - this.#active.start)',
     put: 'if (false)', judge: 'store/staging-log' },

@@ -1,4 +1,4 @@
-// Staged first overwrites in a storm: many requests in flight, late disks, a log that refuses, kills and power cuts (storm.ts).
+// A volume with snapshots in a storm: many requests in flight, resizes, late disks that refuse writes and flushes, kills and power cuts (storm.ts).
 import t from 'tap'
 import { storm } from './storm.js'
 
@@ -8,7 +8,7 @@ t.setTimeout(300_000)
 const RUNS = Number(process.env.RUNS ?? 150)
 const STEPS = 80
 
-t.test('many requests in flight, through refusals of the log, kills and power cuts', async t => {
+t.test('many requests in flight, through refusals, resizes, kills and power cuts', async t => {
   const counts = new Map<string, number>()
   for (let i = 0; i < RUNS && t.passing(); i++) t.equal(await storm(SEED + i, STEPS, counts), undefined, `seed ${SEED + i}`)
   t.comment([...counts].map(([what, count]) => `${what}: ${count}`).join(', '))

@@ -1,9 +1,11 @@
 /**
- * Disks for staged-storm.test.ts: all of one machine, with one seed. They answer late and out of order, the staging log's
- * refuses some writes, and at any request the process may be killed (what the kernel has is there) or the power cut (of what no
- * flush has covered each 512-byte sector may be there or not).
+ * Disks for staged-storm.test.ts: all of one machine, with one seed. They answer late and out of order, refuse some writes and
+ * flushes, and at any request the process may be killed (what the kernel has is there) or the power cut (of what no flush has
+ * covered each 512-byte sector may be there or not).
  *
  * A request is done at some turn between the one in which it comes and the one in which it is answered. Dead disks never answer.
+ * A flush that fails may have lost of what it covered any of it, for good: the kernel shows that until the disk is opened anew, and
+ * takes it for written. Until then every flush of that disk fails (group-flush.ts). A disk's length is never lost so.
  */
 import type { BlockDevice, Extents, Pending, ZeroMode } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
@@ -22,16 +24,31 @@ interface Temper {
 }
 
 type Fate = 'whole' | 'lost' | readonly boolean[]
-/** `apply` does so much of it: sectors of its range, by flags. */
+/** `apply` does so much of it: sectors of its range, by flags. Without a length: all or nothing. */
 interface Change { readonly serial: number, readonly offset: number, readonly length: number, apply(disk: MemoryDisk, start: number, end: number): void }
 
-export type Ending = 'killed' | 'cut'
+/** `closed`: nothing is in flight, and nothing happens but that the disks are opened anew. */
+export type Ending = 'killed' | 'cut' | 'closed'
+
+/** Of a disk, one request in so many is refused; 0: none. */
+export interface Refusing { readonly writes: number, readonly flushes: number }
+const WILLING: Refusing = { writes: 0, flushes: 0 }
+/** Who writes them takes nothing more after a refusal, until they are opened anew. */
+const LOGS = ['journal', 'table', 'catalog']
 
 export class Machine {
   readonly random: Random
   readonly disks = new Map<string, StormDisk>()
-  /** Of the staging log, one write in so many is refused; 0: none. */
-  refusing = 0
+  /** By name. */
+  refusing: ReadonlyMap<string, Refusing> = new Map()
+  /** Nothing is refused for a while. */
+  calm = true
+  /** A refusal has left something that only the next open mends. */
+  isHurt = false
+  /** The disk was full for somebody. */
+  wasFull = false
+  /** A flush of that disk has failed. */
+  onLost: (name: string) => void = () => undefined
   /** So many requests from now on the machine dies of itself. */
   fuse = Infinity
   dead = false
@@ -43,9 +60,21 @@ export class Machine {
 
   add(name: string, content: MemoryDisk): StormDisk {
     const temper = { atOnce: [1, 2, 4, 1000][this.random(4)], turnsMax: [1, 3, 8, 25][this.random(4)] }
-    const disk = new StormDisk(this, name, temper, content, content.fork(), [])
+    const disk = new StormDisk(this, name, temper, content, content.fork(), [], 'file')
     this.disks.set(name, disk)
     return disk
+  }
+
+  refusingOf(name: string): Refusing { return this.calm ? WILLING : this.refusing.get(name) ?? WILLING }
+
+  /** What a disk says that refuses a write. */
+  refusal(name: string): NbdeltaError {
+    if (LOGS.includes(name)) this.isHurt = true
+    else if (this.random(2) === 0) {
+      this.wasFull = true
+      return new NbdeltaError('no-space', 'refused by the storm', { cause: Object.assign(new Error('full'), { code: 'ENOSPC' }) })
+    }
+    return new NbdeltaError('io', 'refused by the storm')
   }
 
   /** True: this one never happens. */
@@ -71,6 +100,8 @@ export class Machine {
   restarted(ending: Ending): Machine {
     const next = new Machine(this.random)
     next.refusing = this.refusing
+    next.onLost = this.onLost
+    next.wasFull = this.wasFull
     const lane = this.random(4)
     for (const [name, disk] of this.disks) next.disks.set(name, disk.restarted(next, ending, lane))
     return next
@@ -86,8 +117,13 @@ export class StormDisk implements BlockDevice {
   #uncovered: Change[]
   readonly #unborn = new Set<Change>()
   #serial: number
+  #sizeBytes: number
+  #lost = false
+  kind: 'file' | 'block'
 
-  constructor(machine: Machine, name: string, temper: Temper, kernel: MemoryDisk, medium: MemoryDisk, uncovered: Change[]) {
+  constructor(
+    machine: Machine, name: string, temper: Temper, kernel: MemoryDisk, medium: MemoryDisk, uncovered: Change[], kind: 'file' | 'block',
+  ) {
     this.#machine = machine
     this.#name = name
     this.#temper = temper
@@ -95,9 +131,11 @@ export class StormDisk implements BlockDevice {
     this.#medium = medium
     this.#uncovered = uncovered
     this.#serial = (uncovered.at(-1)?.serial ?? 0) + 1
+    this.#sizeBytes = kernel.sizeBytes
+    this.kind = kind
   }
 
-  get sizeBytes(): number { return this.#kernel.sizeBytes }
+  get sizeBytes(): number { return this.#sizeBytes }
   get blockSizes(): BlockDevice['blockSizes'] { return this.#kernel.blockSizes }
   get capabilities(): BlockDevice['capabilities'] { return this.#kernel.capabilities }
   zeroRun(offset: number, length: number): number { return this.#kernel.zeroRun(offset, length) }
@@ -105,7 +143,22 @@ export class StormDisk implements BlockDevice {
   allocatedBytes(): Promise<number> { return this.#kernel.allocatedBytes() }
   async close(): Promise<void> {}
 
-  async resize(sizeBytes: number): Promise<void> { if (sizeBytes !== this.sizeBytes) throw new Error('nothing is resized here') }
+  /** As file-disk.ts: what is cut cannot be asked for from the start, what is new only at the end. */
+  async resize(sizeBytes: number): Promise<void> {
+    const before = this.#sizeBytes
+    this.#sizeBytes = Math.min(before, sizeBytes)
+    const serial = this.#serial++
+    try {
+      await this.#some(() => {
+        this.#refuseSome()
+        this.#do({ serial, offset: 0, length: 0, apply: disk => { disk.setSize(sizeBytes) } })
+      })
+      this.#sizeBytes = sizeBytes
+    } catch (error) {
+      this.#sizeBytes = before
+      throw error
+    }
+  }
 
   async punch(ranges: readonly { readonly offset: number, readonly length: number }[]): Promise<{ readonly punched: boolean }> {
     for (const { offset, length } of ranges) await this.zero(offset, length, { allocate: false, fast: false })
@@ -113,45 +166,84 @@ export class StormDisk implements BlockDevice {
   }
 
   read(offset: number, length: number, into: Buffer, at: number): Pending {
-    return this.#some(() => { this.#kernel.read(offset, length, into, at) })
+    return this.#some(() => {
+      if (offset + length > this.#kernel.sizeBytes) throw new NbdeltaError('io', 'the file ends before that')
+      this.#kernel.read(offset, length, into, at)
+    })
   }
 
   write(offset: number, length: number, from: Buffer, at: number): Pending {
     const change = this.#change(offset, length, () => Buffer.from(from.subarray(at, at + length)))
-    const { refusing, random } = this.#machine
-    const odds = offset < MARKS_BYTES ? 4 * refusing : refusing
-    if (this.#name !== 'staged' || refusing === 0 || random(odds) > 0) return this.#some(() => this.#do(change))
+    const { random } = this.#machine
+    const { writes } = this.#machine.refusingOf(this.#name)
+    const odds = this.#name === 'staged' && offset < MARKS_BYTES ? 4 * writes : writes
+    if (writes === 0 || random(odds) > 0) return this.#some(() => this.#do(change))
     const part = random(3)
     return this.#some(() => {
       this.#do(change, [0, some(length, random), length][part])
-      throw new NbdeltaError(random(2) === 0 ? 'no-space' : 'io', 'refused by the storm')
+      throw this.#machine.refusal(this.#name)
     })
   }
 
   zero(offset: number, length: number, mode: ZeroMode): Pending {
     const serial = this.#serial++
-    return this.#some(() => this.#do({ serial, offset, length, apply: (disk, start, end) => { disk.zero(start, end - start, mode) } }))
+    return this.#some(() => {
+      this.#refuseSome()
+      this.#do({ serial, offset, length, apply: (disk, start, end) => { disk.zero(start, end - start, mode) } })
+    })
   }
 
   trim(offset: number, length: number): Pending {
     const serial = this.#serial++
-    return this.#some(() => this.#do({ serial, offset, length, apply: (disk, start, end) => { disk.trim(start, end - start) } }))
+    return this.#some(() => {
+      this.#refuseSome()
+      this.#do({ serial, offset, length, apply: (disk, start, end) => { disk.trim(start, end - start) } })
+    })
   }
 
   flush(): Pending {
     const covered = new Set(this.#uncovered)
+    const { flushes } = this.#machine.refusingOf(this.#name)
+    const fails = this.#lost || (flushes > 0 && this.#machine.random(flushes) === 0)
     return this.#some(() => undefined, () => {
-      for (const change of this.#uncovered) if (covered.has(change)) settle(change, 'whole', this.#medium)
-      this.#uncovered = this.#uncovered.filter(change => !covered.has(change))
+      if (fails || this.#lost) this.#lose(covered)
+      this.#settle(covered, () => 'whole')
     })
+  }
+
+  #settle(covered: ReadonlySet<Change>, fateOf: (change: Change) => Fate): void {
+    for (const change of this.#uncovered) if (covered.has(change)) settle(change, fateOf(change), this.#medium)
+    this.#uncovered = this.#uncovered.filter(change => !covered.has(change))
+  }
+
+  #lose(covered: ReadonlySet<Change>): never {
+    const machine = this.#machine
+    const lane = machine.random(4)
+    if (!this.#lost) this.#settle(covered, change => change.length === 0 ? 'whole' : fateOf(change, lane, machine.random))
+    this.#lost = true
+    machine.isHurt = true
+    machine.onLost(this.#name)
+    throw new NbdeltaError('flush-failed', `a flush of ${this.#name} failed: refused by the storm`)
+  }
+
+  #refuseSome(): void {
+    const { writes } = this.#machine.refusingOf(this.#name)
+    if (writes > 0 && this.#machine.random(writes) === 0) throw this.#machine.refusal(this.#name)
   }
 
   restarted(machine: Machine, ending: Ending, lane: number): StormDisk {
     const { random } = machine
+    const again = (kernel: MemoryDisk, uncovered: Change[]): StormDisk =>
+      new StormDisk(machine, this.#name, this.#temper, kernel, this.#medium, uncovered, this.kind)
     for (const change of this.#unborn) if (random(2) === 0) this.#do(change, some(change.length, random))
-    if (ending === 'killed') return new StormDisk(machine, this.#name, this.#temper, this.#kernel.fork(), this.#medium, this.#uncovered)
-    for (const change of this.#uncovered) settle(change, fateOf(change, lane, random), this.#medium)
-    return new StormDisk(machine, this.#name, this.#temper, this.#medium.fork(), this.#medium, [])
+    if (ending === 'cut') {
+      for (const change of this.#uncovered) settle(change, fateOf(change, lane, random), this.#medium)
+      return again(this.#medium.fork(), [])
+    }
+    if (!this.#lost) return again(this.#kernel.fork(), this.#uncovered)
+    const kernel = this.#medium.fork()
+    for (const change of this.#uncovered) settle(change, 'whole', kernel)
+    return again(kernel, this.#uncovered)
   }
 
   #change(offset: number, length: number, take: () => Buffer): Change {
@@ -170,7 +262,7 @@ export class StormDisk implements BlockDevice {
   /** The kernel has it, or its first bytes. */
   #do(change: Change, bytes = change.length): void {
     this.#unborn.delete(change)
-    if (bytes === 0) return
+    if (bytes === 0 && change.length > 0) return
     const { serial, offset } = change
     const part: Change = { serial, offset, length: bytes, apply: change.apply }
     settle(part, 'whole', this.#kernel)
@@ -200,9 +292,11 @@ export class StormDisk implements BlockDevice {
       else if (early === 1) machine.at(1 + machine.random(turns - 1), guarded)
       machine.at(turns, () => {
         if (early === 2) guarded()
-        if (failure !== undefined) return reject(failure as Error)
-        end()
-        resolve()
+        try {
+          if (failure !== undefined) throw failure
+          end()
+          resolve()
+        } catch (error) { reject(error as Error) }
       })
     })
   }
@@ -213,13 +307,15 @@ function some(length: number, random: Random): number { return Math.min(length, 
 function fateOf({ offset, length }: Change, lane: number, random: Random): Fate {
   if (lane === 0) return 'whole'
   if (lane === 1) return 'lost'
-  const coin = random(3)
+  const coin = random(length === 0 ? 2 : 3)
   if (coin < 2) return coin === 0 ? 'whole' : 'lost'
   return Array.from({ length: Math.ceil((offset + length) / SECTOR) - Math.floor(offset / SECTOR) }, () => random(2) === 0)
 }
 
 function settle({ offset, length, apply }: Change, fate: Fate, disk: MemoryDisk): void {
   if (fate === 'lost') return
+  // The growth before it was lost, but a file that holds the write is long enough.
+  if (offset + length > disk.sizeBytes) disk.setSize(offset + length)
   if (fate === 'whole') return apply(disk, offset, offset + length)
   const first = Math.floor(offset / SECTOR)
   for (const [i, isThere] of fate.entries()) {

@@ -4,8 +4,13 @@
  * An operation gives sectors values at some moment between `start` and `end`, its answer. One that failed may have, or not; it
  * may not later. One that was done supersedes all that had ended when it began, and once a flush that began behind it is
  * answered, also for whoever comes after a power cut. What was read in a quiet moment is an operation as well: it stays.
+ *
+ * A flush that failed says nothing, and what had ended before it and was not durable may never be: when the disks are opened anew,
+ * that is as after a power cut. Sectors behind the end of the volume have the value GONE.
  */
 export const SECTOR = 512
+/** Behind the end. */
+export const GONE = -2
 
 /** Behind everything that may come. */
 const OPEN = Infinity
@@ -16,7 +21,7 @@ export interface Op {
   end: number
   state: 'running' | 'done' | 'failed'
   /** By sector. */
-  values: ReadonlyMap<number, number>
+  readonly values: ReadonlyMap<number, number>
 }
 
 /** What a sector may hold, at an instant. */
@@ -29,12 +34,17 @@ export class Model {
   readonly #cut: Op[][]
   /** Done, and not known to be durable. */
   #undurable: Op[] = []
+  /** When a flush has failed that clients wait for, if it has, and when of live. */
+  #lostAt = Infinity
+  #latchedAt = Infinity
   readonly running = new Set<Op>()
   /** Of reads that are on their way: what they may find. */
   readonly reads = new Set<Set<number>[]>()
 
-  constructor(readonly sectors: number) {
-    const zeros: Op = { what: 'at first', start: 0, end: 0, state: 'done', values: new Map(Array.from({ length: sectors }, (_, i) => [i, 0])) }
+  /** @param there so many of them at first */
+  constructor(readonly sectors: number, there: number) {
+    const values = new Map(Array.from({ length: sectors }, (_, i) => [i, i < there ? 0 : GONE]))
+    const zeros: Op = { what: 'at first', start: 0, end: 0, state: 'done', values }
     this.#now = Array.from({ length: sectors }, () => [zeros])
     this.#cut = Array.from({ length: sectors }, () => [zeros])
   }
@@ -67,26 +77,37 @@ export class Model {
   }
 
   /** At once, and durably: everything that is not running is behind it. */
-  atOnce(op: Op, values: ReadonlyMap<number, number>): void {
-    op.values = values
+  atOnce(op: Op): void {
     op.start = this.tick
     this.done(op)
     this.#durable(other => other === op)
   }
 
-  /** A flush that began at that tick was answered. */
-  flushed(start: number): void { this.#durable(op => op.end < start) }
+  /** A flush that began at that tick was answered. False: it could not be, for one before it had failed (D7). */
+  flushed(start: number): boolean {
+    const isLie = this.#undurable.some(op => op.start > this.#latchedAt && op.end < start)
+    this.#durable(op => op.end < start)
+    return !isLie
+  }
+
+  /** A flush of the disk that has what clients write has failed: what was done until now may be lost, whatever flush comes. */
+  lost(isLive: boolean): void {
+    this.#lostAt = Math.min(this.#lostAt, this.tick)
+    if (isLive) this.#latchedAt = Math.min(this.#latchedAt, this.tick)
+  }
 
   #durable(isDurable: (op: Op) => boolean): void {
     for (const op of this.#undurable.filter(isDurable)) supersede(this.#cut, op)
     this.#undurable = this.#undurable.filter(op => !isDurable(op))
   }
 
-  /** Nothing that runs has been answered, nor will be. */
+  /** Nothing that runs has been answered, nor will be. @param isCut only what is durable is there */
   crashed(isCut: boolean): void {
     for (const op of [...this.running]) this.failed(op)
     this.reads.clear()
-    if (!isCut) return
+    const isLossy = this.#lostAt < Infinity
+    this.#lostAt = this.#latchedAt = Infinity
+    if (!isCut && !isLossy) return
     for (const [sector, ops] of this.#cut.entries()) this.#now[sector] = [...ops]
     this.#undurable = []
   }
@@ -115,9 +136,10 @@ function supersede(lists: Op[][], by: Op): void {
   for (const sector of by.values.keys()) lists[sector] = lists[sector].filter(op => op === by || op.end >= by.start)
 }
 
-/** What lies in each sector of `content`, which must be all of one value. */
-export function valuesOf(content: Buffer): number[] {
-  return Array.from({ length: content.length / SECTOR }, (_, sector) => {
+/** What lies in each of so many sectors: `content`, each all of one value, and nothing behind it. */
+export function valuesOf(content: Buffer, sectors: number): number[] {
+  return Array.from({ length: sectors }, (_, sector) => {
+    if (sector >= content.length / SECTOR) return GONE
     const value = content.readUInt32LE(sector * SECTOR)
     for (let at = sector * SECTOR; at < (sector + 1) * SECTOR; at += 4) if (content.readUInt32LE(at) !== value) return -1
     return value

@@ -1,0 +1,194 @@
+// What a disk that failed may have done all the same, and what it may have lost: nothing that is answered behind that comes to harm.
+import t from 'tap'
+import type { Pending } from '../../src/device/block-device.js'
+import { NbdeltaError } from '../../src/device/errors.js'
+import { ManualClock, MemoryDisk } from '../../src/device/testing.js'
+import { Rig } from './inherit-lab.js'
+import { type Disks, freshDisks, GRAIN, killed, openOn, readAll, SLOW } from './lab.js'
+import { MemoryPoints, StagedPoints } from './point-lab.js'
+
+const G = GRAIN
+const SIZE = 8 * G
+const filled = (value: number, grains = 1): Buffer => Buffer.alloc(grains * G, value)
+const nothing = async (): Promise<void> => undefined
+const turns = async (): Promise<void> => { for (let i = 0; i < 20; i++) await new Promise(resolve => { setImmediate(resolve) }) }
+
+/** Does what is asked, and says that it has not. */
+class LyingDisk extends MemoryDisk {
+  lies = false
+  override write(offset: number, length: number, from: Buffer, at: number): Pending {
+    super.write(offset, length, from, at)
+    if (this.lies) throw new NbdeltaError('io', 'the disk failed')
+    return undefined
+  }
+}
+
+/** Loses what was written since the last flush, and says so for ever. */
+class LosingDisk extends MemoryDisk {
+  loses = false
+  #durable: MemoryDisk | undefined
+  override flush(): Pending {
+    if (this.loses) throw new NbdeltaError('flush-failed', 'the disk failed')
+    this.#durable = this.fork()
+    return undefined
+  }
+
+  get durable(): MemoryDisk { return this.#durable!.fork() }
+}
+
+async function onJournal<Journal extends MemoryDisk>(journal: Journal): Promise<Disks & { readonly journal: Journal }> {
+  const { live, map, journal: formatted } = await freshDisks({ sizeBytes: SIZE, allData: true })
+  const content = (formatted as MemoryDisk).toBuffer()
+  await journal.write(0, content.length, content, 0)
+  await journal.flush()
+  return { live, map, journal }
+}
+
+for (const kind of ['none', 'snapshot', 'bookmark'] as const) {
+  t.test(`D1: a write behind a trim whose record failed (points: ${kind}) is not answered: the next open may find that record`, async t => {
+    const disks = await onJournal(new LyingDisk(2 ** 20))
+    const points = new MemoryPoints()
+    const volume = await openOn(disks, SIZE, { points })
+    await volume.write(0, SIZE, filled(1, 8), 0)
+    if (kind !== 'none') await volume.points.create({ name: 'p', kind })
+    disks.journal.lies = true
+    await t.rejects(async () => { await volume.trim(2 * G, G) }, { code: 'io' })
+    const answered = await (async () => { await volume.write(2 * G, G, filled(2), 0) })().then(() => true, () => false)
+    const again = await openOn(killed(disks), SIZE, { points: points.fork() })
+    const found = await readAll(again, 2 * G, G)
+    t.ok(!answered || found.equals(filled(2)), `answered: ${answered}, found ${found[0]}`)
+    await t.rejects(async () => { await volume.write(4 * G, G, filled(2), 0) }, { code: 'flush-failed', hint: /open the volume again/ })
+    await t.resolves(readAll(volume))
+  })
+}
+
+t.test('D3: what is staged stays in the log when the record of what it comes over was lost', async t => {
+  const disks = await onJournal(new LosingDisk(2 ** 20))
+  const points = new StagedPoints(new MemoryDisk(2 ** 20))
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { points, clock })
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(2 * G, G, filled(2), 0)
+  disks.journal.loses = true
+  for (let i = 0; i < 3; i++) {
+    await clock.advance(60_000)
+    await turns()
+    // In the way of what is staged, which has to be moved for it.
+    await t.rejects(async () => { await volume.zero(2 * G, 512, SLOW) })
+  }
+  const left = { ...killed(disks), journal: disks.journal.durable }
+  const again = await openOn(left, SIZE, { points: points.fork() })
+  const snapshot = again.points.open('s')
+  t.ok((await readAll(snapshot)).equals(filled(1, 8)), 'the snapshot is what it was')
+  t.ok((await readAll(again, 2 * G, G)).equals(filled(2)), 'and so is what was answered')
+})
+
+t.test('D6: no point is made of a size that the next open may not find', async t => {
+  const points = new MemoryPoints()
+  const volume = await openOn(await freshDisks({ sizeBytes: SIZE }), SIZE, { points })
+  const reason = new NbdeltaError('flush-failed', 'which size it has is not known')
+  await t.rejects(volume.resize(4 * G, async () => {
+    volume.refuseChanges(reason)
+    throw reason
+  }), reason)
+  await t.rejects(volume.points.create({ name: 's', kind: 'snapshot' }), reason)
+  await t.rejects(volume.points.create({ name: 'b', kind: 'bookmark' }), reason)
+  t.strictSame(volume.points.list(), [])
+})
+
+t.test('D6: nor by a restore that has waited for its turn', async t => {
+  const rig = await Rig.open({ sizeBytes: SIZE })
+  const { volume } = rig
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(0, G, filled(1), 0)
+  const reason = new NbdeltaError('flush-failed', 'which size it has is not known')
+  const resized = volume.resize(4 * G, async () => {
+    volume.refuseChanges(reason)
+    throw reason
+  })
+  const restored = volume.restore({ from: 's' })
+  await t.rejects(resized, reason)
+  await t.rejects(restored, reason)
+  t.strictSame(volume.points.list().map(({ name }) => name), ['s'])
+})
+
+t.test('D4: a bookmark that was never confirmed takes no marks with it of grains that came later than the point before', async t => {
+  const disks = await freshDisks({ sizeBytes: 4 * G })
+  const points = new MemoryPoints()
+  const volume = await openOn(disks, 4 * G, { points })
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.resize(SIZE, nothing)
+  await volume.write(6 * G, G, filled(1), 0)
+  await volume.close()
+  const seq = points.nextSeq()
+  await points.make(seq, 'bookmark', SIZE)
+  // As point-disk.ts finds it: nothing says how large the volume was.
+  points.present.set(seq, { ...points.present.get(seq)!, sizeBytes: 0 })
+  const again = await openOn(killed(disks), SIZE, { points })
+  t.strictSame(again.points.changedRuns('s'), [{ start: 6, end: 7 }])
+})
+
+/** A block device, with somebody else's bytes. */
+class BlockDisk extends MemoryDisk {
+  readonly kind = 'block'
+  override async resize(): Promise<void> { throw new Error('a block device is not resized from here') }
+}
+
+for (const grown of [false, true]) {
+  t.test(`a growth that failed may have happened: somebody's bytes do not show (${grown ? 'grown in the end, and written' : 'left so'})`, async t => {
+    const live = new BlockDisk(2 * SIZE)
+    live.write(0, 2 * SIZE, filled(0xee, 16), 0)
+    live.close = async () => undefined
+    const disks = await freshDisks({ sizeBytes: SIZE, live })
+    const volume = await openOn(disks, SIZE)
+    await t.rejects(volume.resize(2 * SIZE, () => Promise.reject(new Error('the catalog failed'))))
+    await volume.write(0, G, filled(1), 0)
+    if (grown) {
+      await volume.resize(2 * SIZE, nothing)
+      await volume.write(SIZE, G, filled(2), 0)
+    }
+    await volume.close()
+    const { map, journal } = killed(disks)
+    const again = await openOn({ live, map, journal }, 2 * SIZE)
+    const found = await readAll(again, SIZE)
+    const wanted = Buffer.concat([grown ? filled(2) : filled(0), filled(0, 7)])
+    t.ok(found.equals(wanted), `${found[0]} and ${found[G]}`)
+    // The region of what is found counts as open from now on.
+    await again.write(SIZE + G, 1, Buffer.from([5]), 0)
+    t.equal((await readAll(again, SIZE + G + 1, 1))[0], 0)
+  })
+}
+
+class FullDisk extends MemoryDisk {
+  isFull = false
+  writes = 0
+  override write(offset: number, length: number, from: Buffer, at: number): Pending {
+    this.writes++
+    if (this.isFull) throw new NbdeltaError('no-space', 'full')
+    return super.write(offset, length, from, at)
+  }
+}
+
+t.test('a restore that cannot be copied is tried again at times, and whoever waits for its end is told why', async t => {
+  const live = new FullDisk(SIZE)
+  const rig = await Rig.open({ sizeBytes: SIZE, live })
+  const { volume, clock } = rig
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(0, SIZE, filled(2, 8), 0)
+  live.isFull = true
+  const job = await volume.restore({ from: 's', bytesPerSecond: G })
+  await turns()
+  const before = live.writes
+  await turns()
+  t.ok(live.writes - before < 3, `${live.writes - before} writes meanwhile`)
+  await t.rejects(volume.restore({ from: 's' }), { code: 'no-space' })
+  live.isFull = false
+  for (let i = 0; i < 10; i++) {
+    await clock.advance(30_000)
+    await turns()
+  }
+  await job.finished
+  t.ok((await readAll(volume)).equals(filled(1, 8)))
+})

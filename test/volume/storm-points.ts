@@ -1,0 +1,228 @@
+/**
+ * Points in a storm: made, deleted, asked, looked at and restored, and what is judged of them: snapshots keep one of the contents
+ * of their instant, and from their first look on that one; what differs is among what a point says has changed; only undo points
+ * may be given up, and only for want of space.
+ */
+import type { BlockDevice } from '../../src/device/block-device.js'
+import type { PointKind } from '../../src/volume/snappoint.js'
+import { GRAIN } from './lab.js'
+import { IN_GRAIN, type Lab, place, POINTS_EVER, SECTORS, Wrong } from './storm-lab.js'
+import { type Allowed, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
+
+/** Names there may be at a time. */
+const POINTS_MAX = 5
+
+interface Known {
+  readonly kind: PointKind
+  readonly isUndo: boolean
+  /** `doubtful`: only the next open tells whether it is there. */
+  state: 'making' | 'there' | 'going' | 'doubtful'
+  /** What it may be; undefined: its instant has not come. */
+  allowed: Allowed | undefined
+  /** What a snapshot is. */
+  content: number[] | undefined
+}
+
+interface Restoring { readonly from: string, op: Op | undefined, undo: Known | undefined }
+
+export class StormPoints {
+  readonly #lab: Lab
+  readonly #points = new Map<string, Known>()
+  #made = 0
+  #restoring: Restoring | undefined
+
+  constructor(lab: Lab) { this.#lab = lab }
+
+  create(kind: PointKind): void {
+    const lab = this.#lab
+    if (this.#points.size >= POINTS_MAX || this.#made >= POINTS_EVER) return
+    const name = `p${++this.#made}`
+    const known: Known = { kind, isUndo: false, state: 'making', allowed: undefined, content: undefined }
+    this.#points.set(name, known)
+    const isMine = lab.lives()
+    const atInstant = (): void => {
+      if (!isMine()) return
+      lab.log(`${name}: its instant`)
+      known.allowed = lab.model.allowed()
+    }
+    lab.fly(`create ${kind} ${name}`, () => lab.volume.points.create({ name, kind, atInstant }), () => {
+      known.state = 'there'
+      if (!known.allowed) throw new Wrong(`${name} had no instant`)
+    }, () => {
+      if (lab.points.inDoubt && known.allowed) known.state = 'doubtful'
+      else this.#points.delete(name)
+    })
+  }
+
+  #one(kinds: readonly PointKind[]): string | undefined {
+    this.#lookForSacrifices()
+    const names = [...this.#points].filter(([, { kind, state }]) => state === 'there' && kinds.includes(kind)).map(([name]) => name)
+    return names[this.#lab.random(names.length)]
+  }
+
+  /** What was given up for want of space. */
+  #lookForSacrifices(): void {
+    const { volume } = this.#lab
+    for (const [name, known] of [...this.#points]) if (known.state === 'there' && !volume.points.get(name)) this.#isGone('meanwhile', name, known)
+  }
+
+  #isGone(what: string, name: string, { isUndo }: Known): void {
+    const { space, machine } = this.#lab
+    const mayBeGivenUp = isUndo && space.order === 'drop-undo-then-fail' && (space.budgetBytes !== null || machine.wasFull)
+    if (!mayBeGivenUp) throw new Wrong(`${what}: ${name} is gone`)
+    this.#lab.count('given up')
+    this.#points.delete(name)
+  }
+
+  delete(): void {
+    const lab = this.#lab
+    const name = this.#one(['snapshot', 'bookmark'])
+    if (name === undefined) return
+    const known = this.#points.get(name)!
+    known.state = 'going'
+    lab.fly(`delete ${name}`, () => lab.volume.points.delete(name), () => { this.#points.delete(name) }, () => {
+      if (lab.points.inDoubt) known.state = 'doubtful'
+      else if (lab.volume.points.get(name)) known.state = 'there'
+      else this.#points.delete(name)
+    })
+  }
+
+  ask(): void {
+    const lab = this.#lab
+    const name = this.#one(['snapshot', 'bookmark'])
+    if (name === undefined) return
+    const { allowed } = this.#points.get(name)!
+    const now = lab.model.allowed()
+    const differs = now.some((values, sector) => [...values].every(value => !isSame(allowed![sector], value)))
+    let answer = false
+    const begin = async (): Promise<void> => { answer = await lab.volume.points.hasChanged(name) }
+    // What was there when it was asked counts; later ones may have put it back.
+    lab.fly(`ask ${name}`, begin, () => { if (differs && !answer) throw new Wrong(`${name} says that nothing has changed`) })
+  }
+
+  look(): void {
+    const name = this.#one(['snapshot'])
+    if (name === undefined) return
+    this.#lab.fly(`look at ${name}`, () => this.#content(name), () => undefined)
+  }
+
+  async #content(name: string): Promise<void> {
+    const lab = this.#lab
+    const isMine = lab.lives()
+    const known = this.#points.get(name)!
+    const device: BlockDevice = lab.volume.points.open(name)
+    const into = Buffer.alloc(device.sizeBytes)
+    try {
+      await device.read(0, into.length, into, 0)
+    } finally {
+      await device.close()
+    }
+    if (!isMine()) return
+    const values = valuesOf(into, SECTORS)
+    lab.judge(name, values, known.content ? exactly(known.content) : known.allowed!)
+    known.content = values
+  }
+
+  restore(): void {
+    const lab = this.#lab
+    const name = this.#one(['snapshot'])
+    const content = name === undefined ? undefined : this.#points.get(name)!.content
+    if (name === undefined || !content || this.#restoring || this.#made >= POINTS_EVER || this.#points.size > POINTS_MAX) return
+    this.#made++
+    const restoring: Restoring = this.#restoring = { from: name, op: undefined, undo: undefined }
+    const isMine = lab.lives()
+    const range = this.#range()
+    const whenHeld = (): void => {
+      if (!isMine()) return
+      restoring.undo = { kind: 'snapshot', isUndo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
+      restoring.op = lab.model.begin(`restore ${name}`, restored(content, range, lab.volume.sizeBytes))
+    }
+    const atInstant = (): void => { if (isMine()) lab.model.atOnce(restoring.op!) }
+    const over = (): void => { if (restoring.op?.state === 'running') lab.model.failed(restoring.op) }
+    const options = { from: name, ...range, whenHeld, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
+    const what = range ? `restore ${name} ${place(range.offset, range.length)}` : `restore ${name}`
+    lab.fly(what, () => lab.volume.restore(options), () => {
+      over()
+      this.#foundUndo()
+    }, () => {
+      over()
+      if (!lab.points.inDoubt) this.#restoring = undefined
+    }, ['bad-argument'])
+  }
+
+  /** Of a restore; undefined: all. */
+  #range(): { readonly offset: number, readonly length: number } | undefined {
+    const { random, volume } = this.#lab
+    if (random(3) > 0) return undefined
+    const first = random(volume.sizeBytes / SECTOR)
+    return { offset: first * SECTOR, length: (1 + random(volume.sizeBytes / SECTOR - first)) * SECTOR }
+  }
+
+  /** Its name is the volume's choice. */
+  #foundUndo(): void {
+    const { undo, from } = this.#restoring!
+    this.#restoring = undefined
+    const names = this.#lab.volume.points.list().map(info => info.name)
+    const name = names.find(name => !this.#points.has(name) && name.startsWith(`undo-${from}-`))
+    if (name === undefined) return
+    if (!undo) throw new Wrong(`${name} had no instant`)
+    undo.state = 'there'
+    this.#points.set(name, undo)
+  }
+
+  /** Nothing is in flight. */
+  async judge(what: string, now: readonly number[]): Promise<void> {
+    const lab = this.#lab
+    const { points } = lab.volume
+    this.#lookForSacrifices()
+    const there = [...this.#points].filter(([, { state }]) => state === 'there')
+    for (const [name, { kind }] of there) if (kind === 'snapshot') await lab.answered(`${what}: read ${name}`, this.#content(name))
+    for (const [i, [since, { allowed, content }]] of there.entries()) {
+      const before = content ? exactly(content) : allowed!
+      this.#judgeMarks(`${what}, since ${since}`, since, undefined, before, now)
+      for (const [until, later] of there.slice(i + 1)) {
+        const isLater = points.get(until)!.seq > points.get(since)!.seq
+        if (later.content && isLater) this.#judgeMarks(`${what}, from ${since} to ${until}`, since, until, before, later.content)
+      }
+    }
+  }
+
+  #judgeMarks(what: string, since: string, until: string | undefined, before: Allowed, after: readonly number[]): void {
+    const runs = this.#lab.volume.points.changedRuns(since, until)
+    for (const [sector, value] of after.entries()) {
+      const grain = Math.floor(sector / IN_GRAIN)
+      if (isSame(before[sector], value) || runs.some(({ start, end }) => start <= grain && grain < end)) continue
+      throw new Wrong(`${what}: grain ${grain} is not marked, was ${[...before[sector]].join(' ')}, is ${value}`)
+    }
+  }
+
+  /** After it was opened: who is there. */
+  takeStock(what: string): void {
+    const names = this.#lab.volume.points.list().map(({ name }) => name)
+    for (const [name, known] of [...this.#points]) {
+      if (names.includes(name)) {
+        if (!known.allowed) throw new Wrong(`${what}: ${name} had no instant`)
+        known.state = 'there'
+      } else if (known.state === 'there') this.#isGone(what, name, known)
+      else this.#points.delete(name)
+    }
+    if (this.#restoring) this.#foundUndo()
+    for (const name of names) if (!this.#points.has(name)) throw new Wrong(`${what}: ${name} is there`)
+  }
+}
+
+function exactly(content: readonly number[]): Allowed { return content.map(value => new Set([value])) }
+
+/** What grows comes as zeros, which is no change, and of what is cut off nobody asks. */
+function isSame(before: ReadonlySet<number>, after: number): boolean {
+  return before.has(after) || after === GONE || (after === 0 && before.has(GONE))
+}
+
+/** The size stays: what of the snapshot lies in the range, in itself and in the volume. */
+function restored(
+  content: readonly number[], range: { readonly offset: number, readonly length: number } | undefined, sizeBytes: number,
+): Map<number, number> {
+  const { offset, length } = range ?? { offset: 0, length: sizeBytes }
+  const end = Math.min(sizeBytes, offset + length)
+  return new Map([...content.entries()].filter(([sector, value]) => value !== GONE && sector * SECTOR >= offset && sector * SECTOR < end))
+}
