@@ -189,8 +189,7 @@ export class Staging {
     this.#strokes.add(entry, this.#grains, log.written!)
     this.#note(entry)
     this.#core.flushes.changed()
-    if (isNeeded) this.#wake(log.fill)
-    else this.#begin()
+    this.#wake(isNeeded ? log.fill : 1)
     return 'taken'
   }
 
@@ -425,8 +424,7 @@ export class Staging {
   /** The next entries of the queue: their data out of the log in one read, old content away, then to their places. */
   async #batch(): Promise<void> {
     const entries = this.#queue.next(this.#last, this.#log!.writtenTo)
-    const first = entries[0].address
-    const last = entries[entries.length - 1]
+    const [first, last] = [entries[0].address, entries[entries.length - 1]]
     const length = last.address + last.length - first
     if (!this.#buffer || this.#buffer.length < length) this.#buffer = Buffer.allocUnsafe(length)
     const buffer = this.#buffer

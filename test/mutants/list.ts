@@ -188,7 +188,7 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'const isNeeded =', judge: 'volume/instants' },
   { name: 'what has to be announced waits for the journal', file: 'volume/staging.js', find: 'if (!isNeeded && planGate(chain, from, to, journal.isDurable).rule === \'free\')',
     put: 'if (!isNeeded)', judge: 'volume/staging-late' },
-  { name: 'what only has to be announced rests', file: 'volume/staging.js', find: 'if (isNeeded)\n            this.#wake', put: 'if (true)\n            this.#wake',
+  { name: 'what only has to be announced rests', file: 'volume/staging.js', find: 'isNeeded ? log.fill : 1', put: 'log.fill',
     judge: 'volume/staging-late' },
   { name: 'appended to what was found', file: 'store/staging-log.js', find: 'if (this.#sealed || this.#gathered',
     put: 'if (this.#gathered', judge: 'store/staging-log' },
