@@ -35,6 +35,8 @@ export class LiveView {
   /** The pieces in parallel. */
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     const end = offset + length
+    const first = Math.floor(offset / this.#grainBytes)
+    if (this.#data.isAll(first, divCeil(end, this.#grainBytes), true)) return this.#live.read(offset, length, into, at, origin)
     const pending: Promise<void>[] = []
     try {
       for (let start = offset; start < end;) {

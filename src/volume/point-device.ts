@@ -42,29 +42,11 @@ interface Owned { readonly owner: Uint16Array, readonly last: Uint16Array }
 /** 0: all of the page is nobody's. */
 type Owners = Owned | 0
 
-/** Bytes that lie in the same place of the same file. */
-interface Piece {
-  readonly start: number
-  readonly bytes: number
-  readonly owner: number
-}
-
 /**
  * keeps: while it is open the point cannot be deleted. yields: likewise, but when there is no room for what the point keeps it is
  * closed soon (snappoint.ts). looks: only its map is looked at, and the point may go.
  */
 export type PointUse = 'keeps' | 'yields' | 'looks'
-
-/** Live is read over what is others' as long as that is not more than what is its own. */
-function spanOf(pieces: readonly Piece[]): Run | undefined {
-  const live = pieces.filter(({ owner }) => owner === 0)
-  if (live.length < 2) return undefined
-  const { start } = live[0]
-  const last = live[live.length - 1]
-  const end = last.start + last.bytes
-  const bytes = live.reduce((sum, piece) => sum + piece.bytes, 0)
-  return end - start <= 2 * bytes ? { start, end } : undefined
-}
 
 export class OpenPointDevice implements PointDevice {
   readonly capabilities: Capabilities
@@ -98,19 +80,23 @@ export class OpenPointDevice implements PointDevice {
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
     this.#judge(offset, length)
-    if (this.#piece(offset, offset + length) === length) return this.#readPiece(offset, length, into, at, origin)
-    const pieces = this.#pieces(offset, offset + length)
-    const span = this.#core.inherit.active ? undefined : spanOf(pieces)
-    if (!span) return this.#readEach(pieces, into, at - offset, origin)
+    const { grainBytes } = this.#core
+    const end = offset + length
+    const first = Math.floor(offset / grainBytes)
+    const last = divCeil(end, grainBytes)
+    const owner = this.#owner(first)
+    if (this.#runEnd(first, last, owner) === last) return this.#readFrom(owner, offset, length, into, at, origin)
+    const span = this.#core.inherit.active ? undefined : this.#span(offset, end)
+    if (!span) return this.#readEach(offset, end, false, into, at - offset, origin)
     const { merges } = this.#core.chain
     let reading: Pending
     try {
       reading = this.#view.read(span.start, span.end - span.start, into, at + span.start - offset, origin)
     } catch {
       // Perhaps of bytes that nobody asked for.
-      return this.#readEach(pieces, into, at - offset, origin)
+      return this.#readEach(offset, end, false, into, at - offset, origin)
     }
-    if (!reading) return this.#readEach(pieces.filter(({ owner }) => owner !== 0), into, at - offset, origin)
+    if (!reading) return this.#readEach(offset, end, true, into, at - offset, origin)
     return this.#onTop(reading, merges, offset, length, into, at, origin)
   }
 
@@ -170,16 +156,16 @@ export class OpenPointDevice implements PointDevice {
     const first = Math.floor(offset / grainBytes)
     const last = divCeil(end, grainBytes)
     if (first + 1 >= last) return Math.min(end, (first + 1) * grainBytes) - offset
-    return Math.min(end, this.#runEnd(first, last) * grainBytes) - offset
+    return Math.min(end, this.#runEnd(first, last, this.#owner(first)) * grainBytes) - offset
   }
 
-  /** End of the run of grains from `first` on, within its page and below `last`, that lie in the same place. */
-  #runEnd(first: number, last: number): number {
-    const owner = this.#owner(first)
-    const base = Math.floor(first / PAGE_BITS) * PAGE_BITS
+  /** End of the run of grains from `first` on, within its page and below `last`, that lie in the same place as `first`. */
+  #runEnd(first: number, last: number, owner: number): number {
+    const base = first - first % PAGE_BITS
     const remembered = this.#lastOwners
     let end = Math.min(last, base + PAGE_BITS)
     if (remembered !== 0) end = Math.min(end, base + remembered.last[first - base] + 1)
+    if (end === first + 1) return end
     const { points, target } = this.#core.chain
     if (owner === 0) {
       const limit = target && target.seq >= this.#point.seq ? Math.min(end, target.owned.length) : first
@@ -191,29 +177,52 @@ export class OpenPointDevice implements PointDevice {
     return Math.min(bytes.runEnd(first, end), lent.runEnd(first, end))
   }
 
-  #pieces(offset: number, end: number): Piece[] {
-    const pieces: Piece[] = []
-    for (let start = offset; start < end;) {
-      const bytes = this.#piece(start, end)
-      pieces.push({ start, bytes, owner: this.#owner(Math.floor(start / this.#core.grainBytes)) })
-      start += bytes
+  /**
+   * Where live is to be read over what is others': from its first grain to its last one, as long as that is not more than twice
+   * what is its own.
+   */
+  #span(offset: number, end: number): Run | undefined {
+    const { grainBytes } = this.#core
+    const last = divCeil(end, grainBytes)
+    let pieces = 0
+    let bytes = 0
+    let start = end
+    let stop = offset
+    for (let grain = Math.floor(offset / grainBytes); grain < last;) {
+      const owner = this.#owner(grain)
+      const next = this.#runEnd(grain, last, owner)
+      if (owner === 0) {
+        const from = Math.max(offset, grain * grainBytes)
+        if (pieces++ === 0) start = from
+        stop = Math.min(end, next * grainBytes)
+        bytes += stop - from
+      }
+      grain = next
     }
-    return pieces
+    return pieces > 1 && stop - start <= 2 * bytes ? { start, end: stop } : undefined
   }
 
-  /** @param base where in the buffer offset 0 would be */
-  #readEach(pieces: readonly Piece[], into: Buffer, base: number, origin: Origin | undefined): Pending {
-    const pending: Promise<void>[] = []
+  /** @param base where in the buffer offset 0 would be; @param isLiveRead what is live's is there already */
+  #readEach(offset: number, end: number, isLiveRead: boolean, into: Buffer, base: number, origin: Origin | undefined): Pending {
+    const { grainBytes } = this.#core
+    const last = divCeil(end, grainBytes)
+    let pending: Promise<void>[] | undefined
     try {
-      for (const { start, bytes } of pieces) {
-        const reading = this.#readPiece(start, bytes, into, base + start, origin)
-        if (reading) pending.push(reading)
+      for (let grain = Math.floor(offset / grainBytes); grain < last;) {
+        const owner = this.#owner(grain)
+        const next = this.#runEnd(grain, last, owner)
+        if (owner !== 0 || !isLiveRead) {
+          const start = Math.max(offset, grain * grainBytes)
+          const reading = this.#readFrom(owner, start, Math.min(end, next * grainBytes) - start, into, base + start, origin)
+          if (reading) (pending ??= []).push(reading)
+        }
+        grain = next
       }
     } catch (error) {
-      if (pending.length === 0) throw error
+      if (!pending) throw error
       pending.push(Promise.reject(error))
     }
-    return pending.length > 0 ? allSettled(pending) : undefined
+    return pending && allSettled(pending)
   }
 
   /** Live has been read; what is others', now, comes on top. After a merge nothing of it is believed. */
@@ -221,13 +230,12 @@ export class OpenPointDevice implements PointDevice {
     reading: Promise<void>, merges: number, offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined,
   ): Promise<void> {
     const isRead = await reading.then(() => merges === this.#core.chain.merges, () => false)
-    const pieces = this.#pieces(offset, offset + length)
-    await this.#readEach(isRead ? pieces.filter(({ owner }) => owner !== 0) : pieces, into, at - offset, origin)
+    await this.#readEach(offset, offset + length, isRead, into, at - offset, origin)
   }
 
-  #readPiece(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
+  /** All of it is `owner`'s, and in the same place. */
+  #readFrom(owner: number, offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
     const grain = Math.floor(offset / this.#core.grainBytes)
-    const owner = this.#owner(grain)
     const place = this.#placeOf(owner, grain)
     if (place === 'zeros') return void into.fill(0, at, at + length)
     const { chain, live } = this.#core
