@@ -129,6 +129,26 @@ t.test('D4: a bookmark that was never confirmed takes no marks with it of grains
   t.strictSame(again.points.changedRuns('s'), [{ start: 6, end: 7 }])
 })
 
+t.test('D4: a point that is going takes no marks with it of grains that came later than it', async t => {
+  const disks = await freshDisks({ sizeBytes: 4 * G })
+  const points = new MemoryPoints()
+  const volume = await openOn(disks, 4 * G, { points })
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  const { seq } = await volume.points.create({ name: 'b', kind: 'bookmark' })
+  await volume.resize(SIZE, nothing)
+  await volume.close()
+  points.table.set(seq, { ...points.table.get(seq)!, deleting: true })
+  // Its end takes longer than two processes live.
+  points.markDeleted = () => new Promise<never>(() => undefined)
+  const kept = killed(disks)
+  const again = await openOn(kept, SIZE, { points })
+  await again.write(6 * G, G, filled(1), 0)
+  await again.flush()
+  t.ok(again.points.isChanged('s', 6, 7))
+  const left = await openOn(killed(kept), SIZE, { points: points.fork() })
+  t.ok(left.points.isChanged('s', 6, 7), 'behind a crash')
+})
+
 /** A block device, with somebody else's bytes. */
 class BlockDisk extends MemoryDisk {
   readonly kind = 'block'
