@@ -6,5 +6,20 @@ export async function allSettled(pending: readonly (Promise<void> | undefined)[]
   for (const result of await Promise.allSettled(pending)) if (result.status === 'rejected') throw result.reason
 }
 
+/**
+ * What `begin` begins, with each piece told to `add`: all of it has ended, also when a later piece fails in the turn in which it is
+ * begun. Else that would be answered while earlier ones have the buffers still, and their failures would be nobody's.
+ */
+export function together(begin: (add: (piece: Pending) => void) => void): Pending {
+  const pending: Promise<void>[] = []
+  try {
+    begin(piece => { if (piece) pending.push(piece) })
+  } catch (error) {
+    if (pending.length === 0) throw error
+    pending.push(Promise.reject(error))
+  }
+  return pending.length > 0 ? allSettled(pending) : undefined
+}
+
 /** Both have ended, likewise; undefined: there is nothing to wait for. */
 export function both(a: Pending, b: Pending): Pending { return a && b ? allSettled([a, b]) : a ?? b }

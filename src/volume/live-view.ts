@@ -5,7 +5,7 @@
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
-import { allSettled } from '../device/all-settled.js'
+import { together } from '../device/all-settled.js'
 import type { Origin, Pending } from '../device/block-device.js'
 import { type LiveDevice, type VolumeCore } from './core.js'
 import type { Inherited } from './inherited.js'
@@ -37,22 +37,15 @@ export class LiveView {
     const end = offset + length
     const first = Math.floor(offset / this.#grainBytes)
     if (this.#data.isAll(first, divCeil(end, this.#grainBytes), true)) return this.#live.read(offset, length, into, at, origin)
-    const pending: Promise<void>[] = []
-    try {
+    return together(add => {
       for (let start = offset; start < end;) {
         const run = this.zeroRun(start, end - start)
         const bytes = Math.abs(run)
         const place = at + start - offset
-        const piece = run > 0 ? this.#readRun(start, bytes, into, place, origin) : void into.fill(0, place, place + bytes)
-        if (piece) pending.push(piece)
+        add(run > 0 ? this.#readRun(start, bytes, into, place, origin) : void into.fill(0, place, place + bytes))
         start += bytes
       }
-    } catch (error) {
-      if (pending.length === 0) throw error
-      // The buffer is the caller's again only when no read fills it any more.
-      pending.push(Promise.reject(error))
-    }
-    return pending.length > 0 ? allSettled(pending) : undefined
+    })
   }
 
   #readRun(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {

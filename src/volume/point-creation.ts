@@ -25,7 +25,8 @@
  * what was staged before is retired, and a replay would do the same.
  */
 import { randomUUID } from 'node:crypto'
-import { allSettled } from '../device/all-settled.js'
+import { allSettled, together } from '../device/all-settled.js'
+import type { Pending } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
 import { EVERYTHING } from '../device/range-lock.js'
 import { RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
@@ -56,7 +57,7 @@ export class NewPoint {
   readonly #letGo: (() => void) | undefined
   #files: PointFiles | undefined
   #point: Point | undefined
-  #appends: (Promise<void> | undefined)[] = []
+  #appended: Pending
   #isTight = false
 
   /** `group`: uuid of the operation that makes it together with others. */
@@ -186,14 +187,18 @@ export class NewPoint {
     if (this.#letGo) point.spare = { owners: info.pins.map(({ owner }) => owner), letGo: this.#letGo, told: false }
     chain.add(point)
     const extents = [...point.hot, NO_EXTENT]
-    for (let at = 0; at < extents.length; at += RANGES_PER_RECORD_MAX) {
-      this.#appends.push(journal.append('hot', extents.slice(at, at + RANGES_PER_RECORD_MAX), () => undefined, point.seq))
-    }
+    this.#appended = together(add => {
+      for (let at = 0; at < extents.length; at += RANGES_PER_RECORD_MAX) {
+        add(journal.append('hot', extents.slice(at, at + RANGES_PER_RECORD_MAX), () => undefined, point.seq))
+      }
+    })
+    // Others of its group may be on their way to their instant still.
+    this.#appended?.catch(() => undefined)
     core.flushes.changed()
   }
 
   async secure(): Promise<void> {
-    await allSettled(this.#appends)
+    await this.#appended
     await flushNow(this.#parts.core)
   }
 

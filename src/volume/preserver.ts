@@ -16,7 +16,8 @@
  * When a copy fails, those who need it fail (no space, say), and nothing has changed. When the journal fails, nothing that
  * needs this room may be overwritten any more: `failure` latches.
  */
-import { allSettled } from '../device/all-settled.js'
+import { allSettled, together } from '../device/all-settled.js'
+import type { Pending } from '../device/block-device.js'
 import type { NbdeltaError } from '../device/errors.js'
 import { asNbdeltaError } from '../device/errors.js'
 import { EXTENT_GRAINS, RANGES_PER_RECORD_MAX } from '../store/journal-records.js'
@@ -186,42 +187,10 @@ export class Preserver {
 
   /** Step 2. Memory changes with each record; that nobody overwrites anything yet is the locks' business. */
   async #record(copied: readonly Copied[], extents: readonly Run[]): Promise<void> {
-    const { journal, map } = this.#core
-    const chain = this.#chain
-    const appends: (Promise<void> | undefined)[] = []
-    for (const { point, neutral, bytes, zero, stale } of copied) {
-      // In the turn of the append: a checkpoint that ends between the two would know of one and not of the other.
-      const mark = (start: number, end: number): void => { if (!neutral) chain.mark(start, end) }
-      for (const part of parts(stale)) {
-        appends.push(journal.append('zero', part, () => { for (const { start, end } of part) map.becomeStale(start, end) }))
-      }
-      for (const part of parts(bytes)) {
-        appends.push(journal.append('preserve', part, () => {
-          for (const { start, end } of part) {
-            chain.preserve(point, start, end)
-            chain.usage.release(start, end)
-            mark(start, end)
-          }
-        }, point.seq))
-      }
-      for (const part of parts(zero)) {
-        appends.push(journal.append('preserveZero', part, () => {
-          for (const { start, end } of part) {
-            chain.preserveZero(point, start, end)
-            mark(start, end)
-          }
-        }, point.seq))
-      }
-    }
-    const newest = chain.newest
-    if (newest && extents.length > 0) {
-      for (const part of parts(extents)) {
-        appends.push(journal.append('hot', part, () => { for (const { start, end } of part) newest.heating.add(start, end) },
-          newest.seq))
-      }
-    }
-    await allSettled(appends)
-    const { loose } = chain
+    const { journal } = this.#core
+    const { newest } = this.#chain
+    await together(add => this.#append(copied, extents, newest, add))
+    const { loose } = this.#chain
     const settled = [...loose]
     await journal.sync()
     for (const { start, end } of settled) loose.remove(start, end)
@@ -230,6 +199,43 @@ export class Preserver {
       newest.heating.remove(start, end)
     }
     this.#checkpointer.wanted()
+  }
+
+  #append(
+    copied: readonly Copied[], extents: readonly Run[], newest: Point | undefined, add: (append: Pending) => void,
+  ): void {
+    const { journal, map } = this.#core
+    const chain = this.#chain
+    for (const { point, neutral, bytes, zero, stale } of copied) {
+      // In the turn of the append: a checkpoint that ends between the two would know of one and not of the other.
+      const mark = (start: number, end: number): void => { if (!neutral) chain.mark(start, end) }
+      for (const part of parts(stale)) {
+        add(journal.append('zero', part, () => { for (const { start, end } of part) map.becomeStale(start, end) }))
+      }
+      for (const part of parts(bytes)) {
+        add(journal.append('preserve', part, () => {
+          for (const { start, end } of part) {
+            chain.preserve(point, start, end)
+            chain.usage.release(start, end)
+            mark(start, end)
+          }
+        }, point.seq))
+      }
+      for (const part of parts(zero)) {
+        add(journal.append('preserveZero', part, () => {
+          for (const { start, end } of part) {
+            chain.preserveZero(point, start, end)
+            mark(start, end)
+          }
+        }, point.seq))
+      }
+    }
+    if (newest && extents.length > 0) {
+      for (const part of parts(extents)) {
+        add(journal.append('hot', part, () => { for (const { start, end } of part) newest.heating.add(start, end) },
+          newest.seq))
+      }
+    }
   }
 
   /** Waits while what a crash or a checkpoint would have to repeat is as much as there is room for. */

@@ -28,7 +28,7 @@
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
-import { allSettled } from '../device/all-settled.js'
+import { together } from '../device/all-settled.js'
 import type { Pending } from '../device/block-device.js'
 import { ENTRY_MAX_BYTES, StagingLog } from '../store/staging-log.js'
 import { Backpressure } from './backpressure.js'
@@ -208,18 +208,17 @@ export class Staging {
   read(offset: number, length: number, into: Buffer, at: number, below: Below): Pending {
     const { grainBytes } = this.#core
     const end = offset + length
-    const pending: Promise<void>[] = []
-    for (let start = offset; start < end;) {
-      const grain = Math.floor(start / grainBytes)
-      const entry = this.#readable(grain)
-      let stop = Math.min(end, (grain + 1) * grainBytes)
-      while (stop < end && this.#readable(Math.floor(stop / grainBytes)) === entry) stop = Math.min(end, stop + grainBytes)
-      const place = at + start - offset
-      const piece = entry ? this.#readEntry(entry, start, stop - start, into, place) : below(start, stop - start, place)
-      if (piece) pending.push(piece)
-      start = stop
-    }
-    return pending.length > 0 ? allSettled(pending) : undefined
+    return together(add => {
+      for (let start = offset; start < end;) {
+        const grain = Math.floor(start / grainBytes)
+        const entry = this.#readable(grain)
+        let stop = Math.min(end, (grain + 1) * grainBytes)
+        while (stop < end && this.#readable(Math.floor(stop / grainBytes)) === entry) stop = Math.min(end, stop + grainBytes)
+        const place = at + start - offset
+        add(entry ? this.#readEntry(entry, start, stop - start, into, place) : below(start, stop - start, place))
+        start = stop
+      }
+    })
   }
 
   /** What was taken before is in its place, durable and retired, whatever comes meanwhile. Errors: those of the disks. */
@@ -433,16 +432,16 @@ export class Staging {
     const grains = entries.flatMap(entry => this.#current(entry, older)).sort((a, b) => a.grain - b.grain)
     await this.#secure(runsOf(grains.map(({ grain }) => grain)))
     const { live, grainBytes } = this.#core
-    const pending: Pending[] = []
-    for (let i = 0; i < grains.length;) {
-      const { grain, entry } = grains[i]
-      let end = i + 1
-      while (end < grains.length && grains[end].entry === entry && grains[end].grain === grain + end - i) end++
-      const offset = grain * grainBytes
-      pending.push(live.write(offset, (end - i) * grainBytes, buffer, entry.address - first + offset - entry.offset))
-      i = end
-    }
-    await allSettled(pending)
+    await together(add => {
+      for (let i = 0; i < grains.length;) {
+        const { grain, entry } = grains[i]
+        let end = i + 1
+        while (end < grains.length && grains[end].entry === entry && grains[end].grain === grain + end - i) end++
+        const offset = grain * grainBytes
+        add(live.write(offset, (end - i) * grainBytes, buffer, entry.address - first + offset - entry.offset))
+        i = end
+      }
+    })
     this.#appliedTo = last.sequence
     this.#pressure.moved(this.#queue.shift(entries.length))
   }

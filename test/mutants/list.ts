@@ -188,6 +188,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'false ? undefined', judge: 'volume/instants' },
   { name: 'what nobody needs yet written in place behind an instant', file: 'volume/staging.js', find: 'const isNeeded = this.isPassing ||',
     put: 'const isNeeded =', judge: 'volume/instants' },
+  { name: 'a batch that fails at once leaves its buffer to others', file: 'device/all-settled.js', find: 'pending.push(Promise.reject(error));', put: 'throw error;',
+    judge: 'volume/staging-late' },
   { name: 'what has to be announced waits for the journal', file: 'volume/staging.js', find: 'if (!isNeeded && planGate(chain, from, to, journal.isDurable).rule === \'free\')',
     put: 'if (!isNeeded)', judge: 'volume/staging-late' },
   { name: 'what only has to be announced rests', file: 'volume/staging.js', find: 'isNeeded ? log.fill : 1', put: 'log.fill',

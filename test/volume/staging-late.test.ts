@@ -383,3 +383,41 @@ t.test('behind a new bookmark nobody waits until the journal has announced what 
   t.equal(points.log.calls.write, strokes)
   await volume.close()
 })
+
+t.test('a batch of which one piece fails at once is not over before the others have the buffer no more', async t => {
+  const { volume, disks, points, clock } = await lab()
+  const live = disks.live as ProgrammedDisk
+  const write = live.write.bind(live)
+  let letGo: (() => void) | undefined
+  let refused = 0
+  live.write = (offset, length, from, at) => {
+    if (offset === 2 * G && !letGo) {
+      return new Promise<void>(resolve => { letGo = resolve }).then(() => {
+        t.equal(from[at], 2, 'what it was given')
+        throw new NbdeltaError('io', 'refused late')
+      })
+    }
+    if (offset === 5 * G && refused++ === 0) throw new NbdeltaError('io', 'refused')
+    return write(offset, length, from, at)
+  }
+  await volume.write(2 * G, G, filled(2), 0)
+  await volume.write(5 * G, G, filled(5), 0)
+  await clock.advance(MOVED_MS)
+  await turns()
+  t.equal(refused, 1)
+  const { read } = points.log.calls
+  await volume.write(9 * G, G, filled(9), 0)
+  await clock.advance(MOVED_MS)
+  await turns()
+  t.equal(points.log.calls.read, read, 'nothing else is moved meanwhile')
+  letGo!()
+  await turns()
+  await volume.write(11 * G, G, filled(11), 0)
+  await clock.advance(MOVED_MS)
+  await turns()
+  for (const grain of [2, 5, 9, 11]) t.ok((await readAll(volume, grain * G, G)).equals(filled(grain)), `grain ${grain}`)
+  const found = Buffer.alloc(G)
+  live.read(5 * G, G, found, 0)
+  t.ok(found.equals(filled(5)), 'and it is moved in the end')
+  await volume.close()
+})
