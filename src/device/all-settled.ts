@@ -7,8 +7,8 @@ export async function allSettled(pending: readonly (Promise<void> | undefined)[]
 }
 
 /**
- * What `begin` begins, with each piece told to `add`: all of it has ended, also when a later piece fails in the turn in which it is
- * begun. Else that would be answered while earlier ones have the buffers still, and their failures would be nobody's.
+ * What `begin` begins, with each piece told to `add`: all of it has ended, also when a later piece fails in the turn in which it
+ * is begun. Else that would be answered while earlier ones have the buffers still, and their failures would be nobody's.
  */
 export function together(begin: (add: (piece: Pending) => void) => void): Pending {
   const pending: Promise<void>[] = []

@@ -33,7 +33,7 @@ export async function loadPoints(store: PointStore, chain: Chain, grainBytes: nu
   known.sort((a, b) => a.seq - b.seq)
   const load = async (index: number): Promise<{ readonly point: Point, readonly notes: readonly string[] }> => {
     const { deleting, ...info } = known[index]
-    // It covers what the volume could grow to until the next point that stays: marks of others, and of those never confirmed, are its.
+    // It covers what the volume could grow to until the next point that stays: those that go leave it their marks.
     const next = known.slice(index + 1).find(other => !other.deleting)
     const files = await store.open(info.seq, info.kind, info.sizeBytes)
     const state = deleting ? 'deleting' : 'ready'

@@ -53,7 +53,7 @@ export const MUTANTS: readonly Mutant[] = [
   // Making and deleting points (point-creation.ts, points.ts, point-merge.ts, point-table.ts)
   { name: 'table record before live and journal are flushed', file: 'volume/point-creation.js', find: 'await allSettled(points.map(point => point.secure()));',
     put: '', judge: 'volume/point-order' },
-  { name: 'the journal is not told of a new point', file: 'volume/point-creation.js', find: "this.#appends.push(journal.append('hot',",
+  { name: 'the journal is not told of a new point', file: 'volume/point-creation.js', find: "add(journal.append('hot',",
     put: "((..._) => undefined)(((..._) => undefined)('hot',", judge: 'creations' },
   { name: 'a number given twice', file: 'store/point-table.js', find: 'Math.max(this.#index.mark(volume), this.#given.get(volume) ?? 0, above)',
     put: 'this.#index.list(volume).length', judge: 'store/point-table' },
