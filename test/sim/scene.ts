@@ -65,9 +65,9 @@ export class Scene implements World {
         const origin = options.labels?.['origin']
         if (origin !== undefined) {
           const image = this.watchOf(mirror!).imageOf(origin)
-          // A copy is a snapshot of the volume like any other when its mirror is forgotten: one of before all that hosts have done.
+          // A copy is a snapshot of the volume like any other when its mirror is forgotten: behind all that hosts have done by now.
           if (image === undefined) this.#taken.delete(key)
-          else this.#taken.set(key, { image, views: hosts.views, first: 0, seq: 0 })
+          else this.#taken.set(key, { image, views: hosts.views, first: hosts.views.length - 1, seq: 0 })
           const info = await create(options)
           if (this.watchOf(mirror!).isReversed(origin)) place.accepted(info)
           return info

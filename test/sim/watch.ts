@@ -33,8 +33,8 @@ export function frozenOf(image: Image, views: readonly Image[], from: number, se
   return { image, views, first, seq }
 }
 
-/** The last place in the views that it may be: hosts may have come back to it since. What they never saw was there before. */
-function lastOf({ image, views }: Frozen): number { return Math.max(0, views.lastIndexOf(image)) }
+/** The last place in the views that it may be: hosts may have come back to it since. What they never saw is at the first. */
+function lastOf({ image, views, first }: Frozen): number { return Math.max(first, views.lastIndexOf(image)) }
 
 export class Watch {
   /** By uuid of the source's bookmark. */
