@@ -65,8 +65,8 @@ async function askWithStream(
   const stream = await openStreamSocket(direction)
   try {
     const result = await follow(client, command, wireArguments(command, args, stream.address), globals)
-      .catch(async (error: unknown) => { await stream.settled(); throw error })
-    await stream.settled()
+      .catch(async (error: unknown) => { await stream.settled(false); throw error })
+    await stream.settled(true)
     return direction === 'in' ? result : undefined
   } finally {
     await stream.close()

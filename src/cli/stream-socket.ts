@@ -15,8 +15,11 @@ import type { Socket } from 'node:net'
 interface StreamSocket {
   /** What is sent in the place of a path. */
   readonly address: string
-  /** Everything that the server has sent is in standard output. Rejects with what standard output did not take. */
-  settled(): Promise<void>
+  /**
+   * Everything that the server has sent is in standard output. Rejects with what standard output did not take.
+   * @param isSent the server says that it has: it may not have been noticed yet that it has connected
+   */
+  settled(isSent: boolean): Promise<void>
   close(): Promise<void>
 }
 
@@ -27,6 +30,8 @@ export async function openStreamSocket(direction: 'in' | 'out'): Promise<StreamS
   const path = join(folder, 'stream')
   let peer: Socket | undefined
   let done: Promise<void> = Promise.resolve()
+  let noteConnected = (): void => undefined
+  const connected = new Promise<void>(resolve => { noteConnected = resolve })
   let lost: NbdeltaError | undefined
   const server = createServer(socket => {
     if (peer) { socket.destroy(); return }
@@ -43,11 +48,13 @@ export async function openStreamSocket(direction: 'in' | 'out'): Promise<StreamS
     })
     done = finished(socket, { writable: false }).catch(() => undefined)
     socket.pipe(process.stdout, { end: false })
+    noteConnected()
   })
   await new Promise<void>((resolve, reject) => { server.once('error', reject).listen(path, resolve) })
   return {
     address: `${STREAM_SOCKET}${path}`,
-    settled: async () => {
+    settled: async isSent => {
+      if (isSent && direction === 'out') await connected
       await done
       // An empty write fails no earlier than those before it.
       await new Promise(resolve => { process.stdout.write('', resolve) })

@@ -190,6 +190,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'const isNeeded =', judge: 'volume/instants' },
   { name: 'a batch that fails at once leaves its buffer to others', file: 'device/all-settled.js', find: 'pending.push(Promise.reject(error));', put: 'throw error;',
     judge: 'volume/staging-late' },
+  { name: 'a command ends before what it was sent has come', file: 'cli/stream-socket.js', find: "if (isSent && direction === 'out')", put: 'if (false)',
+    judge: 'cli/stream-socket' },
   { name: 'what has to be announced waits for the journal', file: 'volume/staging.js', find: 'if (!isNeeded && planGate(chain, from, to, journal.isDurable).rule === \'free\')',
     put: 'if (!isNeeded)', judge: 'volume/staging-late' },
   { name: 'what only has to be announced rests', file: 'volume/staging.js', find: 'isNeeded ? log.fill : 1', put: 'log.fill',
