@@ -11,14 +11,14 @@ export async function allSettled(pending: readonly (Promise<void> | undefined)[]
  * is begun. Else that would be answered while earlier ones have the buffers still, and their failures would be nobody's.
  */
 export function together(begin: (add: (piece: Pending) => void) => void): Pending {
-  const pending: Promise<void>[] = []
+  let pending: Promise<void>[] | undefined
   try {
-    begin(piece => { if (piece) pending.push(piece) })
+    begin(piece => { if (piece) (pending ??= []).push(piece) })
   } catch (error) {
-    if (pending.length === 0) throw error
+    if (!pending) throw error
     pending.push(Promise.reject(error))
   }
-  return pending.length > 0 ? allSettled(pending) : undefined
+  return pending && allSettled(pending)
 }
 
 /** Both have ended, likewise; undefined: there is nothing to wait for. */

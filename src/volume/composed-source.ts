@@ -6,7 +6,7 @@
  * - Whatever either part does not reach reads as zeros: the volume has grown since.
  * - The parts are closed with it.
  */
-import { allSettled } from '../device/all-settled.js'
+import { allSettled, together } from '../device/all-settled.js'
 import type { BlockSizes, Capabilities, Extents, Origin, Pending } from '../device/block-device.js'
 import { type BlockDevice, STATE_HOLE, STATE_ZERO } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
@@ -35,21 +35,15 @@ export class ComposedSource implements BlockDevice {
   }
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
-    const pending: Promise<void>[] = []
-    try {
+    return together(add => {
       for (let done = 0; done < length;) {
         const part = this.#part(offset + done, length - done)
         const place = at + done
-        const piece = part.device ? part.device.read(offset + done, part.length, into, place, origin)
-          : void into.fill(0, place, place + part.length)
-        if (piece) pending.push(piece)
+        add(part.device ? part.device.read(offset + done, part.length, into, place, origin)
+          : void into.fill(0, place, place + part.length))
         done += part.length
       }
-    } catch (error) {
-      if (pending.length === 0) throw error
-      pending.push(Promise.reject(error))
-    }
-    return pending.length > 0 ? allSettled(pending) : undefined
+    })
   }
 
   zeroRun(offset: number, length: number): number {

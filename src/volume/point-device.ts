@@ -20,7 +20,7 @@
  */
 import { PAGE_BITS } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
-import { allSettled } from '../device/all-settled.js'
+import { together } from '../device/all-settled.js'
 import {
   assertRange, type BlockSizes, type Capabilities, type Extents, type Origin, type Pending, STATE_HOLE, STATE_ZERO,
 } from '../device/block-device.js'
@@ -206,23 +206,17 @@ export class OpenPointDevice implements PointDevice {
   #readEach(offset: number, end: number, isLiveRead: boolean, into: Buffer, base: number, origin: Origin | undefined): Pending {
     const { grainBytes } = this.#core
     const last = divCeil(end, grainBytes)
-    let pending: Promise<void>[] | undefined
-    try {
+    return together(add => {
       for (let grain = Math.floor(offset / grainBytes); grain < last;) {
         const owner = this.#owner(grain)
         const next = this.#runEnd(grain, last, owner)
         if (owner !== 0 || !isLiveRead) {
           const start = Math.max(offset, grain * grainBytes)
-          const reading = this.#readFrom(owner, start, Math.min(end, next * grainBytes) - start, into, base + start, origin)
-          if (reading) (pending ??= []).push(reading)
+          add(this.#readFrom(owner, start, Math.min(end, next * grainBytes) - start, into, base + start, origin))
         }
         grain = next
       }
-    } catch (error) {
-      if (!pending) throw error
-      pending.push(Promise.reject(error))
-    }
-    return pending && allSettled(pending)
+    })
   }
 
   /** Live has been read; what is others', now, comes on top. After a merge nothing of it is believed. */

@@ -38,7 +38,7 @@ export class VolumePoints implements Snappoints {
   readonly #store: PointStore | undefined
   readonly #merger: PointMerger | undefined
   readonly #turns = new Turns()
-  /** Why no more points are made: what the volume holds, or its size, only the next open tells. */
+  /** Why nothing is changed any more, nor points made: what the volume holds, or its size, only the next open tells. */
   refusal: NbdeltaError | undefined
   #stopped = false
 

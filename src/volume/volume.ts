@@ -106,7 +106,6 @@ export class Volume implements BlockDevice {
   readonly #flushes: GroupFlush
   readonly #watchers: Watchers
   #open = true
-  #refusal: NbdeltaError | undefined
   #closing: Promise<void> | undefined
 
   /** Use `openVolume`. */
@@ -219,7 +218,8 @@ export class Volume implements BlockDevice {
   }
 
   /** From now on changes and new points fail with `reason`, until the volume is opened again. Reads and flushes go on. */
-  refuseChanges(reason: NbdeltaError): void { this.#refusal = this.#parts.points.refusal = reason }
+  refuseChanges(reason: NbdeltaError): void { this.#parts.points.refusal = reason }
+  get #refusal(): NbdeltaError | undefined { return this.#parts.points.refusal }
 
   async facts(): Promise<VolumeFacts> {
     this.#judgeOpen()

@@ -34,12 +34,18 @@ async function scripted(t: Parameters<typeof temporaryFolder>[0]) {
   }
 }
 
-t.test('the job is cancelled as soon as it has a number', async t => {
+/** A restore that was asked for, and a first Ctrl-C. */
+async function interrupted(t: Parameters<typeof temporaryFolder>[0], ...options: string[]) {
   const { path, next, send } = await scripted(t)
-  const { child, ended } = start(['snapshot', 'restore', 'disk', 's', '--control', path])
+  const { child, ended } = start(['snapshot', 'restore', 'disk', 's', ...options, '--control', path])
   const restore = await next()
   child.kill('SIGINT')
   await later(200)
+  return { restore, child, ended, next, send }
+}
+
+t.test('the job is cancelled as soon as it has a number', async t => {
+  const { restore, ended, next, send } = await interrupted(t)
   send({ method: 'progress', params: { id: restore.id, job: JOB } })
   const cancel = await next()
   t.match(cancel, { method: 'job.cancel', params: { id: 7 } })
@@ -50,29 +56,18 @@ t.test('the job is cancelled as soon as it has a number', async t => {
 })
 
 t.test('a job that ended otherwise is not called cancelled', async t => {
-  const { path, next, send } = await scripted(t)
-  const { child, ended } = start(['snapshot', 'restore', 'disk', 's', '--control', path])
-  const restore = await next()
-  child.kill('SIGINT')
-  await later(200)
+  const { restore, ended, send } = await interrupted(t)
   send({ id: restore.id, error: { code: -32007, message: 'it could not be taken back', data: { code: 'io', exit: 7, hint: null } } })
   t.match(await ended, { code: 7, stderr: /^nbdelta: it could not be taken back/ })
 })
 
 t.test('the second one does not wait, and claims nothing', async t => {
-  const { path, next } = await scripted(t)
-  const { child, ended } = start(['snapshot', 'restore', 'disk', 's', '--control', path])
-  await next()
-  child.kill('SIGINT')
-  await later(200)
+  const { child, ended } = await interrupted(t)
   child.kill('SIGINT')
   t.match(await ended, { code: 130, stderr: /it may go on\nhint: see: nbdelta job list/ })
 })
 
 t.test('--dry-run ends at once', async t => {
-  const { path, next } = await scripted(t)
-  const { child, ended } = start(['snapshot', 'restore', 'disk', 's', '--dry-run', '--control', path])
-  await next()
-  child.kill('SIGINT')
+  const { ended } = await interrupted(t, '--dry-run')
   t.match(await ended, { code: 130, stderr: 'nbdelta: restore cancelled\n' })
 })
