@@ -7,7 +7,8 @@
  *                    Bytes first, and a power cut (or kill) leaves bytes under a hole: lost at once, and shown again
  *                    by the next write to another part of that grain.
  *   Resolve          (a stale grain) whole grain into live: new bytes, zeros around -> flush live -> UNSTALE -> done.
- *                    UNSTALE before the flush, and a power cut may bring back bytes from before the trim.
+ *                    UNSTALE before the flush, and a power cut may bring back bytes from before the trim. A journal that fails
+ *                    may have the record all the same: zeros of a stale grain are answered at once, and none may be any more.
  *   Trim, zero       zeros into the parts of grains at the edges -> ZERO -> done. In any order; nothing is
  *                    overwritten, so a power cut gives old content or zeros, and after a flush zeros. A journal that fails may
  *                    have the record all the same: a write that came behind it would be zeros after the next open. So none does.
@@ -187,21 +188,22 @@ export class Changes {
     this.#checkpointer.wanted()
   }
 
-  /** A record that is content by itself. */
-  async #say(kind: 'lend' | 'zero', runs: readonly Run[], apply: () => void, seq?: number): Promise<void> {
+  /** A record that changes what is read by itself. */
+  async #say(kind: 'lend' | 'zero' | 'unstale', runs: readonly Run[], apply: () => void, seq?: number): Promise<void> {
     const { journal } = this.#core
     try {
       await journal.append(kind, runs, apply, seq)
     } catch (error) {
-      const hint = 'open the volume again: it then holds what was trimmed, or zeros, and nothing else is lost'
-      const what = 'whether a range was trimmed is not known: no more changes'
+      const done = kind === 'unstale' ? 'written' : 'trimmed'
+      const hint = `open the volume again: it then holds what was ${done}, or what was there, and nothing else is lost`
+      const what = `whether a range was ${done} is not known: no more changes`
       if (journal.failure) this.#doubt(new NbdeltaError('flush-failed', what, { cause: error, hint }))
       throw error
     }
   }
 
   async #resolve(offset: number, length: number, from: Buffer, at: number, attempt: Attempt): Promise<void> {
-    const { map, live, journal, grainBytes, sizeBytes } = this.#core
+    const { map, live, grainBytes, sizeBytes } = this.#core
     const end = offset + length
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
     const grainStart = shape.from * grainBytes
@@ -215,7 +217,7 @@ export class Changes {
       end < grainEnd && map.stale.has(shape.to - 1) ? zeros(end, grainEnd) : undefined,
     ])
     await flushNow(this.#core)
-    await journal.append('unstale', [{ start: shape.from, end: shape.to }], () => map.becomeData(shape.from, shape.to))
+    await this.#say('unstale', [{ start: shape.from, end: shape.to }], () => map.becomeData(shape.from, shape.to))
     this.#checkpointer.wanted()
   }
 

@@ -16,9 +16,11 @@ const turns = async (): Promise<void> => { for (let i = 0; i < 20; i++) await ne
 /** Does what is asked, and says that it has not. */
 class LyingDisk extends MemoryDisk {
   lies = false
+  /** So many writes before it does. */
+  spared = 0
   override write(offset: number, length: number, from: Buffer, at: number): Pending {
     super.write(offset, length, from, at)
-    if (this.lies) throw new NbdeltaError('io', 'the disk failed')
+    if (this.lies && this.spared-- <= 0) throw new NbdeltaError('io', 'the disk failed')
     return undefined
   }
 }
@@ -61,6 +63,24 @@ for (const kind of ['none', 'snapshot', 'bookmark'] as const) {
     await t.resolves(readAll(volume))
   })
 }
+
+t.test('D1: zeros behind a write to what was trimmed, whose record failed, are not answered: the next open may find that write', async t => {
+  const disks = await onJournal(new LyingDisk(2 ** 20))
+  const volume = await openOn(disks, SIZE, { clock: new ManualClock() })
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  await volume.trim(G, 2 * G)
+  // Its region is open from now on.
+  await volume.write(G, G, filled(1), 0)
+  disks.journal.lies = true
+  // That its flush was done.
+  disks.journal.spared = 1
+  await t.rejects(async () => { await volume.write(2 * G, G, filled(2), 0) }, { code: 'io' })
+  const answered = await (async () => { await volume.zero(2 * G, G, SLOW) })().then(() => true, () => false)
+  const found = await readAll(await openOn(killed(disks), SIZE), 2 * G, G)
+  t.ok(!answered || found.equals(filled(0)), `answered: ${answered}, found ${found[0]}`)
+  t.ok(found.equals(filled(2)), 'the record is there, and this test can fail')
+  await t.rejects(async () => { await volume.write(4 * G, G, filled(2), 0) }, { code: 'flush-failed', message: /was written/ })
+})
 
 t.test('D3: what is staged stays in the log when the record of what it comes over was lost', async t => {
   const disks = await onJournal(new LosingDisk(2 ** 20))

@@ -90,6 +90,8 @@ export class Lab {
       this.log(`open fails: ${String(error)}`)
       this.count('open refused')
       this.restart('killed')
+      // What a failed flush of that open has lost.
+      this.model.crashed(false)
       await this.answered('open again', this.#open())
     }
   }
