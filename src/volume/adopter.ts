@@ -100,7 +100,11 @@ export class Adopter {
    * Not more than `pieceGrains`, unless all of it reads as zeros.
    */
   async adopt(runs: readonly Run[]): Promise<number> {
-    const { inherit, live, map, journal, chain } = this.#core
+    const { inherit, live, map, journal, chain, staging } = this.#core
+    // What memory says is kept may not be durable then.
+    if (this.#parts.preserver.failure) throw this.#parts.preserver.failure
+    // Once it is data, an older staged write that comes back would come over it.
+    if (runs.some(({ start, end }) => staging?.meets(start, end))) await staging!.drain()
     await this.#settle()
     const { data, zero } = this.#look(runs)
     await this.#parts.reclaimer.relieve()

@@ -180,7 +180,7 @@ export class Reclaimer {
     }
     if (batch.length === 0) return
     try {
-      if (!this.#core.chain.isEmpty) await journal.sync()
+      await this.#settle(batch)
       for (const run of batch) {
         const { offset, length } = bytesOf(this.#core, run)
         await live.zero(offset, length, { allocate: false, fast: false })
@@ -194,11 +194,21 @@ export class Reclaimer {
 
   async #giveBack(batch: readonly Run[]): Promise<Outcome> {
     const { journal, map } = this.#core
-    if (!this.#core.chain.isEmpty) await journal.sync()
+    await this.#settle(batch)
     if (!await this.#punch(batch.map(run => bytesOf(this.#core, run)))) return 'impossible'
     await flushNow(this.#core)
     await journal.append('clear', batch, () => { for (const run of batch) map.becomeHole(run.start, run.end) })
     return 'done'
+  }
+
+  /**
+   * What snapshots have of it is theirs, durably, and no older staged write can come back: once it is forgotten that these runs
+   * are zeros, it would come over them.
+   */
+  async #settle(batch: readonly Run[]): Promise<void> {
+    const { chain, journal, staging } = this.#core
+    if (!chain.isEmpty) await journal.sync()
+    if (batch.some(({ start, end }) => staging?.meets(start, end))) await staging!.drain()
   }
 
   async #punch(ranges: readonly { readonly offset: number, readonly length: number }[]): Promise<boolean> {

@@ -3,7 +3,8 @@ import t from 'tap'
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock, MemoryDisk } from '../../src/device/testing.js'
-import { Rig } from './inherit-lab.js'
+import type { Volume } from '../../src/volume/volume.js'
+import { MemoryInherit, Rig } from './inherit-lab.js'
 import { type Disks, freshDisks, GRAIN, killed, openOn, readAll, SLOW } from './lab.js'
 import { MemoryPoints, StagedPoints } from './point-lab.js'
 
@@ -23,6 +24,11 @@ class LyingDisk extends MemoryDisk {
     if (this.lies && this.spared-- <= 0) throw new NbdeltaError('io', 'the disk failed')
     return undefined
   }
+}
+
+function keepOpen(disk: MemoryDisk): MemoryDisk {
+  disk.close = async () => undefined
+  return disk
 }
 
 /** Loses what was written since the last flush, and says so for ever. */
@@ -102,6 +108,123 @@ t.test('D3: what is staged stays in the log when the record of what it comes ove
   const snapshot = again.points.open('s')
   t.ok((await readAll(snapshot)).equals(filled(1, 8)), 'the snapshot is what it was')
   t.ok((await readAll(again, 2 * G, G)).equals(filled(2)), 'and so is what was answered')
+})
+
+t.test('D3: a restore copies nothing over content whose record was lost when it was to be kept', async t => {
+  const rig = await Rig.open({ sizeBytes: SIZE })
+  await rig.volume.write(0, SIZE, filled(1, 8), 0)
+  await rig.volume.points.create({ name: 'old', kind: 'snapshot' })
+  await rig.volume.write(0, SIZE, filled(2, 8), 0)
+  await rig.volume.points.create({ name: 'new', kind: 'snapshot' })
+  await rig.volume.close()
+  const content = (rig.disks.journal as MemoryDisk).toBuffer()
+  const journal = new LosingDisk(content.length)
+  await journal.write(0, content.length, content, 0)
+  rig.disks = { ...killed(rig.disks), journal }
+  await rig.openVolume()
+  const job = await rig.volume.restore({ from: 'old', bytesPerSecond: 1 })
+  await turns()
+  await rig.volume.flush()
+  job.finished.catch(() => undefined)
+  journal.loses = true
+  await t.rejects(async () => { await rig.volume.write(0, SIZE, filled(3, 8), 0) }, { code: 'flush-failed' })
+  for (let i = 0; i < 10; i++) {
+    await rig.clock.advance(3_600_000)
+    await turns()
+  }
+  rig.disks = { ...killed(rig.disks), journal: journal.durable }
+  rig.points = rig.points.fork()
+  rig.inherit = rig.inherit.fork(rig.points)
+  await rig.openVolume()
+  t.ok((await readAll(rig.volume.points.open('new'))).equals(filled(2, 8)))
+})
+
+/** Refuses one grain. */
+class HalfDisk extends MemoryDisk {
+  refuses = -1
+  override write(offset: number, length: number, from: Buffer, at: number): Pending {
+    if (offset <= this.refuses && this.refuses < offset + length) throw new NbdeltaError('io', 'refused')
+    return super.write(offset, length, from, at)
+  }
+}
+
+t.test('D2: what was trimmed does not come back out of the staging log, whose mark was lost', async t => {
+  const live = new HalfDisk(SIZE)
+  live.close = async () => undefined
+  const fresh = await freshDisks({ sizeBytes: SIZE, live })
+  const points = new StagedPoints(new MemoryDisk(2 ** 20))
+  const before = await openOn(fresh, SIZE)
+  await before.write(0, 6 * G, filled(1, 6), 0)
+  // No region is open afterwards.
+  await before.close()
+  const first = { ...killed(fresh), live }
+  const volume = await openOn(first, SIZE, { points })
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(2 * G, 2 * G, filled(2, 2), 0)
+  const log = points.log.fork()
+  await volume.trim(2 * G, G)
+  await volume.flush()
+  /** As a power cut leaves it; the staging log always so. */
+  const cut = async (disks: Disks): Promise<{ volume: Volume, disks: Disks, clock: ManualClock }> => {
+    const { map, journal } = killed(disks)
+    const clock = new ManualClock()
+    const left = { live, map, journal }
+    return { clock, disks: left, volume: await openOn(left, SIZE, { points: Object.assign(points.fork(), { log: keepOpen(log.fork()) }), clock }) }
+  }
+  live.refuses = 3 * G
+  const second = await cut(first)
+  for (let i = 0; i < 10; i++) {
+    await second.clock.advance(60_000)
+    await turns()
+  }
+  t.equal((await readAll(second.volume, 2 * G, 1))[0], 0)
+  // With all that is on its way a checkpoint.
+  await second.volume.close()
+  live.refuses = -1
+  const third = await cut(second.disks)
+  // Now one is.
+  await third.volume.write(7 * G, G, filled(7), 0)
+  const fourth = await cut(third.disks)
+  await turns()
+  t.equal((await readAll(fourth.volume, 2 * G, 1))[0], 0)
+  t.equal((await readAll(fourth.volume, 3 * G, 1))[0], 2)
+})
+
+t.test('D2: nor over what a restore has copied', async t => {
+  const live = new HalfDisk(SIZE)
+  live.close = async () => undefined
+  const first = await freshDisks({ sizeBytes: SIZE, live })
+  const points = new StagedPoints(new MemoryDisk(2 ** 20))
+  const inherit = new MemoryInherit(points)
+  const volume = await openOn(first, SIZE, { points, inherit })
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(2 * G, 3 * G, filled(2, 3), 0)
+  const log = points.log.fork()
+  // Copied by whoever comes next.
+  inherit.onPut = async () => { live.refuses = 2 * G }
+  void (await volume.restore({ from: 's', offset: 2 * G, length: G })).finished.catch(() => undefined)
+  await turns()
+  inherit.onPut = nothing
+  const cut = async (from: { readonly disks: Disks, readonly points: StagedPoints, readonly inherit: MemoryInherit }) => {
+    const { map, journal } = killed(from.disks)
+    const kept = Object.assign(from.points.fork(), { log: keepOpen(log.fork()) })
+    const left = { disks: { live, map, journal }, points: kept, inherit: from.inherit.fork(kept), clock: new ManualClock() }
+    const { disks, ...options } = left
+    return { ...left, volume: await openOn(disks, SIZE, options) }
+  }
+  live.refuses = 4 * G
+  const second = await cut({ disks: first, points, inherit })
+  for (let i = 0; i < 10; i++) {
+    await second.clock.advance(60_000)
+    await turns()
+  }
+  t.equal((await readAll(second.volume, 2 * G, 1))[0], 1)
+  live.refuses = -1
+  const third = await cut(second)
+  await turns()
+  t.equal((await readAll(third.volume, 2 * G, 1))[0], 1)
+  t.equal((await readAll(third.volume, 4 * G, 1))[0], 2)
 })
 
 t.test('D6: no point is made of a size that the next open may not find', async t => {
