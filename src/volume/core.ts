@@ -59,6 +59,8 @@ export interface VolumeCore {
   readonly watchers: Watchers
   /** Changes with a resize. */
   sizeBytes: number
+  /** Live is not cut below this: a growth to it has failed and may have happened. 0: none. */
+  grownBytes: number
 }
 
 /** Bytes of grains [run.start, run.end); the last grain may be short. */

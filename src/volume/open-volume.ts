@@ -118,7 +118,7 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   }, () => clock.now())
   let checkpointer: Checkpointer | undefined
   const core: VolumeCore = {
-    live, map, chain, inherit, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, clock, logger,
+    live, map, chain, inherit, mapFile, locks: new RangeLock(), flushes, grainBytes, sizeBytes, grownBytes: 0, clock, logger,
     watchers: new Watchers(),
     mapDevice: options.map,
     journalDevice: options.journal,

@@ -68,8 +68,9 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
   }
   if (foreign) await zeroTail(core, Math.min(sizeBytes, map.grains * grainBytes))
   else {
-    if (live.sizeBytes > core.sizeBytes) await live.resize(core.sizeBytes)
-    await live.resize(sizeBytes)
+    const least = Math.max(core.sizeBytes, core.grownBytes)
+    if (live.sizeBytes > least) await live.resize(least)
+    if (sizeBytes > least) await live.resize(sizeBytes)
   }
   // A growth within the last grain adds none.
   const stale = foreign && fresh.start < fresh.end
@@ -85,10 +86,12 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
     await commit()
   } catch (error) {
     if (stale) map.unclaimed = fresh
+    core.grownBytes = Math.max(core.grownBytes, sizeBytes)
     for (const { file, todo } of inherit.layers) await file.resize(todo)
     throw error
   }
   core.sizeBytes = sizeBytes
+  core.grownBytes = 0
   map.unclaimed = undefined
   map.resize(fresh.end)
   inherit.resize(fresh.end)
@@ -105,6 +108,7 @@ async function zeroTail(core: VolumeCore, end: number): Promise<void> {
 async function shrink(core: VolumeCore, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
   await commit()
   core.sizeBytes = sizeBytes
+  core.grownBytes = 0
   core.map.resize(divCeil(sizeBytes, core.grainBytes))
   core.chain.resize(core.map.grains)
   core.inherit.resize(core.map.grains)

@@ -323,6 +323,22 @@ for (const grown of [false, true]) {
   })
 }
 
+t.test('a growth that failed may have happened: another one that fails does not make the disk too short for it', async t => {
+  const disks = await freshDisks({ sizeBytes: SIZE })
+  const volume = await openOn(disks, SIZE)
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  const fails = (): Promise<void> => Promise.reject(new Error('the catalog failed'))
+  await t.rejects(volume.resize(3 * SIZE, fails))
+  await t.rejects(volume.resize(2 * SIZE, fails))
+  const again = await openOn(killed(disks), 3 * SIZE)
+  t.ok((await readAll(again)).equals(Buffer.concat([filled(1, 8), filled(0, 16)])))
+  await volume.resize(2 * SIZE, nothing)
+  await volume.close()
+  const smaller = killed(disks)
+  await openOn(smaller, 2 * SIZE)
+  t.equal(smaller.live.sizeBytes, 2 * SIZE, 'what was too much goes with the next open')
+})
+
 class FullDisk extends MemoryDisk {
   isFull = false
   writes = 0
