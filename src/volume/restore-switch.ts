@@ -170,15 +170,24 @@ export class RestoreSwitch {
     this.#request.atInstant?.()
   }
 
-  /** @param error why, if it has failed; whether it has not is known only to the next open when the record may be there */
+  /**
+   * The record may be there: whether it was restored is known only to the next open. To be called before anybody else has a turn,
+   * who would change what the undo point then has. False: it is not there.
+   */
+  doubts(error: unknown): boolean {
+    const { pointStore, doubt } = this.#parts
+    if (!pointStore.inDoubt) return false
+    const hint = 'restart the server: it then shows one of the two contents, and nothing else is lost'
+    const what = 'whether the volume was restored is not known: no more changes'
+    doubt(new NbdeltaError('flush-failed', what, { cause: error, hint }))
+    return true
+  }
+
+  /** @param error why, if it has failed */
   async giveUp(error?: unknown): Promise<void> {
-    const { points, pointStore, store, doubt } = this.#parts
+    const { points, store } = this.#parts
     await this.#file?.close()
-    if (error !== undefined && pointStore.inDoubt) {
-      const hint = 'restart the server: it then shows one of the two contents, and nothing else is lost'
-      const what = 'whether the volume was restored is not known: no more changes'
-      return doubt(new NbdeltaError('flush-failed', what, { cause: error, hint }))
-    }
+    if (error !== undefined && this.doubts(error)) return
     if (this.undo.point) await points.giveUp(this.undo)
     else await this.undo.discard()
     await store.remove('restore')
@@ -217,7 +226,12 @@ export async function switchTogether(
     await holdAll(switches.map(({ undo }) => undo), hold, () => excludeAll(switches, async () => {
       await allSettled(switches.map(async one => { if (await one.take()) taken.push(one) }))
       if (taken.length === 0) return
-      await put(taken.map(({ changes }) => changes))
+      try {
+        await put(taken.map(({ changes }) => changes))
+      } catch (error) {
+        for (const one of taken) one.doubts(error)
+        throw error
+      }
       for (const one of taken) one.show()
     }))
   } catch (error) {

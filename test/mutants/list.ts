@@ -122,6 +122,7 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'volume/doubt' },
   { name: 'a growth in doubt shows what others wrote', file: 'volume/resize.js', find: 'map.unclaimed = fresh;', put: ';', judge: 'volume/doubt' },
   { name: 'a growth that was in doubt loses what is written', file: 'volume/resize.js', find: 'map.unclaimed = undefined;', put: ';', judge: 'volume/doubt' },
+  { name: 'writes behind a restore in doubt', file: 'volume/restore-switch.js', find: 'one.doubts(error);', put: ';', judge: 'volume/doubt' },
   { name: 'a growth in doubt is cut off by the next', file: 'volume/resize.js', find: 'Math.max(core.sizeBytes, core.grownBytes)', put: 'core.sizeBytes', judge: 'volume/doubt' },
   { name: 'copying that failed at once goes on without a rest', file: 'volume/copier.js', find: 'if (failure)', put: 'if (false)', judge: 'volume/doubt' },
   { name: 'whoever waits for copying that fails is not told', file: 'volume/copier.js', find: 'tell(failure)', put: ';', judge: 'volume/doubt' },

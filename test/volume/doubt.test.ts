@@ -256,6 +256,24 @@ t.test('D6: nor by a restore that has waited for its turn', async t => {
   t.strictSame(volume.points.list().map(({ name }) => name), ['s'])
 })
 
+t.test('A6: whoever waits for a restore that may have happened changes nothing: its undo point has what was there', async t => {
+  const rig = await Rig.open({ sizeBytes: SIZE })
+  const { volume } = rig
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  let waiting: Promise<void> | undefined
+  rig.inherit.onPut = async () => {
+    waiting = (async () => { await volume.write(G, G, filled(2), 0) })()
+    waiting.catch(() => undefined)
+    await turns()
+    rig.points.inDoubt = true
+    throw new NbdeltaError('flush-failed', 'the table failed')
+  }
+  await t.rejects(volume.restore({ from: 's' }), { message: 'the table failed' })
+  await t.rejects(waiting!, { code: 'flush-failed', message: /whether the volume was restored/ })
+  t.ok((await readAll(volume)).equals(filled(1, 8)))
+})
+
 t.test('D4: a bookmark that was never confirmed takes no marks with it of grains that came later than the point before', async t => {
   const disks = await freshDisks({ sizeBytes: 4 * G })
   const points = new MemoryPoints()
