@@ -186,7 +186,10 @@ export async function judgePoints(
   return judge
 }
 
-/** A15, D6: a restore that was cut short has happened, and then its undo point is there, or it has not; never a part of it. */
+/**
+ * A15, D6: a restore that was cut short has happened, and then its undo point is there, or it has not; never a part of it. No client is
+ * at work beside a restore (the lab sees to it), so what live was before is known.
+ */
 function judgeSwitches(
   lab: CrashLab, live: Buffer, known: readonly Known[], asked: ReadonlySet<number>, made: ReadonlySet<number>, kind: 'kill' | 'power',
 ): void {

@@ -93,6 +93,8 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'the set of a restore not saved', file: 'volume/inherited.js', find: 'await this.file.save(this.todo, this.todo.usedPages(), settle);', put: '', judge: 'restores' },
   { name: 'a restore answered before its record', file: 'volume/restore-switch.js', find: 'await put(taken.map(({ changes }) => changes));',
     put: 'put(taken.map(({ changes }) => changes)).catch(() => undefined);', judge: 'volume/restore' },
+  { name: 'the undo point has a record of its own', file: 'volume/restore.js', find: 'this.#put(points, () => inheritance));',
+    put: 'this.#put(points, () => this.#parts.store.inheritance).then(() => this.#put([], () => inheritance)));', judge: 'restores' },
   { name: 'a record for each volume of a group that is restored', file: 'volume/restore-switch.js', find: 'await put(taken.map(({ changes }) => changes));',
     put: 'for (const one of taken) await put([one.changes]);', judge: 'crash/group-restores' },
   { name: 'INHERITED before the bytes are flushed', file: 'volume/adopter.js', find: 'await flushNow(this.#core);',
