@@ -72,7 +72,9 @@ export async function serve(options: ServeOptions): Promise<number> {
   try {
     const parts = await start(options, log)
     announce(options, parts)
-    log.logger.info({ store: parts.store.path, listeners: parts.admin.listeners(), control: parts.control.path }, 'serving')
+    const { store, admin, control } = parts
+    const facts = { listeners: admin.listeners(), peerListeners: admin.peerListeners(), control: control.path }
+    log.logger.info({ store: store.path, ...facts }, 'serving')
     await stopped.first
     return await stop(parts, options, log, stopped)
   } finally {
@@ -110,8 +112,9 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     open.unshift(() => server.close({ deadlineMs: 0 }))
     const schedules = new Schedules({ store, clock: systemClock, logger })
     const admin = holder.admin = new DaemonAdmin(
-      { store, server, exports, health, schedules, remote, ...owners, version: options.version, control: controlAt, ...limits })
-    const link = await peersOf(options, secondaries, logger)
+      { store, server, exports, health, schedules, remote, ...owners, version: options.version, control: controlAt, ...limits,
+        peerAddresses: () => holder.link ? [holder.link.address] : [] })
+    const link = holder.link = await peersOf(options, secondaries, logger)
     if (link) open.unshift(() => link.close())
     await assertFolder(controlAt)
     const control = await createControlServer({ path: controlAt, admin, clock: systemClock, logger })
@@ -126,7 +129,7 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
 }
 
 /** What exists only later, and is looked at only then. */
-interface Later { server?: NbdServer, admin?: DaemonAdmin, exports?: PeerExports }
+interface Later { server?: NbdServer, admin?: DaemonAdmin, exports?: PeerExports, link?: DaemonLink | undefined }
 
 /** Mirrors and secondaries: each asks the other whose a volume is. */
 function ownersOf(

@@ -45,6 +45,7 @@ const STATUS_FIELDS = {
   uptimeSeconds: { type: 'seconds', help: 'time since the start' },
   store: { type: 'string', help: 'directory of the store' },
   listeners: { type: 'lines', help: 'where NBD clients connect' },
+  peerListeners: { type: 'lines', help: 'where mirrors of other servers connect; none without --peer' },
   control: { type: 'string', help: 'control socket' },
   volumes: { type: 'int', help: 'volumes in the store' },
   volumesBroken: { type: 'int', help: 'of them, those that cannot be opened and are not served: volume list tells why' },

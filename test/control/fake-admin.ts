@@ -71,7 +71,7 @@ export class FakeAdmin {
     listClients: async () => [],
     kickClient: async () => { throw new TypeError('a planted bug with a secret in it') },
     status: async () => ({
-      state: 'serving', version: '0', pid: 1, uptimeSeconds: 1, store: '/s', listeners: [], control: '/c', volumes: 0, volumesBroken: 0, clients: 0,
+      state: 'serving', version: '0', pid: 1, uptimeSeconds: 1, store: '/s', listeners: [], peerListeners: [], control: '/c', volumes: 0, volumesBroken: 0, clients: 0,
       volumesFailing: 0, keptBytes: 0, spaces: [],
       rssBytes: 1, memoryBudgetBytes: null, memoryInUseBytes: null, eventLoopDelayP99Ms: 0, eventLoopDelayMaxMs: 0,
         oldestRequestMs: null,
