@@ -10,7 +10,7 @@ import { connect } from 'node:net'
 import { finished } from 'node:stream/promises'
 import { STREAM_SOCKET } from './control/options.js'
 import { judgeReadable } from './daemon-points.js'
-import { pointOf, usable } from './daemon-shared.js'
+import { leaving, pointOf, usable } from './daemon-shared.js'
 import { ImportGuard, ORIGIN } from './daemon-imports.js'
 import { NbdeltaError, applyDelta, exportDelta, isBlank } from './index.js'
 import { freeName } from './replication/volume-target.js'
@@ -118,11 +118,11 @@ export class DaemonDeltas implements DeltasAdmin {
 async function explained(error: NbdeltaError, guard: ImportGuard, name: string): Promise<NbdeltaError> {
   try {
     const { now, hint } = await guard.undo()
-    return new NbdeltaError(error.code, `${error.message}; ${now}`, { hint, cause: error })
+    return leaving(error, now, hint)
   } catch (again) {
     const why = again instanceof Error ? again.message : String(again)
-    return new NbdeltaError(error.code, `${error.message}; the content of volume ${name} is a mixture now, for ${why}`,
-      { hint: 'restart the server: where the delta started from a snapshot, that brings it back', cause: error })
+    return leaving(error, `the content of volume ${name} is a mixture now, for ${why}`,
+      'restart the server: where the delta started from a snapshot, that brings it back')
   }
 }
 

@@ -47,11 +47,14 @@ export class NbdeltaError extends Error {
   readonly code: ErrorCode
   /** What to do about it, for the operator; shown on a line of its own. */
   readonly hint: string | undefined
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown, hint?: string | undefined }) {
+  /** What the failure has left behind, if that is anything; the message has it as well. */
+  readonly left: string | undefined
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown, hint?: string | undefined, left?: string }) {
     super(message, options)
     this.name = 'NbdeltaError'
     this.code = code
     this.hint = options?.hint
+    this.left = options?.left
   }
   get exitCode(): number { return ERRORS[this.code].exit }
 }

@@ -11,6 +11,8 @@ export class FakeAdmin {
   readonly log: string[] = []
   /** Ends of transfers that run, by volume: call to let one finish. */
   readonly finish = new Map<string, () => void>()
+  /** How one ends that is cancelled. */
+  cancelled = new NbdeltaError('cancelled', 'the copy was cancelled; half a copy', { left: 'half a copy', hint: 'copy again' })
   resumed: ReturnType<ServerAdmin['resumed']> = []
   /** Every change takes that long, so that overlaps would show. */
   delayMs = 0
@@ -84,7 +86,7 @@ export class FakeAdmin {
     return new Promise((resolve, reject) => {
       this.finish.set(name, () => { onProgress(100, 100); resolve() })
       signal.addEventListener('abort',
-        () => { this.log.push(`cleaned ${name}`); reject(new NbdeltaError('cancelled', 'what it left behind')) })
+        () => { this.log.push(`cleaned ${name}`); reject(this.cancelled) })
     })
   }
 }
