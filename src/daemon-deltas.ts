@@ -12,8 +12,7 @@ import { STREAM_SOCKET } from './control/options.js'
 import { judgeReadable } from './daemon-points.js'
 import { leaving, pointOf, usable } from './daemon-shared.js'
 import { ImportGuard, ORIGIN } from './daemon-imports.js'
-import { NbdeltaError, applyDelta, exportDelta, isBlank } from './index.js'
-import { freeName } from './replication/volume-target.js'
+import { NbdeltaError, applyDelta, exportDelta, freePointName, isBlank } from './index.js'
 import type { Socket } from 'node:net'
 import type { Transfer, TransferControl } from './control/admin.js'
 import type { DeltasAdmin } from './control/admin-points.js'
@@ -100,7 +99,7 @@ export class DaemonDeltas implements DeltasAdmin {
         },
         resize: sizeBytes => this.#access.store.resizeVolume(name, sizeBytes),
         commit: async ({ uuid }) => {
-          const name = freeName(volume, `delta-${uuid.slice(0, UUID_SHOWN)}`)
+          const name = freePointName(volume, `delta-${uuid.slice(0, UUID_SHOWN)}`)
           await volume.points.create({ name, kind: 'snapshot', labels: { [ORIGIN]: uuid } })
           await guard!.end()
         },

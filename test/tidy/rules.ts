@@ -66,6 +66,13 @@ export function floorViolations(source: Source): string[] {
   return wrong
 }
 
+/** The roof stands on the public API, and on control and the command line, which it joins to that. */
+export function roofViolations(source: Source): string[] {
+  if (!/^src\/[^/]+\.ts$/.test(source.path) || source.path === 'src/index.ts') return []
+  return importsOf(source).filter(target => !/^src\/([^/]+|control\/[^/]+|cli\/cli)$/.test(target))
+    .map(target => `${source.path}: the roof imports ${target} through src/index only`)
+}
+
 /** Packages a floor may use: the ground floor only the checksum's. */
 export function packageViolations({ path, text }: Source): string[] {
   if (!path.startsWith('native-free/')) return []
