@@ -15,7 +15,7 @@ import { judgeArguments } from './daemon-arguments.js'
 import { openPeerLink, PeerExports, placesOf, servePeers } from './daemon-link.js'
 import { shownInstead } from './daemon-mirrors.js'
 import { undoImports } from './daemon-imports.js'
-import { createLog } from './daemon-log.js'
+import { createLog, endByBugs } from './daemon-log.js'
 import { RemoteExports } from './daemon-remote.js'
 import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
@@ -55,6 +55,7 @@ interface Parts {
  */
 export async function serve(options: ServeOptions): Promise<number> {
   const log = createLog(options.logLevel)
+  endByBugs(log)
   const stopped = onSignals(log)
   const release = await parkThreads()
   try {
@@ -162,19 +163,12 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
   }
   // A terminal that closes takes its server along, in good order; it may say so several times.
   const onHangUp = (signal: NodeJS.Signals): void => { if (count === 0) onSignal(signal) }
-  const onBug = (error: unknown): void => {
-    logger.fatal({ err: error }, 'a bug in nbdelta: the server ends')
-    flush()
-    process.exit(EXIT.failure)
-  }
   const signals: Signals = {
     first: new Promise(resolve => { begin = resolve }),
     hurry: () => {},
-    forget: () => {
-      process.off('SIGINT', onSignal).off('SIGTERM', onSignal).off('SIGHUP', onHangUp).off('uncaughtException', onBug)
-    },
+    forget: () => { process.off('SIGINT', onSignal).off('SIGTERM', onSignal).off('SIGHUP', onHangUp) },
   }
-  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('SIGHUP', onHangUp).on('uncaughtException', onBug)
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('SIGHUP', onHangUp)
   return signals
 }
 

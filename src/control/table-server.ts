@@ -96,7 +96,7 @@ const SERVE_COMMAND = {
     { name: 'log-level', type: 'enum', value: 'LEVEL', choices: LEVELS, default: 'info', help: 'least level that is logged' },
   ],
   result: null,
-  exits: ['ok', 'failure', 'usage', 'notFound', 'conflict', 'busy', 'noSpace', 'io', 'damaged', 'denied', 'interrupted'],
+  exits: ['ok', 'failure', 'usage', 'notFound', 'conflict', 'busy', 'noSpace', 'io', 'damaged', 'denied', 'bug', 'interrupted'],
   examples: ['serve --store ./data --create-volume disk=1GiB',
     'serve --store /srv/nbd --nbd unix:/run/nbd.sock --nbd tcp:127.0.0.1',
     'serve --store /srv/nbd --control /run/nbdelta.sock --memory 256MiB',

@@ -6,7 +6,7 @@
  */
 export const EXIT = {
   ok: 0, failure: 1, usage: 2, notFound: 3, conflict: 4, busy: 5, noSpace: 6, io: 7, damaged: 8, unreachable: 9, denied: 10,
-  interrupted: 130,
+  bug: 70, interrupted: 130,
 } as const
 
 interface Row {
