@@ -19,7 +19,7 @@ import type { SchedulesAdmin } from './control/admin-points.js'
 import type { RemoteExports } from './daemon-remote.js'
 import type { Access } from './daemon-shared.js'
 import type { Health } from './health.js'
-import type { Mirrors, NbdServer, PointInfo, Secondaries, Store, StoreVolume } from './index.js'
+import type { BoundAddress, Mirrors, NbdServer, PointInfo, Secondaries, Store, StoreVolume } from './index.js'
 import type { StoreExports } from './store-exports.js'
 
 /** A client that does not take its answers for that long is closed hard. */
@@ -35,6 +35,8 @@ interface AdminParts {
   readonly mirrors: Mirrors
   readonly secondaries: Secondaries
   readonly remote: RemoteExports
+  /** Where the peer link listens; it does so after everything else. */
+  readonly peerAddresses: () => readonly BoundAddress[]
   readonly version: string
   readonly control: string
   readonly memoryBytes: number
@@ -78,10 +80,10 @@ export class DaemonAdmin implements ServerAdmin {
   }
 
   /** As typed in --nbd. */
-  listeners(): string[] {
-    return this.#parts.server.addresses.map(address => 'path' in address ? `unix:${address.path}`
-      : `tcp:${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`)
-  }
+  listeners(): string[] { return this.#parts.server.addresses.map(addressText) }
+
+  /** As typed in --peer. */
+  peerListeners(): string[] { return this.#parts.peerAddresses().map(addressText) }
 
   async createVolume({ ifNotExists, ...options }: Parameters<ServerAdmin['createVolume']>[0]): Promise<CreatedRow> {
     const { backing } = options
@@ -254,7 +256,8 @@ export class DaemonAdmin implements ServerAdmin {
     return {
       state: this.draining ? 'draining' : 'serving', version, pid: process.pid,
       uptimeSeconds: Math.round((performance.now() - this.#startedAtMs) / 1000),
-      store: store.path, listeners: this.listeners(), control, volumes: store.list().length,
+      store: store.path, listeners: this.listeners(), peerListeners: this.peerListeners(), control,
+      volumes: store.list().length,
       volumesBroken: store.list().filter(volume => volume.problem).length, clients: server.clients().length,
       rssBytes: process.memoryUsage.rss(), memoryBudgetBytes: memoryBytes, memoryInUseBytes: server.stats().bufferBytes,
       ...spacesOf(store.list()), ...health.read(),
@@ -291,6 +294,11 @@ export class DaemonAdmin implements ServerAdmin {
     const changed = exports.setHidden(name, true)
     try { return await work() } finally { if (changed) exports.setHidden(name, false) }
   }
+}
+
+function addressText(address: BoundAddress): string {
+  if ('path' in address) return `unix:${address.path}`
+  return `tcp:${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`
 }
 
 function spacesOf(volumes: readonly StoreVolume[]): Pick<StatusRow, 'volumesFailing' | 'keptBytes' | 'spaces'> {

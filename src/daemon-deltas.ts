@@ -10,10 +10,9 @@ import { connect } from 'node:net'
 import { finished } from 'node:stream/promises'
 import { STREAM_SOCKET } from './control/options.js'
 import { judgeReadable } from './daemon-points.js'
-import { pointOf, usable } from './daemon-shared.js'
+import { leaving, pointOf, usable } from './daemon-shared.js'
 import { ImportGuard, ORIGIN } from './daemon-imports.js'
-import { NbdeltaError, applyDelta, exportDelta, isBlank } from './index.js'
-import { freeName } from './replication/volume-target.js'
+import { NbdeltaError, applyDelta, exportDelta, freePointName, isBlank } from './index.js'
 import type { Socket } from 'node:net'
 import type { Transfer, TransferControl } from './control/admin.js'
 import type { DeltasAdmin } from './control/admin-points.js'
@@ -100,7 +99,7 @@ export class DaemonDeltas implements DeltasAdmin {
         },
         resize: sizeBytes => this.#access.store.resizeVolume(name, sizeBytes),
         commit: async ({ uuid }) => {
-          const name = freeName(volume, `delta-${uuid.slice(0, UUID_SHOWN)}`)
+          const name = freePointName(volume, `delta-${uuid.slice(0, UUID_SHOWN)}`)
           await volume.points.create({ name, kind: 'snapshot', labels: { [ORIGIN]: uuid } })
           await guard!.end()
         },
@@ -118,11 +117,11 @@ export class DaemonDeltas implements DeltasAdmin {
 async function explained(error: NbdeltaError, guard: ImportGuard, name: string): Promise<NbdeltaError> {
   try {
     const { now, hint } = await guard.undo()
-    return new NbdeltaError(error.code, `${error.message}; ${now}`, { hint, cause: error })
+    return leaving(error, now, hint)
   } catch (again) {
     const why = again instanceof Error ? again.message : String(again)
-    return new NbdeltaError(error.code, `${error.message}; the content of volume ${name} is a mixture now, for ${why}`,
-      { hint: 'restart the server: where the delta started from a snapshot, that brings it back', cause: error })
+    return leaving(error, `the content of volume ${name} is a mixture now, for ${why}`,
+      'restart the server: where the delta started from a snapshot, that brings it back')
   }
 }
 

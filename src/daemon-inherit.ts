@@ -56,7 +56,10 @@ export async function followJob(job: InheritJob, { signal, onProgress }: Transfe
       throw error
     })
     // A restore that is taken back copies to its end first.
-    if (cancelled && await tookBack(cancelled)) throw new NbdeltaError('cancelled', 'what it showed before is shown again')
+    if (cancelled && await tookBack(cancelled)) {
+      const left = 'what it showed before is shown again'
+      throw new NbdeltaError('cancelled', left, { left })
+    }
     report()
   } finally {
     clearInterval(timer)

@@ -1,38 +1,49 @@
 /**
- * The daemon's log: pino on standard error, pretty on a terminal, JSON otherwise.
- *
- * Both write from this process and asynchronously: a terminal that is stopped with Ctrl-S, or a log reader that hangs, must
- * never hold up the event loop. What such a reader leaves unread is kept up to a limit and dropped beyond it.
+ * The daemon's log: pino on standard error, pretty on a terminal, JSON otherwise. What is said is formatted at once and written
+ * in the background (log-sink.ts); pino flushes by itself behind a fatal line.
  */
+import { inspect } from 'node:util'
 import { pino } from 'pino'
-import pretty from 'pino-pretty'
+import { prettyFactory } from 'pino-pretty'
+import { EXIT } from './index.js'
+import { LogSink } from './log-sink.js'
 import type { Logger as PinoLogger } from 'pino'
 
 const STDERR = 2
-/** Some 20,000 lines. */
-const UNREAD_BYTES_MAX = 4 * 1024 * 1024
 
 export interface DaemonLog {
   readonly logger: PinoLogger
-  /** Writes what is still in memory, now. Called once, at the end. */
+  /** Writes what is still in memory, now. For the end. */
   flush(): void
 }
 
 export function createLog(level: string): DaemonLog {
-  const destination = pino.destination({ dest: STDERR, sync: false, maxLength: UNREAD_BYTES_MAX })
-  // Whoever read the log is gone; the server's work is not.
-  destination.on('error', () => {})
-  const stream = process.stderr.isTTY
-    ? pretty({
-      destination, colorize: process.env.NO_COLOR === undefined,
-      translateTime: 'SYS:HH:MM:ss.l', ignore: 'pid,hostname', singleLine: true,
+  const sink = new LogSink(STDERR)
+  const flush = (): void => { sink.flushSync() }
+  const format = process.stderr.isTTY
+    ? prettyFactory({
+      colorize: process.env.NO_COLOR === undefined, translateTime: 'SYS:HH:MM:ss.l', ignore: 'pid,hostname', singleLine: true,
     })
-    : destination
+    : undefined
+  const stream = { write: (line: string) => { sink.write(format ? format(line) : line) }, flushSync: flush }
   const logger = pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, stream)
-  return {
-    logger,
-    flush: () => {
-      try { destination.flushSync() } catch { /* The reader is gone, or the stream not open yet: nothing to save. */ }
-    },
+  return { logger, flush }
+}
+
+/**
+ * From now on an error that nobody caught ends the process: what it left in memory nobody knows, while what is on disk survives a
+ * kill at any instant. One fatal line with the stack, then the exit code for it. It stays to the end of the process.
+ */
+export function endByBugs({ logger }: DaemonLog): void {
+  const end = (reason: unknown, origin: string): void => {
+    try {
+      const err = reason instanceof Error ? reason : new Error(`not an Error: ${inspect(reason)}`)
+      logger.fatal({ err, origin }, 'a bug in nbdelta: the server ends')
+    } finally {
+      process.exit(EXIT.bug)
+    }
   }
+  process.on('uncaughtException', error => { end(error, 'uncaught exception') })
+  // Whatever Node.js was told to do about these.
+  process.on('unhandledRejection', reason => { end(reason, 'unhandled rejection') })
 }

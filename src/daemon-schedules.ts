@@ -8,7 +8,7 @@
  * A point is made first, others are dropped afterwards. A volume that fails is tried again after RETRY_MS, then twice as long,
  * up to RETRY_MAX_MS; the log says so each time, and `schedule show` what it was. The other volumes do not wait for it.
  */
-import { NbdeltaError, judgeRetention, nextDue, planRetention } from './index.js'
+import { NbdeltaError, freePointName, judgeRetention, nextDue, planRetention } from './index.js'
 import { usable } from './daemon-shared.js'
 import type { ActionRow } from './control/admin.js'
 import type { ScheduleRow, SchedulesAdmin } from './control/admin-points.js'
@@ -151,9 +151,8 @@ export class Schedules implements SchedulesAdmin {
 
   async #take({ name: volume, points }: StoreVolume, { keepBookmarks }: Retention): Promise<void> {
     const stem = `auto-${this.#parts.clock.wallTime().toISOString().replace(/[-:]|\.\d+/g, '')}`
-    let name = stem
-    // The clock was put back to where it had been.
-    for (let again = 2; points.get(name); again++) name = `${stem}-${again}`
+    // The clock may have been put back to where it had been.
+    const name = freePointName({ points }, stem, '-')
     const labels = { auto: 'schedule' }
     // Before the snapshot: what changed since the snapshot has then changed since the bookmark as well.
     if (keepBookmarks && !points.get(`${name}-mark`)) await points.create({ name: `${name}-mark`, kind: 'bookmark', labels })

@@ -49,6 +49,11 @@ export function pointOf(volume: StoreVolume, name: string) {
     { hint: `see: nbdelta snapshot list ${volume.name}` })
 }
 
+/** The error, with what it has left behind. */
+export function leaving(error: NbdeltaError, left: string, hint: string): NbdeltaError {
+  return new NbdeltaError(error.code, `${error.message}; ${left}`, { left, hint, cause: error })
+}
+
 /** `auto` says what the server made. Errors: bad-argument. */
 export function refuseAuto(labels: Readonly<Record<string, string>>): void {
   if (labels.auto === undefined) return

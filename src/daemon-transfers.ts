@@ -9,7 +9,7 @@
 import { realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join, sep } from 'node:path'
 import { formatSize, isUri } from './control/options.js'
-import { usable } from './daemon-shared.js'
+import { leaving, usable } from './daemon-shared.js'
 import { NbdeltaError, exportImage, importImage, openFileDisk } from './index.js'
 import type { ServerAdmin, Transfer, TransferControl } from './control/admin.js'
 import type { RemoteExports } from './daemon-remote.js'
@@ -102,8 +102,7 @@ export class Transfers {
       await importImage(volume, source, control)
     } catch (error) {
       if (!(error instanceof NbdeltaError)) throw error
-      throw new NbdeltaError(error.code, `${error.message}; the content of volume ${volume.name} is a mixture now`,
-        { hint: 'import again', cause: error })
+      throw leaving(error, `the content of volume ${volume.name} is a mixture now`, 'import again')
     }
   }
 
@@ -143,8 +142,7 @@ export class Transfers {
         await exportImage(volume, target, control)
       } catch (error) {
         if (!(error instanceof NbdeltaError)) throw error
-        throw new NbdeltaError(error.code, `${error.message}; the content of ${uri} is a mixture now`,
-          { hint: 'export again', cause: error })
+        throw leaving(error, `the content of ${uri} is a mixture now`, 'export again')
       } finally {
         await target.close()
       }

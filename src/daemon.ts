@@ -8,16 +8,14 @@
  * answered, attached volumes flushed) -> store closed (all flushed, checkpoint) -> control socket, last, so that `status` shows
  * the drain. The second signal closes clients at once, the third ends the process.
  */
-import { stat } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
 import { readyText } from './attach-lines.js'
 import { createControlServer } from './control/server.js'
-import { judgeSocketPath, parseAddress, parseCreation } from './control/options.js'
 import { DaemonAdmin } from './daemon-admin.js'
+import { judgeArguments } from './daemon-arguments.js'
 import { openPeerLink, PeerExports, placesOf, servePeers } from './daemon-link.js'
 import { shownInstead } from './daemon-mirrors.js'
 import { undoImports } from './daemon-imports.js'
-import { createLog } from './daemon-log.js'
+import { createLog, endByBugs } from './daemon-log.js'
 import { RemoteExports } from './daemon-remote.js'
 import { Schedules } from './daemon-schedules.js'
 import { Health } from './health.js'
@@ -25,30 +23,20 @@ import {
   EXIT, Mirrors, NbdeltaError, Secondaries, createServer, openNbdClient, openStore, parkThreads, systemClock,
 } from './index.js'
 import { StoreExports } from './store-exports.js'
-import type { ServeArguments } from './control/commands.js'
 import type { ControlServer } from './control/server.js'
+import type { ServeOptions } from './daemon-arguments.js'
 import type { DaemonLink } from './daemon-link.js'
 import type { DaemonLog } from './daemon-log.js'
-import type { Address } from './control/options.js'
 import type { NbdServer, Store } from './index.js'
 
-const CONTROL_SOCKET = 'control.sock'
-const NBD_SOCKET = 'nbd.sock'
-/**
- * How a mirror talks to an NBD server. Within a cycle no two writes overlap, so sending one again is harmless; a longer loss ends
- * the cycle, and the mirror tries again by itself.
- */
-/** Requests of one connection are executed in order; what it loses nobody sends again. */
+/** How a stream talks to an NBD server: requests of one connection are executed in order; what it loses nobody sends again. */
 const STREAM_LINK = { connections: 1, requestMs: 30_000, reconnect: { attempts: 0 } }
+/**
+ * How a cycle does. Within one no two writes overlap, so sending one again is harmless; a longer loss ends the cycle, and the
+ * mirror tries again by itself.
+ */
 const MIRROR_LINK = { connections: 4, requestMs: 15_000, reconnect: { limitMs: 15_000 }, resendWrites: true }
 const SIGNAL_WORDS = ['draining: a second signal closes clients at once', 'closing clients at once', 'ending at once']
-
-interface ServeOptions extends ServeArguments {
-  readonly store: string
-  readonly control: string | undefined
-  readonly json: boolean
-  readonly version: string
-}
 
 interface Parts {
   readonly store: Store
@@ -67,12 +55,15 @@ interface Parts {
  */
 export async function serve(options: ServeOptions): Promise<number> {
   const log = createLog(options.logLevel)
+  endByBugs(log)
   const stopped = onSignals(log)
   const release = await parkThreads()
   try {
     const parts = await start(options, log)
     announce(options, parts)
-    log.logger.info({ store: parts.store.path, listeners: parts.admin.listeners(), control: parts.control.path }, 'serving')
+    const { store, admin, control } = parts
+    const facts = { listeners: admin.listeners(), peerListeners: admin.peerListeners(), control: control.path }
+    log.logger.info({ store: store.path, ...facts }, 'serving')
     await stopped.first
     return await stop(parts, options, log, stopped)
   } finally {
@@ -83,18 +74,16 @@ export async function serve(options: ServeOptions): Promise<number> {
 }
 
 async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Parts> {
-  const listen = await listenAddresses(options)
-  const controlAt = resolve(options.control ?? join(options.store, CONTROL_SOCKET))
-  judgeSocketPath(controlAt)
+  const { storeAt, listen, peer, controlAt, volumes } = await judgeArguments(options)
   // The server exists only later, and is looked at only then.
   const holder: Later = {}
   const remote = new RemoteExports(logger, () => holder.server?.addresses ?? [])
   const store = await openStore({
-    path: resolve(options.store), create: true, logger, openBacking: uri => remote.openLive(uri),
+    path: storeAt, create: true, logger, openBacking: uri => remote.openLive(uri),
   })
   const open: (() => Promise<unknown>)[] = [() => store.close()]
   try {
-    await createVolumes(store, options.createVolume ?? [])
+    for (const wanted of volumes) if (!store.get(wanted.name)) await store.createVolume(wanted)
     await undoImports(store, logger)
     const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })
     const owners = ownersOf(options, store, holder, logger)
@@ -110,10 +99,10 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     open.unshift(() => server.close({ deadlineMs: 0 }))
     const schedules = new Schedules({ store, clock: systemClock, logger })
     const admin = holder.admin = new DaemonAdmin(
-      { store, server, exports, health, schedules, remote, ...owners, version: options.version, control: controlAt, ...limits })
-    const link = await peersOf(options, secondaries, logger)
+      { store, server, exports, health, schedules, remote, ...owners, version: options.version, control: controlAt, ...limits,
+        peerAddresses: () => holder.link ? [holder.link.address] : [] })
+    const link = holder.link = peer && await servePeers({ ...peer, secondaries, clock: systemClock, logger })
     if (link) open.unshift(() => link.close())
-    await assertFolder(controlAt)
     const control = await createControlServer({ path: controlAt, admin, clock: systemClock, logger })
     schedules.start()
     return { store, server, control, admin, health, schedules, mirrors, link }
@@ -126,7 +115,7 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
 }
 
 /** What exists only later, and is looked at only then. */
-interface Later { server?: NbdServer, admin?: DaemonAdmin, exports?: PeerExports }
+interface Later { server?: NbdServer, admin?: DaemonAdmin, exports?: PeerExports, link?: DaemonLink | undefined }
 
 /** Mirrors and secondaries: each asks the other whose a volume is. */
 function ownersOf(
@@ -144,50 +133,6 @@ function ownersOf(
     above: uuid => secondaries.above(uuid),
   })
   return { mirrors, secondaries }
-}
-
-async function peersOf(
-  { peer, peerSecret }: ServeOptions, secondaries: Secondaries, logger: DaemonLog['logger'],
-): Promise<DaemonLink | undefined> {
-  if (peer === undefined && peerSecret === undefined) return undefined
-  if (peer === undefined || peerSecret === undefined) {
-    throw new NbdeltaError('bad-argument', '--peer and --peer-secret go together', { hint: 'peers prove that they know it' })
-  }
-  const address = parseAddress(peer)
-  if ('path' in address) await assertFolder(judged(resolve(address.path)))
-  const listen = 'path' in address ? { path: resolve(address.path) } : address
-  return servePeers({ listen, secretFile: resolve(peerSecret), secondaries, clock: systemClock, logger })
-}
-
-/** Where to listen, unix paths absolute; judged before anything is opened. */
-async function listenAddresses({ nbd, nbdMode, store }: ServeOptions): Promise<(Address & { mode?: number })[]> {
-  if (!nbd) return [{ path: judged(resolve(store, NBD_SOCKET)), mode: parseInt(nbdMode, 8) }]
-  return Promise.all(nbd.map(parseAddress).map(async address => {
-    if (!('path' in address)) return address
-    const path = judged(resolve(address.path))
-    // The store's own folder may only be about to be made.
-    if (dirname(path) !== resolve(store)) await assertFolder(path)
-    return { path, mode: parseInt(nbdMode, 8) }
-  }))
-}
-
-function judged(path: string): string {
-  judgeSocketPath(path)
-  return path
-}
-
-/** bind(2) calls a missing folder "permission denied"; here it is called by its name. */
-async function assertFolder(path: string): Promise<void> {
-  const found = await stat(dirname(path)).catch(() => undefined)
-  if (!found?.isDirectory()) {
-    throw new NbdeltaError('not-found', `cannot make the socket ${path}: there is no folder ${dirname(path)}`)
-  }
-}
-
-async function createVolumes(store: Store, wanted: readonly string[]): Promise<void> {
-  for (const { name, sizeBytes } of wanted.map(parseCreation)) {
-    if (!store.get(name)) await store.createVolume({ name, sizeBytes })
-  }
 }
 
 function announce(options: ServeOptions, { store, server, control }: Parts): void {
@@ -218,19 +163,12 @@ function onSignals({ logger, flush }: DaemonLog): Signals {
   }
   // A terminal that closes takes its server along, in good order; it may say so several times.
   const onHangUp = (signal: NodeJS.Signals): void => { if (count === 0) onSignal(signal) }
-  const onBug = (error: unknown): void => {
-    logger.fatal({ err: error }, 'a bug in nbdelta: the server ends')
-    flush()
-    process.exit(EXIT.failure)
-  }
   const signals: Signals = {
     first: new Promise(resolve => { begin = resolve }),
     hurry: () => {},
-    forget: () => {
-      process.off('SIGINT', onSignal).off('SIGTERM', onSignal).off('SIGHUP', onHangUp).off('uncaughtException', onBug)
-    },
+    forget: () => { process.off('SIGINT', onSignal).off('SIGTERM', onSignal).off('SIGHUP', onHangUp) },
   }
-  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('SIGHUP', onHangUp).on('uncaughtException', onBug)
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal).on('SIGHUP', onHangUp)
   return signals
 }
 

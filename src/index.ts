@@ -3,6 +3,8 @@
  * daemon.ts is written against it and nothing else.
  */
 export { openStore } from './volume/open-store.js'
+export { freePointName } from './volume/free-name.js'
+export { judgeNewVolume } from './volume/options.js'
 export { isBlank } from './volume/store-volume.js'
 export { applyDelta, exportDelta, verifyDelta } from './volume/delta.js'
 export { mergeDeltas } from './volume/delta-merge.js'

@@ -87,6 +87,8 @@ export interface StatusRow {
   readonly uptimeSeconds: number
   readonly store: string
   readonly listeners: readonly string[]
+  /** Of the peer link. */
+  readonly peerListeners: readonly string[]
   readonly control: string
   readonly volumes: number
   /** Those that cannot be opened. */

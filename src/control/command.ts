@@ -66,6 +66,7 @@ export const EXIT_MEANING: Readonly<Record<ExitName, string>> = {
   damaged: 'a file of the store does not check, or a newer version wrote it',
   unreachable: 'no server answers, or it is stopping',
   denied: 'permission is missing',
+  bug: 'the server came upon a bug of its own and ended; the last line of its log tells more. It can be started again at once',
   interrupted: 'stopped by Ctrl-C or a signal, or cancelled',
 }
 

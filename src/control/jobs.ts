@@ -129,10 +129,8 @@ export class Jobs {
       throw new NbdeltaError('shutting-down', `the server stops; the ${job.kind} of ${job.volume} goes on when it starts again`)
     }
     if (job.state === 'cancelled') {
-      // What it has left behind, if anything; the other words say no more than ours.
-      const left = job.error?.message.replace(/^the transfer was cancelled(; )?/, '')
       const text = `the ${job.kind} of ${job.volume} was cancelled`
-      throw new NbdeltaError('cancelled', text, { hint: left || undefined, cause: job.error })
+      throw new NbdeltaError('cancelled', text, { hint: leftBy(job.error!), cause: job.error })
     }
     if (job.error) throw job.error
     return rowOf(job)
@@ -183,6 +181,12 @@ export class Jobs {
     const ended = [...this.#jobs.values()].filter(job => job.state !== 'running')
     for (const job of ended.slice(0, Math.max(0, ended.length - JOBS_KEPT_MAX))) this.#jobs.delete(job.id)
   }
+}
+
+/** What a cancelled job has left behind, and what to do then. That it was cancelled is said already; another failure is not. */
+function leftBy({ code, message, left, hint }: NbdeltaError): string | undefined {
+  if (code !== 'cancelled') return message
+  return left && [left, ...hint ? [hint] : []].join('; ')
 }
 
 function rowOf({ id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error, note }: Job): JobRow {

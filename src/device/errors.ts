@@ -6,7 +6,7 @@
  */
 export const EXIT = {
   ok: 0, failure: 1, usage: 2, notFound: 3, conflict: 4, busy: 5, noSpace: 6, io: 7, damaged: 8, unreachable: 9, denied: 10,
-  interrupted: 130,
+  bug: 70, interrupted: 130,
 } as const
 
 interface Row {
@@ -47,11 +47,14 @@ export class NbdeltaError extends Error {
   readonly code: ErrorCode
   /** What to do about it, for the operator; shown on a line of its own. */
   readonly hint: string | undefined
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown, hint?: string | undefined }) {
+  /** What the failure has left behind, if that is anything; the message has it as well. */
+  readonly left: string | undefined
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown, hint?: string | undefined, left?: string }) {
     super(message, options)
     this.name = 'NbdeltaError'
     this.code = code
     this.hint = options?.hint
+    this.left = options?.left
   }
   get exitCode(): number { return ERRORS[this.code].exit }
 }

@@ -20,7 +20,7 @@
 import { NbdeltaError } from '../device/errors.js'
 import { allSettled } from '../device/all-settled.js'
 import type { InheritJob } from '../volume/copier.js'
-import type { TransferOptions } from '../volume/image.js'
+import type { TransferOptions } from '../volume/transfer.js'
 import type { Store } from '../volume/open-store.js'
 import type { Mirror } from './mirror.js'
 import type { MirrorRecord, MirrorState } from './mirror-record.js'

@@ -1,7 +1,7 @@
 /** What a mirror tells: to people, and to whoever has its turn. */
 import type { Clock } from '../device/clock.js'
 import type { Logger } from '../device/logger.js'
-import type { TransferOptions } from '../volume/image.js'
+import type { TransferOptions } from '../volume/transfer.js'
 import type { CycleParts, CycleResult, Decision, Witness } from './cycle.js'
 import type { Mirror } from './mirror.js'
 import type { MirrorState, Phase } from './mirror-record.js'

@@ -18,9 +18,10 @@ import type { BlockDevice, ZeroMode } from '../device/block-device.js'
 import type { Clock } from '../device/clock.js'
 import type { Logger } from '../device/logger.js'
 import { ForwardingDevice } from '../device/forwarding-device.js'
-import type { TransferOptions } from '../volume/image.js'
+import { freeName } from '../volume/free-name.js'
 import type { Store } from '../volume/open-store.js'
 import type { StoreVolume } from '../volume/store-volume.js'
+import type { TransferOptions } from '../volume/transfer.js'
 import { bytesOf, fitted, inBytes } from './grain-bytes.js'
 import { ship } from './ship.js'
 import { AUTO_LABEL, AUTO_MIRROR } from './volume-target.js'
@@ -88,7 +89,7 @@ export class PulledVolumes {
     let known = ''
     try {
       const volume = await this.#store.fillVolume({
-        name: this.#freeName(`mirror-${mirror}-${cycle}-back`), sizeBytes, grainBytes,
+        name: freeName(`mirror-${mirror}-${cycle}-back`, name => this.#store.get(name) !== undefined), sizeBytes, grainBytes,
         description: `what ${source.name} is to get from the target of mirror ${mirror}`,
       }, async made => {
         this.#known.add(known = made.uuid)
@@ -112,12 +113,6 @@ export class PulledVolumes {
     } catch (error) {
       this.#logger.debug({ err: error, volume: volume.name }, 'what was pulled stays until the next start')
     }
-  }
-
-  #freeName(stem: string): string {
-    let name = stem
-    for (let again = 2; this.#store.get(name); again++) name = `${stem}.${again}`
-    return name
   }
 }
 

@@ -18,11 +18,12 @@ import { setMaxListeners } from 'node:events'
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import { NbdeltaError } from '../device/errors.js'
+import { freePointName } from '../volume/free-name.js'
 import type { CreatePointOptions, PointDevice, PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { bytesOf } from './grain-bytes.js'
 import type { DeclaredPoint } from './target.js'
-import { AUTO_LABEL, AUTO_MIRROR, dropPoints, freeName, MIRROR_LABEL, ownerOf } from './volume-target.js'
+import { AUTO_LABEL, AUTO_MIRROR, dropPoints, MIRROR_LABEL, ownerOf } from './volume-target.js'
 
 /** Of a bookmark: which group of mirrors froze it, and what others froze with it. */
 const INSTANT_LABEL = 'instant'
@@ -136,7 +137,7 @@ export class SourcePoints {
 
   #options(volume: StoreVolume, stem: string, kind: PointInfo['kind']): CreatePointOptions {
     return {
-      name: freeName(volume, stem), kind, labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: this.#mirror.uuid },
+      name: freePointName(volume, stem), kind, labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: this.#mirror.uuid },
       pins: [{ owner: ownerOf(this.#mirror.name), expiresAt: null }],
     }
   }

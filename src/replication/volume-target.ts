@@ -15,6 +15,7 @@ import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { NbdeltaError } from '../device/errors.js'
 import { FinishingDevice } from '../device/forwarding-device.js'
 import { Turns } from '../device/turns.js'
+import { freePointName } from '../volume/free-name.js'
 import { type PointInfo, RESTORED_LABEL } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { portionsOf } from './content-digest.js'
@@ -117,7 +118,7 @@ export class VolumeTarget implements MirrorTarget {
     const volume = this.#parts.volume()
     const { uuid, name } = this.#parts.mirror
     return volume.points.create({
-      name: freeName(volume, `mirror-${name}-${cycle}-back`), kind: 'snapshot',
+      name: freePointName(volume, `mirror-${name}-${cycle}-back`), kind: 'snapshot',
       labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: uuid, [FROZEN_LABEL]: `${cycle}` },
     })
   }
@@ -222,7 +223,7 @@ export class VolumeTarget implements MirrorTarget {
   async #declare(volume: StoreVolume, stem: string, more: Readonly<Record<string, string>>): Promise<void> {
     const { uuid, name } = this.#parts.mirror
     await volume.points.create({
-      name: freeName(volume, stem), kind: 'snapshot', labels: { [MIRROR_LABEL]: uuid, ...more },
+      name: freePointName(volume, stem), kind: 'snapshot', labels: { [MIRROR_LABEL]: uuid, ...more },
       pins: [{ owner: ownerOf(name), expiresAt: null }],
     })
   }
@@ -240,13 +241,6 @@ export class VolumeTarget implements MirrorTarget {
 
 /** Whoever pins a mirror's points. */
 export function ownerOf(mirror: string): string { return `mirror ${mirror}` }
-
-/** One of an earlier attempt may have it still. */
-export function freeName({ points }: StoreVolume, stem: string): string {
-  let name = stem
-  for (let again = 2; points.get(name); again++) name = `${stem}.${again}`
-  return name
-}
 
 /** Those that somebody still reads, or a restore needs, stay until a later time. */
 export async function dropPoints({ points }: StoreVolume, old: readonly PointInfo[], owner: string): Promise<void> {

@@ -71,6 +71,7 @@ const ENTRY = z.strictObject({
     .regex(PLAIN_TEXT, 'a description may not hold control characters'),
   importing: z.literal(true).optional(),
 })
+const SHAPE = ENTRY.pick({ name: true, sizeBytes: true, grainBytes: true })
 const REMOVAL = z.strictObject({ uuid: z.string().regex(UUID) })
 
 export interface CatalogEntry {
@@ -93,6 +94,12 @@ export function judgeEntry(entry: unknown): CatalogEntry {
   if (judged.success) return Object.freeze(judged.data)
   const { path, message } = judged.error.issues[0]
   throw new NbdeltaError('bad-argument', path.length > 0 ? `${path.join('.')}: ${message}` : message)
+}
+
+/** Throws what a catalog would for a volume of this name, size and grain. Errors: bad-argument. */
+export function judgeShape(shape: z.infer<typeof SHAPE>): void {
+  const judged = SHAPE.safeParse(shape)
+  if (!judged.success) throw new NbdeltaError('bad-argument', judged.error.issues[0].message)
 }
 
 /** The name if a volume may have it. Errors: bad-argument. */

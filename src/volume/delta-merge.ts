@@ -17,7 +17,7 @@ import { NbdeltaError } from '../device/errors.js'
 import { type DeltaSummary, summaryOf } from './delta.js'
 import { DeltaOutput, DeltaReader, type DeltaSink, type DeltaSinkOptions, type DeltaSource, pointText } from './delta-pipe.js'
 import { DeltaWriter } from './delta-writer.js'
-import type { TransferOptions } from './image.js'
+import type { TransferOptions } from './transfer.js'
 
 /** Streams merged at once; each holds an open file and a record. */
 const SOURCES_MAX = 256

@@ -23,6 +23,7 @@ import { DeltaDecoder, type DeltaItem, type DeltaReason, type DeltaRefusal } fro
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { syncFolder } from '../store/store-creation.js'
 import { writeStream } from './image-stream.js'
+import { assertActive, transferCancelled } from './transfer.js'
 
 const CHUNK_BYTES = 2 ** 20
 const BATCH_BYTES = 2 ** 20
@@ -253,7 +254,7 @@ export class DeltaOutput {
     const signal = this.#signal
     if (!signal) return work
     let stop = ignore
-    const cancelled = new Promise<never>((_resolve, reject) => { stop = () => reject(new NbdeltaError('cancelled', CANCELLED)) })
+    const cancelled = new Promise<never>((_resolve, reject) => { stop = () => reject(transferCancelled()) })
     signal.addEventListener('abort', stop, { once: true })
     try {
       await Promise.race([work, cancelled])
@@ -318,12 +319,6 @@ class PartialFile {
     await this.#handle.close().catch(ignore)
     if (this.#partial) await unlink(this.#partial).catch(ignore)
   }
-}
-
-const CANCELLED = 'the transfer was cancelled'
-
-export function assertActive(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new NbdeltaError('cancelled', CANCELLED)
 }
 
 /** Two identities for people. */

@@ -22,11 +22,11 @@ import type { BlockDevice, Pending } from '../device/block-device.js'
 import { type Clock, systemClock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import {
-  assertActive, DeltaOutput, DeltaReader, type DeltaSink, type DeltaSinkOptions, type DeltaSource, pointText,
+  DeltaOutput, DeltaReader, type DeltaSink, type DeltaSinkOptions, type DeltaSource, pointText,
 } from './delta-pipe.js'
 import { DeltaWriter, MARK_BYTES } from './delta-writer.js'
-import type { TransferOptions } from './image.js'
 import type { PointInfo } from './snappoint.js'
+import { assertActive, type TransferOptions } from './transfer.js'
 import type { Run } from './volume-map.js'
 
 /** Reads in flight during an export, writes during an apply. */

@@ -21,6 +21,7 @@ import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import { syncFolder } from '../store/store-creation.js'
 import { readStream, writeStream } from './image-stream.js'
+import { assertActive, type TransferOptions } from './transfer.js'
 
 const PIECE_BYTES = 2 ** 20
 const DEPTH = 8
@@ -32,13 +33,6 @@ const ZERO_PIECE_BYTES = 64 * 2 ** 20
 const EXTENTS_AT_ONCE = 1024
 
 export type ImageSource = string | BlockDevice | Readable
-
-export interface TransferOptions {
-  /** Called after each piece, and at the end with both equal. */
-  readonly onProgress?: (doneBytes: number, totalBytes: number) => void
-  /** Ends the transfer between two pieces; it then rejects with `cancelled`. */
-  readonly signal?: AbortSignal
-}
 
 /**
  * Makes `source` the volume's content: a path, a device or a stream of bytes. What lies behind its end reads as zeros
@@ -228,8 +222,4 @@ function assertFits(bytes: number, target: BlockDevice): void {
   if (bytes <= target.sizeBytes) return
   const hint = 'resize the target first'
   throw new NbdeltaError('too-large', `the image has at least ${bytes} bytes, its target only ${target.sizeBytes}`, { hint })
-}
-
-function assertActive(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new NbdeltaError('cancelled', 'the transfer was cancelled')
 }

@@ -15,7 +15,7 @@ import { silentLogger } from '../device/logger.js'
 import { openStoreDirectory, type StoreDirectory } from '../store/store-directory.js'
 import type { JsonValue, MirrorEntry, SpaceRule } from '../store/point-entry.js'
 import type { GroupPoint, GroupRestoreOptions, VolumeGroup } from './groups.js'
-import { importImage, type ImageSource, type TransferOptions } from './image.js'
+import { importImage, type ImageSource } from './image.js'
 import type { CreatePointOptions } from './snappoint.js'
 import type { InheritJob } from './copier.js'
 import {
@@ -23,6 +23,7 @@ import {
 } from './options.js'
 import type { RestoreOptions } from './restore.js'
 import type { StoreVolume } from './store-volume.js'
+import type { TransferOptions } from './transfer.js'
 import { Volumes } from './volumes.js'
 
 type StoreStatus = 'open' | 'closing' | 'closed'

@@ -20,7 +20,7 @@ import type { StoreDirectory } from '../store/store-directory.js'
 import type { RemoteLive } from '../store/remote-live.js'
 import type { VolumeFiles } from '../store/volume-files.js'
 import { Groups } from './groups.js'
-import type { CloneVolumeOptions, CreateVolumeOptions } from './options.js'
+import { type CloneVolumeOptions, type CreateVolumeOptions, judgeGrains } from './options.js'
 import type { InheritJob } from './copier.js'
 import { StoreInheritance } from './inherit-disk.js'
 import { Lineage, ownerOf } from './lineage.js'
@@ -29,8 +29,6 @@ import { NO_BUDGET } from './space.js'
 import { BrokenStoreVolume, OpenStoreVolume, type StoreVolume } from './store-volume.js'
 import { formatVolume, JOURNAL_BYTES, openVolumeParts } from './open-volume.js'
 
-/** 2^32 = 16 TiB at 4 KiB: the map takes 1.3 MiB when uniform and 512 MiB at worst. Larger volumes take larger grains. */
-const GRAINS_MAX = 2 ** 32
 /** Opened at the same time. */
 const OPEN_AT_ONCE = 8
 
@@ -407,10 +405,4 @@ async function backingBytes(path: string, wanted: number | undefined, live: Remo
   if (wanted === undefined || wanted === sizeBytes) return sizeBytes
   const hint = 'leave the size out: what is adopted has the size it has'
   throw new NbdeltaError('bad-argument', `${path} has ${sizeBytes} bytes, not ${wanted}`, { hint })
-}
-
-function judgeGrains(sizeBytes: number, grainBytes: number): void {
-  if (divCeil(sizeBytes, grainBytes) <= GRAINS_MAX) return
-  const hint = 'choose a larger grain'
-  throw new NbdeltaError('too-large', `${sizeBytes} bytes are more than ${GRAINS_MAX} grains of ${grainBytes}`, { hint })
 }

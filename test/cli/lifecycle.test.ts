@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { has, nbdelta, serve, start, temporaryFolder } from './launcher.js'
 import { NbdPeer } from './nbd-peer.js'
+import type { Outcome } from './launcher.js'
 
 t.test('it prints lines to paste, and SIGINT drains and exits 0', async t => {
   const store = join(temporaryFolder(t), 'store')
@@ -133,16 +134,25 @@ t.test('Ctrl-C of a waiting import cancels it, cleans up and exits 130', async t
   for (let index = 0; index < 24; index++) await file.write(block)
   await file.close()
   const { ask, json, store } = await serve(t, join(folder, 'store'))
-  const importing = start(['volume', 'import', 'big', image, '--store', store, '--json'])
-  const progress =
-    new Promise<void>(resolve =>
-    { importing.child.stderr!.on('data', (text: string) => { if (text.includes('progress')) resolve() }) })
-  await Promise.race([progress, importing.ended])
-  importing.child.kill('SIGINT')
-  const outcome = await importing.ended
+  const interrupted = async (...more: string[]): Promise<Outcome> => {
+    const importing = start(['volume', 'import', 'big', image, '--store', store, '--json', ...more])
+    const progress =
+      new Promise<void>(resolve =>
+      { importing.child.stderr!.on('data', (text: string) => { if (text.includes('progress')) resolve() }) })
+    await Promise.race([progress, importing.ended])
+    importing.child.kill('SIGINT')
+    return importing.ended
+  }
+  const outcome = await interrupted()
   t.equal(outcome.code, 130)
   t.equal(outcome.stdout, '')
   t.match(outcome.stderr, /"code":"cancelled"/)
   t.match(await json('job', 'list'), [{ state: 'cancelled' }])
   t.match(await ask('volume', 'list'), { stdout: 'no volumes\n' })
+  t.match(outcome.stderr, /\{"error":\{[^\n]*"hint":null,"exit":130\}\}\n$/, 'nothing is left behind, and it is said once')
+  await ask('volume', 'create', 'big', '--size', '384MiB')
+  const { code, stderr } = await interrupted('--overwrite')
+  t.equal(code, 130)
+  const { error } = JSON.parse(stderr.trim().split('\n').at(-1)!) as { error: object }
+  t.match(error, { message: 'import cancelled', hint: 'the content of volume big is a mixture now; import again' })
 })

@@ -1,7 +1,7 @@
 // What an operator gets wrong: one clear line, a hint where there is something to do, the right exit code, nothing lost, no
 // stack trace.
 import { spawnSync } from 'node:child_process'
-import { chmodSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
@@ -124,6 +124,41 @@ t.test('addresses that cannot be had', async t => {
   writeFileSync(join(folder, 'plain'), 'precious')
   clean(t, await nbdelta(['serve', '--store', join(folder, 'd'), '--control', join(folder, 'plain'), '--log-level', 'silent']), 4,
     /no socket/, 'a control path that is a file')
+})
+
+t.test('what serve cannot accept makes no store', async t => {
+  const folder = temporaryFolder(t)
+  const [open, short, secret] = ['open', 'short', 'secret'].map(name => join(folder, name)) as [string, string, string]
+  writeFileSync(open, 'a secret of sixteen bytes\n', { mode: 0o644 })
+  writeFileSync(short, 'short\n', { mode: 0o600 })
+  writeFileSync(secret, 'a secret of sixteen bytes\n', { mode: 0o600 })
+  const peer = ['--peer', 'tcp:127.0.0.1:0']
+  const rows: readonly [string[], number, RegExp][] = [
+    ...([['x=1', /--create-volume x=1: a volume has at least 512 bytes/], ['x=0', /at least 512/], ['x=513', /x=513: a size is a multiple of 512/],
+      ['a/b=1MiB', /--create-volume a\/b=1MiB: a name consists of/], ['.x=1MiB', /may not start with/],
+      ['x=7PiB', /--create-volume x=7PiB: .* more than 4294967296 grains.*\nhint: choose a larger grain/]] as const)
+      .map(([text, words]): [string[], number, RegExp] => [['--create-volume', text], 2, words]),
+    [['--create-volume', 'good=1MiB', '--create-volume', 'x=1'], 2, /x=1/],
+    [['--create-volume', 'x=1MiB', '--create-volume', 'x=2MiB'], 2, /names x twice, with two sizes/],
+    [peer, 2, /go together/], [['--peer-secret', secret], 2, /go together/],
+    [[...peer, '--peer-secret', join(folder, 'none')], 3, /none/], [[...peer, '--peer-secret', open], 10, /read by others/],
+    [[...peer, '--peer-secret', short], 2, /fewer than 16 bytes/],
+    [['--peer', `unix:${folder}/no/peer.sock`, '--peer-secret', secret], 3, /there is no folder/],
+    [['--control', join(folder, 'no', 'c.sock')], 3, /there is no folder/], [['--nbd', `unix:${folder}/no/n.sock`], 3, /there is no folder/],
+    [['--control', `/tmp/${'x'.repeat(108)}`], 2, /108|longer|107/],
+  ]
+  for (const [index, [args, code, message]] of rows.entries()) {
+    const store = join(folder, `store-${index}`)
+    clean(t, await nbdelta(['serve', '--store', store, '--log-level', 'silent', ...args]), code, message, args.join(' '))
+    t.notOk(existsSync(store), `${args.join(' ')}: nothing is made`)
+  }
+  const store = join(folder, 'there')
+  const { json, child, ended } = await serve(t, store, ['--create-volume', 'x=1MiB', '--create-volume', 'x=1024KiB'])
+  t.match(await json('volume', 'list'), [{ name: 'x', sizeBytes: 2 ** 20 }], 'the same twice is no mistake')
+  child.kill('SIGTERM')
+  await ended
+  clean(t, await nbdelta(['serve', '--store', store, '--log-level', 'silent', '--create-volume', 'y=1']), 2, /y=1/, 'a store that is there')
+  t.match(await (await serve(t, store, ['--create-volume', 'x=2MiB'])).json('volume', 'list'), [{ name: 'x', sizeBytes: 2 ** 20 }])
 })
 
 t.test('commands that a server refuses', async t => {

@@ -11,6 +11,8 @@ export class FakeAdmin {
   readonly log: string[] = []
   /** Ends of transfers that run, by volume: call to let one finish. */
   readonly finish = new Map<string, () => void>()
+  /** How one ends that is cancelled. */
+  cancelled = new NbdeltaError('cancelled', 'the copy was cancelled; half a copy', { left: 'half a copy', hint: 'copy again' })
   resumed: ReturnType<ServerAdmin['resumed']> = []
   /** Every change takes that long, so that overlaps would show. */
   delayMs = 0
@@ -71,7 +73,7 @@ export class FakeAdmin {
     listClients: async () => [],
     kickClient: async () => { throw new TypeError('a planted bug with a secret in it') },
     status: async () => ({
-      state: 'serving', version: '0', pid: 1, uptimeSeconds: 1, store: '/s', listeners: [], control: '/c', volumes: 0, volumesBroken: 0, clients: 0,
+      state: 'serving', version: '0', pid: 1, uptimeSeconds: 1, store: '/s', listeners: [], peerListeners: [], control: '/c', volumes: 0, volumesBroken: 0, clients: 0,
       volumesFailing: 0, keptBytes: 0, spaces: [],
       rssBytes: 1, memoryBudgetBytes: null, memoryInUseBytes: null, eventLoopDelayP99Ms: 0, eventLoopDelayMaxMs: 0,
         oldestRequestMs: null,
@@ -84,7 +86,7 @@ export class FakeAdmin {
     return new Promise((resolve, reject) => {
       this.finish.set(name, () => { onProgress(100, 100); resolve() })
       signal.addEventListener('abort',
-        () => { this.log.push(`cleaned ${name}`); reject(new NbdeltaError('cancelled', 'what it left behind')) })
+        () => { this.log.push(`cleaned ${name}`); reject(this.cancelled) })
     })
   }
 }

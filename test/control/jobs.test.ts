@@ -1,6 +1,7 @@
 // Order and jobs: changes of one volume never overlap, looking is never held up, transfers end with who waits for them.
 import t from 'tap'
 import { connectControl } from '../../src/control/client.js'
+import { NbdeltaError } from '../../src/device/errors.js'
 import { KeyedMutex } from '../../src/device/keyed-mutex.js'
 import { startControl } from './socket.js'
 import type { JobRow } from '../../src/control/admin.js'
@@ -85,7 +86,27 @@ t.test('cancelled while somebody waits: the waiter is told', async t => {
   const done = client.call('volume.import', { name: 'a', path: '/x' })
   await soon()
   await client.call('job.cancel', { id: 1 })
-  await t.rejects(done, { code: 'cancelled', message: /import of a was cancelled/, hint: 'what it left behind' })
+  await t.rejects(done, { code: 'cancelled', message: /import of a was cancelled/, hint: 'half a copy; copy again' })
+})
+
+t.test('what a cancelled job says is what it left, or what else went wrong', async t => {
+  const { path, fake } = await startControl(t)
+  const client = await connectControl(path)
+  t.teardown(() => { client.close() })
+  const rows: [NbdeltaError, string | undefined][] = [
+    [new NbdeltaError('cancelled', 'words of a lower floor, whichever'), undefined],
+    [new NbdeltaError('cancelled', 'words; half of it', { left: 'half of it' }), 'half of it'],
+    [new NbdeltaError('io', 'cleaning up failed', { hint: 'look there' }), 'cleaning up failed'],
+  ]
+  for (const [index, [error, hint]] of rows.entries()) {
+    fake.cancelled = error
+    const done = client.call('volume.import', { name: 'a', path: '/x' })
+    await soon()
+    await client.call('job.cancel', { id: index + 1 })
+    const told = await done.then(() => undefined, (caught: unknown) => caught as NbdeltaError)
+    t.match(told, { code: 'cancelled', message: 'the import of a was cancelled' })
+    t.equal(told?.hint ?? undefined, hint, error.message)
+  }
 })
 
 t.test('a waiting client that is gone takes its transfer with it', async t => {

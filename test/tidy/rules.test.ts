@@ -2,7 +2,7 @@
 import t from 'tap'
 import {
   FUNCTION_LINES_MAX, LINE_COLUMNS_MAX, FILE_LINES_MAX,
-  bannedViolations, floorViolations, functionViolations, headerViolations, lengthViolations, packageViolations, unreachable, unusedExports,
+  bannedViolations, floorViolations, functionViolations, headerViolations, lengthViolations, packageViolations, roofViolations, unreachable, unusedExports,
 } from './rules.js'
 
 const at = (path: string, text: string) => ({ path, text })
@@ -12,6 +12,13 @@ t.test('floors', async t => {
   t.match(floorViolations(at('native-free/a.ts', `import { x } from '../src/device/clock.js'`))[0], /may not import/)
   t.match(floorViolations(at('src/cli/a.ts', `await import('../control/server.js')`))[0], /may not import/)
   t.strictSame(floorViolations(at('src/volume/a.ts', `import { x } from '../device/clock.js'`)), [])
+})
+t.test('the roof', async t => {
+  for (const target of ['replication/volume-target', 'volume/free-name', 'device/clock', 'cli/remote']) {
+    t.match(roofViolations(at('src/daemon-a.ts', `import { x } from './${target}.js'`)), [/src\/index only/], target)
+  }
+  t.strictSame(roofViolations(at('src/daemon-a.ts', `import { x } from './index.js'\nimport './control/jobs.js'\nimport './daemon-b.js'`)), [])
+  t.strictSame(roofViolations(at('src/index.ts', `export { x } from './volume/free-name.js'`)), [])
 })
 t.test('packages on the ground floor', async t => {
   t.equal(packageViolations(at('native-free/a.ts', `import p from 'pino'`)).length, 1)

@@ -32,7 +32,7 @@ const BANNED: readonly { pattern: RegExp, where: RegExp, except?: RegExp, why: s
   { pattern: /\.only\(/, where: /^test\//, except: /^test\/tidy\//, why: 'a focused test hides all others' },
   { pattern: /\bMath\.random\(/, where: /^(src|native-free)\//, why: 'randomness comes in by argument' },
   { pattern: /\bconsole\.(log|error|warn|info)\(/, where: /^(src|native-free)\//, except: /^src\/(cli\/|main\.ts|daemon\.ts)/, why: 'use the logger' },
-  { pattern: /\bprocess\.exit\(/, where: /^(src|native-free)\//, except: /^src\/(main|daemon)\.ts/, why: 'only the roof ends the process' },
+  { pattern: /\bprocess\.exit\(/, where: /^(src|native-free)\//, except: /^src\/(main|daemon|daemon-log)\.ts/, why: 'only the roof ends the process' },
   { pattern: /\b(Date\.now|performance\.now|process\.hrtime|setTimeout|setInterval)\(/, where: /^native-free\//, why: 'the ground floor has no clock' },
   { pattern: /from '(node:fs|node:net|pino)/, where: /^native-free\//, why: 'the ground floor does no I/O' },
   { pattern: /^(?!\s*(\*|\/\/|\/\*)).*(: any\b|\bas any\b)/, where: /^(src|native-free)\//, why: 'give it a type' },
@@ -64,6 +64,13 @@ export function floorViolations(source: Source): string[] {
     else if (floor === 'src/cli' && !CLI_MAY_IMPORT.includes(target)) wrong.push(`${source.path}: the command line may not import ${target}`)
   }
   return wrong
+}
+
+/** The roof stands on the public API, and on control and the command line, which it joins to that. */
+export function roofViolations(source: Source): string[] {
+  if (!/^src\/[^/]+\.ts$/.test(source.path) || source.path === 'src/index.ts') return []
+  return importsOf(source).filter(target => !/^src\/([^/]+|control\/[^/]+|cli\/cli)$/.test(target))
+    .map(target => `${source.path}: the roof imports ${target} through src/index only`)
 }
 
 /** Packages a floor may use: the ground floor only the checksum's. */

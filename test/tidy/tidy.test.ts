@@ -1,7 +1,7 @@
 // The tree keeps the house rules: floors, lengths, headers, banned calls, nothing dead.
 import t from 'tap'
 import {
-  bannedViolations, floorViolations, functionViolations, headerViolations, lengthViolations, packageViolations, unreachable, unusedExports,
+  bannedViolations, floorViolations, functionViolations, headerViolations, lengthViolations, packageViolations, roofViolations, unreachable, unusedExports,
 } from './rules.js'
 import { sourcesBelow } from './tree.js'
 
@@ -11,6 +11,7 @@ const everything = [...product, ...tests]
 
 const rules: readonly [string, () => string[]][] = [
   ['imports point down only', () => product.flatMap(floorViolations)],
+  ['the roof stands on the public API', () => product.flatMap(roofViolations)],
   ['the ground floor imports nothing', () => product.flatMap(packageViolations)],
   ['files and lines are short', () => everything.flatMap(lengthViolations)],
   ['functions are short', () => product.flatMap(functionViolations)],
