@@ -31,8 +31,8 @@ interface Change { readonly serial: number, readonly offset: number, readonly le
 export type Ending = 'killed' | 'cut' | 'closed'
 
 /** Of a disk, one request in so many is refused; 0: none. */
-export interface Refusing { readonly writes: number, readonly flushes: number }
-const WILLING: Refusing = { writes: 0, flushes: 0 }
+export interface Refusing { readonly reads: number, readonly writes: number, readonly flushes: number }
+const WILLING: Refusing = { reads: 0, writes: 0, flushes: 0 }
 /** Who writes them takes nothing more after a refusal, until they are opened anew. */
 const LOGS = ['journal', 'table', 'catalog']
 
@@ -47,6 +47,8 @@ export class Machine {
   isHurt = false
   /** The disk was full for somebody. */
   wasFull = false
+  /** Told of each request that is refused. */
+  onRefused: (kind: string, name: string) => void = () => undefined
   /** A flush of that disk has failed. */
   onLost: (name: string) => void = () => undefined
   /** So many requests from now on the machine dies of itself. */
@@ -69,6 +71,7 @@ export class Machine {
 
   /** What a disk says that refuses a write. */
   refusal(name: string): NbdeltaError {
+    this.onRefused('write', name)
     if (LOGS.includes(name)) this.isHurt = true
     else if (this.random(2) === 0) {
       this.wasFull = true
@@ -100,6 +103,7 @@ export class Machine {
   restarted(ending: Ending): Machine {
     const next = new Machine(this.random)
     next.refusing = this.refusing
+    next.onRefused = this.onRefused
     next.onLost = this.onLost
     next.wasFull = this.wasFull
     const lane = this.random(4)
@@ -165,8 +169,17 @@ export class StormDisk implements BlockDevice {
     return { punched: true }
   }
 
+  /** One that is refused may have got some of it. */
   read(offset: number, length: number, into: Buffer, at: number): Pending {
+    const { random } = this.#machine
+    const { reads } = this.#machine.refusingOf(this.#name)
+    const fails = reads > 0 && random(reads) === 0
     return this.#some(() => {
+      if (fails) {
+        this.#machine.onRefused('read', this.#name)
+        into.fill(0xdd, at, at + some(length, random))
+        throw new NbdeltaError('io', `a read of ${this.#name} failed: refused by the storm`)
+      }
       if (offset + length > this.#kernel.sizeBytes) throw new NbdeltaError('io', 'the file ends before that')
       this.#kernel.read(offset, length, into, at)
     })
@@ -222,6 +235,7 @@ export class StormDisk implements BlockDevice {
     if (!this.#lost) this.#settle(covered, change => change.length === 0 ? 'whole' : fateOf(change, lane, machine.random))
     this.#lost = true
     machine.isHurt = true
+    machine.onRefused('flush', this.#name)
     machine.onLost(this.#name)
     throw new NbdeltaError('flush-failed', `a flush of ${this.#name} failed: refused by the storm`)
   }

@@ -49,6 +49,8 @@ export class Lab {
   points!: PointStore
   /** Of what its points keep. */
   space: SpaceRule = NO_BUDGET
+  /** What the machine is at: for the counts. */
+  phase = 'running'
   /** Of a crash: answers of an earlier process do not count. */
   #life = 0
   #flights = new Set<string>()
@@ -58,6 +60,7 @@ export class Lab {
   constructor(readonly seed: number) {
     this.random = seededRandom(seed)
     this.machine = new Machine(this.random)
+    this.machine.onRefused = (kind, name) => this.count(`${kind} of ${name} refused: ${this.phase}`)
     this.machine.onLost = name => {
       this.log(`a flush of ${name} fails`)
       if (FLUSHED.includes(name)) this.model.lost(name === 'live')
@@ -83,6 +86,7 @@ export class Lab {
 
   async open(): Promise<void> {
     this.machine.fuse = Infinity
+    this.phase = 'opening'
     try {
       await this.answered('open', this.#open())
     } catch (error) {
@@ -94,6 +98,7 @@ export class Lab {
       this.model.crashed(false)
       await this.answered('open again', this.#open())
     }
+    this.phase = 'running'
   }
 
   async #open(): Promise<void> {
@@ -223,13 +228,16 @@ function makeBlock(live: MemoryDisk, sizeBytes: number): void {
   live.write(sizeBytes, rest, Buffer.alloc(rest, 0xfb), 0)
 }
 
-/** A run in which nothing is refused, one in which the staging log is, or whatever else. */
+/** A run in which nothing is refused, one in which writes to the staging log are, or reads, or whatever else. */
 function refusals(random: Random): Map<string, Refusing> {
-  const kind = random(4)
+  const kind = random(5)
+  const some = (odds: number): string[] => DISKS.filter(() => random(odds) === 0)
   const one = (odds: readonly number[]): number => odds[random(odds.length)]
   if (kind === 0) return new Map()
-  if (kind === 1) return new Map([['staged', { writes: one([3, 8, 30]), flushes: 0 }]])
-  const names = DISKS.filter(() => random(kind === 2 ? 3 : 8) === 0)
-  return new Map(names.map(name => [name, { writes: one([0, 5, 20, 60, 200]), flushes: one([0, 0, 10, 40, 120]) }]))
+  if (kind === 1) return new Map([['staged', { reads: 0, writes: one([3, 8, 30]), flushes: 0 }]])
+  if (kind === 2) return new Map(some(2).map(name => [name, { reads: one([3, 8, 30]), writes: 0, flushes: 0 }]))
+  return new Map(some([3, 8][random(2)]).map(name => {
+    return [name, { reads: one([0, 0, 5, 20, 60]), writes: one([0, 5, 20, 60, 200]), flushes: one([0, 0, 10, 40, 120]) }]
+  }))
 }
 

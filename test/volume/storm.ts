@@ -185,6 +185,7 @@ class Storm {
     const { lab } = this
     lab.machine.fuse = Infinity
     lab.log('close')
+    lab.phase = 'closing'
     try {
       await lab.answered('close', lab.volume.close())
       await lab.landed()
