@@ -244,7 +244,7 @@ export class MirrorGroup {
     if (done.length > 0) {
       await this.#decide(done.map(({ turn }) => turn), (_, place) => done[place]!.state, (_, place) => done[place]!.decision)
     }
-    for (const result of results) if (result.status === 'rejected') throw result.reason as unknown
+    throwAll(results.flatMap(result => result.status === 'rejected' ? [result.reason as unknown] : []))
   }
 
   /**
@@ -260,6 +260,18 @@ export class MirrorGroup {
     await this.#store.putMirrors(records)
     for (const [place, turn] of turns.entries()) turn.adopt(records[place]!.state, decision(records[place]!.state, place))
   }
+}
+
+/** One error that says them all, which name their mirrors; one of nobody's making goes before. */
+function throwAll(failures: readonly unknown[]): void {
+  const told = failures.map(failure => {
+    if (!(failure instanceof NbdeltaError)) throw failure
+    return failure
+  })
+  const [first, ...more] = told
+  if (!first) return
+  if (more.length === 0) throw first
+  throw new NbdeltaError(first.code, told.map(({ message }) => message).join('; '), { hint: first.hint, cause: first })
 }
 
 /** Errors: wrong-state. */

@@ -75,6 +75,19 @@ t.test('one that cannot be told any more is split still, and named; again, and l
   await lab.close()
 })
 
+t.test('of several that cannot be told each is named', async t => {
+  const { lab, contents, phases } = await three(t.testdir())
+  const wanted = await contents('far')
+  lab.near.onLink = link => broken(broken(link, 'w0', 'accept'), 'w2', 'accept')
+  const failed = await lab.near.mirrors.together(NAMES).reverse().then(() => undefined, (error: unknown) => error as NbdeltaError)
+  t.match(failed, { code: 'unreachable', hint: /once more/ })
+  for (const name of ['m', 'm3']) t.match(failed?.message, new RegExp(`mirror ${name}: .*still split`))
+  t.notMatch(failed?.message, /mirror m2/)
+  t.same(await contents('near'), wanted, 'all sources have it')
+  t.same(phases(), ['split', 'paired', 'split'])
+  await lab.close()
+})
+
 t.test('killed behind the record of the restores: all sources show it; before it, none', async t => {
   const directory = t.testdir()
   for (const method of ['freeze', 'accept']) {
