@@ -30,7 +30,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'the mark of a preserved grain forgotten at open', file: 'volume/recovery.js', find: 'chain.markIn(newest, range.start, end);',
     put: ';', judge: 'preserving' },
   { name: 'reclaim before the mark of the trim is durable', file: 'volume/reclaim.js', find: 'await journal.sync();',
-    put: ';', times: 2, judge: 'volume/point-order' },
+    put: ';', judge: 'volume/point-order' },
   { name: 'what a dying snapshot preserved is preserved again, newer', file: 'volume/chain.js', judge: 'volume/point-order',
     find: 'this.#covering = this.points.filter((point, index) => index > behind && point.isSnapshot);', put: 'this.#covering = [];' },
   { name: 'shrink cuts off what snapshots need', file: 'volume/resize.js', find: 'await parts.gate.admit(Math.floor(sizeBytes / core.grainBytes), core.map.grains);',
