@@ -45,8 +45,9 @@ async function readOn(path: string, sink: LogSink): Promise<string> {
   const into = `${path}.read`
   const reader = spawn('sh', ['-c', 'exec cat "$0" > "$1"', path, into], { stdio: 'ignore' })
   const size = (): number => existsSync(into) ? statSync(into).size : 0
-  for (let turn = 0; size() === 0 && turn < 1000; turn++) await sleep(5)
+  // Before it is tried again: a write that is under way may lose its rest (log-sink.ts).
   sink.flushSync()
+  for (let turn = 0; size() === 0 && turn < 1000; turn++) await sleep(5)
   for (let before = -1; before < size(); await sleep(200)) before = size()
   reader.kill('SIGKILL')
   return readFileSync(into, 'latin1')
@@ -81,6 +82,7 @@ t.test('memory is bounded, and what is kept is whole', async t => {
   const { path, fd } = pipe(t)
   const sink = new LogSink(fd)
   for (let number = 0; number < 20 * LINES; number++) sink.write(lineOf(number))
+  await sleep(50)
   const got = await readOn(path, sink)
   t.ok(got.length > 4_000_000 && got.length < 5_000_000, `${got.length} bytes`)
   t.ok(got.split('\n').slice(0, -1).every((line, number) => `${line}\n` === lineOf(number)))
