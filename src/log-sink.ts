@@ -5,8 +5,8 @@
  * kept up to UNREAD_CHARS_MAX and dropped beyond it. `flushSync` is for the end of the process: it writes the rest from this
  * thread, and gives a reader that takes nothing FLUSH_MS; a descriptor that blocks (a terminal) may hold it longer. Once nobody
  * reads any more (EPIPE) everything is dropped: the server's work goes on.
- * Limit: how much of a background write has been done is not known at the end if it is under way still. One that found no room for
- * all of it loses the rest, at most BATCH_CHARS: only where the reader was that far behind.
+ * Limit: how much of a background write has been done is not known at the end if it is under way still. One that found no room
+ * for all of it loses the rest, at most BATCH_CHARS: only where the reader was that far behind.
  */
 import { write, writeSync } from 'node:fs'
 
