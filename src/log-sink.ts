@@ -68,8 +68,10 @@ export class LogSink {
   #send(batch: Buffer): void {
     this.#isWriting = true
     write(this.#fd, batch, 0, batch.length, null, (error, written) => {
-      if (error && !isFull(error)) { this.#isGone = true; return }
-      if (error) {
+      if (error && !isFull(error)) {
+        this.#isGone = true
+        this.#waiting = []
+      } else if (error) {
         this.#stuck = batch
         setTimeout(() => { this.#next(this.#stuck) }, RETRY_MS).unref()
       } else {
