@@ -22,10 +22,12 @@
  * When: on a clean close, when the journal is half full, when nothing was filled for a while, and when many regions are
  * open, which bounds what a crash leaves to scan: OPEN_REGIONS_MAX regions = 256 GiB at 4 KiB grains.
  */
+import { divCeil } from '../../native-free/integer.js'
 import { encodeRanges } from '../store/journal-records.js'
 import type { LogRecord } from '../store/record-log-layout.js'
 import { flushNow, type VolumeCore } from './core.js'
 import { runsOf } from './journal.js'
+import type { Run } from './volume-map.js'
 
 const QUIET_MS = 5000
 const OPEN_REGIONS_MAX = 256
@@ -151,8 +153,14 @@ export class Checkpointer {
       ...encodeRanges('open', runsOf(open)),
       ...inherit.endCheckpoint(),
       ...encodeRanges('unstale', map.kept),
-      ...encodeRanges('zero', map.unclaimed ? [...map.stale, map.unclaimed] : map.stale),
+      ...encodeRanges('zero', [...map.stale, ...this.#unclaimed()]),
       ...chain.endCheckpoint(),
     ]
+  }
+  /** Grains behind the end that somebody else may have written, and that the next open may find to belong here (resize.ts). */
+  #unclaimed(): Run[] {
+    const { live, map, grownBytes, grainBytes } = this.#core
+    const end = divCeil(grownBytes, grainBytes)
+    return live.kind === 'block' && end > map.grains ? [{ start: map.grains, end }] : []
   }
 }

@@ -59,7 +59,7 @@ export interface VolumeCore {
   readonly watchers: Watchers
   /** Changes with a resize. */
   sizeBytes: number
-  /** Live is not cut below this: a growth to it has failed and may have happened. 0: none. */
+  /** A growth to it has failed and may have happened: live is not cut below this, which the next open may find. 0: none. */
   grownBytes: number
 }
 

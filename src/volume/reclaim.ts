@@ -6,7 +6,8 @@
  *   CLEAR before 2 is durable: a power cut could leave old bytes under a hole, and the next write to a part of such a
  *   grain would show them. CLEAR need not be durable itself: without it the grains are stale still, and reclaimed again.
  *
- *   With points, ZERO is made durable before 1: it is what marks the grains as changed.
+ *   With points, ZERO is made durable before 1: it is what marks the grains as changed. Staged writes that may come back
+ *   (staging.ts) are over before 1, and their mark is durable with 2: behind CLEAR nothing says that they were trimmed.
  *
  * A range is locked from 1 to 3, so a write to it waits for its batch. Ranges that somebody holds are left for later.
  * Batches adapt: long ones are cut, so that no writer waits for much more than BATCH_MS.

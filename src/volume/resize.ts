@@ -85,14 +85,12 @@ async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<v
     for (const { file, todo } of inherit.layers) await file.resize(resized(todo, fresh.end))
     await commit()
   } catch (error) {
-    if (stale) map.unclaimed = fresh
     core.grownBytes = Math.max(core.grownBytes, sizeBytes)
     for (const { file, todo } of inherit.layers) await file.resize(todo)
     throw error
   }
   core.sizeBytes = sizeBytes
   core.grownBytes = 0
-  map.unclaimed = undefined
   map.resize(fresh.end)
   inherit.resize(fresh.end)
   core.chain.resize(fresh.end)

@@ -47,8 +47,6 @@ export class VolumeMap {
   readonly kept = new IntervalSet()
   /** Pages of the map file that differ from `data`. */
   readonly #dirty: GrainBitmap
-  /** Grains behind the end that somebody else may have written, and that the next open may find to belong here (resize.ts). */
-  unclaimed: Run | undefined
   #changes = 0
   /** Regions in which grains became data since a checkpoint began; undefined when none runs. */
   #touched: Set<number> | undefined

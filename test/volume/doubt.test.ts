@@ -13,6 +13,13 @@ const SIZE = 8 * G
 const filled = (value: number, grains = 1): Buffer => Buffer.alloc(grains * G, value)
 const nothing = async (): Promise<void> => undefined
 const turns = async (): Promise<void> => { for (let i = 0; i < 20; i++) await new Promise(resolve => { setImmediate(resolve) }) }
+/** Whatever is tried again at times is. */
+async function passes(clock: ManualClock, ms: number): Promise<void> {
+  for (let i = 0; i < 10; i++) {
+    await clock.advance(ms)
+    await turns()
+  }
+}
 
 /** Does what is asked, and says that it has not. */
 class LyingDisk extends MemoryDisk {
@@ -26,7 +33,7 @@ class LyingDisk extends MemoryDisk {
   }
 }
 
-function keepOpen(disk: MemoryDisk): MemoryDisk {
+function keepOpen<Disk extends MemoryDisk>(disk: Disk): Disk {
   disk.close = async () => undefined
   return disk
 }
@@ -44,8 +51,8 @@ class LosingDisk extends MemoryDisk {
   get durable(): MemoryDisk { return this.#durable!.fork() }
 }
 
-async function onJournal<Journal extends MemoryDisk>(journal: Journal): Promise<Disks & { readonly journal: Journal }> {
-  const { live, map, journal: formatted } = await freshDisks({ sizeBytes: SIZE, allData: true })
+async function onJournal<Journal extends MemoryDisk>(journal: Journal, disks?: Disks): Promise<Disks & { readonly journal: Journal }> {
+  const { live, map, journal: formatted } = disks ?? await freshDisks({ sizeBytes: SIZE, allData: true })
   const content = (formatted as MemoryDisk).toBuffer()
   await journal.write(0, content.length, content, 0)
   await journal.flush()
@@ -117,10 +124,8 @@ t.test('D3: a restore copies nothing over content whose record was lost when it 
   await rig.volume.write(0, SIZE, filled(2, 8), 0)
   await rig.volume.points.create({ name: 'new', kind: 'snapshot' })
   await rig.volume.close()
-  const content = (rig.disks.journal as MemoryDisk).toBuffer()
-  const journal = new LosingDisk(content.length)
-  await journal.write(0, content.length, content, 0)
-  rig.disks = { ...killed(rig.disks), journal }
+  const journal = new LosingDisk(rig.disks.journal.sizeBytes)
+  rig.disks = await onJournal(journal, killed(rig.disks))
   await rig.openVolume()
   const job = await rig.volume.restore({ from: 'old', bytesPerSecond: 1 })
   await turns()
@@ -128,10 +133,7 @@ t.test('D3: a restore copies nothing over content whose record was lost when it 
   job.finished.catch(() => undefined)
   journal.loses = true
   await t.rejects(async () => { await rig.volume.write(0, SIZE, filled(3, 8), 0) }, { code: 'flush-failed' })
-  for (let i = 0; i < 10; i++) {
-    await rig.clock.advance(3_600_000)
-    await turns()
-  }
+  await passes(rig.clock, 3_600_000)
   rig.disks = { ...killed(rig.disks), journal: journal.durable }
   rig.points = rig.points.fork()
   rig.inherit = rig.inherit.fork(rig.points)
@@ -149,8 +151,7 @@ class HalfDisk extends MemoryDisk {
 }
 
 t.test('D2: what was trimmed does not come back out of the staging log, whose mark was lost', async t => {
-  const live = new HalfDisk(SIZE)
-  live.close = async () => undefined
+  const live = keepOpen(new HalfDisk(SIZE))
   const fresh = await freshDisks({ sizeBytes: SIZE, live })
   const points = new StagedPoints(new MemoryDisk(2 ** 20))
   const before = await openOn(fresh, SIZE)
@@ -173,10 +174,7 @@ t.test('D2: what was trimmed does not come back out of the staging log, whose ma
   }
   live.refuses = 3 * G
   const second = await cut(first)
-  for (let i = 0; i < 10; i++) {
-    await second.clock.advance(60_000)
-    await turns()
-  }
+  await passes(second.clock, 60_000)
   t.equal((await readAll(second.volume, 2 * G, 1))[0], 0)
   // With all that is on its way a checkpoint.
   await second.volume.close()
@@ -191,8 +189,7 @@ t.test('D2: what was trimmed does not come back out of the staging log, whose ma
 })
 
 t.test('D2: nor over what a restore has copied', async t => {
-  const live = new HalfDisk(SIZE)
-  live.close = async () => undefined
+  const live = keepOpen(new HalfDisk(SIZE))
   const first = await freshDisks({ sizeBytes: SIZE, live })
   const points = new StagedPoints(new MemoryDisk(2 ** 20))
   const inherit = new MemoryInherit(points)
@@ -215,10 +212,7 @@ t.test('D2: nor over what a restore has copied', async t => {
   }
   live.refuses = 4 * G
   const second = await cut({ disks: first, points, inherit })
-  for (let i = 0; i < 10; i++) {
-    await second.clock.advance(60_000)
-    await turns()
-  }
+  await passes(second.clock, 60_000)
   t.equal((await readAll(second.volume, 2 * G, 1))[0], 1)
   live.refuses = -1
   const third = await cut(second)
@@ -318,9 +312,8 @@ class BlockDisk extends MemoryDisk {
 
 for (const grown of [false, true]) {
   t.test(`a growth that failed may have happened: somebody's bytes do not show (${grown ? 'grown in the end, and written' : 'left so'})`, async t => {
-    const live = new BlockDisk(2 * SIZE)
+    const live = keepOpen(new BlockDisk(2 * SIZE))
     live.write(0, 2 * SIZE, filled(0xee, 16), 0)
-    live.close = async () => undefined
     const disks = await freshDisks({ sizeBytes: SIZE, live })
     const volume = await openOn(disks, SIZE)
     await t.rejects(volume.resize(2 * SIZE, () => Promise.reject(new Error('the catalog failed'))))
@@ -341,6 +334,22 @@ for (const grown of [false, true]) {
   })
 }
 
+t.test('a growth that failed may have happened: another one that fails shows nothing of the first either', async t => {
+  const live = keepOpen(new BlockDisk(3 * SIZE))
+  live.write(0, 3 * SIZE, filled(0xee, 24), 0)
+  const disks = await freshDisks({ sizeBytes: SIZE, live })
+  const volume = await openOn(disks, SIZE)
+  for (const sizeBytes of [3 * SIZE, 2 * SIZE]) {
+    await t.rejects(volume.resize(sizeBytes, () => Promise.reject(new Error('the catalog failed'))))
+  }
+  // With a checkpoint.
+  await volume.close()
+  const { map, journal } = killed(disks)
+  const again = await openOn({ live, map, journal }, 3 * SIZE)
+  await again.write(2 * SIZE, 1, Buffer.from([5]), 0)
+  t.equal((await readAll(again, 2 * SIZE + 1, 1))[0], 0)
+})
+
 t.test('a growth that failed may have happened: another one that fails does not make the disk too short for it', async t => {
   const disks = await freshDisks({ sizeBytes: SIZE })
   const volume = await openOn(disks, SIZE)
@@ -351,6 +360,9 @@ t.test('a growth that failed may have happened: another one that fails does not 
   const again = await openOn(killed(disks), 3 * SIZE)
   t.ok((await readAll(again)).equals(Buffer.concat([filled(1, 8), filled(0, 16)])))
   await volume.resize(2 * SIZE, nothing)
+  await volume.resize(SIZE, nothing)
+  await volume.resize(2 * SIZE, nothing)
+  t.ok((await readAll(volume)).equals(Buffer.concat([filled(1, 8), filled(0, 8)])))
   await volume.close()
   const smaller = killed(disks)
   await openOn(smaller, 2 * SIZE)
@@ -382,10 +394,7 @@ t.test('a restore that cannot be copied is tried again at times, and whoever wai
   t.ok(live.writes - before < 3, `${live.writes - before} writes meanwhile`)
   await t.rejects(volume.restore({ from: 's' }), { code: 'no-space' })
   live.isFull = false
-  for (let i = 0; i < 10; i++) {
-    await clock.advance(30_000)
-    await turns()
-  }
+  await passes(clock, 30_000)
   await job.finished
   t.ok((await readAll(volume)).equals(filled(1, 8)))
 })
