@@ -35,9 +35,12 @@ export async function loadPoints(store: PointStore, chain: Chain, grainBytes: nu
     const { deleting, ...info } = known[index]
     // It covers what the volume could grow to until the next point that stays: those that go leave it their marks.
     const next = known.slice(index + 1).find(other => !other.deleting)
+    // Of one whose size nothing says: all that the older one, which takes its marks over, can miss. Its end may be cut off now.
+    const older = info.uuid === '' ? known.slice(0, index).findLast(other => !other.deleting) : undefined
+    const covered = next ? divCeil(next.sizeBytes, grainBytes) : grains
     const files = await store.open(info.seq, info.kind, info.sizeBytes)
     const state = deleting ? 'deleting' : 'ready'
-    const point = new Point(info, state, files, grainBytes, next ? divCeil(next.sizeBytes, grainBytes) : grains)
+    const point = new Point(info, state, files, grainBytes, Math.max(covered, divCeil(older?.sizeBytes ?? 0, grainBytes)))
     return { point, notes: await files.load(point) }
   }
   for (let at = 0; at < known.length; at += LOADS_AT_ONCE) {

@@ -284,6 +284,22 @@ t.test('D4: a bookmark that was never confirmed takes no marks with it of grains
   t.strictSame(again.points.changedRuns('s'), [{ start: 6, end: 7 }])
 })
 
+t.test('D4: a bookmark that was never confirmed hands on its marks behind an end that was cut off since', async t => {
+  const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
+  const points = new MemoryPoints()
+  const volume = await openOn(disks, SIZE, { points })
+  await volume.points.create({ name: 's', kind: 'bookmark' })
+  const { seq } = await volume.points.create({ name: 'b', kind: 'bookmark' })
+  await volume.resize(4 * G, nothing)
+  await volume.close()
+  // Its record was refused. As point-disk.ts finds it: nothing says how large the volume was.
+  points.table.delete(seq)
+  points.present.set(seq, { ...points.present.get(seq)!, sizeBytes: 0 })
+  const again = await openOn(killed(disks), 4 * G, { points })
+  await again.resize(SIZE, nothing)
+  t.strictSame(again.points.changedRuns('s'), [{ start: 4, end: 8 }])
+})
+
 t.test('D4: a point that is going takes no marks with it of grains that came later than it', async t => {
   const disks = await freshDisks({ sizeBytes: 4 * G })
   const points = new MemoryPoints()
