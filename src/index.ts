@@ -10,6 +10,7 @@ export { applyDelta, exportDelta, verifyDelta } from './volume/delta.js'
 export { mergeDeltas } from './volume/delta-merge.js'
 export { exportImage, importImage } from './volume/image.js'
 export { judgeRetention, nextDue, planRetention } from './volume/retention.js'
+export { isImage } from './volume/snappoint.js'
 export { Mirrors } from './replication/mirrors.js'
 export { Secondaries } from './replication/secondaries.js'
 export { connectLink } from './link/client.js'
@@ -56,5 +57,5 @@ export type { SpaceOrder, SpaceRule } from './store/point-entry.js'
 export type { Sacrifice, SpaceFacts } from './volume/space.js'
 export type { RestoreOptions } from './volume/restore.js'
 export type {
-  CreatePointOptions, Pin, PointDevice, PointFacts, PointInfo, PointKind, Snappoints,
+  CreatePointOptions, Kept, OpenPointOptions, Pin, PointDevice, PointFacts, PointInfo, PointKind, Snappoints,
 } from './volume/snappoint.js'

@@ -15,7 +15,7 @@
  * an export by its name, but never the latest.
  */
 import { setImmediate as turn } from 'node:timers/promises'
-import { NbdeltaError, freezeBitmap } from './index.js'
+import { NbdeltaError, freezeBitmap, isImage } from './index.js'
 import type { ExportInfo, FrozenBitmap, PointDevice, PointInfo, Snappoints, StatusSource, StoreVolume } from './index.js'
 
 const ALLOCATION_DEPTH = 'qemu:allocation-depth'
@@ -145,9 +145,9 @@ function comparable(points: Snappoints, until: PointInfo | undefined): PointInfo
   return points.list().filter(({ seq }) => until === undefined || seq < until.seq).reverse()
 }
 
-/** Newest first. */
+/** Newest first; but those that hold only a part. */
 function snapshotsOf(volume: StoreVolume): PointInfo[] {
-  return pointsOf(volume)?.list().filter(({ kind }) => kind === 'snapshot').reverse() ?? []
+  return pointsOf(volume)?.list().filter((point) => point.kind === 'snapshot' && !isImage(point)).reverse() ?? []
 }
 
 /** A volume that could not be opened has none. */

@@ -2,7 +2,8 @@
  * One cycle of a mirror: a point of the source is frozen, what differs from the target's point is shipped, flushed, declared.
  *
  *   1. settle     whose point is the target at? It says so, if it can (the decisions are named, and logged)
- *   2. freeze     a bookmark, then a snapshot (source-points.ts): one instant, whatever runs, restores included (C2)
+ *   2. freeze     a bookmark, then a snapshot (source-points.ts): one instant, whatever runs, restores included (C2); of what 4
+ *                 will not read it keeps nothing
  *   3. begin      the target keeps what it must, before the first write (C10)
  *   4. ship       what changed since its point on either side, read through the frozen image (C3, C4); what a restore brought
  *                 back, and the target keeps itself, by reference (recall.ts)
@@ -22,7 +23,7 @@
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
-import type { PointInfo } from '../volume/snappoint.js'
+import type { Kept, PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import type { MirrorState } from './mirror-record.js'
 import { type ByteRun, regionBytesOf } from './content-digest.js'
@@ -106,11 +107,12 @@ export async function runCycle(parts: CycleParts, before: MirrorState): Promise<
     const state = await caughtUp(parts, before, base, session.root ?? null)
     const cycle = state.cycle + 1
     const { volume, stream, witness } = parts
-    const frozen = await freezeNow(parts, cycle)
+    const plan = await planCycle(parts, state, session, base)
+    const frozen = await freezeNow(parts, cycle, plan.keeps)
     const { uuid, createdAt } = frozen.bookmark
     const { shipped, differing, root } = await withImage(parts, frozen, close, async part => {
       witness?.frozen(volume.points.open(frozen.image.point.name, { yields: true }), frozen.wanted)
-      const delivered = await deliver(part, state, session, base, frozen)
+      const delivered = await deliver(part, state, session, plan, frozen)
       if (!parts.target.holds) await witness?.shipped(session.device)
       const kept = keptOf(volume, state.keepSnapshots, frozen.bookmark)
       await session.commit({ uuid, cycle, sizeBytes: frozen.image.sizeBytes, root: delivered.root, ...kept })
@@ -127,10 +129,38 @@ export async function runCycle(parts: CycleParts, before: MirrorState): Promise<
   }
 }
 
-/** At the instant that is given with `freeze`, or at one of its own, from which a stream collects. Errors: those of a freeze. */
-export function freezeNow({ freeze, points, volume, stream }: CycleParts, cycle: number): Promise<Frozen> {
+/** What is known of a cycle before its freeze. */
+interface Plan {
+  readonly base: PointInfo | undefined
+  /** Of the target: what lies behind its end is shipped. */
+  readonly targetBytes: number
+  /** What has changed there; asked for after the freeze where nothing hangs on it before. */
+  readonly theirs: GrainBitmap | undefined
+  /** All that it will read of the image; undefined: anything. */
+  readonly keeps: Kept | undefined
+}
+
+async function planCycle(
+  { volume, freeze, witness, unsure }: CycleParts, { mode, phase }: MirrorState, session: TargetSession, base: PointInfo | undefined,
+): Promise<Plan> {
+  const targetBytes = session.device.sizeBytes
+  if (!base || phase === 'resyncing') return { base, targetBytes, theirs: undefined, keeps: undefined }
+  // Nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well. What a
+  // stream has sent is not, if the source has lost it in a crash before it was durable there, with its mark.
+  const theirs = mode === 'periodic' ? undefined : await session.changed()
+  const isKnown = mode === 'periodic' || theirs !== undefined || !unsure
+  if (!isKnown || freeze || witness) return { base, targetBytes, theirs, keeps: undefined }
+  const keeps = { since: base.name, from: Math.floor(targetBytes / volume.grainBytes), also: theirs }
+  return { base, targetBytes, theirs, keeps }
+}
+
+/**
+ * At the instant that is given with `freeze`, or at one of its own, from which a stream collects.
+ * @param keeps what is read of the image, at most. Errors: those of a freeze.
+ */
+export function freezeNow({ freeze, points, volume, stream }: CycleParts, cycle: number, keeps?: Kept): Promise<Frozen> {
   if (freeze) return freeze(points, volume, cycle)
-  return points.freeze(volume, cycle, stream && (() => { stream.collect(volume) }))
+  return points.freeze(volume, cycle, keeps, stream && (() => { stream.collect(volume) }))
 }
 
 /**
@@ -192,25 +222,22 @@ export function settle(parts: CycleParts, { base, phase }: MirrorState, session:
 }
 
 async function deliver(
-  parts: CycleParts, state: MirrorState, session: TargetSession, base: PointInfo | undefined, frozen: Frozen,
+  parts: CycleParts, state: MirrorState, session: TargetSession, { base, targetBytes, theirs: known }: Plan, frozen: Frozen,
 ): Promise<{ readonly shipped: Shipped, readonly differing: number, readonly root: string | null }> {
   const { volume, points, clock, signal } = parts
   const { image } = frozen
   const map = points.changed(volume, base, frozen)
   const sourceBytes = bytesOf(map, volume.grainBytes, image.sizeBytes)
   const resync = state.phase === 'resyncing'
-  // Nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well. What a
-  // stream has sent is not, if the source has lost it in a crash before it was durable there, with its mark.
   const streams = state.mode !== 'periodic'
-  // Nor is what a cut-short cycle left that had frozen something newer than a snapshot which is carried now.
+  // What a cut-short cycle left there that had frozen something newer than a snapshot which is carried now is in no map here.
   const carries = frozen.bookmark.kind === 'snapshot'
-  const theirs = base && (resync || streams || carries) ? await session.changed() : undefined
+  const theirs = known ?? (base && (resync || (carries && !streams)) ? await session.changed() : undefined)
   const unknown = base && !theirs && (resync || (streams && parts.unsure))
   if (theirs) map.or(fitted(theirs, map.length))
   // What lies behind the target's end is in no map of the source, if it was the target that was made shorter.
-  const grown = session.device.sizeBytes < image.sizeBytes
   if (unknown) map.set(0, map.length)
-  else if (grown) map.set(Math.floor(session.device.sizeBytes / volume.grainBytes), map.length)
+  else if (targetBytes < image.sizeBytes) map.set(Math.floor(targetBytes / volume.grainBytes), map.length)
   const { blank } = state
   const compare = !blank && (!base || resync || unknown === true)
   const total = bytesOf(map, volume.grainBytes, image.sizeBytes)

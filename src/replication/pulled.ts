@@ -20,11 +20,12 @@ import type { Logger } from '../device/logger.js'
 import { ForwardingDevice } from '../device/forwarding-device.js'
 import { freeName } from '../volume/free-name.js'
 import type { Store } from '../volume/open-store.js'
+import { AUTO_LABEL } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import type { TransferOptions } from '../volume/transfer.js'
 import { bytesOf, fitted, inBytes } from './grain-bytes.js'
 import { ship } from './ship.js'
-import { AUTO_LABEL, AUTO_MIRROR } from './volume-target.js'
+import { AUTO_MIRROR } from './volume-target.js'
 
 /** Of its snapshot: uuid of the source. */
 const PULLED_LABEL = 'pulled'

@@ -11,7 +11,8 @@
  * A mirror that keeps snapshots ships those that operators and schedules make as well, each by a cycle of its own (carry.ts):
  * such a snapshot is image and base at once, pinned until the mirror has gone on from it.
  *
- * So between cycles a mirror costs a source no copy on write, only a map. Both are pinned by the mirror, and labelled with its
+ * So between cycles a mirror costs a source no copy on write, only a map; and in a cycle, where it is known beforehand what that is
+ * going to read, copies of that alone: what clients change that the target has already is not the cycle's business. Both are pinned by the mirror, and labelled with its
  * uuid, so that what a crash leaves is found again and dropped (`sweep`).
  */
 import { setMaxListeners } from 'node:events'
@@ -19,11 +20,11 @@ import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import { NbdeltaError } from '../device/errors.js'
 import { freePointName } from '../volume/free-name.js'
-import type { CreatePointOptions, PointDevice, PointInfo } from '../volume/snappoint.js'
+import { AUTO_LABEL, type CreatePointOptions, type Kept, type PointDevice, type PointInfo } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { bytesOf } from './grain-bytes.js'
 import type { DeclaredPoint } from './target.js'
-import { AUTO_LABEL, AUTO_MIRROR, dropPoints, MIRROR_LABEL, ownerOf } from './volume-target.js'
+import { AUTO_MIRROR, dropPoints, MIRROR_LABEL, ownerOf } from './volume-target.js'
 
 /** Of a bookmark: which group of mirrors froze it, and what others froze with it. */
 const INSTANT_LABEL = 'instant'
@@ -75,11 +76,14 @@ export class SourcePoints {
     }
   }
 
-  /** O(1), whatever the size. @param atInstant called at that of the image. Errors: exists, no-space, io. */
-  async freeze(volume: StoreVolume, cycle: number, atInstant?: () => void): Promise<Frozen> {
+  /**
+   * O(1), whatever the size. @param keeps all that will be read of the image, if that is known; @param atInstant called at that of
+   * the image. Errors: exists, no-space, io.
+   */
+  async freeze(volume: StoreVolume, cycle: number, keeps: Kept | undefined, atInstant?: () => void): Promise<Frozen> {
     const bookmark = await this.bookmark(volume, cycle)
     const planned = this.planImage(volume, cycle)
-    const image = await volume.points.create({ ...planned.options, ...atInstant && { atInstant } })
+    const image = await volume.points.create({ ...planned.options, ...keeps && { keeps }, ...atInstant && { atInstant } })
     return { cycle, bookmark, ...openImage(volume, image.name, planned) }
   }
 
@@ -146,7 +150,7 @@ export class SourcePoints {
 /** Errors: no-space (it has been given up already). */
 export function openImage({ points }: StoreVolume, name: string, { wanted }: Planned): Pick<Frozen, 'image' | 'wanted'> {
   wanted.throwIfAborted()
-  return { image: points.open(name, { yields: true }), wanted }
+  return { image: points.open(name, { yields: true, image: true }), wanted }
 }
 
 function noRoom(volume: string): NbdeltaError {

@@ -155,7 +155,7 @@ export class Streaming {
       }
       const cycle = behind.cycle + 1
       // The image is of the mark's instant; its bookmark was made before it, as in a cycle.
-      const frozen = witness && await points.freeze(volume, cycle, atInstant)
+      const frozen = witness && await points.freeze(volume, cycle, undefined, atInstant)
       const point = frozen?.bookmark ?? await points.bookmark(volume, cycle, { atInstant })
       // One in between is newer than the bookmark, and would be carried again: what was frozen around it is not used.
       const isTorn = before.some(({ point: { seq } }) => seq > point.seq)

@@ -16,7 +16,7 @@ import { NbdeltaError } from '../device/errors.js'
 import { FinishingDevice } from '../device/forwarding-device.js'
 import { Turns } from '../device/turns.js'
 import { freePointName } from '../volume/free-name.js'
-import { type PointInfo, RESTORED_LABEL } from '../volume/snappoint.js'
+import { AUTO_LABEL, type PointInfo, RESTORED_LABEL } from '../volume/snappoint.js'
 import type { StoreVolume } from '../volume/store-volume.js'
 import { portionsOf } from './content-digest.js'
 import { digestsOf } from './content-roots.js'
@@ -35,7 +35,6 @@ const SNAPSHOT_LABEL = 'snapshot'
 const COPY_NAME_MAX = 120
 /** Number of the point; those of before it was kept have none. */
 export const CYCLE_LABEL = 'cycle'
-export const AUTO_LABEL = 'auto'
 export const AUTO_MIRROR = 'mirror'
 /** What was frozen for the source to take over; to the mirror's next declared point it is nothing. */
 const FROZEN_LABEL = 'frozen'

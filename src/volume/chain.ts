@@ -2,17 +2,14 @@
  * Chain: the points of one open volume, oldest to newest, and every edit of their maps.
  *
  *     oldest                                         newest
- *     [ S1 ] -> [ B2 ] -> [ S3 ] -> live             writes are marked in `newest` and preserved into `target`
+ *     [ S1 ] -> [ B2 ] -> [ S3 ] -> live             writes are marked in `newest` and preserved for S3 (keepers.ts)
  *
  *   newest    the youngest point that is not being deleted: its changed map takes the marks
- *   target    the youngest snapshot that is not being deleted: it preserves what live overwrites
  *   plain     grains that may be overwritten at once: marked in `newest` for good, needed by nobody, lent to nobody.
  *             All that the hot path looks at. It starts clear with each new point, and at open, and is only ever a cache.
  *   loose     marks whose record (ZERO, LEND) is in the journal but perhaps not durable
  *
  * Invariants
- * - A grain is needed by `target` if and only if neither `target` nor a point being deleted that is newer than it owns it.
- *   (Marks never say so: after a crash there are too many of them.)
  * - `lent` is the union of what all points have lent; a grain is lent to at most one point, and is neither data nor stale.
  * - `merges` grows whenever a point leaves the chain or hands grains over: whoever remembers where grains lie starts anew.
  */
@@ -21,6 +18,7 @@ import { divCeil } from '../../native-free/integer.js'
 import { IntervalSet } from '../../native-free/interval-set.js'
 import { EXTENT_GRAINS, encodeRanges } from '../store/journal-records.js'
 import type { LogRecord } from '../store/record-log-layout.js'
+import { Keepers, type Needed } from './keepers.js'
 import type { DirtyPages, Point } from './point.js'
 import { Usage } from './usage.js'
 import type { Run, VolumeMap } from './volume-map.js'
@@ -36,14 +34,12 @@ export class Chain {
   readonly points: Point[] = []
   plain: GrainBitmap | undefined
   newest: Point | undefined
-  target: Point | undefined
   lent: GrainBitmap | undefined
   loose = new IntervalSet()
   merges = 0
   /** What all of them keep in their files. */
   readonly usage = new Usage()
-  /** Snapshots being deleted that are newer than `target`. */
-  #covering: Point[] = []
+  #keepers = new Keepers([])
   #saving = false
   readonly #map: VolumeMap
 
@@ -85,9 +81,7 @@ export class Chain {
   refresh(): void {
     this.merges++
     this.newest = this.points.findLast(point => point.state !== 'deleting')
-    this.target = this.points.findLast(point => point.state !== 'deleting' && point.isSnapshot)
-    const behind = this.target ? this.points.indexOf(this.target) : Infinity
-    this.#covering = this.points.filter((point, index) => index > behind && point.isSnapshot)
+    this.#keepers = new Keepers(this.points)
     if (!this.newest) this.plain = undefined
     else this.plain ??= new GrainBitmap(this.#map.grains)
   }
@@ -149,31 +143,14 @@ export class Chain {
     point.fresh?.extents.add(Math.floor(from / EXTENT_GRAINS), divCeil(end, EXTENT_GRAINS))
   }
 
-  /** The first run in [from, to) that `target` needs; empty, at `to`, when there is none. */
-  neededRun(from: number, to: number): Run {
-    const { target } = this
-    if (!target) return { start: to, end: to }
-    const limit = Math.min(to, target.owned.length)
-    let start = from
-    while (start < limit) {
-      start = target.owned.next(start, limit, false)
-      const covered = start < limit && this.#covered(start)
-      if (!covered) break
-      start++
-    }
-    if (start >= limit) return { start: to, end: to }
-    let end = target.owned.next(start, limit, true)
-    for (const { owned } of this.#covering) if (start < owned.length) end = owned.next(start, Math.min(end, owned.length), true)
-    return { start, end }
-  }
+  /** Those that preserve what live overwrites, youngest first. */
+  get keepers(): readonly Point[] { return this.#keepers.points }
+
+  /** The first run in [from, to) that a snapshot needs, all of it the same one; empty, at `to`, when there is none. */
+  neededRun(from: number, to: number): Needed { return this.#keepers.next(from, to) }
 
   /** True when nothing of [from, to) is needed by a snapshot. */
-  unneeded(from: number, to: number): boolean {
-    const { target } = this
-    if (!target || from >= target.owned.length) return true
-    if (this.#covering.length === 0) return target.owned.isAll(from, Math.min(to, target.owned.length), true)
-    return this.neededRun(from, to).start === to
-  }
+  unneeded(from: number, to: number): boolean { return this.#keepers.without(from, to) }
 
   isLent(from: number, to: number): boolean {
     return this.lent !== undefined && from < this.lent.length && !this.lent.isAll(from, Math.min(to, this.lent.length), false)
@@ -305,10 +282,6 @@ export class Chain {
     this.#saving = false
     for (const [point, pages] of points) point.dirtyAgain(pages)
     for (const point of this.points) point.fresh = undefined
-  }
-
-  #covered(grain: number): boolean {
-    return this.#covering.some(({ owned }) => grain < owned.length && owned.get(grain))
   }
 
   #addLent(from: number, to: number): void {

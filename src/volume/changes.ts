@@ -146,17 +146,16 @@ export class Changes {
     const { map, chain, grainBytes, sizeBytes, staging } = this.#core
     if (staging?.meets(from, to)) await staging.drain()
     for (let at = from; at < to;) {
-      const { lend, zero, next } = planLending(this.#core, at, to, LEND_RUNS)
-      const { target } = chain
-      if (target && lend.length > 0) {
+      const { lend, to: borrower, zero, next } = planLending(this.#core, at, to, LEND_RUNS)
+      if (borrower) {
         attempt.begin()
         await this.#say('lend', lend, () => {
           for (const { start, end } of lend) {
-            chain.lend(target, start, end)
+            chain.lend(borrower, start, end)
             map.becomeLent(start, end)
             chain.markLoosely(start, end)
           }
-        }, target.seq)
+        }, borrower.seq)
       }
       const room = map.staleRunsMax - map.stale.size
       if (zero.length <= room && zero.length > 0) {

@@ -91,12 +91,12 @@ export class Gate {
 
 /** What is to be done before grains [from, to) are overwritten. `settled`: the journal is durable as it stands. */
 export function planGate(chain: Chain, from: number, to: number, settled: boolean): GatePlan {
-  const { newest, target } = chain
+  const { newest } = chain
   if (chain.loose.size === 0 && chain.unneeded(from, to) && !chain.isLent(from, to) && isWarm(newest, from, to)) return FREE
   const copies: Copy[] = []
-  for (let at = from; target && at < to;) {
-    const run = chain.neededRun(at, to)
-    if (run.start < run.end) copies.push({ point: target, run, lent: false })
+  for (let at = from; at < to;) {
+    const { point, ...run } = chain.neededRun(at, to)
+    if (point) copies.push({ point, run, lent: false })
     at = run.end
   }
   const preserves = copies.length
@@ -163,21 +163,26 @@ function unpreserved(chain: Chain, changed: GrainBitmap, from: number, to: numbe
   return to
 }
 
-/** Runs of data in [from, to) by what becomes of them when they are to read as zeros: at most `max` of each. */
+/** Runs of data in [from, to) by what becomes of them when they are to read as zeros: at most `max` of each. `to`: whom it is lent. */
 export function planLending(
   core: VolumeCore, from: number, to: number, max: number,
-): { readonly lend: readonly Run[], readonly zero: readonly Run[], readonly next: number } {
+): { readonly lend: readonly Run[], readonly to: Point | undefined, readonly zero: readonly Run[], readonly next: number } {
   const { map, chain } = core
   const lend: Run[] = []
   const zero: Run[] = []
+  let borrower: Point | undefined
   let at = map.data.next(from, to, true)
   while (at < to && lend.length < max && zero.length < max) {
     const end = map.data.runEnd(at, to)
     const needed = chain.neededRun(at, end)
     if (at < needed.start) zero.push({ start: at, end: Math.min(needed.start, end) })
-    else lend.push({ start: needed.start, end: needed.end })
+    else if (borrower && needed.point !== borrower) break
+    else {
+      borrower = needed.point
+      lend.push({ start: needed.start, end: needed.end })
+    }
     const stop = at < needed.start ? Math.min(needed.start, end) : needed.end
     at = stop < to ? map.data.next(stop, to, true) : to
   }
-  return { lend, zero, next: at }
+  return { lend, to: borrower, zero, next: at }
 }

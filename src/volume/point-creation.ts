@@ -34,9 +34,9 @@ import { NO_EXTENT } from './chain.js'
 import type { Checkpointer } from './checkpoint.js'
 import { flushNow, type VolumeCore } from './core.js'
 import { drainMost, lockWhole } from './holds.js'
-import { Point } from './point.js'
+import { type Bounds, Point } from './point.js'
 import type { PointFiles, PointRecord, PointStore } from './point-store.js'
-import type { CreatePointOptions, PointInfo } from './snappoint.js'
+import { AUTO_LABEL, type CreatePointOptions, IMAGE, type PointInfo } from './snappoint.js'
 
 /** Clients of several volumes wait no longer than this for one of them that does not come to rest. */
 export const HOLD_MS = 1000
@@ -55,20 +55,23 @@ export class NewPoint {
   readonly #parts: Parts
   readonly #atInstant: (() => void) | undefined
   readonly #letGo: (() => void) | undefined
+  readonly #within: Bounds | undefined
   #files: PointFiles | undefined
   #point: Point | undefined
   #appended: Pending
   #isTight = false
 
-  /** `group`: uuid of the operation that makes it together with others. */
-  constructor(parts: Parts, options: CreatePointOptions, group: string | null) {
-    const { name, kind, labels = {}, pins = [] } = options
+  /** `group`: uuid of the operation that makes it together with others. @param since seq of the point from which on it keeps */
+  constructor(parts: Parts, options: CreatePointOptions, group: string | null, since?: number) {
+    const { name, kind, pins = [], keeps } = options
+    const labels = { ...options.labels, ...keeps && { [AUTO_LABEL]: IMAGE } }
     this.#parts = parts
     this.#atInstant = options.atInstant
     this.#letGo = options.letGo
+    this.#within = keeps && since !== undefined ? { since, from: keeps.from, also: keeps.also } : undefined
     this.record = {
       uuid: randomUUID(), seq: parts.store.nextSeq(), name, kind, createdAt: parts.core.clock.wallTime().toISOString(),
-      sizeBytes: parts.core.sizeBytes, labels: Object.freeze({ ...labels }), group, pins: [...pins], deleting: false,
+      sizeBytes: parts.core.sizeBytes, labels: Object.freeze(labels), group, pins: [...pins], deleting: false,
     }
   }
 
@@ -184,6 +187,7 @@ export class NewPoint {
     const { chain, journal } = core
     const info = this.#info
     const point = this.#point = new Point(info, 'making', this.#files!, core.grainBytes, core.map.grains)
+    point.within = this.#within
     if (this.#letGo) point.spare = { owners: info.pins.map(({ owner }) => owner), letGo: this.#letGo, told: false }
     chain.add(point)
     const extents = [...point.hot, NO_EXTENT]

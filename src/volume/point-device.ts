@@ -166,11 +166,15 @@ export class OpenPointDevice implements PointDevice {
     let end = Math.min(last, base + PAGE_BITS)
     if (remembered !== 0) end = Math.min(end, base + remembered.last[first - base] + 1)
     if (end === first + 1) return end
-    const { points, target } = this.#core.chain
+    const { points, keepers } = this.#core.chain
     if (owner === 0) {
-      const limit = target && target.seq >= this.#point.seq ? Math.min(end, target.owned.length) : first
-      const found = first < limit ? target!.owned.next(first, limit, true) : limit
-      return found < limit ? found : end
+      for (const { seq, owned } of keepers) {
+        const limit = Math.min(end, owned.length)
+        if (seq < this.#point.seq || first >= limit) continue
+        const found = owned.next(first, limit, true)
+        if (found < limit) end = found
+      }
+      return end
     }
     const { owned, bytes, lent } = points[owner - 1]
     end = owned.runEnd(first, Math.min(end, owned.length))
@@ -267,9 +271,11 @@ export class OpenPointDevice implements PointDevice {
     const owners = page === this.#lastPage ? this.#lastOwners : this.#ownersOf(page)
     const owner = owners === 0 ? 0 : owners.owner[grain - page * PAGE_BITS]
     if (owner !== 0) return owner
-    const { target } = chain
-    if (!target || grain >= target.owned.length || target.seq < this.#point.seq || !target.owned.get(grain)) return 0
-    return 1 + chain.points.indexOf(target)
+    // Only these come to own something without a merge; and at most one of them does.
+    for (const point of chain.keepers) {
+      if (point.seq >= this.#point.seq && grain < point.owned.length && point.owned.get(grain)) return 1 + chain.points.indexOf(point)
+    }
+    return 0
   }
 
   #forget(): void {

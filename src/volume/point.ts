@@ -37,6 +37,14 @@ interface Spare {
   told: boolean
 }
 
+/** What a snapshot keeps if that is not everything: what has changed since an older point (its seq), and all from a grain on. */
+export interface Bounds {
+  readonly since: number
+  readonly from: number
+  /** More of it. */
+  readonly also: GrainBitmap | undefined
+}
+
 /** What happened to a snapshot's grains since a checkpoint began. */
 export interface Fresh {
   readonly bytes: IntervalSet
@@ -70,6 +78,8 @@ export class Point {
   /** Called when nobody reads it any more. */
   onUnused: (() => void) | undefined
   spare: Spare | undefined
+  /** Of this process: one that was read from disk keeps everything. */
+  within: Bounds | undefined
   fresh: Fresh | undefined
   readonly #dirtyChanged = new Set<number>()
   readonly #dirtyExact = new Set<number>()

@@ -21,7 +21,8 @@ import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import { resized } from './restore-plan.js'
 import {
-  type CreatePointOptions, type Pin, type PointDevice, type PointFacts, type PointInfo, pinOf, type Snappoints,
+  type CreatePointOptions, isImage, type OpenPointOptions, type Pin, type PointDevice, type PointFacts, type PointInfo, pinOf,
+  type Snappoints,
 } from './snappoint.js'
 import type { Run } from './volume-map.js'
 
@@ -117,7 +118,8 @@ export class VolumePoints implements Snappoints {
     if (this.refusal) throw this.refusal
     const store = this.#needStore()
     this.#judgeFree(options.name)
-    return new NewPoint({ ...this.#parts, store }, options, group)
+    const since = options.keeps && this.#known(options.keeps.since).seq
+    return new NewPoint({ ...this.#parts, store }, options, group, since)
   }
 
   /** A point that was taken into the chain, but never confirmed, goes again. */
@@ -178,9 +180,10 @@ export class VolumePoints implements Snappoints {
     })
   }
 
-  open(name: string, { yields } = { yields: false }): PointDevice {
+  open(name: string, { yields = false, image = false }: OpenPointOptions = {}): PointDevice {
     const point = this.#known(name)
     if (!point.isSnapshot) throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
+    if (isImage(point.info) && !image) throw new NbdeltaError('bad-argument', `'${name}' keeps only what a mirror is shipping`)
     return this.#device(point, yields ? 'yields' : 'keeps')
   }
 

@@ -12,6 +12,24 @@ export type PointKind = 'snapshot' | 'bookmark'
 /** Of an undo point: uuid of the snapshot that was restored at its instant. */
 export const RESTORED_LABEL = 'restored'
 
+/** Label of points that nobody asked for by name: 'undo', 'schedule', 'mirror', or IMAGE. */
+export const AUTO_LABEL = 'auto'
+
+/** Its value for a snapshot that holds only a part of its content: whoever made it knows which, and nobody else opens it. */
+export const IMAGE = 'image'
+
+/** What a snapshot keeps if that is not everything. The rest of it reads as anything. */
+export interface Kept {
+  /** Name of an older point that stays as long as this one: what has changed since is kept. */
+  readonly since: string
+  /** And all grains from this one on. */
+  readonly from: number
+  /** And these. Not to be changed any more. */
+  readonly also?: GrainBitmap | undefined
+}
+
+export function isImage({ kind, labels }: PointInfo): boolean { return kind === 'snapshot' && labels[AUTO_LABEL] === IMAGE }
+
 /** Whoever needs a point to stay. It cannot be deleted before the pin is released or has expired (SEEDS X5). */
 export interface Pin {
   /** Unique within the point: 'clone NAME', 'restore', 'export 17', whatever an operator typed. */
@@ -30,7 +48,7 @@ export interface PointInfo {
   readonly createdAt: string
   /** The volume's size at that instant, bytes. */
   readonly sizeBytes: number
-  /** Free text by key; `auto` = 'undo' or 'schedule' marks points nobody asked for by name, `restored` what one undoes. */
+  /** Free text by key; AUTO_LABEL, RESTORED_LABEL. */
   readonly labels: Readonly<Record<string, string>>
   /** Uuid of the group operation that made it together with points of other volumes; null: made alone. */
   readonly group: string | null
@@ -64,6 +82,15 @@ export interface CreatePointOptions {
    * has it open any more it is deleted then, whatever pins it was made with. Never throws. Forgotten when the volume is closed.
    */
   readonly letGo?: () => void
+  /** Of a snapshot: less than everything. It gets the label of an image. */
+  readonly keeps?: Kept
+}
+
+export interface OpenPointOptions {
+  /** Closed soon after its `letGo` was called. */
+  readonly yields?: boolean
+  /** By who made it, and reads no more of it than it keeps. */
+  readonly image?: boolean
 }
 
 /** Content of a snapshot, read-only; it stays as it is whatever happens to the volume. Closing it releases the snapshot. */
@@ -91,8 +118,8 @@ export interface Snappoints {
   label(name: string, label: string, value: string | null): Promise<void>
   pin(name: string, pin: Pin): Promise<void>
   unpin(name: string, owner: string): Promise<void>
-  /** @param how `yields`: closed soon after its `letGo` was called. Errors: bad-argument for a bookmark. */
-  open(name: string, how?: { readonly yields: boolean }): PointDevice
+  /** Errors: bad-argument for a bookmark, and for an image. */
+  open(name: string, how?: OpenPointOptions): PointDevice
   /** Grains changed from `since` up to `until` (a newer point), or up to now. A superset of the truth, bounded (D4). */
   changedRuns(since: string, until?: string): Run[]
   /** The same as a bitmap, which is the caller's: a bit a grain at most, however many runs there are. */
