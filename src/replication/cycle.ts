@@ -261,7 +261,7 @@ async function deliver(
     : new GrainBitmap(map.length)
   const shipped = await ship({
     source: image, target: session.device, runs: shipRuns(map, there, grainBytes, image.sizeBytes), compare, blank, sent,
-    bytesPerSecond: state.bytesPerSecond, clock, signal,
+    bytesPerSecond: state.bytesPerSecond, clock, signal, onRead: offset => { image.forget(offset) },
     onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })
   await session.device.flush()

@@ -6,8 +6,8 @@
  * - With `compare` the target is read as well, and what is equal there is not written (A22).
  * - A piece is done when the target has taken it; nothing of that is durable before the caller's flush.
  * - With a rate, lanes wait their turn, so that over any second no more than a second's bytes are sent.
- * - With `sent` all that is looked at is told, in ascending order: a lane that has read its piece waits for those before it,
- *   and sends meanwhile.
+ * - With `sent` and `onRead` all that is looked at is told, in ascending order: a lane that has read its piece waits for those
+ *   before it, and sends meanwhile.
  * Whatever goes wrong, nothing is under way any more when `ship` rejects.
  */
 import { isZero } from '../../native-free/zero-scan.js'
@@ -50,6 +50,8 @@ export interface ShipOptions {
   readonly signal: AbortSignal
   /** Content of the runs, as the target is to have it; without a buffer: zeros. */
   readonly sent?: { take(offset: number, length: number, from?: Buffer): void } | undefined
+  /** Everything before `offset` has been read, and is not read again. Ascending. */
+  readonly onRead?: (offset: number) => void
   /** Bytes of the runs that have been dealt with since the last call. */
   readonly onProgress: (bytes: number) => void
 }
@@ -128,15 +130,16 @@ class Ship {
 
   /** Whoever calls what is returned is told after all pieces that were begun before. */
   #nextInLine({ start, end }: ByteRun): (from: Buffer | undefined) => Promise<void> {
-    const { sent } = this.#options
-    if (!sent) return async () => undefined
+    const { sent, onRead } = this.#options
+    if (!sent && !onRead) return async () => undefined
     const before = this.#told
     let done!: () => void
     this.#told = new Promise(resolve => { done = resolve })
     return async from => {
       await before
       try {
-        for (let at = start; at < end && !this.#failed;) {
+        if (!this.#failed) onRead?.(end)
+        for (let at = start; sent && at < end && !this.#failed;) {
           const length = Math.min(end - at, TOLD_BYTES)
           sent.take(at, length, from)
           at += length

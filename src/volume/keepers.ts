@@ -12,7 +12,7 @@
  *   or the older point is gone): it keeps everything then. That costs copies, and nobody else's content.
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
-import type { Point } from './point.js'
+import type { Bounds, Point } from './point.js'
 import type { Run } from './volume-map.js'
 
 /** A run of grains, empty when there is none, and who needs it. */
@@ -26,8 +26,8 @@ interface Keeper {
   readonly bounds: Maps | undefined
 }
 
-/** Grains that are set in one of the maps, and all from `from` on. */
-interface Maps { readonly maps: readonly GrainBitmap[], readonly from: number }
+/** Grains that are set in one of the maps, and all from a grain on; none before `done`. */
+interface Maps { readonly maps: readonly GrainBitmap[], readonly within: Bounds }
 
 export class Keepers {
   /** Youngest first. */
@@ -83,11 +83,12 @@ export class Keepers {
 function boundsOf({ within, seq }: Point, points: readonly Point[]): Maps | undefined {
   if (!within || !points.some(point => point.seq === within.since && point.state !== 'deleting')) return undefined
   const maps = points.filter(point => point.seq >= within.since && point.seq < seq).map(({ changed }) => changed)
-  return { from: within.from, maps: within.also ? [...maps, within.also] : maps }
+  return { within, maps: within.also ? [...maps, within.also] : maps }
 }
 
 /** The first grains of [at, limit) that are all within (positive), or all outside. */
-function runOf({ maps, from }: Maps, at: number, limit: number): number {
+function runOf({ maps, within: { from, done } }: Maps, at: number, limit: number): number {
+  if (at < done) return at - Math.min(limit, done)
   if (at >= from) return limit - at
   let end = Math.min(limit, from)
   for (const map of maps) {

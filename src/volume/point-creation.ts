@@ -68,7 +68,7 @@ export class NewPoint {
     this.#parts = parts
     this.#atInstant = options.atInstant
     this.#letGo = options.letGo
-    this.#within = keeps && since !== undefined ? { since, from: keeps.from, also: keeps.also } : undefined
+    this.#within = keeps && since !== undefined ? { since, from: keeps.from, also: keeps.also, done: 0 } : undefined
     this.record = {
       uuid: randomUUID(), seq: parts.store.nextSeq(), name, kind, createdAt: parts.core.clock.wallTime().toISOString(),
       sizeBytes: parts.core.sizeBytes, labels: Object.freeze(labels), group, pins: [...pins], deleting: false,

@@ -129,6 +129,11 @@ export class OpenPointDevice implements PointDevice {
 
   * changedRuns(since: string): Iterable<Run> { yield* this.#runs(since, this.#point) }
 
+  forget(offset: number): void {
+    const { within } = this.#point
+    if (within) within.done = Math.max(within.done, Math.floor(offset / this.#core.grainBytes))
+  }
+
   async close(): Promise<void> {
     if (!this.#open) return
     this.#open = false

@@ -43,6 +43,8 @@ export interface Bounds {
   readonly from: number
   /** More of it. */
   readonly also: GrainBitmap | undefined
+  /** And nothing below this one any more. It grows. */
+  done: number
 }
 
 /** What happened to a snapshot's grains since a checkpoint began. */

@@ -100,6 +100,8 @@ export interface PointDevice extends BlockDevice {
   depths(offset: number, length: number, maxExtents: number): Extents
   /** Grains that changed between `since`, an older point of the same volume, and this one, in order, merged. */
   changedRuns(since: string): Iterable<Run>
+  /** Of an image, by its only reader: nothing before `offset` (bytes) is read any more. */
+  forget(offset: number): void
 }
 
 /** Snappoints of one open volume. Errors: not-found, exists, bad-argument, busy (pinned, in use), no-space, flush-failed, io. */

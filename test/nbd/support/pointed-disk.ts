@@ -98,6 +98,7 @@ export class FakePoints {
       point: info,
       depths: (offset: number, length: number, most: number): Extents => this.#depths(name, offset, length, most),
       changedRuns: (since: string) => this.changedRuns(since, name),
+      forget: () => undefined,
       close: async () => { this.attached.set(name, this.attached.get(name)! - 1) },
     })
   }
