@@ -5,6 +5,7 @@
 export { openStore } from './volume/open-store.js'
 export { freePointName } from './volume/free-name.js'
 export { judgeNewVolume } from './volume/options.js'
+export { isStoreFile } from './store/store-creation.js'
 export { isBlank } from './volume/store-volume.js'
 export { applyDelta, exportDelta, verifyDelta } from './volume/delta.js'
 export { mergeDeltas } from './volume/delta-merge.js'

@@ -54,6 +54,9 @@ export function uuidBytes(uuid: string): Buffer {
   return Buffer.from(uuid.replaceAll('-', ''), 'hex')
 }
 
+/** Whether something of this name in the store's folder is the store's own. */
+export function isStoreFile(name: string): boolean { return Object.values<string>(FILES).includes(name) }
+
 interface CreationStep {
   readonly name: string
   run(): Promise<unknown>
@@ -88,8 +91,7 @@ async function makeCatalog(path: string, { uuid }: StoreIdentity): Promise<void>
  * Errors: bad-argument, and damaged where volumes lie there without a store.id.
  */
 export async function refuseForeignFolder(path: string): Promise<void> {
-  const known: readonly string[] = Object.values(FILES)
-  const foreign = (await readdir(path)).find(name => !known.includes(name))
+  const foreign = (await readdir(path)).find(name => !isStoreFile(name))
   if (foreign !== undefined) {
     const hint = 'give an empty folder, or one that is not there yet'
     throw new NbdeltaError('bad-argument', `${path} is not a store, and not empty: it holds '${foreign}'`, { hint })

@@ -397,4 +397,10 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'half a restore counts', file: 'replication/stream.js', find: 'await session.suspend();', put: ';', judge: 'replication/stream' },
   { name: 'changes before the image are all that is collected', file: 'replication/source-points.js', judge: 'replication/streams',
     find: '...atInstant && { atInstant },', put: '' },
+
+  // The command line and the server (store-directory.ts, daemon*.ts, control/)
+  { name: 'a store is made before the places to listen on are tried', file: 'store/store-directory.js', find: 'await beforeCreate?.();', put: '',
+    judge: 'cli/places' },
+  { name: 'places that were tried stay taken', file: 'daemon-arguments.js', find: 'await Promise.all(taken.map(place => place.close()));', put: ';',
+    judge: 'cli/places' },
 ]
