@@ -403,4 +403,7 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'cli/places' },
   { name: 'places that were tried stay taken', file: 'daemon-arguments.js', find: 'await Promise.all(taken.map(place => place.close()));', put: ';',
     judge: 'cli/places' },
+  { name: 'a dry run of an import asks nobody', file: 'volume/delta.js', find: 'await judge(options, item);', put: ';', judge: 'volume/delta' },
+  { name: 'a volume is held while a dry run waits for its stream', file: 'control/handlers-points.js', find: 'return new Judging(deltas.judgeImport({ volume, path: file, signal }));',
+    put: 'return deltas.judgeImport({ volume, path: file, signal });', judge: 'cli/delta-imports' },
 ]
