@@ -228,7 +228,11 @@ export class DaemonMirrors implements MirrorsAdmin {
   }
 
   async promoteReplica({ name, dryRun }: Options<'promoteReplica'>): Promise<ActionRow> {
-    const { state, shown } = this.#secondaries.judgePromotion(name)
+    const { state, shown, isPromoted } = this.#secondaries.judgePromotion(name)
+    if (isPromoted) {
+      const note = `${name} was promoted already: mirror ${state.name} of ${state.source.name} is refused`
+      return { target: name, changed: false, dryRun, steps: [], note }
+    }
     const shows = state.phase === 'secondary' ? [`let ${name} stand on its own, as of ${shown!.createdAt}`] : []
     const steps = [`refuse mirror ${state.name} of ${state.source.name} from now on`, ...shows]
     if (!dryRun) await this.#secondaries.promote(name)

@@ -91,7 +91,7 @@ function details(result: Result, row: Row): string {
 
 function steps(row: Row): string {
   const lines = (row.steps as string[]).map(clean)
-  if (lines.length === 0) return 'nothing to do'
+  if (lines.length === 0) return clean(row.note as string | undefined ?? 'nothing to do')
   return lines.map(line => row.dryRun ? `would ${line}` : row.changed ? `done: ${line}` : line).join('\n')
 }
 

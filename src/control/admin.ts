@@ -58,6 +58,8 @@ export interface ActionRow {
   readonly changed: boolean
   readonly dryRun: boolean
   readonly steps: readonly string[]
+  /** Why there are no steps, where that needs saying. */
+  readonly note?: string
 }
 
 export interface ExportRow {

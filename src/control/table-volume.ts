@@ -37,6 +37,7 @@ export const ACTION_FIELDS = {
   changed: { type: 'bool', help: 'false when it was so already, or with --dry-run' },
   dryRun: { type: 'bool', help: 'true: nothing was done' },
   steps: { type: 'lines', help: 'what was done, or would be' },
+  note: { type: 'string', help: 'why nothing was to be done; left out where there is no more to say' },
 } as const satisfies Record<keyof ActionRow, Field>
 
 export const JOB_FIELDS = {

@@ -116,7 +116,8 @@ would make snapshot delta-${two} of copy\n$`) })
   t.match(await json('delta', 'import', 'copy', join(folder, 'delta'), '--dry-run'), { target: 'copy', changed: false, dryRun: true, steps: { length: 3 } })
   const refused: readonly [string, string, number, RegExp][] = [
     ['empty', 'delta', 4, /starts from point .*, the target is at nothing/], ['own', 'delta', 4, /is at point content of its own/],
-    ['copy', 'full', 4, /is at point .* already/], ['copy', 'back', 4, /is at point .* already/], ['own', 'full', 4, /is at point content of its own/], ['copy', 'other', 8, /no record begins here/],
+    ['copy', 'full', 4, /is at point .* already/], ['copy', 'back', 4, /is at point .* already/],
+    ['own', 'full', 4, /is at point content of its own/], ['copy', 'other', 8, /no record begins here/],
     ['copy', 'none', 3, /none/], ['none', 'delta', 3, /no volume none/],
   ]
   for (const [volume, file, code, words] of refused) {

@@ -406,4 +406,8 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'a dry run of an import asks nobody', file: 'volume/delta.js', find: 'await judge(options, item);', put: ';', judge: 'volume/delta' },
   { name: 'a volume is held while a dry run waits for its stream', file: 'control/handlers-points.js', find: 'return new Judging(deltas.judgeImport({ volume, path: file, signal }));',
     put: 'return deltas.judgeImport({ volume, path: file, signal });', judge: 'cli/delta-imports' },
+  { name: 'what a split has released counts as promoted', file: 'replication/secondaries.js', find: 'isPromoted: this.#get(uuid).isPromoted }',
+    put: "isPromoted: state.phase === 'released' }", judge: 'replication/peer' },
+  { name: 'whoever is let in after a promotion cannot be kept out again', file: 'replication/secondaries.js', find: 'const name = `${isPromoted',
+    put: 'isPromoted ||= before?.isPromoted === true;\n        const name = `${isPromoted', judge: 'replication/peer' },
 ]
