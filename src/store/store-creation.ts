@@ -20,6 +20,7 @@ import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { decodeRecord, encodeRecord, RECORD_OWNER_BYTES, type RecordPlace, recordSizeBytes } from '../../native-free/index.js'
+import { count } from '../device/count.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import { CATALOG_BYTES, CATALOG_MAGIC } from './catalog.js'
@@ -98,7 +99,8 @@ export async function refuseForeignFolder(path: string): Promise<void> {
   }
   const volumes = await readdir(join(path, FILES.volumes)).catch(() => [])
   if (volumes.length > 0) {
-    throw new NbdeltaError('damaged', `${path} holds ${volumes.length} volumes but no ${FILES.identity}: the file was lost`)
+    const held = count(volumes.length, 'volume')
+    throw new NbdeltaError('damaged', `${path} holds ${held} but no ${FILES.identity}: the file was lost`)
   }
 }
 
