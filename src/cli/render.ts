@@ -20,7 +20,7 @@ interface Space {
 interface Verdict { readonly name: string, readonly keep: boolean, readonly reasons: readonly string[] }
 
 /** Names and descriptions come from people: nothing in them may move the cursor. */
-function clean(text: string): string {
+export function clean(text: string): string {
   // eslint-disable-next-line no-control-regex
   return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
 }

@@ -52,6 +52,8 @@ export const JOB_FIELDS = {
   startedAt: { type: 'time', help: 'when it began' },
   finishedAt: { type: 'time', help: 'when it ended; null while it runs' },
   error: { type: 'string', help: 'why it failed; null otherwise' },
+  waiting: { type: 'string', column: 'WAITING',
+    help: 'why it makes no progress: no room, or a failing disk; it is tried again every 30 s; null: it does, or has ended' },
   note: { type: 'string', help: 'what came of it, if there is more to tell; null otherwise' },
 } as const satisfies Record<keyof JobRow, Field>
 

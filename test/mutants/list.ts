@@ -410,4 +410,7 @@ export const MUTANTS: readonly Mutant[] = [
     put: "isPromoted: state.phase === 'released' }", judge: 'replication/peer' },
   { name: 'whoever is let in after a promotion cannot be kept out again', file: 'replication/secondaries.js', find: 'const name = `${isPromoted',
     put: 'isPromoted ||= before?.isPromoted === true;\n        const name = `${isPromoted', judge: 'replication/peer' },
+  { name: 'a restore does not say what it waits for', file: 'volume/copier.js', find: 'this.#problem = failure;', put: ';', judge: 'volume/restore' },
+  { name: 'a restore that goes on waits still, it says', file: 'volume/copier.js', find: 'this.#problem = undefined;', put: ';', times: 2,
+    judge: 'volume/restore' },
 ]
