@@ -36,8 +36,8 @@ export function createProgress(options: { json: boolean, stream: NodeJS.WriteStr
       if (options.json) options.stream.write(`${JSON.stringify({ progress: row })}\n`)
       else if (!last && row.totalBytes) {
         const percent = Math.floor(100 * row.doneBytes / row.totalBytes)
-        options.stream.write(
-          `${row.kind} of ${row.volume}: ${formatSize(row.doneBytes)} of ${formatSize(row.totalBytes)}, ${percent} %${waits(row)}\n`)
+        const done = `${formatSize(row.doneBytes)} of ${formatSize(row.totalBytes)}, ${percent} %`
+        options.stream.write(`${row.kind} of ${row.volume}: ${done}${waits(row)}\n`)
       }
     },
     stop: () => {},
@@ -48,7 +48,8 @@ function waits({ waiting }: ProgressRow): string { return waiting === null ? '' 
 
 function bar(stream: NodeJS.WriteStream): Progress {
   const single = new SingleBar({
-    stream, hideCursor: true, clearOnComplete: true, format: '{bar} {percentage} % | {done} of {all} | {rate}/s | {left} left{waits}',
+    stream, hideCursor: true, clearOnComplete: true,
+    format: '{bar} {percentage} % | {done} of {all} | {rate}/s | {left} left{waits}',
   }, Presets.shades_classic)
   let startedAtMs = 0
   let startedBytes = 0

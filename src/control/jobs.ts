@@ -77,8 +77,8 @@ export class Jobs {
     const job: Job = {
       id: ++this.#lastId, kind, volume, volumes, path, startedAt: this.#clock.wallTime().toISOString(),
       abort: new AbortController(), ended: Promise.resolve(),
-      state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, waiting: undefined, note: null, watchers: new Set(),
-      toldAtMs: -Infinity,
+      state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, waiting: undefined, note: null,
+      watchers: new Set(), toldAtMs: -Infinity,
     }
     this.#jobs.set(job.id, job)
     job.ended = this.#run(job, run)
@@ -192,7 +192,8 @@ function leftBy({ code, message, left, hint }: NbdeltaError): string | undefined
   return left && [left, ...hint ? [hint] : []].join('; ')
 }
 
-function rowOf({ id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error, waiting, note }: Job): JobRow {
+function rowOf(job: Job): JobRow {
+  const { id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error, waiting, note } = job
   const why = error ? error.message : null
   const until = waiting ? [waiting.message, ...waiting.hint ? [waiting.hint] : []].join('; ') : null
   return { id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error: why, waiting: until, note }
