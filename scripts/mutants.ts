@@ -46,6 +46,7 @@ const copy = await mkdtemp(join(tmpdir(), 'nbdelta-mutants-'))
 let survivors = 0
 try {
   for (const folder of ['src', 'native-free', 'test']) await cp(join(ROOT, 'dist', folder), join(copy, 'dist', folder), { recursive: true })
+  await cp(join(ROOT, 'bin'), join(copy, 'bin'), { recursive: true })
   await cp(join(ROOT, 'package.json'), join(copy, 'package.json'))
   await symlink(join(ROOT, 'node_modules'), join(copy, 'node_modules'))
   console.log(`seed ${SEED}`)

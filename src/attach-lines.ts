@@ -3,7 +3,7 @@
  * Pure: names and addresses in, text out. Everything that could mean something to a shell is quoted.
  */
 import { resolve } from 'node:path'
-import { formatSize, shorten } from './control/options.js'
+import { count, formatSize, shorten } from './control/options.js'
 
 type Listening = { readonly path: string } | { readonly host: string, readonly port: number }
 
@@ -54,7 +54,7 @@ export function readyText(options: {
   const { version, store, control, listeners, exports } = options
   const more = exports.length - SHOWN_MAX
   return [
-    `nbdelta ${version} serves ${exports.length} volume${exports.length === 1 ? '' : 's'} of ${store}`,
+    `nbdelta ${version} serves ${count(exports.length, 'volume')} of ${store}`,
     ...exports.slice(0, SHOWN_MAX).flatMap(one => ['', ...attachLines(one, listeners)]),
     ...more > 0 ? ['', `and ${more} more: nbdelta export list --store ${quote(store)}`] : [],
     ...exports.length === 0 ? ['', `no volume yet: nbdelta volume create disk --size 1GiB --control ${quote(control)}`] : [],

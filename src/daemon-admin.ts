@@ -4,13 +4,13 @@
  * It judges what needs both: a volume with clients is neither deleted nor shrunk; clients of its snapshots are in the way of
  * deleting only. Between that look and the deed a client could attach, so the export is closed to new ones meanwhile.
  */
-import { formatSize, isUri } from './control/options.js'
+import { count, formatSize, isUri } from './control/options.js'
 import { DaemonDeltas } from './daemon-deltas.js'
 import { DaemonGroups } from './daemon-groups.js'
 import { DaemonMirrors, refuseMirrored, refuseTarget } from './daemon-mirrors.js'
 import { resumedJobs } from './daemon-inherit.js'
 import { DaemonPoints } from './daemon-points.js'
-import { count, defined, FACTS_MS, noVolume, pointOf, usable, within } from './daemon-shared.js'
+import { defined, FACTS_MS, noVolume, pointOf, usable, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
 import { NbdeltaError } from './index.js'
 import { volumeNameOf } from './point-exports.js'

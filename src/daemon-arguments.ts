@@ -1,12 +1,15 @@
 /**
  * Arguments of `serve`, judged before anything is made or opened: nobody is left with a store that he mistyped.
  *
- * What only the state of things can refuse comes later: a store that somebody has, a port in use, a disk without room.
+ * Where a store would be made, the places to listen on are tried first; one that is there is locked first, so that a second
+ * server is told so. What only the state of things can refuse comes later: a store that somebody has, a disk without room, a
+ * place that somebody takes between the trial and the start.
  */
 import { stat } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { judgeSocketPath, parseAddress, parseCreation, shorten } from './control/options.js'
-import { NbdeltaError, judgeNewVolume, readSecret } from './index.js'
+import { tryControlSocket } from './control/server.js'
+import { NbdeltaError, isStoreFile, judgeNewVolume, openListener, readSecret } from './index.js'
 import type { ServeArguments } from './control/commands.js'
 import type { Address } from './control/options.js'
 
@@ -38,6 +41,7 @@ export async function judgeArguments(options: ServeOptions): Promise<Judged> {
   const controlAt = resolve(control ?? join(store, CONTROL_SOCKET))
   await place({ path: controlAt })
   const peer = await judgePeer(options, place)
+  refuseTwice([...listen, ...peer ? [peer.listen] : [], { path: controlAt }])
   return { storeAt: resolve(store), listen, peer, controlAt, volumes: judgeCreations(createVolume) }
 }
 
@@ -78,8 +82,37 @@ async function judgePlace(address: Address, store: string): Promise<Address> {
   if (!('path' in address)) return address
   const path = resolve(address.path)
   judgeSocketPath(path)
-  if (dirname(path) !== resolve(store)) await assertFolder(path)
+  const storeAt = resolve(store)
+  if (path === storeAt) throw new NbdeltaError('bad-argument', `cannot make the socket ${path}: that is the store itself`)
+  if (dirname(path) !== storeAt) await assertFolder(path)
+  else if (isStoreFile(basename(path))) {
+    throw new NbdeltaError('bad-argument', `cannot make the socket ${path}: that name is one of the store's own`)
+  }
   return { path }
+}
+
+/** Of ports the system tells. */
+function refuseTwice(addresses: readonly Address[]): void {
+  const paths = addresses.flatMap(address => 'path' in address ? [address.path] : [])
+  const twice = paths.find((path, index) => paths.indexOf(path) < index)
+  if (twice !== undefined) throw new NbdeltaError('bad-argument', `cannot make the socket ${twice} twice`)
+}
+
+/**
+ * Listens at every place at once, for a moment; nothing stays. A folder in which a store may be made holds no socket yet, so that
+ * nothing is tried there. Errors: busy, exists, denied, io.
+ */
+export async function tryPlaces({ storeAt, listen, peer, controlAt }: Judged): Promise<void> {
+  const isElsewhere = (address: Address): boolean => !('path' in address) || dirname(address.path) !== storeAt
+  const taken: { close(): Promise<void> }[] = []
+  try {
+    for (const address of [...listen, ...peer ? [peer.listen] : []].filter(isElsewhere)) {
+      taken.push(await openListener(address, socket => { socket.destroy() }, () => {}))
+    }
+    if (isElsewhere({ path: controlAt })) taken.push(await tryControlSocket(controlAt))
+  } finally {
+    await Promise.all(taken.map(place => place.close()))
+  }
 }
 
 /** bind(2) calls a missing folder "permission denied"; here it is called by its name. */

@@ -8,17 +8,17 @@
  */
 import { connect } from 'node:net'
 import { finished } from 'node:stream/promises'
-import { STREAM_SOCKET } from './control/options.js'
+import { formatSize, STREAM_SOCKET } from './control/options.js'
 import { judgeReadable } from './daemon-points.js'
 import { leaving, pointOf, usable } from './daemon-shared.js'
 import { ImportGuard, ORIGIN } from './daemon-imports.js'
-import { NbdeltaError, applyDelta, exportDelta, freePointName, isBlank } from './index.js'
+import { NbdeltaError, applyDelta, exportDelta, freePointName, isBlank, judgeDelta, judgeNewVolume } from './index.js'
 import type { Socket } from 'node:net'
-import type { Transfer, TransferControl } from './control/admin.js'
+import type { ActionRow, Transfer, TransferControl } from './control/admin.js'
 import type { DeltasAdmin } from './control/admin-points.js'
 import type { Access } from './daemon-shared.js'
 import type { Transfers } from './daemon-transfers.js'
-import type { PointInfo, StoreVolume } from './index.js'
+import type { DeltaHeader, PointInfo, StoreVolume } from './index.js'
 
 type ExportOptions = Parameters<DeltasAdmin['prepareExport']>[0]
 
@@ -72,17 +72,37 @@ export class DaemonDeltas implements DeltasAdmin {
   }
 
   async prepareImport({ volume: of, path }: Parameters<DeltasAdmin['prepareImport']>[0]): Promise<Transfer> {
-    const volume = usable(this.#access, of)
-    this.#access.assertOwn(of, 'import into')
-    this.#access.assertUnattached(of, 'import into')
-    if (!path.startsWith(STREAM_SOCKET)) await this.#transfers.judgeSource(path)
+    const { volume } = await this.#judgePlaces(of, path)
     return {
-      steps: [`bring ${of} to the point that the delta leads to, if it is at its base`],
+      steps: [],
       run: control => this.#access.closedToNew(of, () => {
         this.#access.assertUnattached(of, 'import into')
         return this.#import(volume, path, control)
       }),
     }
+  }
+
+  async judgeImport({ volume: of, path, signal }: Parameters<DeltasAdmin['judgeImport']>[0]): Promise<ActionRow> {
+    const { volume, sizeBytes } = await this.#judgePlaces(of, path)
+    const source = path.startsWith(STREAM_SOCKET) ? await connected(path) : path
+    try {
+      const header = await judgeDelta({
+        source, target: volume, signal, resizable: true, identity: header => identityOf(volume, header),
+      })
+      // What resizing would refuse.
+      judgeNewVolume({ name: of, sizeBytes: header.sizeAfter, grainBytes: volume.grainBytes })
+      return { target: of, changed: false, dryRun: true, steps: stepsOf(volume, header, sizeBytes) }
+    } finally {
+      if (typeof source !== 'string') source.destroy()
+    }
+  }
+
+  /** The volume may be written to, and the file read; how large that is, if it is known. */
+  async #judgePlaces(of: string, path: string): Promise<{ volume: StoreVolume, sizeBytes: number | undefined }> {
+    const volume = usable(this.#access, of)
+    this.#access.assertOwn(of, 'import into')
+    this.#access.assertUnattached(of, 'import into')
+    return { volume, sizeBytes: path.startsWith(STREAM_SOCKET) ? undefined : await this.#transfers.judgeSource(path) }
   }
 
   async #import(volume: StoreVolume, path: string, { signal, onProgress }: TransferControl): Promise<void> {
@@ -99,7 +119,7 @@ export class DaemonDeltas implements DeltasAdmin {
         },
         resize: sizeBytes => this.#access.store.resizeVolume(name, sizeBytes),
         commit: async ({ uuid }) => {
-          const name = freePointName(volume, `delta-${uuid.slice(0, UUID_SHOWN)}`)
+          const name = nameOf(volume, uuid)
           await volume.points.create({ name, kind: 'snapshot', labels: { [ORIGIN]: uuid } })
           await guard!.end()
         },
@@ -111,6 +131,24 @@ export class DaemonDeltas implements DeltasAdmin {
       if (typeof source !== 'string') source.destroy()
     }
   }
+}
+
+function nameOf(volume: StoreVolume, target: string): string {
+  return freePointName(volume, `delta-${target.slice(0, UUID_SHOWN)}`)
+}
+
+/** What an import would do, in words. `bytes`: of the stream, as it lies in its file. */
+function stepsOf(volume: StoreVolume, header: DeltaHeader, bytes: number | undefined): string[] {
+  const { base, target, baseNumber, targetNumber, sizeAfter } = header
+  const { name, sizeBytes } = volume
+  const point = findOrigin(volume, base)
+  const from = point ? `bring ${name} from ${point.name}, its base, to` : `fill ${name}, which is empty, with`
+  const older = targetNumber < baseNumber ? ', an older one,' : ''
+  const size = bytes === undefined ? '' : ` of ${formatSize(bytes)}`
+  const resize = sizeAfter === sizeBytes ? []
+    : [`${sizeAfter > sizeBytes ? 'grow' : 'shrink'} ${name} from ${formatSize(sizeBytes)} to ${formatSize(sizeAfter)}`]
+  return [...resize, `${from} point ${target}${older} by a stream${size}, of which only the header has been read`,
+    `make snapshot ${nameOf(volume, target)} of ${name}`]
 }
 
 /** The error as it is told, when what was begun is undone. */

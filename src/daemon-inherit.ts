@@ -36,9 +36,10 @@ export function resumedJobs(store: Store): ReturnType<ServerAdmin['resumed']> {
 }
 
 /** To its end. Errors: cancelled, io. */
-export async function followJob(job: InheritJob, { signal, onProgress }: TransferControl): Promise<void> {
+export async function followJob(job: InheritJob, { signal, onProgress, onWaiting }: TransferControl): Promise<void> {
   const report = (): void => {
     const { doneBytes, totalBytes } = job.progress()
+    onWaiting?.(job.problem())
     onProgress(doneBytes, totalBytes)
   }
   let cancelled: Promise<void> | undefined

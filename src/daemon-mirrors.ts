@@ -4,7 +4,7 @@
  * A volume that is a target belongs to its mirror until it is split: clients read its declared point, and what would change it is
  * refused here, with the mirror named (SEEDS D22, B21). Mirrors never meet the NBD server; the roof does.
  */
-import { formatSize } from './control/options.js'
+import { count, formatSize } from './control/options.js'
 import { beginAndFollow, followJob } from './daemon-inherit.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, Transfer, TransferControl } from './control/admin.js'
@@ -199,7 +199,7 @@ export class DaemonMirrors implements MirrorsAdmin {
         const places = found.map(region => `${region.offset}+${region.length}`).join(' ')
         const all = found.length > 1 ? `; bytes at offset+length: ${places}` : ''
         throw new NbdeltaError('damaged',
-          `${sides} differ in ${found.length} regions, the first ${length} bytes at ${offset}${all}`, { hint })
+          `${sides} differ in ${count(found.length, 'region')}, the first ${length} bytes at ${offset}${all}`, { hint })
       },
     }
   }
@@ -228,7 +228,11 @@ export class DaemonMirrors implements MirrorsAdmin {
   }
 
   async promoteReplica({ name, dryRun }: Options<'promoteReplica'>): Promise<ActionRow> {
-    const { state, shown } = this.#secondaries.judgePromotion(name)
+    const { state, shown, isPromoted } = this.#secondaries.judgePromotion(name)
+    if (isPromoted) {
+      const note = `${name} was promoted already: mirror ${state.name} of ${state.source.name} is refused`
+      return { target: name, changed: false, dryRun, steps: [], note }
+    }
     const shows = state.phase === 'secondary' ? [`let ${name} stand on its own, as of ${shown!.createdAt}`] : []
     const steps = [`refuse mirror ${state.name} of ${state.source.name} from now on`, ...shows]
     if (!dryRun) await this.#secondaries.promote(name)

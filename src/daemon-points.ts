@@ -4,8 +4,8 @@
  * Figures that take looking (exclusive, referenced) are asked for one point after the other, and not at all once FACTS_MS have
  * passed: they are null then. A list never waits longer.
  */
-import { formatSize } from './control/options.js'
-import { count, defined, FACTS_MS, pointOf, refuseAuto, usable, within } from './daemon-shared.js'
+import { count, formatSize } from './control/options.js'
+import { defined, FACTS_MS, pointOf, refuseAuto, usable, within } from './daemon-shared.js'
 import { beginAndFollow } from './daemon-inherit.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, CreatedRow, Transfer } from './control/admin.js'

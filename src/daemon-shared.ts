@@ -25,10 +25,6 @@ export async function within<T>(limitMs: number, work: Promise<T>, otherwise: T)
   try { return await Promise.race([work, late]) } finally { clearTimeout(timer) }
 }
 
-export function count(number: number, noun: string, nouns = `${noun}s`): string {
-  return `${number} ${number === 1 ? noun : nouns}`
-}
-
 export function noVolume(name: string): NbdeltaError {
   return new NbdeltaError('not-found', `there is no volume ${name}`, { hint: 'see: nbdelta volume list' })
 }

@@ -170,10 +170,11 @@ export class Transfers {
     if (adopted) throw new NbdeltaError('busy', `${path} is the backing of volume ${adopted.name}`, { hint })
   }
 
-  /** It is there and no part of the store. Errors: not-found, bad-argument, busy. */
-  async judgeSource(path: string): Promise<void> {
-    await sizeOf(path)
+  /** It is there and no part of the store. Resolves with its size. Errors: not-found, bad-argument, busy. */
+  async judgeSource(path: string): Promise<number> {
+    const sizeBytes = await sizeOf(path)
     await this.#refuseOwn(path, await realpath(path), 'export it, and import that')
+    return sizeBytes
   }
 
   /** What is written there harms no volume. Errors: not-found, bad-argument, busy, exists. */

@@ -11,7 +11,7 @@
 import { readyText } from './attach-lines.js'
 import { createControlServer } from './control/server.js'
 import { DaemonAdmin } from './daemon-admin.js'
-import { judgeArguments } from './daemon-arguments.js'
+import { judgeArguments, tryPlaces } from './daemon-arguments.js'
 import { openPeerLink, PeerExports, placesOf, servePeers } from './daemon-link.js'
 import { shownInstead } from './daemon-mirrors.js'
 import { undoImports } from './daemon-imports.js'
@@ -74,12 +74,13 @@ export async function serve(options: ServeOptions): Promise<number> {
 }
 
 async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Parts> {
-  const { storeAt, listen, peer, controlAt, volumes } = await judgeArguments(options)
+  const judged = await judgeArguments(options)
+  const { storeAt, listen, peer, controlAt, volumes } = judged
   // The server exists only later, and is looked at only then.
   const holder: Later = {}
   const remote = new RemoteExports(logger, () => holder.server?.addresses ?? [])
   const store = await openStore({
-    path: storeAt, create: true, logger, openBacking: uri => remote.openLive(uri),
+    path: storeAt, create: true, beforeCreate: () => tryPlaces(judged), logger, openBacking: uri => remote.openLive(uri),
   })
   const open: (() => Promise<unknown>)[] = [() => store.close()]
   try {

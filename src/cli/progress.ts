@@ -5,7 +5,7 @@
 import { Presets, SingleBar } from 'cli-progress'
 import { formatSize } from '../control/options.js'
 import { NbdeltaError } from '../control/commands.js'
-import { formatSeconds } from './render.js'
+import { clean, formatSeconds } from './render.js'
 import type { JobRow } from '../control/commands.js'
 
 /** Into a log file one line in ten seconds says that it lives and does not fill it. */
@@ -13,7 +13,7 @@ const LINE_MS = 10_000
 /** JSON lines are for programs that draw by themselves. */
 const JSON_MS = 1000
 
-type ProgressRow = Pick<JobRow, 'state' | 'doneBytes' | 'totalBytes' | 'volume'> & { readonly kind: string }
+type ProgressRow = Pick<JobRow, 'state' | 'doneBytes' | 'totalBytes' | 'volume' | 'waiting'> & { readonly kind: string }
 
 interface Progress {
   update(row: ProgressRow): void
@@ -23,26 +23,33 @@ interface Progress {
 export function createProgress(options: { json: boolean, stream: NodeJS.WriteStream }): Progress {
   if (!options.json && options.stream.isTTY) return bar(options.stream)
   let writtenAtMs = Date.now() - (options.json ? JSON_MS : 0)
+  let told: string | null = null
   return {
     update: row => {
       const now = Date.now()
       const last = row.state !== 'running'
-      if (now - writtenAtMs < (options.json ? JSON_MS : LINE_MS) && !(last && options.json)) return
+      // Whoever waits with it is told why at once.
+      const news = row.waiting !== null && row.waiting !== told
+      if (now - writtenAtMs < (options.json ? JSON_MS : LINE_MS) && !(last && options.json) && !news) return
       writtenAtMs = now
+      told = row.waiting
       if (options.json) options.stream.write(`${JSON.stringify({ progress: row })}\n`)
       else if (!last && row.totalBytes) {
         const percent = Math.floor(100 * row.doneBytes / row.totalBytes)
-        options.stream.write(
-          `${row.kind} of ${row.volume}: ${formatSize(row.doneBytes)} of ${formatSize(row.totalBytes)}, ${percent} %\n`)
+        const done = `${formatSize(row.doneBytes)} of ${formatSize(row.totalBytes)}, ${percent} %`
+        options.stream.write(`${row.kind} of ${row.volume}: ${done}${waits(row)}\n`)
       }
     },
     stop: () => {},
   }
 }
 
+function waits({ waiting }: ProgressRow): string { return waiting === null ? '' : `, waits: ${clean(waiting)}` }
+
 function bar(stream: NodeJS.WriteStream): Progress {
   const single = new SingleBar({
-    stream, hideCursor: true, clearOnComplete: true, format: '{bar} {percentage} % | {done} of {all} | {rate}/s | {left} left',
+    stream, hideCursor: true, clearOnComplete: true,
+    format: '{bar} {percentage} % | {done} of {all} | {rate}/s | {left} left{waits}',
   }, Presets.shades_classic)
   let startedAtMs = 0
   let startedBytes = 0
@@ -53,12 +60,12 @@ function bar(stream: NodeJS.WriteStream): Progress {
       if (startedAtMs === 0) {
         startedAtMs = now
         startedBytes = row.doneBytes
-        single.start(row.totalBytes, 0, { done: '', all: '', rate: '-', left: '-' })
+        single.start(row.totalBytes, 0, { done: '', all: '', rate: '-', left: '-', waits: '' })
       }
       const rate = now > startedAtMs ? (row.doneBytes - startedBytes) / ((now - startedAtMs) / 1000) : 0
       single.update(row.doneBytes, {
         done: formatSize(row.doneBytes), all: formatSize(row.totalBytes), rate: rate > 0 ? formatSize(Math.round(rate)) : '-',
-        left: rate > 0 ? formatSeconds((row.totalBytes - row.doneBytes) / rate) : '-',
+        left: rate > 0 ? formatSeconds((row.totalBytes - row.doneBytes) / rate) : '-', waits: waits(row),
       })
     },
     stop: () => { if (startedAtMs > 0) single.stop() },
@@ -76,7 +83,7 @@ export async function followLocal<T>(
   process.on('SIGINT', onInterrupt)
   try {
     const onProgress = (doneBytes: number, totalBytes: number): void => {
-      progress.update({ kind: verb, volume: 'deltas', state: 'running', doneBytes, totalBytes })
+      progress.update({ kind: verb, volume: 'deltas', state: 'running', doneBytes, totalBytes, waiting: null })
     }
     return await work({ signal: abort.signal, onProgress })
   } catch (error) {

@@ -20,7 +20,7 @@ interface Space {
 interface Verdict { readonly name: string, readonly keep: boolean, readonly reasons: readonly string[] }
 
 /** Names and descriptions come from people: nothing in them may move the cursor. */
-function clean(text: string): string {
+export function clean(text: string): string {
   // eslint-disable-next-line no-control-regex
   return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
 }
@@ -91,7 +91,7 @@ function details(result: Result, row: Row): string {
 
 function steps(row: Row): string {
   const lines = (row.steps as string[]).map(clean)
-  if (lines.length === 0) return 'nothing to do'
+  if (lines.length === 0) return clean(row.note as string | undefined ?? 'nothing to do')
   return lines.map(line => row.dryRun ? `would ${line}` : row.changed ? `done: ${line}` : line).join('\n')
 }
 

@@ -124,4 +124,6 @@ export interface DeltasAdmin {
     volume: string, from: string | undefined, to: string, path: string, compress: 'gzip' | 'zstd' | undefined, overwrite: boolean,
   }): Promise<Transfer>
   prepareImport(options: { volume: string, path: string }): Promise<Transfer>
+  /** What an import would do, out of the stream's header; refuses what it would refuse by that. Changes nothing. */
+  judgeImport(options: { volume: string, path: string, signal: AbortSignal }): Promise<ActionRow>
 }

@@ -8,6 +8,7 @@
  * - `dryRun` judges everything the real call would judge, changes nothing and answers with the same steps.
  * - Rows are plain data, times are ISO 8601 in UTC, sizes are bytes. `null` = does not apply or is not known.
  */
+import type { NbdeltaError } from '../device/errors.js'
 import type { MirrorsAdmin } from './admin-mirrors.js'
 import type { DeltasAdmin, GroupsAdmin, PointsAdmin, SchedulesAdmin } from './admin-points.js'
 
@@ -58,6 +59,8 @@ export interface ActionRow {
   readonly changed: boolean
   readonly dryRun: boolean
   readonly steps: readonly string[]
+  /** Why there are no steps, where that needs saying. */
+  readonly note?: string
 }
 
 export interface ExportRow {
@@ -126,6 +129,8 @@ export interface JobRow {
   readonly startedAt: string
   readonly finishedAt: string | null
   readonly error: string | null
+  /** Why it makes no progress: that has to be over first. Null: it does, or has ended. */
+  readonly waiting: string | null
   /** What came of it; null: nothing to tell but the state. */
   readonly note: string | null
 }
@@ -134,6 +139,8 @@ export interface JobRow {
 export interface TransferControl {
   readonly signal: AbortSignal
   readonly onProgress: (doneBytes: number, totalBytes: number) => void
+  /** Why it makes no progress; it goes on by itself when that is over. Undefined: it does. */
+  readonly onWaiting?: (why: NbdeltaError | undefined) => void
 }
 
 /** A transfer that was judged and can start. */

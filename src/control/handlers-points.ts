@@ -5,12 +5,11 @@
  * depend on it, and what the job itself needs is pinned. A second job, a clone's origin being filled, and the like are refused.
  */
 import { parseLabel, STREAM_SOCKET } from './options.js'
-import { start, startOrTell } from './started.js'
+import { Judging, start, startOrTell, type Started } from './started.js'
 import type { ActionRow, CreatedRow, JobRow, ServerAdmin } from './admin.js'
 import type { DiffRow, GroupPointsRow, GroupRow, PointRow, ScheduleRow } from './admin-points.js'
 import type { ArgumentsOf } from './commands.js'
 import type { Jobs } from './jobs.js'
-import type { Started } from './started.js'
 
 export interface PointResults {
   'snapshot.create': PointRow
@@ -36,7 +35,10 @@ export interface PointResults {
   'delta.export': JobRow
   'delta.import': JobRow | ActionRow
 }
-type Table = { readonly [M in keyof PointResults]: (args: ArgumentsOf<M>) => Promise<PointResults[M] | Started> }
+type Table = {
+  readonly [M in keyof PointResults]:
+    (args: ArgumentsOf<M>, call: { readonly signal: AbortSignal }) => Promise<PointResults[M] | Started | Judging>
+}
 
 const labelsOf = (label: readonly string[] = []): Record<string, string> => Object.fromEntries(label.map(parseLabel))
 
@@ -105,11 +107,13 @@ function deltaHandlers({ deltas }: ServerAdmin, jobs: Jobs) {
       const transfer = await deltas.prepareExport({ volume, from, to, path: file, compress, overwrite })
       return start(jobs, { kind: 'delta export', target: volume, path: shownPath(file), wait }, transfer)
     },
-    'delta.import': async ({ volume, file, dryRun, wait }) => {
+    'delta.import': async ({ volume, file, dryRun, wait }, { signal }) => {
       jobs.assertFree(volume, 'import into')
       jobs.assertRoom()
+      // Standard input may say nothing for long.
+      if (dryRun) return new Judging(deltas.judgeImport({ volume, path: file, signal }))
       const transfer = await deltas.prepareImport({ volume, path: file })
-      return startOrTell(jobs, { kind: 'delta import', target: volume, path: shownPath(file), dryRun, wait }, transfer)
+      return start(jobs, { kind: 'delta import', target: volume, path: shownPath(file), wait }, transfer)
     },
   } satisfies Partial<Table>
 }

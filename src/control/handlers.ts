@@ -12,7 +12,7 @@ import { Jobs } from './jobs.js'
 import type { JobsClock } from './jobs.js'
 import { mirrorHandlers } from './handlers-mirrors.js'
 import { pointHandlers } from './handlers-points.js'
-import { Started, start, startOrTell } from './started.js'
+import { Judging, Started, start, startOrTell } from './started.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, JobRow, ServerAdmin, StatusRow, VolumeRow } from './admin.js'
 import type { ArgumentsOf, Method } from './commands.js'
 import type { MirrorResults } from './handlers-mirrors.js'
@@ -46,7 +46,7 @@ interface Results extends PointResults, MirrorResults {
   'job.cancel': JobRow
   'status': StatusRow
 }
-type Table = { readonly [M in Method]: (args: ArgumentsOf<M>, call: Call) => Promise<Results[M] | Started> }
+type Table = { readonly [M in Method]: (args: ArgumentsOf<M>, call: Call) => Promise<Results[M] | Started | Judging> }
 
 export class Handlers {
   readonly #admin: ServerAdmin
@@ -72,6 +72,7 @@ export class Handlers {
       // Wrapped, so that the mutex is not held while a transfer that the handler started is awaited.
       return { result: await handler(args, call) }
     })
+    if (started.result instanceof Judging) return started.result.row
     return started.result instanceof Started ? this.#follow(started.result, call) : started.result
   }
 

@@ -39,6 +39,7 @@ interface Job {
   totalBytes: number | null
   finishedAt: string | null
   error: NbdeltaError | null
+  waiting: NbdeltaError | undefined
   note: string | null
   readonly watchers: Set<(row: JobRow) => void>
   /** Of the clock's `now`, when the watchers were told last. */
@@ -76,8 +77,8 @@ export class Jobs {
     const job: Job = {
       id: ++this.#lastId, kind, volume, volumes, path, startedAt: this.#clock.wallTime().toISOString(),
       abort: new AbortController(), ended: Promise.resolve(),
-      state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, note: null, watchers: new Set(),
-      toldAtMs: -Infinity,
+      state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, waiting: undefined, note: null,
+      watchers: new Set(), toldAtMs: -Infinity,
     }
     this.#jobs.set(job.id, job)
     job.ended = this.#run(job, run)
@@ -90,6 +91,7 @@ export class Jobs {
       const told = await work({
         signal: job.abort.signal,
         onProgress: (doneBytes, totalBytes) => { job.doneBytes = doneBytes; job.totalBytes = totalBytes; this.#tell(job) },
+        onWaiting: why => { job.waiting = why },
       })
       job.note = told ?? null
       job.state = 'done'
@@ -100,6 +102,7 @@ export class Jobs {
       const stopped = job.abort.signal.aborted && (!LASTING.has(job.kind) || job.error.code === 'cancelled')
       job.state = stopped ? 'cancelled' : 'failed'
     }
+    job.waiting = undefined
     job.finishedAt = this.#clock.wallTime().toISOString()
     this.#tell(job)
     job.watchers.clear()
@@ -189,7 +192,9 @@ function leftBy({ code, message, left, hint }: NbdeltaError): string | undefined
   return left && [left, ...hint ? [hint] : []].join('; ')
 }
 
-function rowOf({ id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error, note }: Job): JobRow {
+function rowOf(job: Job): JobRow {
+  const { id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error, waiting, note } = job
   const why = error ? error.message : null
-  return { id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error: why, note }
+  const until = waiting ? [waiting.message, ...waiting.hint ? [waiting.hint] : []].join('; ') : null
+  return { id, kind, volume, path, state, doneBytes, totalBytes, startedAt, finishedAt, error: why, waiting: until, note }
 }

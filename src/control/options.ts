@@ -5,10 +5,11 @@
  * neither; the server judges again because its socket is open to other programs than our command line.
  * Sizes are Numbers below 2^53 (8 PiB - 1) and exact: what cannot be had to the byte is refused, not rounded.
  */
+import { count } from '../device/count.js'
 import { NbdeltaError } from '../device/errors.js'
 import { isUri } from '../device/uri.js'
 
-export { isUri }
+export { count, isUri }
 
 type ParameterType = 'size' | 'rate' | 'duration' | 'string' | 'name' | 'int' | 'bool' | 'enum' | 'address' | 'creation' | 'label'
   | 'path' | 'image' | 'stream'
@@ -79,7 +80,7 @@ export function formatSize(bytes: number): string {
   let unit = 0
   let value = bytes
   while (value >= 1024 && unit < UNITS.length - 1) { value /= 1024; unit++ }
-  if (unit === 0) return `${bytes} byte${bytes === 1 ? '' : 's'}`
+  if (unit === 0) return count(bytes, 'byte')
   const rounded = Math.round(value * 100) / 100
   // 1023.999 MiB must not read as "1024 MiB".
   if (rounded >= 1024 && unit < UNITS.length - 1) return `1 ${UNITS[unit + 1]}iB`

@@ -41,8 +41,6 @@ export async function createControlServer(options: {
   path: string, admin: ServerAdmin, clock: JobsClock, logger: Logger,
 }): Promise<ControlServer> {
   const { path, admin, clock, logger } = options
-  judgeSocketPath(path)
-  await clearStale(path)
   const handlers = new Handlers(admin, clock)
   const connections = new Set<Connection>()
   const server = createServer({ allowHalfOpen: true }, socket => {
@@ -58,7 +56,7 @@ export async function createControlServer(options: {
     connections.add(connection)
     socket.on('close', () => connections.delete(connection))
   })
-  await listen(server, path)
+  await listenAt(server, path)
   server.on('error', error => logger.error({ err: error }, 'the control socket failed'))
   let closing: Promise<void> | undefined
   return {
@@ -69,6 +67,19 @@ export async function createControlServer(options: {
       for (const connection of connections) connection.close()
     }),
   }
+}
+
+/** Takes the place of a control socket, and gives it back when it is closed. Errors: as createControlServer. */
+export async function tryControlSocket(path: string): Promise<{ close(): Promise<void> }> {
+  const server = createServer(socket => { socket.destroy() })
+  await listenAt(server, path)
+  return { close: () => new Promise(resolve => { server.close(() => { resolve() }) }) }
+}
+
+async function listenAt(server: Server, path: string): Promise<void> {
+  judgeSocketPath(path)
+  await clearStale(path)
+  await listen(server, path)
 }
 
 function refuse(socket: Socket): void {

@@ -8,6 +8,16 @@ export class Started {
   constructor(row: JobRow) { this.row = row }
 }
 
+/** What a command that changes nothing still has to find out, while others go on with the volume. */
+export class Judging {
+  readonly row: Promise<ActionRow>
+  constructor(row: Promise<ActionRow>) {
+    this.row = row
+    // It may fail before it is awaited.
+    row.catch(() => undefined)
+  }
+}
+
 interface Wanted {
   readonly kind: JobKind
   /** Volume or group. */

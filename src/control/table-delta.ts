@@ -67,7 +67,9 @@ export const DELTA_COMMANDS = [
       + 'beginning of the uuid (.2, if that is taken), labelled origin=UUID, from which the next delta goes on. No client may '
       + 'be attached, and the export is hidden meanwhile. When it fails, or the server is killed meanwhile, the volume is at its '
       + 'base again, if that is a snapshot; after a full stream that failed it is empty again. '
-      + 'FILE is opened by the server, on the server\'s host; - is the standard input of this command.',
+      + 'FILE is opened by the server, on the server\'s host; - is the standard input of this command. With --dry-run only the '
+      + 'header of the stream is read, also of standard input, which is closed then: it says which points the stream leads from '
+      + 'and to, and what does not fit is refused as the import would. What comes behind the header delta verify checks.',
     positional: [OF_VOLUME, { ...FILE, help: 'delta to read, packed or not, or - for standard input' }],
     options: [DRY_RUN, WAIT],
     result: { many: false, fields: JOB_FIELDS },

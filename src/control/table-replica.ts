@@ -48,7 +48,8 @@ export const REPLICA_COMMANDS = [
     summary: 'take over from a server that is lost',
     description: 'Lets the volume stand on its own, at its last declared point, and refuses its mirror from then on: a server '
       + 'that comes back later cannot change it. What that server had not shipped yet is not here. If it is alive, '
-      + '`mirror split` there loses nothing, and can be undone by a resync; this cannot.',
+      + '`mirror split` there loses nothing, and can be undone by a resync; this cannot. A volume that was promoted '
+      + 'already stays as it is, and that is said.',
     positional: [VOLUME], options: [DRY_RUN],
     result: { many: false, fields: ACTION_FIELDS },
     exits: [...CHANGES],

@@ -37,6 +37,7 @@ export const ACTION_FIELDS = {
   changed: { type: 'bool', help: 'false when it was so already, or with --dry-run' },
   dryRun: { type: 'bool', help: 'true: nothing was done' },
   steps: { type: 'lines', help: 'what was done, or would be' },
+  note: { type: 'string', help: 'why nothing was to be done; left out where there is no more to say' },
 } as const satisfies Record<keyof ActionRow, Field>
 
 export const JOB_FIELDS = {
@@ -51,6 +52,8 @@ export const JOB_FIELDS = {
   startedAt: { type: 'time', help: 'when it began' },
   finishedAt: { type: 'time', help: 'when it ended; null while it runs' },
   error: { type: 'string', help: 'why it failed; null otherwise' },
+  waiting: { type: 'string', column: 'WAITING',
+    help: 'why it makes no progress: no room, or a failing disk; it is tried again every 30 s; null: it does, or has ended' },
   note: { type: 'string', help: 'what came of it, if there is more to tell; null otherwise' },
 } as const satisfies Record<keyof JobRow, Field>
 

@@ -18,6 +18,7 @@
  * one of them covers all (D3).
  */
 import { ERRNO } from '../../native-free/nbd/constants.js'
+import { count } from '../device/count.js'
 import { NbdeltaError } from '../device/errors.js'
 import { Backoff } from './client-backoff.js'
 import { openConnection, type ClientConnection, type ConnectionEvents } from './client-connection.js'
@@ -258,7 +259,7 @@ export class ClientPool implements ConnectionEvents {
     this.#outage = undefined
     this.#live.push(connection)
     if (!same) this.#failQueue(unreachable(`${this.#settings.name} came back as another export: other flags or block sizes`))
-    if (down) this.#tell('up', `connected again after ${this.#backoff.attempts} attempts`)
+    if (down) this.#tell('up', `connected again after ${count(this.#backoff.attempts, 'attempt')}`)
     connection.start()
     this.#pump()
   }
@@ -335,7 +336,7 @@ export class ClientPool implements ConnectionEvents {
   /** For good: what waits fails, and so does what comes. */
   #giveUp(reason: NbdeltaError): void {
     if (this.#failure) return
-    const text = `${this.#settings.name}: gave up after ${this.#backoff.attempts} attempts: ${reason.message}`
+    const text = `${this.#settings.name}: gave up after ${count(this.#backoff.attempts, 'attempt')}: ${reason.message}`
     this.#failure = new NbdeltaError(reason.code, text, { cause: reason, hint: reason.hint })
     this.#abort.abort()
     for (const connection of [...this.#live]) connection.fail(this.#failure)

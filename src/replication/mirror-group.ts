@@ -32,7 +32,10 @@ import { AT_ONCE, Rendezvous } from './rendezvous.js'
 
 /** Errors of a restore that are told before its record is written. */
 const BEFORE_THE_RECORD: readonly string[] = ['busy', 'wrong-state', 'not-found', 'bad-argument']
-const NO_PROGRESS: InheritJob['progress'] = () => ({ doneBytes: 0, totalBytes: 0 })
+const NOTHING_TO_COPY: InheritJob = {
+  finished: Promise.resolve(), cancel: async () => undefined,
+  progress: () => ({ doneBytes: 0, totalBytes: 0 }), problem: () => undefined,
+}
 
 type GroupStore = Pick<Store, 'createPointsTogether' | 'putMirrors' | 'restoreTogether'>
 
@@ -224,7 +227,7 @@ export class MirrorGroup {
   /** @param doubt told what is not known while it is not */
   async #restore(reversals: readonly Reversal[], doubt: (now: 'unknown' | 'nothing') => void): Promise<InheritJob> {
     const wanted = reversals.flatMap(({ restore }) => restore ?? [])
-    if (wanted.length === 0) return { finished: Promise.resolve(), cancel: async () => undefined, progress: NO_PROGRESS }
+    if (wanted.length === 0) return NOTHING_TO_COPY
     doubt('unknown')
     try {
       return await this.#store.restoreTogether(wanted)
@@ -283,12 +286,12 @@ function judgeInstant(mirrors: readonly Mirror[]): void {
 }
 
 /** The pair is together with what the source shows now: to take that back, the target has to get it first. */
-function lasting({ finished, progress }: InheritJob): InheritJob {
+function lasting(job: InheritJob): InheritJob {
   const cancel = async (): Promise<void> => {
     throw new NbdeltaError('wrong-state', 'the source shows its target\'s content already',
       { hint: 'its undo snapshot has what it showed before: nbdelta snapshot restore' })
   }
-  return { finished, cancel, progress: () => progress() }
+  return { finished: job.finished, cancel, progress: () => job.progress(), problem: () => job.problem() }
 }
 
 /** Progress of all of them, out of each one's. */

@@ -57,7 +57,16 @@ interface Secondary {
   /** Uuid of the secondary volume. */
   readonly volume: string
   readonly state: SecondaryState
+  /** The last thing that happened to it was a promotion. */
+  readonly isPromoted: boolean
 }
+
+/**
+ * Names of entries say what an older nbdelta need not know: it would refuse a state with more in it, and close the volume. Both
+ * have the entry's uuid behind them.
+ */
+const NAMED = 'secondary-'
+const NAMED_PROMOTED = 'promoted-'
 
 /** Stands for an entry that cannot be understood: no mirror is this one, so that its volume is shown to and taken by nobody. */
 const NOBODYS: SecondaryState = Object.freeze({
@@ -82,13 +91,13 @@ export class Secondaries {
   /** Reads what the store knows. One that cannot be understood is logged; its volume is closed to everybody. */
   start(): void {
     const { store, logger } = this.parts
-    for (const { uuid, volume, state } of store.mirrors) {
+    for (const { uuid, name, volume, state } of store.mirrors) {
       if (!isSecondary(state)) continue
       let judged = NOBODYS
       try {
         judged = judgeSecondary(state)
       } catch (error) { logger.error({ err: error, volume }, 'a secondary cannot be understood; nobody can attach to it') }
-      this.#known.set(volume, { uuid, volume, state: judged })
+      this.#known.set(volume, { uuid, volume, state: judged, isPromoted: name === `${NAMED_PROMOTED}${uuid}` })
       // What a reversal had frozen when this server was killed.
       this.target(volume).thaw().catch((error: unknown) => {
         logger.warn({ err: error, volume }, 'what was frozen stays for now')
@@ -219,13 +228,14 @@ export class Secondaries {
   }
 
   /** Durable when it resolves. */
-  async put(volume: string, state: SecondaryState): Promise<void> {
+  async put(volume: string, state: SecondaryState, isPromoted = false): Promise<void> {
     const before = this.#known.get(volume)
-    if (before && JSON.stringify(before.state) === JSON.stringify(state)) return
+    if (before?.isPromoted === isPromoted && JSON.stringify(before.state) === JSON.stringify(state)) return
     const uuid = before?.uuid ?? randomUUID()
     const judged = judgeSecondary(state)
-    await this.parts.store.putMirror({ uuid, name: `secondary-${uuid}`, volume, state: judged })
-    this.#known.set(volume, { uuid, volume, state: judged })
+    const name = `${isPromoted ? NAMED_PROMOTED : NAMED}${uuid}`
+    await this.parts.store.putMirror({ uuid, name, volume, state: judged })
+    this.#known.set(volume, { uuid, volume, state: judged, isPromoted })
   }
 
   /** It is nobody's secondary any more, and its mirror's points go. In turn. */
@@ -238,33 +248,35 @@ export class Secondaries {
 
   /**
    * The secondary stands on its own, at its last declared point, and the mirror's server is refused from now on (S4). The epoch
-   * comes first: cut short behind it, nobody has been let in. Errors: not-found, wrong-state (it has no declared point), io.
+   * comes first: cut short behind it, nobody has been let in. Promoted already, and nobody let in since: nothing is done. Returns
+   * the epoch. Errors: not-found, wrong-state (it has no declared point), io.
    */
   promote(name: string): Promise<number> {
     return this.inTurn(name, async () => {
-      const { uuid, state } = this.judgePromotion(name)
+      const { uuid, state, isPromoted } = this.judgePromotion(name)
+      if (isPromoted) return state.epoch
       const epoch = state.epoch + 1
       await this.put(uuid, { ...state, epoch })
       await this.fence(uuid)
       await this.#points.end(uuid)
       if (state.phase === 'secondary') await this.target(uuid).release()
-      await this.put(uuid, { ...state, epoch, phase: 'released' })
+      await this.put(uuid, { ...state, epoch, phase: 'released' }, true)
       this.parts.logger.warn({ volume: name, mirror: state.name, epoch }, 'a secondary was promoted: its old primary is refused')
       return epoch
     })
   }
 
   /** Errors: as `promote`. */
-  judgePromotion(
-    name: string,
-  ): { readonly uuid: string, readonly state: SecondaryState, readonly shown: PointInfo | undefined } {
+  judgePromotion(name: string): {
+    readonly uuid: string, readonly state: SecondaryState, readonly shown: PointInfo | undefined, readonly isPromoted: boolean
+  } {
     const { uuid, state } = this.#byName(name)
     const shown = this.shownPoint(uuid)
     if (state.phase === 'secondary' && !shown) {
       throw new NbdeltaError('wrong-state', `volume ${name} has no declared point yet: its first copy is not complete`,
         { hint: `nbdelta replica forget ${name} gives it up` })
     }
-    return { uuid, state, shown }
+    return { uuid, state, shown, isPromoted: this.#get(uuid).isPromoted }
   }
 
   /** The mirror's server is taken not to come back: its points go. Errors: as `judgeForgetting`, io. */

@@ -20,6 +20,7 @@ import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { decodeRecord, encodeRecord, RECORD_OWNER_BYTES, type RecordPlace, recordSizeBytes } from '../../native-free/index.js'
+import { count } from '../device/count.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
 import { CATALOG_BYTES, CATALOG_MAGIC } from './catalog.js'
@@ -53,6 +54,9 @@ export interface StoreIdentity {
 export function uuidBytes(uuid: string): Buffer {
   return Buffer.from(uuid.replaceAll('-', ''), 'hex')
 }
+
+/** Whether something of this name in the store's folder is the store's own. */
+export function isStoreFile(name: string): boolean { return Object.values<string>(FILES).includes(name) }
 
 interface CreationStep {
   readonly name: string
@@ -88,15 +92,15 @@ async function makeCatalog(path: string, { uuid }: StoreIdentity): Promise<void>
  * Errors: bad-argument, and damaged where volumes lie there without a store.id.
  */
 export async function refuseForeignFolder(path: string): Promise<void> {
-  const known: readonly string[] = Object.values(FILES)
-  const foreign = (await readdir(path)).find(name => !known.includes(name))
+  const foreign = (await readdir(path)).find(name => !isStoreFile(name))
   if (foreign !== undefined) {
     const hint = 'give an empty folder, or one that is not there yet'
     throw new NbdeltaError('bad-argument', `${path} is not a store, and not empty: it holds '${foreign}'`, { hint })
   }
   const volumes = await readdir(join(path, FILES.volumes)).catch(() => [])
   if (volumes.length > 0) {
-    throw new NbdeltaError('damaged', `${path} holds ${volumes.length} volumes but no ${FILES.identity}: the file was lost`)
+    const held = count(volumes.length, 'volume')
+    throw new NbdeltaError('damaged', `${path} holds ${held} but no ${FILES.identity}: the file was lost`)
   }
 }
 

@@ -32,6 +32,8 @@ interface StoreDirectoryOptions {
   readonly path: string
   /** Make a store there if there is none: in a new folder (its parent must exist) or an empty one. */
   readonly create?: boolean
+  /** Asked before a store is made, and anything of it: when it rejects nothing has been. */
+  readonly beforeCreate?: (() => Promise<void>) | undefined
   readonly logger?: Logger
   readonly clock?: Clock
   readonly newUuid?: () => string
@@ -69,13 +71,9 @@ interface Parts {
  * read-only file system), no-space, newer-format, damaged, io.
  */
 export async function openStoreDirectory(options: StoreDirectoryOptions): Promise<StoreDirectory> {
-  const { create = false, logger = silentLogger, clock = systemClock, newUuid = randomUUID, openBacking } = options
+  const { logger = silentLogger, clock = systemClock, newUuid = randomUUID, openBacking } = options
   const path = resolve(options.path)
-  await findFolder(path, create)
-  if (await readIdentity(path) === undefined) {
-    if (!create) throw new NbdeltaError('not-found', `${path} is not a store`, { hint: CREATE_HINT })
-    await refuseForeignFolder(path)
-  }
+  await findStore(path, options)
   const tool = options.flockTool === undefined ? {} : { tool: options.flockTool }
   const lock = await lockStore({ path: join(path, FILES.lock), clock, logger, ...tool })
   try {
@@ -253,16 +251,30 @@ export class StoreDirectory {
 
 const CREATE_HINT = "'nbdelta serve --store DIR' creates one in an empty folder"
 
-/** Makes sure that `path` is a folder; makes it if asked to. */
-async function findFolder(path: string, create: boolean): Promise<void> {
+/** Makes sure that `path` is the folder of a store, or one in which a store may be made. */
+async function findStore(path: string, { create = false, beforeCreate }: StoreDirectoryOptions): Promise<void> {
+  const isThere = await isFolder(path)
+  if (isThere && await readIdentity(path) !== undefined) return
+  if (!create) {
+    throw new NbdeltaError('not-found', isThere ? `${path} is not a store` : `there is no store ${path}`, { hint: CREATE_HINT })
+  }
+  if (isThere) await refuseForeignFolder(path)
+  await beforeCreate?.()
+  if (!isThere) await makeFolder(path)
+}
+
+async function isFolder(path: string): Promise<boolean> {
   try {
-    const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return undefined
-      throw error
-    })
-    if (found?.isDirectory()) return
-    if (found) throw new NbdeltaError('bad-argument', `${path} is a file, and a store is a folder`)
-    if (!create) throw new NbdeltaError('not-found', `there is no store ${path}`, { hint: CREATE_HINT })
+    if ((await stat(path)).isDirectory()) return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+    throw explainFolder(error, path)
+  }
+  throw new NbdeltaError('bad-argument', `${path} is a file, and a store is a folder`)
+}
+
+async function makeFolder(path: string): Promise<void> {
+  try {
     await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
       // Another server may have been quicker; the lock decides between the two.
       if (error.code !== 'EEXIST') throw error

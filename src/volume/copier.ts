@@ -29,6 +29,8 @@ const RUNS_MAX = 128
 export interface InheritJob {
   /** `totalBytes` is what there was to do when it began; after an open, what there was left. */
   progress(): { readonly doneBytes: number, readonly totalBytes: number }
+  /** What it failed of, until something is copied again: it tries again by itself. */
+  problem(): NbdeltaError | undefined
   /** A restore: brings back what was there before, by a restore from its undo point. A promotion: stops it. */
   cancel(): Promise<void>
   /** Rejects with `cancelled` when it was cancelled, or paused because the volume was closed. */
@@ -52,6 +54,7 @@ export class Copier implements InheritJob {
   #limit: number | null
   #wake: (() => void) | undefined
   #stopped: NbdeltaError | undefined
+  #problem: NbdeltaError | undefined
   #over = false
   /** Whoever waits for all of it, and is to hear when that takes longer. */
   #hurried: ((error: NbdeltaError) => void)[] = []
@@ -73,6 +76,8 @@ export class Copier implements InheritJob {
     const left = this.#over ? 0 : layer.left
     return { doneBytes: (this.#totalGrains - left) * core.grainBytes, totalBytes: this.#totalGrains * core.grainBytes }
   }
+
+  problem(): NbdeltaError | undefined { return this.#problem }
 
   cancel(): Promise<void> { return this.#parts.cancel() }
 
@@ -103,10 +108,12 @@ export class Copier implements InheritJob {
         if (this.#stopped) break
         const failure = asNbdeltaError(error, 'copy what is inherited')
         core.logger.warn({ err: failure }, 'copying failed; will be tried again')
+        this.#problem = failure
         for (const tell of this.#hurried.splice(0)) tell(failure)
         await this.#rest(RETRY_MS)
       }
     }
+    this.#problem = undefined
     if (this.#over) this.#settle.resolve()
     else this.#settle.reject(this.#stopped)
   }
@@ -177,6 +184,7 @@ export class Copier implements InheritJob {
       const last = divCeil(core.sizeBytes, grainBytes)
       const there = runs.slice(0, held).map(({ start, end }) => ({ start, end: Math.min(end, last) }))
       copied = await adopter.adopt(there.filter(({ start, end }) => start < end))
+      this.#problem = undefined
     } finally {
       for (const run of runs.slice(0, held)) locks.unlock(...bytesOfRun(run))
     }

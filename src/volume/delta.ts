@@ -3,6 +3,7 @@
  *
  *   export   changed runs only, nothing is scanned; zeros known (`zeroRun`) or seen leave as zeros
  *   apply    header -> whose content is it? -> extents as they come -> mark: flush, position -> end: flush, commit
+ *   judge    header -> whose content is it?
  *
  * Invariants
  * - A delta names its base by uuid. A point of the same name that was made anew is another point, and refused.
@@ -189,6 +190,8 @@ async function putPiece(writer: DeltaWriter, { offset, bytes, data }: Piece): Pr
   }
 }
 
+type HeaderItem = DeltaItem & { readonly kind: 'header' }
+
 export interface ApplyDeltaOptions extends TransferOptions {
   readonly source: DeltaSource
   readonly target: BlockDevice
@@ -246,8 +249,35 @@ export async function applyDelta(options: ApplyDeltaOptions): Promise<DeltaSumma
   return summaryOf(header!, reader.position!, continued)
 }
 
+/** What says whether a delta fits. `resizable`: the target can be given the delta's size. */
+export interface JudgeDeltaOptions extends Pick<ApplyDeltaOptions, 'source' | 'target' | 'identity' | 'resume' | 'signal'> {
+  readonly resizable: boolean
+}
+
+/**
+ * Reads the header, no more, and refuses what applyDelta would before its first write; changes nothing.
+ * Errors: those of applyDelta; of what comes behind the header nothing is said.
+ */
+export async function judgeDelta(options: JudgeDeltaOptions): Promise<DeltaHeader> {
+  const reader = new DeltaReader(options.source, options.signal)
+  for await (const item of reader.items()) {
+    if (item.kind !== 'header') break
+    await judge(options, item)
+    return item.header
+  }
+  throw new Error('a stream without a header was not refused')
+}
+
 /** Asks everybody who may refuse, then makes room. */
-async function prepare(options: ApplyDeltaOptions, { header, after }: DeltaItem & { kind: 'header' }): Promise<void> {
+async function prepare(options: ApplyDeltaOptions, item: HeaderItem): Promise<void> {
+  const { target, resume, resize } = options
+  await judge({ ...options, resizable: resize !== undefined }, item)
+  const { header } = item
+  if (!resume) await options.begin?.(header)
+  if (resize && target.sizeBytes !== header.sizeAfter) await resize(header.sizeAfter)
+}
+
+async function judge(options: JudgeDeltaOptions, { header, after }: HeaderItem): Promise<void> {
   const { target, resume } = options
   if (resume) assertSameDelta(resume, header)
   if (after && (!resume || after.sequence > resume.sequence)) {
@@ -263,12 +293,10 @@ async function prepare(options: ApplyDeltaOptions, { header, after }: DeltaItem 
     const why = `the delta starts from ${pointText(header.base)}, the target is at ${pointText(there)}`
     throw new NbdeltaError('wrong-state', why, { hint })
   }
-  if (!options.resize && target.sizeBytes < header.sizeAfter) {
+  if (!options.resizable && target.sizeBytes < header.sizeAfter) {
     const hint = 'resize the target first'
     throw new NbdeltaError('too-large', `the delta needs ${header.sizeAfter} bytes, its target has ${target.sizeBytes}`, { hint })
   }
-  if (!resume) await options.begin?.(header)
-  if (options.resize && target.sizeBytes !== header.sizeAfter) await options.resize(header.sizeAfter)
 }
 
 /** True when `position` is the one that was kept; it is refused when it only has its number. */

@@ -135,6 +135,7 @@ function together(jobs: readonly InheritJob[]): InheritJob {
         totalBytes: parts.reduce((sum, { totalBytes }) => sum + totalBytes, 0),
       }
     },
+    problem: () => jobs.map(job => job.problem()).find(problem => problem !== undefined),
   }
 }
 

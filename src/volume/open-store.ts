@@ -93,13 +93,14 @@ export interface Store {
 }
 
 /**
- * Opens the store at `path`; with `create` makes one of a missing or empty directory. `openBacking` opens what the URI of a
+ * Opens the store at `path`; with `create` makes one of a missing or empty directory, if `beforeCreate` does not
+ * reject: nothing is made then. `openBacking` opens what the URI of a
  * volume's backing names (openNbdClient, for example); without it, and while it rejects, such a volume has a `problem`.
  * Errors: bad-argument, not-found, busy (another process has it), denied, no-space, newer-format, damaged, io.
  */
 export async function openStore(options: OpenStoreOptions): Promise<Store> {
-  const { path, create, logger = silentLogger, clock = systemClock, openBacking } = judgeOpenStore(options)
-  const directory = await openStoreDirectory({ path: resolve(path), create, logger, openBacking })
+  const { path, create, beforeCreate, logger = silentLogger, clock = systemClock, openBacking } = judgeOpenStore(options)
+  const directory = await openStoreDirectory({ path: resolve(path), create, beforeCreate, logger, openBacking })
   const volumes = new Volumes(directory, clock, logger)
   try {
     await volumes.openAll()

@@ -22,6 +22,7 @@ function having<T>(methods: readonly string[], what: string): z.ZodType<T> {
 const OPEN_STORE = z.strictObject({
   path: z.string().min(1, 'may not be empty'),
   create: z.boolean().default(false),
+  beforeCreate: z.custom<() => Promise<void>>(value => typeof value === 'function', 'is not a function').optional(),
   logger: having<Logger>(['debug', 'info', 'warn', 'error'], 'a logger').optional(),
   clock: having<Clock>(['now', 'wallTime', 'setTimeout'], 'a clock').optional(),
   openBacking: z.custom<OpenBacking>(value => typeof value === 'function', 'is not a function').optional(),

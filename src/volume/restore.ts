@@ -380,6 +380,7 @@ function cancelled(message: string): NbdeltaError { return new NbdeltaError('can
 function nothingToDo(): InheritJob {
   return {
     progress: () => ({ doneBytes: 0, totalBytes: 0 }),
+    problem: () => undefined,
     cancel: async () => undefined,
     finished: Promise.resolve(),
   }

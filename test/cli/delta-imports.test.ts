@@ -1,10 +1,10 @@
 // B19: the import of a delta that is cut short, by a damaged stream or by a kill, leaves the volume exactly at the delta's base.
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { byteAt, put, serve, temporaryFolder, type Served } from './launcher.js'
+import { byteAt, clean, put, serve, temporaryFolder, type Served } from './launcher.js'
 
 const MIB = 2 ** 20
 const LAUNCHER = fileURLToPath(new URL('../../../bin/nbdelta.cjs', import.meta.url))
@@ -89,6 +89,81 @@ t.test('a server that is killed meanwhile, when an earlier import had led to the
   const { store, json } = await killedMeanwhile(t, served, folder)
   for (const offset of [0, MIB, 4 * MIB, 8 * MIB - 4096, 11 * MIB]) t.equal(await byteAt(store, 'copy', offset), 1, `${offset}`)
   t.match(await json('volume', 'show', 'copy'), { sizeBytes: 16 * MIB })
+})
+
+t.test('a dry run reads the header, refuses what the import would, and changes nothing', async t => {
+  const folder = temporaryFolder(t)
+  const served = await prepared(t, folder)
+  const { store, ask, json } = served
+  await json('delta', 'export', 'disk', 'one', join(folder, 'back'), '--from', 'two', '--compress', 'gzip')
+  const whole = readFileSync(join(folder, 'delta'))
+  // Of an import that is killed by what comes behind the header nothing is said.
+  writeFileSync(join(folder, 'cut'), whole.subarray(0, whole.length / 2))
+  writeFileSync(join(folder, 'other'), 'no delta, whatever its name may say, and as long as a header')
+  await json('volume', 'create', 'empty', '--size', '16MiB')
+  await json('volume', 'create', 'own', '--size', '16MiB')
+  await put(store, 'own', 0, 9)
+  const points = await json('snapshot', 'list', 'disk') as { name: string, uuid: string }[]
+  const uuids = Object.fromEntries(points.map(({ name, uuid }) => [name, uuid]))
+  const [{ name: base }] = await json('snapshot', 'list', 'copy') as [{ name: string }]
+  const dry = (volume: string, file: string) => ask('delta', 'import', volume, join(folder, file), '--dry-run')
+  const two = uuids.two!.slice(0, 8)
+  t.match(await dry('copy', 'delta'), { code: 0, stdout: new RegExp(`^would grow copy from 16 MiB to 24 MiB
+would bring copy from ${base}, its base, to point ${uuids.two} by a stream of 8 MiB, of which only the header has been read
+would make snapshot delta-${two} of copy\n$`) })
+  t.match(await dry('copy', 'cut'), { code: 0, stdout: /stream of 4 MiB/ })
+  t.match(await dry('empty', 'full'), { code: 0, stdout: new RegExp(`^would fill empty, which is empty, with point ${uuids.one} by`) })
+  t.match(await json('delta', 'import', 'copy', join(folder, 'delta'), '--dry-run'), { target: 'copy', changed: false, dryRun: true, steps: { length: 3 } })
+  const refused: readonly [string, string, number, RegExp][] = [
+    ['empty', 'delta', 4, /starts from point .*, the target is at nothing/], ['own', 'delta', 4, /is at point content of its own/],
+    ['copy', 'full', 4, /is at point .* already/], ['copy', 'back', 4, /is at point .* already/],
+    ['own', 'full', 4, /is at point content of its own/], ['copy', 'other', 8, /no record begins here/],
+    ['copy', 'none', 3, /none/], ['none', 'delta', 3, /no volume none/],
+  ]
+  for (const [volume, file, code, words] of refused) {
+    const told = await dry(volume, file)
+    clean(t, told, code, words, `${file} into ${volume}`)
+    t.same(await ask('delta', 'import', volume, join(folder, file)), told, `${file} into ${volume}: the import says the same`)
+  }
+  await isAtBase(t, served, 'after all that')
+  const { length: jobs } = await json('job', 'list') as unknown[]
+
+  await t.test('of standard input', async t => {
+    const from = (text: string): { code: number | null, stdout: string, stderr: string } => {
+      const { status, stdout, stderr } = spawnSync('bash', ['-c', text], { encoding: 'utf8', timeout: 20_000, cwd: folder })
+      return { code: status, stdout, stderr }
+    }
+    const dryRun = `${process.execPath} ${LAUNCHER} delta import copy - --dry-run --store ${store}`
+    t.match(from(`${dryRun} < delta`), { code: 0, stdout: new RegExp(`would bring copy from ${base}, its base, to point ${uuids.two} by a stream, of which`) })
+    const held = spawn(process.execPath, [LAUNCHER, 'delta', 'import', 'copy', '-', '--dry-run', '--store', store], { stdio: ['pipe', 'ignore', 'ignore'] })
+    t.teardown(() => { held.kill('SIGKILL') })
+    held.stdin.on('error', () => undefined).write(whole.subarray(0, 4096))
+    t.equal(await new Promise(resolve => { held.on('close', resolve) }), 0, 'the rest is not waited for')
+    t.match(from(`${dryRun} < full`), { code: 4, stderr: /is at point .* already/ })
+    t.match(from(`${dryRun} < other`), { code: 8, stderr: /the stream: .*no record begins here/ })
+    t.match(from(`${dryRun} < /dev/null`), { code: 8, stderr: /ends before its end record/ })
+    t.match(from(`${dryRun} --no-wait < delta`), { code: 2, stderr: /leave --no-wait out/ })
+  })
+
+  await t.test('while standard input says nothing others go on, and Ctrl-C ends it', async t => {
+    const silent = spawn(process.execPath, [LAUNCHER, 'delta', 'import', 'copy', '-', '--dry-run', '--store', store], { stdio: ['pipe', 'pipe', 'pipe'] })
+    const ended = new Promise(resolve => { silent.on('close', resolve) })
+    t.teardown(() => { silent.kill('SIGKILL') })
+    await later(1000)
+    const others = await Promise.race([ask('snapshot', 'create', 'copy', 'meanwhile'), later(10_000).then(() => 'they wait')])
+    t.match(others, { code: 0 })
+    silent.kill('SIGINT')
+    t.equal(await ended, 130)
+    t.match(await ask('snapshot', 'delete', 'copy', 'meanwhile'), { code: 0 })
+  })
+
+  await put(store, 'copy', 12 * MIB, 5)
+  t.match(await dry('copy', 'delta'), { code: 4, stderr: /has changed since/ })
+  t.match(await json('job', 'list'), { length: jobs }, 'no dry run is a job')
+  await json('snapshot', 'restore', 'copy', base)
+  t.match(await ask('delta', 'import', 'copy', join(folder, 'delta')), { code: 0 })
+  t.match(await dry('copy', 'delta'), { code: 4, stderr: /is at point .* already/ })
+  t.match(await dry('copy', 'back'), { code: 0, stdout: /^would shrink copy from 24 MiB to 16 MiB\nwould bring .* to point .*, an older one, by a stream of/ })
 })
 
 t.test('back to where it was, and forth again: a point of that name is there already', async t => {

@@ -28,6 +28,13 @@ export function nbdelta(args: readonly string[],
   return outcome(spawn(program!, words, { env: { ...ENV, ...options.env }, cwd: options.cwd, stdio: ['ignore', 'pipe', 'pipe'] }))
 }
 
+/** A refusal as an operator should see it. */
+export function clean(t: Test, outcome: Outcome, code: number, message: RegExp, text: string): void {
+  t.match(outcome, { code, stdout: '', stderr: message }, text)
+  t.match(outcome.stderr, /^nbdelta: [^\n]+\n(hint: [^\n]+\n)?$/, `${text}: one line and a hint`)
+  t.notMatch(outcome.stderr, /\.js:\d+|node:internal/, `${text}: no stack trace`)
+}
+
 /** Starts one command and leaves it running; for signals. */
 export function start(args: readonly string[]): { child: ChildProcess, ended: Promise<Outcome> } {
   const child = spawn(process.execPath, [LAUNCHER, ...args], { env: ENV, stdio: ['ignore', 'pipe', 'pipe'] })

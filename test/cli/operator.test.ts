@@ -5,15 +5,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, wri
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
-import { has, nbdelta, serve, temporaryFolder } from './launcher.js'
-import type { Test } from 'tap'
-import type { Outcome } from './launcher.js'
-
-function clean(t: Test, outcome: Outcome, code: number, message: RegExp, text: string): void {
-  t.match(outcome, { code, stdout: '', stderr: message }, text)
-  t.match(outcome.stderr, /^nbdelta: [^\n]+\n(hint: [^\n]+\n)?$/, `${text}: one line and a hint`)
-  t.notMatch(outcome.stderr, /\.js:\d+|node:internal/, `${text}: no stack trace`)
-}
+import { clean, has, nbdelta, serve, temporaryFolder } from './launcher.js'
 
 t.test('command lines', async t => {
   const folder = temporaryFolder(t)

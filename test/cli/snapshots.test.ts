@@ -183,7 +183,7 @@ t.test('deltas: files, pipes, merge, verify', SLOW, async t => {
   t.match(await json('snapshot', 'show', 'a', 'one'), { pins: { length: 0 } }, 'pins of the export are gone')
   t.match(JSON.parse((await nbdelta(['delta', 'verify', file('1'), '--json'])).stdout), { direction: 'forward', sizeAfter: MIB, grainBytes: 4096 })
   t.match(await ask('delta', 'import', 'b', file('1')), { code: 4, stderr: /starts from/ })
-  t.match(await ask('delta', 'import', 'b', file('full'), '--dry-run'), { code: 0, stdout: /^would bring b/ })
+  t.match(await ask('delta', 'import', 'b', file('full'), '--dry-run'), { code: 0, stdout: /^would fill b/ })
   t.match(await ask('delta', 'import', 'b', file('full')), { code: 0 })
   t.match(await ask('delta', 'import', 'b', file('1')), { code: 0 })
   t.same([await byteAt(store, 'b', 0), await byteAt(store, 'b', 8192)], [1, 2])

@@ -4,7 +4,7 @@ import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { NbdPeer } from './nbd-peer.js'
-import { serve, temporaryFolder, type Served } from './launcher.js'
+import { serve, start, temporaryFolder, type Served } from './launcher.js'
 
 const GRAIN = 4096
 /** Of Linux. */
@@ -89,6 +89,41 @@ t.test('a budget: set, shown everywhere, at its end undo snapshots go and then w
   await write(last, 11, 3, 5)
   t.match(await spaceOf(second), { failing: null, budgetBytes: null })
   await detach(last)
+})
+
+t.test('a restore that the budget leaves no room for says what it waits for', SLOW, async t => {
+  const served = await serve(t, join(temporaryFolder(t), 'store'), ['--create-volume', 'disk=1MiB'])
+  const { store, ask, json } = served
+  const peer = await attach(store)
+  await write(peer, 0, 1, 16)
+  await detach(peer)
+  await json('snapshot', 'create', 'disk', 's')
+  const again = await attach(store)
+  await write(again, 0, 2, 8)
+  await detach(again)
+  await json('volume', 'set-budget', 'disk', '--limit', '36KiB', '--order', 'fail')
+  const told = (text: string): RegExp => new RegExp(text.replace('WHY', '32768 bytes of old content have to be kept.*; raise the budget, or delete snapshots'))
+  const { child, ended } = start(['snapshot', 'restore', 'disk', 's', '--store', store])
+  const said = await new Promise<string>(resolve => { child.stderr!.on('data', resolve) })
+  t.match(said, told('^restore of disk: 0 bytes of 32 KiB, 0 %, waits: WHY\n$'), 'at once')
+  const rows = await json('job', 'list') as { id: number, state: string }[]
+  t.match(rows, [{ id: 1, state: 'running', doneBytes: 0, error: null, waiting: told('WHY') }])
+  t.match(await ask('job', 'show', '1'), { stdout: told('\\nwaiting: +WHY\\n') })
+  t.match(await ask('job', 'list'), { stdout: told('  WAITING\\n.*WHY\\n') })
+  served.child.kill('SIGKILL')
+  await Promise.all([served.ended, ended])
+  const second = await serve(t, store)
+  const resumed = async (): Promise<string | null> => (await second.json('job', 'show', '1') as { waiting: string | null }).waiting
+  for (let look = 0; look < 50 && await resumed() === null; look++) await new Promise(resolve => { setTimeout(resolve, 100) })
+  t.match(await resumed(), told('WHY'), 'after a restart as well')
+  await second.json('volume', 'set-budget', 'disk', '--unlimited')
+  second.child.kill('SIGTERM')
+  await second.ended
+  const third = await serve(t, store)
+  const isOver = async (): Promise<boolean> => (await third.json('job', 'list') as { state: string }[]).every(({ state }) => state === 'done')
+  for (let look = 0; look < 50 && !await isOver(); look++) await new Promise(resolve => { setTimeout(resolve, 100) })
+  t.ok(await isOver())
+  t.strictSame(await bytesOf(store, 'disk', 16), Array(16).fill(1))
 })
 
 const small = temporaryFolder(t)

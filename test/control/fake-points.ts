@@ -99,6 +99,7 @@ export class FakePoints {
 
   readonly #deltas: ServerAdmin['deltas'] = {
     prepareExport: async ({ volume }) => ({ steps: [], run: control => this.#fake.transfer(volume, control) }),
-    prepareImport: async ({ volume }) => ({ steps: [`apply to ${volume}`], run: control => this.#fake.transfer(volume, control) }),
+    prepareImport: async ({ volume }) => ({ steps: [], run: control => this.#fake.transfer(volume, control) }),
+    judgeImport: async ({ volume }) => ({ target: volume, changed: false, dryRun: true, steps: [`apply to ${volume}`] }),
   }
 }

@@ -1,6 +1,6 @@
 // Sizes, addresses, names: what is accepted means exactly one thing, everything else is refused with words.
 import t from 'tap'
-import { exactSize, formatSize, judge, parseAddress, parseCreation, parseLabel, parseSize, shorten,
+import { count, exactSize, formatSize, judge, parseAddress, parseCreation, parseLabel, parseSize, shorten,
   wireName } from '../../src/control/options.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 
@@ -35,6 +35,8 @@ t.test('what formatSize shows', async t => {
     [1536, '1.5 KiB'], [KIB ** 3, '1 GiB'],
     [KIB ** 3 - 1, '1 GiB'], [1.005 * KIB ** 4, '1 TiB'], [16 * KIB ** 4, '16 TiB'], [Number.MAX_SAFE_INTEGER, '8 PiB']]
   for (const [bytes, text] of shown) t.equal(formatSize(bytes), text)
+  t.same([0, 1, 2].map(number => count(number, 'region')), ['0 regions', '1 region', '2 regions'])
+  t.same([1, 2].map(number => count(number, 'point', 'snapshots')), ['1 point', '2 snapshots'])
 })
 
 t.test('exactSize parses back to the same number', async t => {

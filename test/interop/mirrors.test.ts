@@ -167,7 +167,7 @@ for (const { name, tools, start } of PEERS) {
       await t.rejects(source.nbdelta('volume', 'resize', 'copy', '--size', '96MiB'), /is the target of mirror m/)
     } else {
       await io(peer.uri, 'write -P 0x66 33M 4k')
-      await t.rejects(source.nbdelta('mirror', 'verify', 'm'), /differ in 1 regions, the first 4096 bytes at 34603008/)
+      await t.rejects(source.nbdelta('mirror', 'verify', 'm'), /differ in 1 region, the first 4096 bytes at 34603008/)
       await source.nbdelta('mirror', 'sync', 'm')
       t.match(await course.compare(), /Images are identical/, 'what somebody else wrote there is found, and repaired')
     }

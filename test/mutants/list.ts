@@ -399,4 +399,20 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'half a restore counts', file: 'replication/stream.js', find: 'await session.suspend();', put: ';', judge: 'replication/stream' },
   { name: 'changes before the image are all that is collected', file: 'replication/source-points.js', judge: 'replication/streams',
     find: '...atInstant && { atInstant },', put: '' },
+
+  // The command line and the server (store-directory.ts, daemon*.ts, control/)
+  { name: 'a store is made before the places to listen on are tried', file: 'store/store-directory.js', find: 'await beforeCreate?.();', put: '',
+    judge: 'cli/places' },
+  { name: 'places that were tried stay taken', file: 'daemon-arguments.js', find: 'await Promise.all(taken.map(place => place.close()));', put: ';',
+    judge: 'cli/places' },
+  { name: 'a dry run of an import asks nobody', file: 'volume/delta.js', find: 'await judge(options, item);', put: ';', judge: 'volume/delta' },
+  { name: 'a volume is held while a dry run waits for its stream', file: 'control/handlers-points.js', find: 'return new Judging(deltas.judgeImport({ volume, path: file, signal }));',
+    put: 'return deltas.judgeImport({ volume, path: file, signal });', judge: 'cli/delta-imports' },
+  { name: 'what a split has released counts as promoted', file: 'replication/secondaries.js', find: 'isPromoted: this.#get(uuid).isPromoted }',
+    put: "isPromoted: state.phase === 'released' }", judge: 'replication/peer' },
+  { name: 'whoever is let in after a promotion cannot be kept out again', file: 'replication/secondaries.js', find: 'const name = `${isPromoted',
+    put: 'isPromoted ||= before?.isPromoted === true;\n        const name = `${isPromoted', judge: 'replication/peer' },
+  { name: 'a restore does not say what it waits for', file: 'volume/copier.js', find: 'this.#problem = failure;', put: ';', judge: 'volume/restore' },
+  { name: 'a restore that goes on waits still, it says', file: 'volume/copier.js', find: 'this.#problem = undefined;', put: ';', times: 2,
+    judge: 'volume/restore' },
 ]

@@ -183,6 +183,9 @@ t.test('the policy is spent: what waits fails, what comes fails at once', async 
   await server.start()
   await delay(20)
   t.equal(device.connected, false, 'for good')
+  const once = await play(t, { reconnect: { fromMs: 1, toMs: 2, attempts: 1 } }, [])
+  await once.server.stop()
+  t.match(await outcome(read(once.device, 0)), { message: /gave up after 1 attempt: / })
   t.match(states, [/^down/, /^down: .*gave up/])
 })
 

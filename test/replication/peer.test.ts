@@ -212,6 +212,49 @@ t.test('a higher epoch is remembered, a lower one refused; so is an old primary 
   await lab.close()
 })
 
+t.test('promoted once is promoted, until its mirror is let in again', async t => {
+  const { lab, mirror } = await paired(t.testdir())
+  const promotion = (): object => lab.far.secondaries.judgePromotion('w')
+  const durable = (): readonly unknown[] => lab.far.store.mirrors
+  t.match(promotion(), { isPromoted: false })
+  await mirror.split({ atOnce: false })
+  t.match(promotion(), { isPromoted: false, state: { phase: 'released', epoch: 1 } }, 'what a split released is not promoted')
+  t.equal(await lab.far.secondaries.promote('w'), 2)
+  const once = durable()
+  t.match(promotion(), { isPromoted: true })
+  t.equal(await lab.far.secondaries.promote('w'), 2, 'nothing more was to be done')
+  t.same(durable(), once)
+  await lab.far.killed()
+  t.match(promotion(), { isPromoted: true }, 'after a kill as well')
+  t.equal(await lab.far.secondaries.promote('w'), 2)
+
+  const link = await lab.far.dial('w')
+  const attach = (epoch: number): Promise<unknown> =>
+    link.call('attach', { ...ASKED, mirror: { uuid: mirror.record.uuid, name: 'm' }, volume: 'w', epoch })
+  await t.rejects(attach(1), { code: 'wrong-state', message: /epoch 1 is refused/ })
+  t.match(promotion(), { isPromoted: true }, 'who was refused changes nothing')
+  await attach(2)
+  t.match(promotion(), { isPromoted: false, state: { phase: 'released', epoch: 2 } })
+  t.equal(await lab.far.secondaries.promote('w'), 3, 'who was let in, with what was no lower, is kept out again')
+  await link.ended
+  t.match(promotion(), { isPromoted: true })
+  await lab.close()
+})
+
+t.test('a promotion that was cut short is done again', async t => {
+  const { lab } = await paired(t.testdir())
+  const { store } = lab.far
+  const put = store.putMirror.bind(store)
+  let left = 1
+  store.putMirror = entry => left-- > 0 ? put(entry) : Promise.reject(new NbdeltaError('io', 'the disk is gone'))
+  await t.rejects(lab.far.secondaries.promote('w'), { code: 'io' })
+  await lab.far.killed()
+  t.match(lab.far.secondaries.judgePromotion('w'), { isPromoted: false })
+  t.equal(await lab.far.secondaries.promote('w'), 3)
+  t.match(lab.far.secondaries.judgePromotion('w'), { isPromoted: true, state: { phase: 'released' } })
+  await lab.close()
+})
+
 t.test('a deleted mirror leaves nothing at the peer but the volume, at its last declared point', async t => {
   const { lab, volume, target } = await paired(t.testdir())
   await lab.near.mirrors.delete('m')

@@ -94,7 +94,7 @@ t.test('volumes without a store.id are never made anew', async t => {
   mkdirSync(join(path, 'volumes', IDENTITY.uuid))
   rmSync(join(path, 'store.id'))
   const before = readFileSync(join(path, 'catalog.log'))
-  await t.rejects(openStoreDirectory({ path, create: true }), { code: 'damaged', message: /holds 1 volumes but no store\.id/ })
+  await t.rejects(openStoreDirectory({ path, create: true }), { code: 'damaged', message: /holds 1 volume but no store\.id/ })
   t.ok(readFileSync(join(path, 'catalog.log')).equals(before))
 })
 

@@ -4,7 +4,7 @@ import t from 'tap'
 import type { DeltaPosition } from '../../native-free/index.js'
 import type { BlockDevice, Pending } from '../../src/device/block-device.js'
 import { FaultyDisk, MemoryDisk, ProbeDisk, type Random, seededRandom } from '../../src/device/testing.js'
-import { applyDelta, exportDelta, verifyDelta } from '../../src/volume/delta.js'
+import { applyDelta, exportDelta, judgeDelta, verifyDelta } from '../../src/volume/delta.js'
 import { applied, between, chunked, collected, GRAIN, History, type Moment, randomHistory, recordsOf, streamOf, VOLUME } from './delta-lab.js'
 
 const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000_007)
@@ -81,6 +81,57 @@ t.test('B18: the base is named by identity', async t => {
   await refused(p.point.uuid, { code: 'too-large' }, { target: new MemoryDisk(MIB), resize: undefined })
   await t.rejects(applied(await streamOf(between(history, undefined, q)), target, p.point.uuid), { code: 'wrong-state' }, 'full over a point')
   t.ok(same(target, p.image))
+})
+
+t.test('B18: judged by its header alone, it is refused for the same reasons', async t => {
+  const { history, p, q } = smallHistory()
+  const [stream, full] = [await streamOf(between(history, p, q)), await streamOf(between(history, undefined, q))]
+  const kept: DeltaPosition[] = []
+  await applied(await streamOf({ ...between(history, p, q), markBytes: 50_000 }), p.image.fork(), p.point.uuid, { onApplied: at => { kept.push(at) } })
+  const rest = await streamOf({ ...between(history, p, q), markBytes: 50_000, resume: kept[0] })
+  const [header] = recordsOf(stream) as [Buffer]
+  const rows: readonly [string, Buffer, { at?: string, sizeBytes?: number, resizable?: boolean, resume?: DeltaPosition, throws?: boolean }][] = [
+    ['it fits', stream, {}], ['a full stream into an empty target', full, { at: 'empty' }], ['another base', stream, { at: 'elsewhere' }],
+    ['nothing there', stream, { at: 'empty' }], ['at the target already', stream, { at: q.point.uuid }], ['full over a point', full, {}],
+    ['the rest of another', rest, {}], ['the rest', rest, { resume: kept[0] }], ['a position of another delta', full, { resume: kept[0] }],
+    ['the caller refuses', stream, { throws: true }], ['too small', stream, { sizeBytes: MIB, resizable: false }], ['too small, to be grown', stream, { sizeBytes: MIB }],
+    ['nothing', Buffer.alloc(0), {}], ['no delta', Buffer.from('not a delta, but long enough to look like one, or not'), {}],
+    ['half a header', header.subarray(0, 30), {}], ['a bad header', Buffer.concat([header.subarray(0, 40), Buffer.from([1, 2, 3]), header.subarray(43)]), {}],
+  ]
+  const outcomes = new Set<string>()
+  for (const [what, bytes, { at = p.point.uuid, sizeBytes = 64 * MIB, resizable = true, resume, throws = false }] of rows) {
+    const identity = (): string => {
+      if (throws) throw Object.assign(new Error('no'), { code: 'EIO' })
+      return at
+    }
+    const told = (work: Promise<unknown>): Promise<string> =>
+      work.then(() => 'fits', (error: { code: string, message: string }) => `${error.code}: ${error.message}`)
+    const target = new MemoryDisk(sizeBytes)
+    const judged = await told(judgeDelta({ source: chunked(bytes), target, identity, resume, resizable }))
+    const done = await told(applied(bytes, target.fork(), at, { identity, resume, ...(resizable ? {} : { resize: undefined }) as object }))
+    t.equal(judged, done, `${what}: ${done}`)
+    t.ok(target.sizeBytes === sizeBytes && target.toBuffer().every(byte => byte === 0), `${what}: untouched`)
+    outcomes.add(judged.slice(0, 30))
+  }
+  t.ok(outcomes.size >= 6, 'reasons of many kinds')
+})
+
+t.test('judging reads no further than the header', async t => {
+  const { history, p, q } = smallHistory()
+  const stream = await streamOf(between(history, p, q))
+  const [header] = recordsOf(stream) as [Buffer]
+  const source = new PassThrough()
+  source.write(header)
+  const target = p.image.fork()
+  t.match(await judgeDelta({ source, target, identity: () => p.point.uuid, resizable: false }), { base: p.point.uuid, target: q.point.uuid, sizeAfter: 64 * MIB })
+  t.ok(source.destroyed, 'the rest is not waited for, and nobody goes on sending it')
+  const broken = Buffer.concat([header, Buffer.alloc(1000, 1)])
+  await judgeDelta({ source: chunked(broken), target, identity: () => p.point.uuid, resizable: false })
+  const silent = new PassThrough()
+  const abort = new AbortController()
+  const judging = judgeDelta({ source: silent, target, identity: () => p.point.uuid, resizable: false, signal: abort.signal })
+  abort.abort()
+  await t.rejects(judging, { code: 'cancelled' })
 })
 
 t.test('callbacks come in order, and the commit after the flush', async t => {

@@ -53,6 +53,55 @@ t.test('A4, A14, B10: the view switches at once; the undo point has what was the
   t.equal(await grains(r), '1111222200111111')
 })
 
+t.test('S8: a restore that there is no room for says so, as long as there is none', async t => {
+  const r = await rig()
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2, 0, 8)
+  r.volume.setSpace({ budgetBytes: 9 * G, order: 'fail' })
+  const job = await r.volume.restore({ from: 's' })
+  t.equal(job.problem(), undefined, 'nothing has been tried')
+  const looked = async (isOver: () => boolean): Promise<void> => {
+    for (let look = 0; look < 1000 && !isOver(); look++) await new Promise(resolve => { setImmediate(resolve) })
+  }
+  await looked(() => job.problem() !== undefined)
+  t.match(job.problem(), { code: 'no-space', message: /have to be kept/, hint: /raise the budget/ })
+  r.volume.setSpace({ budgetBytes: 10 * G, order: 'fail' })
+  await r.clock.advance(30_000)
+  await new Promise(resolve => { setTimeout(resolve, 50) })
+  t.match(job.problem(), { code: 'no-space' }, 'a little more is not enough')
+  r.volume.setSpace({ budgetBytes: null, order: 'fail' })
+  await r.clock.advance(29_000)
+  t.match(job.problem(), { code: 'no-space' }, 'nobody has tried again')
+  let problemAtEnd: unknown = 'unknown'
+  void job.finished.then(() => { problemAtEnd = job.problem() })
+  await settle(r.clock, job.finished)
+  t.equal(problemAtEnd, undefined)
+  t.equal(await grains(r), '1'.repeat(16))
+  await r.volume.close()
+})
+
+t.test('S8: what is said of room is over with the first piece that is copied', async t => {
+  const r = await rig(2 ** 13 * G)
+  await fill(r, 1)
+  await snapshot(r, 's')
+  await fill(r, 2)
+  r.volume.setSpace({ budgetBytes: 2 ** 13 * G, order: 'fail' })
+  const job = await r.volume.restore({ from: 's' })
+  for (let look = 0; look < 1000 && !job.problem(); look++) await new Promise(resolve => { setImmediate(resolve) })
+  t.ok(job.problem())
+  r.volume.setSpace({ budgetBytes: null, order: 'fail' })
+  const seen = new Set<string>()
+  const finished = job.finished.then(() => true)
+  await r.clock.advance(30_000)
+  for (let isOver = false; !isOver; isOver = await Promise.race([finished, new Promise<false>(resolve => { setImmediate(resolve, false) })])) {
+    const { doneBytes, totalBytes } = job.progress()
+    if (doneBytes > 0 && doneBytes < totalBytes) seen.add(job.problem() ? 'waits' : 'goes on')
+  }
+  t.same([...seen], ['goes on'])
+  await r.volume.close()
+})
+
 t.test('a trim of what is not copied yet comes to its end, its client gone or not: nobody is told of a change that has failed', async t => {
   const r = await rig()
   await fill(r, 1)
