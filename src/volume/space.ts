@@ -105,7 +105,17 @@ export class Space {
   }
 
   /** Holds from the next request on. A budget below what is kept already: nothing is preserved until there is room again. */
-  set rule(rule: SpaceRule) { this.#rule = rule }
+  set rule(rule: SpaceRule) {
+    this.#rule = rule
+    this.expect()
+  }
+
+  /** What is staged has its promise, asked for or not: taken while there was no budget, or found at open. */
+  expect(): void {
+    const staged = this.#core.staging?.grains()
+    if (this.#rule.budgetBytes === null || !staged) return
+    for (const { start, end } of staged.runs()) this.promise(this.needs(start, end))
+  }
 
   get facts(): SpaceFacts {
     const { chain, grainBytes } = this.#core

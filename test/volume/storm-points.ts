@@ -14,7 +14,8 @@ const POINTS_MAX = 5
 
 interface Known {
   readonly kind: PointKind
-  readonly isUndo: boolean
+  /** For want of space. */
+  readonly mayGo: boolean
   /** `doubtful`: only the next open tells whether it is there. */
   state: 'making' | 'there' | 'going' | 'doubtful'
   /** What it may be; undefined: its instant has not come. */
@@ -37,7 +38,10 @@ export class StormPoints {
     const lab = this.#lab
     if (this.#points.size >= POINTS_MAX || this.#made >= POINTS_EVER) return
     const name = `p${++this.#made}`
-    const known: Known = { kind, isUndo: false, state: 'making', allowed: undefined, content: undefined }
+    // As an undo point, or as an image of a mirror's cycle.
+    const may = lab.hasBudget && kind === 'snapshot' ? ['keep', 'keep', 'undo', 'spare'][lab.random(4)] : 'keep'
+    const known: Known = { kind, mayGo: may !== 'keep', state: 'making', allowed: undefined, content: undefined }
+    const options = may === 'undo' ? { labels: { auto: 'undo' } } : may === 'spare' ? { letGo: () => { lab.count('told to let go') } } : {}
     this.#points.set(name, known)
     const isMine = lab.lives()
     const atInstant = (): void => {
@@ -45,7 +49,7 @@ export class StormPoints {
       lab.log(`${name}: its instant`)
       known.allowed = lab.model.allowed()
     }
-    lab.fly(`create ${kind} ${name}`, () => lab.volume.points.create({ name, kind, atInstant }), () => {
+    lab.fly(`create ${kind} ${name}`, () => lab.volume.points.create({ name, kind, atInstant, ...options }), () => {
       known.state = 'there'
       if (!known.allowed) throw new Wrong(`${name} had no instant`)
     }, () => {
@@ -66,10 +70,10 @@ export class StormPoints {
     for (const [name, known] of [...this.#points]) if (known.state === 'there' && !volume.points.get(name)) this.#isGone('meanwhile', name, known)
   }
 
-  #isGone(what: string, name: string, { isUndo }: Known): void {
-    const { space, machine } = this.#lab
-    const mayBeGivenUp = isUndo && space.order === 'drop-undo-then-fail' && (space.budgetBytes !== null || machine.wasFull)
-    if (!mayBeGivenUp) throw new Wrong(`${what}: ${name} is gone`)
+  #isGone(what: string, name: string, { mayGo }: Known): void {
+    const { rules, machine } = this.#lab
+    const isAllowed = rules.some(({ order, budgetBytes }) => order === 'drop-undo-then-fail' && (budgetBytes !== null || machine.wasFull))
+    if (!mayGo || !isAllowed) throw new Wrong(`${what}: ${name} is gone`)
     this.#lab.count('given up')
     this.#points.delete(name)
   }
@@ -134,7 +138,7 @@ export class StormPoints {
     const range = this.#range()
     const whenHeld = (): void => {
       if (!isMine()) return
-      restoring.undo = { kind: 'snapshot', isUndo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
+      restoring.undo = { kind: 'snapshot', mayGo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
       restoring.op = lab.model.begin(`restore ${name}`, restored(content, range, lab.volume.sizeBytes))
     }
     const atInstant = (): void => { if (isMine()) lab.model.atOnce(restoring.op!) }

@@ -5,11 +5,12 @@
  * Judged: what is read, at any time, after a crash, and in quiet moments, after which it must stay; points (storm-points.ts); that
  * every request is answered; that everything can be done again once nothing is refused and the disks were opened anew.
  */
+import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { GRAIN, SLOW } from './lab.js'
 import type { Ending } from './storm-disks.js'
-import { entryOf, GRAINS_MAX, IN_GRAIN, Lab, place, SECTORS, sectors, Wrong } from './storm-lab.js'
-import { contentOf, GONE, SECTOR, valuesOf } from './storm-model.js'
+import { entryOf, GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
+import { contentOf, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
 import { StormPoints } from './storm-points.js'
 
 /** A grain that nobody touches but whoever waits until everything else has come to rest. */
@@ -59,10 +60,17 @@ class Storm {
     lab.fly(`write ${value} to ${place(offset, length)}`, () => lab.volume.write(offset, length, data, 0), () => {
       lab.model.done(op)
       over()
-    }, () => {
-      lab.model.failed(op)
+    }, error => {
+      this.#refused(op, error)
       over()
     })
+  }
+
+  /** What finds no room in the budget has changed nothing, unless a part of it has found what else it needed. */
+  #refused(op: Op, error: unknown): void {
+    const { model, machine, volume } = this.lab
+    const isWhole = isBudgetRefusal(error) && !volume.inheriting && !machine.refusing.has('live')
+    isWhole ? model.never(op) : model.failed(op)
   }
 
   clear(how: 'zero' | 'trim'): void {
@@ -138,12 +146,7 @@ class Storm {
       await this.reopen()
       await lab.calmed()
     }
-    this.#write(SCRATCH * GRAIN, GRAIN)
-    await lab.landed()
-    lab.rethrow()
-    const trimmed = lab.model.begin('trim', sectors(SCRATCH * GRAIN, GRAIN, 0))
-    await lab.answered('the trim of a quiet moment', (async () => { await lab.volume.trim(SCRATCH * GRAIN, GRAIN) })())
-    lab.model.failed(trimmed)
+    await this.#scratch()
     await lab.clock.advance(42_000)
     await lab.answered('merges', lab.volume.points.settled())
     if (lab.random(2) === 0) {
@@ -154,8 +157,33 @@ class Storm {
     const now = await lab.contents('in a quiet moment')
     lab.model.found(now, false)
     await this.#points.judge('in a quiet moment', now)
+    lab.judgeBooks('in a quiet moment', true)
     lab.machine.calm = false
     lab.count('quiet')
+  }
+
+  /** Nothing is refused but for want of room in the budget. */
+  async #scratch(): Promise<void> {
+    const { lab } = this
+    const value = lab.serial
+    const op = lab.model.begin(`write ${value}`, sectors(SCRATCH * GRAIN, GRAIN, value))
+    const isDone = await this.#unlessFull('the write of a quiet moment', () => lab.volume.write(SCRATCH * GRAIN, GRAIN, contentOf(value, GRAIN), 0))
+    isDone ? lab.model.done(op) : lab.model.never(op)
+    const trimmed = lab.model.begin('trim', sectors(SCRATCH * GRAIN, GRAIN, 0))
+    await this.#unlessFull('the trim of a quiet moment', () => lab.volume.trim(SCRATCH * GRAIN, GRAIN))
+    lab.model.failed(trimmed)
+  }
+
+  async #unlessFull(what: string, begin: () => Pending): Promise<boolean> {
+    const { lab } = this
+    try {
+      await lab.answered(what, (async () => { await begin() })())
+      return true
+    } catch (error) {
+      if (!lab.isOverBudget(error)) throw error
+      lab.count(`${what} is over the budget`)
+      return false
+    }
   }
 
   async crash(ending: Ending): Promise<void> {
@@ -176,6 +204,7 @@ class Storm {
     const now = await lab.contents(what)
     lab.model.found(now, isDurable)
     await this.#points.judge(what, now)
+    lab.judgeBooks(what, false)
     lab.machine.calm = false
     lab.count(what)
   }
@@ -208,6 +237,7 @@ class Storm {
       ...often([1, 5, 20], () => this.flush()), ...often([3, 8, 15], () => points.create('snapshot')), ...often([0, 2], () => points.create('bookmark')),
       ...often([2, 5, 9], () => points.delete()), ...often([0, 3], () => points.ask()), ...often([0, 2], () => points.look()),
       ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4], () => points.restore()), ...often([0, 1, 5], () => this.resize()),
+      ...this.lab.hasBudget ? often([0, 1, 3], () => this.lab.setSpace(someRule(random))) : [],
     ]
   }
 
