@@ -11,7 +11,7 @@ import type { SpaceRule } from '../../src/store/point-entry.js'
 import { NO_BUDGET } from '../../src/volume/space.js'
 import type { VolumeCore } from '../../src/volume/core.js'
 import { openVolumeParts } from '../../src/volume/open-volume.js'
-import type { PointStore } from '../../src/volume/point-store.js'
+import type { PointStore, StagedPlace } from '../../src/volume/point-store.js'
 import { Volume } from '../../src/volume/volume.js'
 import { freshFolders, freshTable, openPoints, type PointDisks } from '../crash/points-store.js'
 import { type Disks, freshDisks, GRAIN, SMALL_JOURNAL_BYTES, UUID } from './lab.js'
@@ -54,6 +54,7 @@ export class Lab {
   space: SpaceRule = NO_BUDGET
   /** Of this run. */
   hasBudget = false
+  #freeFromBytes = Infinity
   /** Those in force since the last quiet moment. */
   rules: SpaceRule[] = [NO_BUDGET]
   /** Grains that may be kept and promised, beside a running merge; undefined: not known, for something was in flight when it changed. */
@@ -88,6 +89,7 @@ export class Lab {
     for (const [name, disk] of Object.entries(all)) this.machine.add(name, disk as MemoryDisk)
     if (all.live.sizeBytes > sizeBytes) this.machine.disks.get('live')!.kind = 'block'
     this.machine.refusing = refusals(random)
+    this.#freeFromBytes = [Infinity, 1, 20_000][random(3)]
     this.hasBudget = random(3) === 0
     if (this.hasBudget) this.space = someRule(random)
     this.rules = [this.space]
@@ -123,8 +125,12 @@ export class Lab {
     const stores = await openPoints(disks as unknown as PointDisks)
     const { live, map, journal } = disks as unknown as Disks
     const { clock, space } = this
-    const parts = await openVolumeParts({ uuid: UUID, sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores })
-    Object.assign(this, { catalog, volume: new Volume(parts), points: stores.points, core: parts.core })
+    const staged = stores.points.staged.bind(stores.points)
+    const points = Object.assign(stores.points, {
+      staged: async (create: boolean): Promise<StagedPlace | undefined> => ({ ...(await staged(create))!, freeFromBytes: this.#freeFromBytes }),
+    })
+    const parts = await openVolumeParts({ uuid: UUID, sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
+    Object.assign(this, { catalog, volume: new Volume(parts), points, core: parts.core })
     this.#limit()
   }
 
@@ -198,6 +204,16 @@ export class Lab {
       await this.machine.turn()
       if (turns % 8 === 7) await this.clock.advance(50)
       this.rethrow()
+    }
+  }
+
+  /** What is staged finds its place by itself. */
+  async moved(): Promise<void> {
+    const { staging } = this.core
+    for (let turns = 0; staging && !staging.idle; turns++) {
+      if (turns > TURNS_MAX) throw new Wrong('what is staged is not moved')
+      await this.machine.turn()
+      if (turns % 8 === 7) await this.clock.advance(50)
     }
   }
 

@@ -148,6 +148,7 @@ class Storm {
     }
     await this.#scratch()
     await lab.clock.advance(42_000)
+    await lab.moved()
     await lab.answered('merges', lab.volume.points.settled())
     if (lab.random(2) === 0) {
       this.flush()
