@@ -30,6 +30,8 @@ export class StormPoints {
   readonly #lab: Lab
   readonly #points = new Map<string, Known>()
   #made = 0
+  /** Begun so far. */
+  restores = 0
   #restoring: Restoring | undefined
 
   constructor(lab: Lab) { this.#lab = lab }
@@ -133,6 +135,7 @@ export class StormPoints {
     const content = name === undefined ? undefined : this.#points.get(name)!.content
     if (name === undefined || !content || this.#restoring || this.#made >= POINTS_EVER || this.#points.size > POINTS_MAX) return
     this.#made++
+    this.restores++
     const restoring: Restoring = this.#restoring = { from: name, op: undefined, undo: undefined }
     const isMine = lab.lives()
     const range = this.#range()

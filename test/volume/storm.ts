@@ -56,21 +56,26 @@ class Storm {
     const value = lab.serial
     const data = contentOf(value, length)
     const op = lab.model.begin(`write ${value}`, sectors(offset, length, value))
+    const { restores } = this.#points
+    const isPlain = !lab.volume.inheriting
     const over = (): void => { data.fill(0xee) }
     lab.fly(`write ${value} to ${place(offset, length)}`, () => lab.volume.write(offset, length, data, 0), () => {
       lab.model.done(op)
       over()
     }, error => {
-      this.#refused(op, error)
+      this.#refused(op, error, isPlain && restores === this.#points.restores)
       over()
     })
   }
 
-  /** What finds no room in the budget has changed nothing, unless a part of it has found what else it needed. */
-  #refused(op: Op, error: unknown): void {
-    const { model, machine, volume } = this.lab
-    const isWhole = isBudgetRefusal(error) && !volume.inheriting && !machine.refusing.has('live')
-    isWhole ? model.never(op) : model.failed(op)
+  /**
+   * What finds no room in the budget has changed nothing. But where something is inherited a write goes piece by piece, and one that
+   * has failed half-way on a full disk is tried again.
+   */
+  #refused(op: Op, error: unknown, isPlain: boolean): void {
+    const { model, machine } = this.lab
+    const isNever = isPlain && isBudgetRefusal(error) && !machine.refusing.has('live')
+    isNever ? model.never(op) : model.failed(op)
   }
 
   clear(how: 'zero' | 'trim'): void {
