@@ -384,10 +384,11 @@ export class Staging {
       throw error
     }).finally(() => {
       this.#working = undefined
-      // Taken while the last entries were being retired.
       if (this.#isAwaited && !this.#division) this.#begin()
     })
-    this.#working.catch(() => undefined)
+    // Taken while the last entries were being retired.
+    const more = (): void => { if (this.#hasMore && !this.#division) this.#wake(this.#log!.fill) }
+    this.#working.then(more, () => undefined)
     return this.#working
   }
 

@@ -78,6 +78,23 @@ t.test('what a disk that failed has kept from its place is moved when it works a
   await volume.close()
 })
 
+t.test('what is staged while all before it is being retired is moved, though nobody asks', async t => {
+  const { disks, volume, clock } = await open(new MemoryDisk(LOG_BYTES))
+  const live = disks.live as MemoryDisk
+  await volume.points.create({ name: 'kept', kind: 'snapshot' })
+  await write(volume, 1, fill(1, 1))
+  let goOn!: () => void
+  const held = new Promise<void>(resolve => { goOn = resolve })
+  live.flush = () => held
+  await clock.advance(1000)
+  await write(volume, 2, fill(1, 2))
+  goOn()
+  await turn()
+  await clock.advance(1000)
+  t.ok(live.toBuffer().subarray(GRAIN, 3 * GRAIN).equals(Buffer.concat([fill(1, 1), fill(1, 2)])))
+  await volume.close()
+})
+
 /** As a client that asks again when it is refused. */
 async function stubbornly(work: () => Pending | Promise<unknown>): Promise<void> {
   for (let tries = 1; ; tries++) {
