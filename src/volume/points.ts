@@ -133,8 +133,13 @@ export class VolumePoints implements Snappoints {
       const point = this.#known(name)
       refusePinned(point.info, this.#parts.core.clock, owners)
       if (point.users > 0) throw new NbdeltaError('busy', `'${name}' is in use`)
-      await this.#needStore().put([{ ...point.info, deleting: true }], [])
-      await this.#beginDeletion(point)
+      point.leaving = true
+      try {
+        await this.#needStore().put([{ ...point.info, deleting: true }], [])
+        await this.#beginDeletion(point)
+      } finally {
+        point.leaving = false
+      }
     })
   }
 
@@ -181,6 +186,7 @@ export class VolumePoints implements Snappoints {
   open(name: string, { yields } = { yields: false }): PointDevice {
     const point = this.#known(name)
     if (!point.isSnapshot) throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
+    if (point.leaving) throw new NbdeltaError('busy', `'${name}' is being deleted`)
     return this.#device(point, yields ? 'yields' : 'keeps')
   }
 

@@ -398,3 +398,30 @@ t.test('a restore that cannot be copied is tried again at times, and whoever wai
   await job.finished
   t.ok((await readAll(volume)).equals(filled(1, 8)))
 })
+
+t.test('D3: a snapshot is not opened while its deletion is on its way to the disk: nothing is kept for it soon', async t => {
+  const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
+  const points = new MemoryPoints()
+  const volume = await openOn(disks, SIZE, { points })
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  for (const fails of [true, false]) {
+    await volume.points.create({ name: 's', kind: 'snapshot' }).catch(() => undefined)
+    const put = points.put.bind(points)
+    let end!: () => void
+    const held = new Promise<void>(resolve => { end = resolve })
+    points.put = async (...change) => {
+      await held
+      if (fails) throw new NbdeltaError('io', 'the disk failed')
+      return put(...change)
+    }
+    const deleting = volume.points.delete('s').then(() => true, () => false)
+    await turns()
+    t.throws(() => volume.points.open('s'), { code: 'busy', message: "'s' is being deleted" })
+    end()
+    t.equal(await deleting, !fails)
+    points.put = put
+    if (fails) await volume.points.open('s').close()
+    else t.throws(() => volume.points.open('s'), { code: 'not-found' })
+  }
+  await volume.close()
+})

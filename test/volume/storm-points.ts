@@ -22,6 +22,8 @@ interface Known {
   allowed: Allowed | undefined
   /** What a snapshot is. */
   content: number[] | undefined
+  /** Another may have its name later. */
+  uuid?: string | undefined
 }
 
 interface Restoring { readonly from: string, op: Op | undefined, undo: Known | undefined }
@@ -30,11 +32,11 @@ export class StormPoints {
   readonly #lab: Lab
   readonly #points = new Map<string, Known>()
   #made = 0
-  /** Begun so far. */
-  restores = 0
   #restoring: Restoring | undefined
 
   constructor(lab: Lab) { this.#lab = lab }
+
+  get isRestoring(): boolean { return this.#restoring !== undefined }
 
   create(kind: PointKind): void {
     const lab = this.#lab
@@ -53,6 +55,7 @@ export class StormPoints {
     }
     lab.fly(`create ${kind} ${name}`, () => lab.volume.points.create({ name, kind, atInstant, ...options }), () => {
       known.state = 'there'
+      this.#isThere(name, known)
       if (!known.allowed) throw new Wrong(`${name} had no instant`)
     }, () => {
       if (lab.points.inDoubt && known.allowed) known.state = 'doubtful'
@@ -68,8 +71,13 @@ export class StormPoints {
 
   /** What was given up for want of space. */
   #lookForSacrifices(): void {
-    const { volume } = this.#lab
-    for (const [name, known] of [...this.#points]) if (known.state === 'there' && !volume.points.get(name)) this.#isGone('meanwhile', name, known)
+    for (const [name, known] of [...this.#points]) if (known.state === 'there' && !this.#isThere(name, known)) this.#isGone('meanwhile', name, known)
+  }
+
+  #isThere(name: string, known: Known): boolean {
+    const uuid = this.#lab.volume.points.get(name)?.uuid
+    known.uuid ??= uuid
+    return uuid !== undefined && uuid === known.uuid
   }
 
   #isGone(what: string, name: string, { mayGo }: Known): void {
@@ -135,7 +143,6 @@ export class StormPoints {
     const content = name === undefined ? undefined : this.#points.get(name)!.content
     if (name === undefined || !content || this.#restoring || this.#made >= POINTS_EVER || this.#points.size > POINTS_MAX) return
     this.#made++
-    this.restores++
     const restoring: Restoring = this.#restoring = { from: name, op: undefined, undo: undefined }
     const isMine = lab.lives()
     const range = this.#range()
@@ -169,12 +176,14 @@ export class StormPoints {
   #foundUndo(): void {
     const { undo, from } = this.#restoring!
     this.#restoring = undefined
+    this.#lookForSacrifices()
     const names = this.#lab.volume.points.list().map(info => info.name)
     const name = names.find(name => !this.#points.has(name) && name.startsWith(`undo-${from}-`))
     if (name === undefined) return
     if (!undo) throw new Wrong(`${name} had no instant`)
     undo.state = 'there'
     this.#points.set(name, undo)
+    this.#isThere(name, undo)
   }
 
   /** Nothing is in flight. */
@@ -207,7 +216,7 @@ export class StormPoints {
   takeStock(what: string): void {
     const names = this.#lab.volume.points.list().map(({ name }) => name)
     for (const [name, known] of [...this.#points]) {
-      if (names.includes(name)) {
+      if (this.#isThere(name, known)) {
         if (!known.allowed) throw new Wrong(`${what}: ${name} had no instant`)
         known.state = 'there'
       } else if (known.state === 'there') this.#isGone(what, name, known)

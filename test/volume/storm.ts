@@ -56,14 +56,14 @@ class Storm {
     const value = lab.serial
     const data = contentOf(value, length)
     const op = lab.model.begin(`write ${value}`, sectors(offset, length, value))
-    const { restores } = this.#points
-    const isPlain = !lab.volume.inheriting
+    const isPlain = (): boolean => !lab.volume.inheriting && !this.#points.isRestoring
+    const wasPlain = isPlain()
     const over = (): void => { data.fill(0xee) }
     lab.fly(`write ${value} to ${place(offset, length)}`, () => lab.volume.write(offset, length, data, 0), () => {
       lab.model.done(op)
       over()
     }, error => {
-      this.#refused(op, error, isPlain && restores === this.#points.restores)
+      this.#refused(op, error, wasPlain && isPlain())
       over()
     })
   }
