@@ -63,9 +63,9 @@ export class StormPoints {
     })
   }
 
-  #one(kinds: readonly PointKind[]): string | undefined {
+  #one(kinds: readonly PointKind[], states: readonly Known['state'][] = ['there']): string | undefined {
     this.#lookForSacrifices()
-    const names = [...this.#points].filter(([, { kind, state }]) => state === 'there' && kinds.includes(kind)).map(([name]) => name)
+    const names = [...this.#points].filter(([, { kind, state }]) => states.includes(state) && kinds.includes(kind)).map(([name]) => name)
     return names[this.#lab.random(names.length)]
   }
 
@@ -115,7 +115,7 @@ export class StormPoints {
   }
 
   look(): void {
-    const name = this.#one(['snapshot'])
+    const name = this.#one(['snapshot'], ['there', 'going'])
     if (name === undefined) return
     this.#lab.fly(`look at ${name}`, () => this.#content(name), () => undefined)
   }

@@ -205,6 +205,7 @@ class Storm {
     const { lab } = this
     this.#resizingTo = undefined
     await lab.open()
+    if (!lab.machine.calm) await this.#setOut()
     lab.machine.calm = true
     this.#points.takeStock(what)
     const now = await lab.contents(what)
@@ -213,6 +214,18 @@ class Storm {
     lab.judgeBooks(what, false)
     lab.machine.calm = false
     lab.count(what)
+  }
+
+  /** Nobody asks for anything, and what goes on by itself meets disks that refuse. */
+  async #setOut(): Promise<void> {
+    const { lab } = this
+    lab.phase = 'setting out'
+    for (let i = lab.random(4); i > 0; i--) {
+      for (let turns = lab.random(10); turns > 0; turns--) await lab.machine.turn()
+      await lab.clock.advance([60, 1000, 6000, 31_000][lab.random(4)])
+    }
+    await lab.calmed()
+    lab.phase = 'running'
   }
 
   /** With requests in flight, which have their turn. */
