@@ -255,7 +255,7 @@ class Storm {
       ...often([20, 60, 200], () => this.write()), ...often([0, 0, 3, 8], () => this.clear('zero')), ...often([0, 0, 3, 8], () => this.clear('trim')),
       ...often([1, 5, 20], () => this.flush()), ...often([3, 8, 15], () => points.create('snapshot')), ...often([0, 2], () => points.create('bookmark')),
       ...often([2, 5, 9], () => points.delete()), ...often([0, 3], () => points.ask()), ...often([0, 2], () => points.look()),
-      ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4], () => points.restore()), ...often([0, 1, 5], () => this.resize()),
+      ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4, 20], () => points.restore()), ...often([0, 1, 5], () => this.resize()),
       ...this.lab.hasBudget ? often([0, 1, 3], () => this.lab.setSpace(someRule(random))) : [],
     ]
   }
