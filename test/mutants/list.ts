@@ -70,6 +70,7 @@ export const MUTANTS: readonly Mutant[] = [
     put: '', judge: 'volume/point-order' },
   { name: 'a point removed before a checkpoint', file: 'volume/point-merge.js', find: 'await this.#inRoom(point, heir, gone, () => checkpointer.run());',
     put: '', judge: 'volume/point-order' },
+  { name: 'opened while its deletion is on its way', file: 'volume/points.js', find: 'point.leaving = true;', put: '', judge: 'volume/doubt' },
   { name: 'of those who wait for a place all take it', file: 'volume/points.js', judge: 'volume/point-limit',
     find: 'this.isCrowded ? undefined : this.#create(options)', put: 'this.#create(options)' },
 
@@ -85,6 +86,10 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'given up while somebody else reads it', file: 'volume/space.js', find: 'users === yielding && ', put: '', judge: 'volume/space-spare' },
   { name: 'one in the making is not waited for', file: 'volume/space.js', find: "state === 'making' && spare", put: 'false', judge: 'volume/space-spare' },
   { name: 'a request asks for no room', file: 'volume/space.js', find: 'if (grains > 0 && !this.#hasRoom(grains))', put: 'if (false)', judge: 'space' },
+  { name: 'what an open finds staged has no promise', file: 'volume/open-volume.js', find: 'space.expect();', put: '', judge: 'volume/space-staged' },
+  { name: 'what is staged when a budget is set has no promise', file: 'volume/space.js', find: 'this.expect();', put: '', judge: 'volume/space-staged' },
+  { name: 'one promise for a grain that is kept twice', file: 'volume/usage.js', find: 'isLent ? this.#lent : this.#content', put: 'this.#content',
+    judge: 'volume/space' },
 
   // Restores and clones (restore.ts, adopter.ts, inherited.ts, copier.ts)
   { name: 'undo not taken', file: 'volume/restore-switch.js', find: 'core.chain.lendAll(undo, layer.todo, core.map.data);', put: '', judge: 'restores' },
@@ -213,6 +218,9 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'grains of refused strokes written to in place', file: 'volume/staging.js', find: 'if (this.#inDoubt)',
     put: 'if (false)', judge: 'volume/staging-late' },
   { name: 'what is staged written to in place', file: 'volume/staging.js', find: 'this.#core.chain.plain?.clear(entry.from, entry.to);', put: '', judge: 'volume/staging' },
+  { name: 'what could not be moved is not tried again', file: 'volume/staging.js', find: 'this.#rests.retry();', put: '', judge: 'volume/staging' },
+  { name: 'what is staged beside the last mark stays there', file: 'volume/staging.js', find: 'this.#working.then(more, () => undefined);',
+    put: 'this.#working.catch(() => undefined);', judge: 'volume/staging' },
   { name: 'a hole made of what is staged over zeros', file: 'volume/excess-scan.js', find: 'if (staging?.meets(run.start, run.end))', put: 'if (false)',
     judge: 'volume/staging-late' },
 
