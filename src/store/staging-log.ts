@@ -139,7 +139,9 @@ export class StagingLog {
   #flushing: Promise<void> | undefined
   #flushFailure: unknown
 
-  private constructor(device: BlockDevice, options: StagingOptions, segments: readonly Segment[], applied: number, marks: number) {
+  private constructor(
+    device: BlockDevice, options: StagingOptions, segments: readonly Segment[], applied: number, marks: number,
+  ) {
     this.#device = device
     this.#identity = options
     this.#freeFromBytes = options.freeFromBytes ?? WORTH_FREEING_BYTES

@@ -1,4 +1,4 @@
-/** Rests: when what is staged (staging.ts) is moved though nobody asks: when a burst is over, and again when a disk has failed. */
+/** Rests: when what is staged (staging.ts) is moved though nobody asks: a burst is over, or a disk has failed a while ago. */
 import type { Clock } from '../device/clock.js'
 
 /** Appends that come closer together than this are one burst, and wait while there is room. */
