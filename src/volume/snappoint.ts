@@ -92,8 +92,8 @@ export interface Snappoints {
   pin(name: string, pin: Pin): Promise<void>
   unpin(name: string, owner: string): Promise<void>
   /**
-   * @param how `yields`: closed soon after its `letGo` was called. Errors: not-found, bad-argument (a bookmark), busy (it is being
-   * deleted).
+   * @param how `yields`: closed soon after its `letGo` was called. Errors: not-found, bad-argument (a bookmark), busy (it is
+   * being deleted).
    */
   open(name: string, how?: { readonly yields: boolean }): PointDevice
   /** Grains changed from `since` up to `until` (a newer point), or up to now. A superset of the truth, bounded (D4). */

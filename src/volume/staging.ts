@@ -470,8 +470,14 @@ export class Staging {
     }
     for (const { start, end } of runs) {
       chain.mark(start, end)
-      space.release(start, end)
+      for (let grain = start; grain < end; grain++) if (!this.#isBehind(grain)) space.release(grain, grain + 1)
     }
+  }
+
+  /** It is staged behind a division: the promise is for that. */
+  #isBehind(grain: number): boolean {
+    const entry = this.#grains.get(grain)
+    return this.#division !== undefined && entry !== undefined && entry.sequence > this.#division.last
   }
 
   /** What is in its place becomes durable there; then the log may forget it. */

@@ -12,11 +12,13 @@ import { NO_BUDGET } from '../../src/volume/space.js'
 import type { VolumeCore } from '../../src/volume/core.js'
 import { openVolumeParts } from '../../src/volume/open-volume.js'
 import type { PointStore, StagedPlace } from '../../src/volume/point-store.js'
+import type { SourceVolume } from '../../src/volume/restore.js'
 import { Volume } from '../../src/volume/volume.js'
 import { freshFolders, freshTable, openPoints, type PointDisks } from '../crash/points-store.js'
 import { type Disks, freshDisks, GRAIN, SMALL_JOURNAL_BYTES, UUID } from './lab.js'
 import { type Ending, Machine, type Refusing, type StormDisk } from './storm-disks.js'
 import { type Allowed, Model, SECTOR, valuesOf } from './storm-model.js'
+import { StormSource } from './storm-source.js'
 
 export const IN_GRAIN = GRAIN / SECTOR
 export const GRAINS_MAX = 12
@@ -34,7 +36,7 @@ const CATALOG_BYTES = 64 * 1024
 const OWNER = Buffer.alloc(16, 7)
 /** Of these a client's flush is made. */
 const FLUSHED = ['live', 'journal', 'staged']
-const DISKS = ['live', 'map', 'journal', 'table', 'catalog', 'folders', 'maps', 'preserved', 'staged', 'layers']
+const DISKS = ['live', 'map', 'journal', 'table', 'catalog', 'folders', 'maps', 'preserved', 'staged', 'layers', 'elsewhere']
 
 export class Wrong extends Error {}
 
@@ -50,6 +52,10 @@ export class Lab {
   points!: PointStore
   /** Of what is in memory only: for the books. */
   core!: VolumeCore
+  readonly source = new StormSource(SECTORS)
+  /** As this process sees it. */
+  sourceVolume!: SourceVolume
+  isClone = false
   /** Of what its points keep. */
   space: SpaceRule = NO_BUDGET
   /** Of this run. */
@@ -82,9 +88,12 @@ export class Lab {
   async start(): Promise<void> {
     const { random } = this
     const sizeBytes = GRAINS_FIRST * GRAIN
-    const fresh = await freshDisks({ sizeBytes, allData: random(2) === 0, journalBytes: [1, 4][random(2)] * SMALL_JOURNAL_BYTES })
+    this.isClone = random(6) === 0
+    const allData = random(2) === 0 && !this.isClone
+    const fresh = await freshDisks({ sizeBytes, allData, journalBytes: [1, 4][random(2)] * SMALL_JOURNAL_BYTES })
     const staged = new MemoryDisk(8192 + 2 * [24, 64, 256, 1024][random(4)] * 1024)
-    const all = { ...fresh, table: await freshTable(), catalog: await freshCatalog(sizeBytes), ...freshFolders(POINTS_EVER + 4), staged }
+    const all = { ...fresh, table: await freshTable(), catalog: await freshCatalog(sizeBytes), ...freshFolders(POINTS_EVER + 4), staged, elsewhere: this.source.disk }
+    if (this.isClone) await this.#makeClone(all)
     if (random(4) === 0) makeBlock(all.live as MemoryDisk, sizeBytes)
     for (const [name, disk] of Object.entries(all)) this.machine.add(name, disk as MemoryDisk)
     if (all.live.sizeBytes > sizeBytes) this.machine.disks.get('live')!.kind = 'block'
@@ -94,6 +103,18 @@ export class Lab {
     if (this.hasBudget) this.space = someRule(random)
     this.rules = [this.space]
     await this.open()
+  }
+
+  /** As volumes.ts does it. */
+  async #makeClone(disks: PointDisks & { readonly elsewhere: MemoryDisk }): Promise<void> {
+    const name = this.source.names[0]
+    const source = { volume: this.source.uuid, point: this.source.pointOf(name).uuid }
+    const isMine = (): boolean => true
+    await this.source.volume(disks.elsewhere, isMine).points.pin(name, { owner: 'clone v', expiresAt: null })
+    const { inherit } = await openPoints(disks)
+    await inherit.make('clone', GRAINS_FIRST, true)
+    await inherit.put([], { kind: 'clone', source, undo: null })
+    this.model.found(this.source.valuesOf(name), true)
   }
 
   get serial(): number { return ++this.#serial }
@@ -130,7 +151,9 @@ export class Lab {
       staged: async (create: boolean): Promise<StagedPlace | undefined> => ({ ...(await staged(create))!, freeFromBytes: this.#freeFromBytes }),
     })
     const parts = await openVolumeParts({ uuid: UUID, sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
-    Object.assign(this, { catalog, volume: new Volume(parts), points, core: parts.core })
+    const sourceVolume = this.source.volume(disks.elsewhere, this.lives())
+    Object.assign(this, { catalog, volume: new Volume(parts), points, core: parts.core, sourceVolume })
+    for (const name of this.source.attach(this.volume.inheritor, sourceVolume)) throw new Wrong(`${name} is inherited from, and not pinned`)
     this.#limit()
   }
 
@@ -169,10 +192,11 @@ export class Lab {
     if (this.#ceiling === undefined) this.#limit()
   }
 
-  /** A request was refused for want of room in the budget, and there is none. */
-  isOverBudget(error: unknown): boolean {
+  /** A change of this grain was refused for want of room in the budget, and there is none. */
+  isOverBudget(error: unknown, grain: number): boolean {
     const { budgetBytes } = this.space
-    return isBudgetRefusal(error) && budgetBytes !== null && (this.kept + 1) * GRAIN > budgetBytes
+    const needed = this.core.space.needs(grain, grain + 1).reduce((sum, { start, end }) => sum + end - start, 0)
+    return isBudgetRefusal(error) && budgetBytes !== null && (this.kept + Math.max(1, needed)) * GRAIN > budgetBytes
   }
 
   /** Another process is to open what this one leaves. Nothing is refused at first. */

@@ -139,8 +139,10 @@ export class StormPoints {
 
   restore(): void {
     const lab = this.#lab
-    const name = this.#one(['snapshot'])
-    const content = name === undefined ? undefined : this.#points.get(name)!.content
+    const { source, sourceVolume } = lab
+    const isForeign = lab.random(4) === 0
+    const name = isForeign ? source.names[lab.random(source.names.length)] : this.#one(['snapshot'])
+    const content = isForeign ? source.valuesOf(name!) : name === undefined ? undefined : this.#points.get(name)!.content
     if (name === undefined || !content || this.#restoring || this.#made >= POINTS_EVER || this.#points.size > POINTS_MAX) return
     this.#made++
     const restoring: Restoring = this.#restoring = { from: name, op: undefined, undo: undefined }
@@ -153,7 +155,7 @@ export class StormPoints {
     }
     const atInstant = (): void => { if (isMine()) lab.model.atOnce(restoring.op!) }
     const over = (): void => { if (restoring.op?.state === 'running') lab.model.failed(restoring.op) }
-    const options = { from: name, ...range, whenHeld, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
+    const options = { from: name, ...isForeign ? { sourceVolume } : {}, ...range, whenHeld, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
     const what = range ? `restore ${name} ${place(range.offset, range.length)}` : `restore ${name}`
     lab.fly(what, () => lab.volume.restore(options), () => {
       over()

@@ -56,7 +56,7 @@ class Storm {
     const value = lab.serial
     const data = contentOf(value, length)
     const op = lab.model.begin(`write ${value}`, sectors(offset, length, value))
-    const isPlain = (): boolean => !lab.volume.inheriting && !this.#points.isRestoring
+    const isPlain = (): boolean => !lab.core.inherit.active && !this.#points.isRestoring
     const wasPlain = isPlain()
     const over = (): void => { data.fill(0xee) }
     lab.fly(`write ${value} to ${place(offset, length)}`, () => lab.volume.write(offset, length, data, 0), () => {
@@ -109,6 +109,12 @@ class Storm {
       lab.model.reads.delete(seen)
       lab.judge('a read', valuesOf(into, into.length / SECTOR), seen)
     }, () => { lab.model.reads.delete(seen) })
+  }
+
+  promote(): void {
+    const { lab } = this
+    const pace = lab.random(2) === 0 ? 2 * GRAIN : undefined
+    lab.fly('promote', () => lab.volume.inheritor.promote(pace), () => undefined)
   }
 
   /** As volumes.ts does it. */
@@ -186,7 +192,7 @@ class Storm {
       await lab.answered(what, (async () => { await begin() })())
       return true
     } catch (error) {
-      if (!lab.isOverBudget(error)) throw error
+      if (!lab.isOverBudget(error, SCRATCH)) throw error
       lab.count(`${what} is over the budget`)
       return false
     }
@@ -256,6 +262,7 @@ class Storm {
       ...often([1, 5, 20], () => this.flush()), ...often([3, 8, 15], () => points.create('snapshot')), ...often([0, 2], () => points.create('bookmark')),
       ...often([2, 5, 9], () => points.delete()), ...often([0, 3], () => points.ask()), ...often([0, 2], () => points.look()),
       ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4, 20], () => points.restore()), ...often([0, 1, 5], () => this.resize()),
+      ...this.lab.isClone ? often([0, 1], () => this.promote()) : [],
       ...this.lab.hasBudget ? often([0, 1, 3], () => this.lab.setSpace(someRule(random))) : [],
     ]
   }
