@@ -177,6 +177,12 @@ export class Space {
   /** Of what was staged. */
   release(from: number, to: number): void { this.#core.chain.usage.release({ start: from, end: to, isLent: false }) }
 
+  /** What was staged of it last never was; something else `isStaged` there. */
+  renew(grain: number, isStaged: boolean): void {
+    this.release(grain, grain + 1)
+    if (isStaged && this.#rule.budgetBytes !== null) this.promise(this.needs(grain, grain + 1))
+  }
+
   /** Runs `work`, which has so much preserved. The grains are locked. Errors: no-space before it begins, and those of `work`. */
   async during(needed: () => readonly Need[], work: () => Promise<void>): Promise<void> {
     if (this.#rule.budgetBytes === null) return work()

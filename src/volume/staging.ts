@@ -342,10 +342,9 @@ export class Staging {
       for (let i = grains.length - 1; i >= 0; i--) {
         const [grain, entry] = [grains[i], before[i]]
         if (entry && entry.sequence > this.#log!.applied) this.#grains.set(grain, entry)
-        else {
-          this.#grains.delete(grain)
-          this.#core.space.release(grain, grain + 1)
-        }
+        else this.#grains.delete(grain)
+        // The promise was theirs where they were the first behind a division.
+        if (!this.#isBehind(grain)) this.#core.space.renew(grain, this.#grains.has(grain))
       }
       this.#queue.dropFrom(first)
     }
