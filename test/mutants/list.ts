@@ -90,11 +90,18 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'what is staged when a budget is set has no promise', file: 'volume/space.js', find: 'this.expect();', put: '', judge: 'volume/space-staged' },
   { name: 'one promise for a grain that is kept twice', file: 'volume/usage.js', find: 'isLent ? this.#lent : this.#content', put: 'this.#content',
     judge: 'volume/space' },
+  { name: 'the promise behind an instant ends with that before it', file: 'volume/staging.js', find: 'entry.sequence > this.#division.last;',
+    put: 'false;', judge: 'volume/instants' },
+  { name: 'what was refused behind an instant keeps its promise', file: 'volume/staging.js', judge: 'volume/instants',
+    find: 'this.#core.space.renew(grain, this.#grains.has(grain));', put: ';' },
 
   // Restores and clones (restore.ts, adopter.ts, inherited.ts, copier.ts)
   { name: 'undo not taken', file: 'volume/restore-switch.js', find: 'core.chain.lendAll(undo, layer.todo, core.map.data);', put: '', judge: 'restores' },
   { name: 'preserving skipped in a restore', file: 'volume/adopter.js', find: 'this.#parts.preserver.secure(lent, []));',
     put: 'Promise.resolve());', judge: 'restores' },
+  { name: 'nobody hears of the journal while a restore writes its bitmap', file: 'volume/restore-switch.js', judge: 'volume/doubt',
+    find: 'await allSettled([begun, late ? undefined : this.#file.save(plan.set, plan.set.usedPages())]);',
+    put: 'if (!late) await this.#file.save(plan.set, plan.set.usedPages()); await begun;' },
   { name: 'the set of a restore not saved', file: 'volume/inherited.js', find: 'await this.file.save(this.todo, this.todo.usedPages(), settle);', put: '', judge: 'restores' },
   { name: 'a restore answered before its record', file: 'volume/restore-switch.js', find: 'await put(taken.map(({ changes }) => changes));',
     put: 'put(taken.map(({ changes }) => changes)).catch(() => undefined);', judge: 'volume/restore' },
