@@ -204,7 +204,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'const isNext = entry.sequence <= last && ', put: 'const isNext = ', judge: 'volume/instants' },
   { name: 'a point taken before what was staged before it has its place', file: 'volume/point-creation.js',
     find: 'if (staging && !staging.isSettled)', put: 'if (false)', judge: 'volume/instants' },
-  { name: 'staged behind an instant without a promise', file: 'volume/staging.js', find: 'division?.keeps ? space.roomForAll(from, to)',
+  { name: 'staged behind an instant without a promise', file: 'volume/staging.js', find: 'this.#division?.keeps ? space.roomForAll(from, to)',
     put: 'false ? undefined', judge: 'volume/instants' },
   { name: 'what nobody needs yet written in place behind an instant', file: 'volume/staging.js', find: 'const isNeeded = this.isPassing ||',
     put: 'const isNeeded =', judge: 'volume/instants' },

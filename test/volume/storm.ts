@@ -1,9 +1,10 @@
 /**
- * One run of staged-storm.test.ts: a volume, many requests in flight, resizes, refusals, crashes. `storm` returns what is wrong, or
- * undefined.
+ * One run of staged-storm.test.ts: a volume, perhaps a clone, many requests in flight, resizes, budgets, refusals, crashes. `storm`
+ * returns what is wrong, or undefined.
  *
  * Judged: what is read, at any time, after a crash, and in quiet moments, after which it must stay; points (storm-points.ts); that
- * every request is answered; that everything can be done again once nothing is refused and the disks were opened anew.
+ * every request is answered; that everything can be done again once nothing is refused and the disks were opened anew; what is kept
+ * and promised of the budget, and that what finds no room in it has changed nothing.
  */
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
