@@ -60,7 +60,7 @@ export const ENTRY_MAX_BYTES = 64 * 1024
 const STROKE_MAX_BYTES = 512 * 1024
 /** What a scan at open reads at a time. */
 const SCAN_BYTES = 4 * STROKE_MAX_BYTES
-/** Space worth giving back when everything is applied. */
+/** Space worth giving back when everything is applied, if nobody says otherwise. */
 const WORTH_FREEING_BYTES = 64 * 2 ** 20
 
 export interface StagedEntry {
@@ -99,11 +99,14 @@ interface Stroke {
   readonly settle: (error?: unknown) => void
 }
 
-interface Identity {
+interface StagingOptions {
   /** 16 bytes: the volume's uuid. */
   readonly owner: Buffer
   readonly name: string
+  /** So much space is worth giving back when everything is applied. */
+  readonly freeFromBytes?: number
 }
+type Identity = Pick<StagingOptions, 'owner' | 'name'>
 
 export class StagingLog {
   /** Called when a stroke is refused, in that same turn: nobody may look for its entries, and those behind, any more. */
@@ -111,6 +114,7 @@ export class StagingLog {
   readonly #device: BlockDevice
   readonly #identity: Identity
   readonly #segments: readonly Segment[]
+  readonly #freeFromBytes: number
   /** Not in use just now; undefined: not made yet. */
   readonly #buffers: (Buffer | undefined)[] = [undefined, undefined]
   readonly #send = (): void => { this.#sendGathered() }
@@ -135,9 +139,12 @@ export class StagingLog {
   #flushing: Promise<void> | undefined
   #flushFailure: unknown
 
-  private constructor(device: BlockDevice, identity: Identity, segments: readonly Segment[], applied: number, marks: number) {
+  private constructor(
+    device: BlockDevice, options: StagingOptions, segments: readonly Segment[], applied: number, marks: number,
+  ) {
     this.#device = device
-    this.#identity = identity
+    this.#identity = options
+    this.#freeFromBytes = options.freeFromBytes ?? WORTH_FREEING_BYTES
     this.#segments = segments
     this.#applied = applied
     this.#marks = marks
@@ -152,8 +159,8 @@ export class StagingLog {
   }
 
   /** Opens what lies on `device`, zeros at first. Returns the entries that are not applied. Errors: newer-format, io. */
-  static async open(device: BlockDevice, identity: Identity): Promise<{ log: StagingLog, entries: StagedEntry[] }> {
-    const marks = [await readMark(device, identity, 0), await readMark(device, identity, 1)]
+  static async open(device: BlockDevice, options: StagingOptions): Promise<{ log: StagingLog, entries: StagedEntry[] }> {
+    const marks = [await readMark(device, options, 0), await readMark(device, options, 1)]
     const applied = Math.max(...marks.map(mark => mark?.applied ?? 0))
     const space = device.sizeBytes - SEGMENTS_AT
     const count = Math.max(2, Math.min(SEGMENTS_MAX, Math.floor(space / SEGMENT_BYTES)))
@@ -164,9 +171,9 @@ export class StagingLog {
     })
     const entries: StagedEntry[] = []
     const buffer = Buffer.alloc(Math.min(SCAN_BYTES, sizeBytes))
-    for (const segment of segments) entries.push(...await scan(device, identity, segment, buffer))
+    for (const segment of segments) entries.push(...await scan(device, options, segment, buffer))
     entries.sort((a, b) => a.sequence - b.sequence)
-    const log = new StagingLog(device, identity, segments, applied, Math.max(...marks.map(mark => mark?.count ?? 0)))
+    const log = new StagingLog(device, options, segments, applied, Math.max(...marks.map(mark => mark?.count ?? 0)))
     return { log, entries: entries.filter(({ sequence }) => sequence > applied) }
   }
 
@@ -276,7 +283,7 @@ export class StagingLog {
    * be appended meanwhile. Errors: those of the disk.
    */
   async rest(): Promise<void> {
-    if (this.#sealed || this.#applied < this.#sequence || this.#takenBytes < WORTH_FREEING_BYTES) return
+    if (this.#sealed || this.#applied < this.#sequence || this.#takenBytes < this.#freeFromBytes) return
     this.#sealed = this.#resting = true
     this.#wanted = false
     try {

@@ -110,7 +110,8 @@ export class Adopter {
     await this.#parts.reclaimer.relieve()
     const lent = data.flatMap(({ start, end }) => lentCopies(chain, start, end)).map(copy => ({ ...copy, neutral: true }))
     if (lent.length > 0) {
-      await this.#core.space.during(() => lent.map(copy => copy.run), () => this.#parts.preserver.secure(lent, []))
+      const needs = lent.map(({ run }) => ({ ...run, isLent: true }))
+      await this.#core.space.during(() => needs, () => this.#parts.preserver.secure(lent, []))
     }
     let copied = 0
     if (data.length > 0) {

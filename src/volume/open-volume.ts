@@ -133,6 +133,7 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   const preserver = new Preserver(core, view, checkpointer)
   staged = options.points?.staged && new Staging(core, preserver, options.points)
   await staged?.open(false)
+  space.expect()
   const gate = new Gate(core, preserver, reclaimer)
   const adopter = new Adopter({ core, gate, preserver, reclaimer, checkpointer })
   const points = new VolumePoints({ core, checkpointer, reclaimer, view }, options.points)

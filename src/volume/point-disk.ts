@@ -13,7 +13,7 @@ import type { PointTable } from '../store/point-table.js'
 import { uuidBytes } from '../store/store-creation.js'
 import { saveTwins } from '../store/twin-map.js'
 import type { DirtyPages, Point } from './point.js'
-import type { PointFiles, PointRecord, PointStore } from './point-store.js'
+import type { PointFiles, PointRecord, PointStore, StagedPlace } from './point-store.js'
 import type { PointKind } from './snappoint.js'
 
 /** Some 240,000 first overwrites of 4 KiB. A sparse file. */
@@ -155,7 +155,7 @@ export class StorePoints implements PointStore {
     return new PointDisk(files, this.#folders.identity(this.#volume, seq), divCeil(sizeBytes, this.#grainBytes), kind)
   }
 
-  async staged(create: boolean): Promise<{ device: BlockDevice, owner: Buffer, name: string } | undefined> {
+  async staged(create: boolean): Promise<StagedPlace | undefined> {
     const device = await this.#folders.openStaged(this.#volume, create ? STAGED_BYTES : undefined)
     return device && { device, owner: uuidBytes(this.#volume), name: `staging log of volume ${this.#volume}` }
   }

@@ -32,6 +32,15 @@ export interface PointFiles {
   close(): Promise<void>
 }
 
+/** What a staging log lies on (store/staging-log.ts). */
+export interface StagedPlace {
+  readonly device: BlockDevice
+  readonly owner: Buffer
+  readonly name: string
+  /** When nothing is staged so much space is given back; undefined: not before it is worth while on a file system. */
+  readonly freeFromBytes?: number
+}
+
 /** The points of one volume on disk. */
 export interface PointStore {
   /** What the table says, ascending. */
@@ -48,7 +57,7 @@ export interface PointStore {
   make(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles>
   open(seq: number, kind: PointKind, sizeBytes: number): Promise<PointFiles>
   /** Where new content waits while old content is preserved; `create` makes it where there is none. Undefined: there is none. */
-  staged?(create: boolean): Promise<{ readonly device: BlockDevice, readonly owner: Buffer, readonly name: string } | undefined>
+  staged?(create: boolean): Promise<StagedPlace | undefined>
   /** Durable: the folder counts no more. Done already: nothing to do. */
   markDeleted(seq: number): Promise<void>
   removeDeleted(seq: number): Promise<void>

@@ -135,8 +135,13 @@ export class VolumePoints implements Snappoints {
       const point = this.#known(name)
       refusePinned(point.info, this.#parts.core.clock, owners)
       if (point.users > 0) throw new NbdeltaError('busy', `'${name}' is in use`)
-      await this.#needStore().put([{ ...point.info, deleting: true }], [])
-      await this.#beginDeletion(point)
+      point.leaving = true
+      try {
+        await this.#needStore().put([{ ...point.info, deleting: true }], [])
+        await this.#beginDeletion(point)
+      } finally {
+        point.leaving = false
+      }
     })
   }
 
@@ -184,6 +189,7 @@ export class VolumePoints implements Snappoints {
     const point = this.#known(name)
     if (!point.isSnapshot) throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
     if (isImage(point.info) && !image) throw new NbdeltaError('bad-argument', `'${name}' keeps only what a mirror is shipping`)
+    if (point.leaving) throw new NbdeltaError('busy', `'${name}' is being deleted`)
     return this.#device(point, yields ? 'yields' : 'keeps')
   }
 

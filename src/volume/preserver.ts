@@ -26,6 +26,7 @@ import type { Checkpointer } from './checkpoint.js'
 import { bufferFor, bytesOf, type VolumeCore } from './core.js'
 import type { LiveView } from './live-view.js'
 import type { Point } from './point.js'
+import type { Need } from './usage.js'
 import type { Run } from './volume-map.js'
 
 /** Of one request, at most, where it can be divided. */
@@ -60,7 +61,7 @@ interface Job {
 interface Copied {
   readonly point: Point
   readonly neutral: boolean
-  readonly bytes: Run[]
+  readonly bytes: Need[]
   readonly zero: Run[]
   readonly stale: Run[]
 }
@@ -154,7 +155,7 @@ export class Preserver {
             continue
           }
           const grains = Math.max(1, Math.floor((buffer.length - filled) / this.#core.grainBytes))
-          const piece = { start: at, end: Math.min(end, at + grains) }
+          const piece = { start: at, end: Math.min(end, at + grains), isLent: lent }
           if (filled + (piece.end - piece.start) * this.#core.grainBytes > buffer.length) {
             await allSettled(pending.splice(0))
             filled = 0
@@ -214,10 +215,10 @@ export class Preserver {
       }
       for (const part of parts(bytes)) {
         add(journal.append('preserve', part, () => {
-          for (const { start, end } of part) {
-            chain.preserve(point, start, end)
-            chain.usage.release(start, end)
-            mark(start, end)
+          for (const need of part) {
+            chain.preserve(point, need.start, need.end)
+            chain.usage.release(need)
+            mark(need.start, need.end)
           }
         }, point.seq))
       }
@@ -251,7 +252,7 @@ export class Preserver {
 }
 
 /** So many ranges as one record holds. */
-function* parts(runs: readonly Run[]): Generator<readonly Run[]> {
+function* parts<R extends Run>(runs: readonly R[]): Generator<readonly R[]> {
   for (let at = 0; at < runs.length; at += RANGES_PER_RECORD_MAX) yield runs.slice(at, at + RANGES_PER_RECORD_MAX)
 }
 

@@ -128,8 +128,7 @@ export class RestoreSwitch {
     // What the journal says of an earlier restore must not be taken for this one.
     const begun = core.journal.append('layer', [{ start: 0, end: 1 }], () => undefined, this.undo.record.seq)
     const late = volume === uuid && !core.inherit.of('clone')
-    if (!late) await this.#file!.save(plan.set, plan.set.usedPages())
-    await begun
+    await allSettled([begun, late ? undefined : this.#file!.save(plan.set, plan.set.usedPages())])
     await this.undo.secure()
     this.#layer = new Layer('restore', plan.set, this.#file!, this.undo.point, false)
     this.#layer.unsaved = late

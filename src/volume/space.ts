@@ -27,7 +27,7 @@ import type { LiveView } from './live-view.js'
 import type { Point } from './point.js'
 import type { VolumePoints } from './points.js'
 import { pinOf } from './snappoint.js'
-import type { Run } from './volume-map.js'
+import type { Need } from './usage.js'
 
 /** What ran out. */
 export type SpaceWant = 'budget' | 'disk'
@@ -58,7 +58,7 @@ const STEPS: Readonly<Record<SpaceOrder, readonly Step[]>> = Object.freeze({
   'drop-undo-then-fail': ['drop-undo', 'drop-spare'], 'fail': [],
 })
 
-const NOTHING: readonly Run[] = Object.freeze([])
+const NOTHING: readonly Need[] = Object.freeze([])
 
 /** While the disk is full, what is staged is tried again so often. */
 const RETRY_MS = 5000
@@ -105,7 +105,17 @@ export class Space {
   }
 
   /** Holds from the next request on. A budget below what is kept already: nothing is preserved until there is room again. */
-  set rule(rule: SpaceRule) { this.#rule = rule }
+  set rule(rule: SpaceRule) {
+    this.#rule = rule
+    this.expect()
+  }
+
+  /** What is staged has its promise, asked for or not: taken while there was no budget, or found at open. */
+  expect(): void {
+    const staged = this.#core.staging?.grains()
+    if (this.#rule.budgetBytes === null || !staged) return
+    for (const { start, end } of staged.runs()) this.promise(this.needs(start, end))
+  }
 
   get facts(): SpaceFacts {
     const { chain, grainBytes } = this.#core
@@ -117,45 +127,45 @@ export class Space {
   }
 
   /** What of grains [from, to) is going to be kept in the file of a point, if they are overwritten. */
-  needs(from: number, to: number): Run[] {
+  needs(from: number, to: number): Need[] {
     const { chain, grainBytes, sizeBytes } = this.#core
-    const runs: Run[] = lentCopies(chain, from, to).map(({ run }) => run)
+    const needs: Need[] = lentCopies(chain, from, to).map(({ run }) => ({ ...run, isLent: true }))
     for (let at = from; at < to;) {
       const needed = chain.neededRun(at, to)
       for (let start = needed.start; start < needed.end;) {
         const offset = start * grainBytes
         const there = this.#view.zeroRun(offset, Math.min(needed.end * grainBytes, sizeBytes) - offset)
         const end = Math.min(needed.end, start + Math.ceil(Math.abs(there) / grainBytes))
-        if (there > 0) runs.push({ start, end })
+        if (there > 0) needs.push({ start, end, isLent: false })
         start = end
       }
       at = needed.end
     }
-    return runs
+    return needs
   }
 
   /**
    * Grains [from, to) may be staged: what is to be promised for them. Undefined: there is no room for what they need, or
    * something speaks against it being there later.
    */
-  roomFor(from: number, to: number): readonly Run[] | undefined {
+  roomFor(from: number, to: number): readonly Need[] | undefined {
     if (this.#diskFull) return undefined
     if (this.#rule.budgetBytes === null) return NOTHING
-    const runs = this.needs(from, to)
-    return this.#hasRoom(this.#count(runs)) ? runs : undefined
+    const needs = this.needs(from, to)
+    return this.#hasRoom(this.#count(needs)) ? needs : undefined
   }
 
   /** As `roomFor`, for a snapshot in the making, which is going to need all of them; those with a promise cannot have another. */
-  roomForAll(from: number, to: number): readonly Run[] | undefined {
+  roomForAll(from: number, to: number): readonly Need[] | undefined {
     if (this.#diskFull) return undefined
     if (this.#rule.budgetBytes === null) return NOTHING
-    const run = { start: from, end: to }
-    const grains = this.#count([run])
-    return grains === to - from && this.#hasRoom(grains) ? [run] : undefined
+    const needs = [{ start: from, end: to, isLent: false }]
+    const grains = this.#count(needs)
+    return grains === to - from && this.#hasRoom(grains) ? needs : undefined
   }
 
   /** Room for these grains is theirs until they are kept, or `release`. */
-  promise(runs: readonly Run[]): void { for (const run of runs) this.#core.chain.usage.promise(run) }
+  promise(needs: readonly Need[]): void { for (const need of needs) this.#core.chain.usage.promise(need) }
 
   /** A point has gone: perhaps nobody needs what was promised any more. The whole volume is held. */
   reconsider(): void {
@@ -164,20 +174,27 @@ export class Space {
     if (this.#rule.budgetBytes !== null) for (const { start, end } of runs) this.promise(this.needs(start, end))
   }
 
-  release(from: number, to: number): void { this.#core.chain.usage.release(from, to) }
+  /** Of what was staged. */
+  release(from: number, to: number): void { this.#core.chain.usage.release({ start: from, end: to, isLent: false }) }
+
+  /** What was staged of it last never was; something else `isStaged` there. */
+  renew(grain: number, isStaged: boolean): void {
+    this.release(grain, grain + 1)
+    if (isStaged && this.#rule.budgetBytes !== null) this.promise(this.needs(grain, grain + 1))
+  }
 
   /** Runs `work`, which has so much preserved. The grains are locked. Errors: no-space before it begins, and those of `work`. */
-  async during(needed: () => readonly Run[], work: () => Promise<void>): Promise<void> {
+  async during(needed: () => readonly Need[], work: () => Promise<void>): Promise<void> {
     if (this.#rule.budgetBytes === null) return work()
-    const runs = needed()
+    const needs = needed()
     const { usage } = this.#core.chain
-    const grains = this.#count(runs)
+    const grains = this.#count(needs)
     if (grains > 0 && !this.#hasRoom(grains)) throw this.#refusal(grains)
-    this.promise(runs)
+    this.promise(needs)
     try {
       await work()
     } finally {
-      for (const { start, end } of runs) usage.release(start, end)
+      for (const need of needs) usage.release(need)
     }
   }
 
@@ -243,8 +260,8 @@ export class Space {
     this.points?.inTurn(() => staging.drain()).then(() => this.#diskHasRoom(), () => undefined)
   }
 
-  #count(runs: readonly Run[]): number {
-    return runs.reduce((sum, run) => sum + this.#core.chain.usage.unpromised(run), 0)
+  #count(needs: readonly Need[]): number {
+    return needs.reduce((sum, need) => sum + this.#core.chain.usage.unpromised(need), 0)
   }
 
   #hasRoom(grains: number): boolean {

@@ -39,6 +39,7 @@ import { IdleSpace } from './idle-space.js'
 import { runsOf } from './journal.js'
 import type { Copy, Preserver } from './preserver.js'
 import type { PointStore } from './point-store.js'
+import { Rests } from './rests.js'
 import { type Division, placed, type Staged } from './staged-entry.js'
 import { wholeGrains } from './staged-parts.js'
 import { StagedQueue } from './staged-queue.js'
@@ -46,8 +47,6 @@ import { Stalls } from './stalls.js'
 import { Strokes } from './strokes.js'
 import type { Run } from './volume-map.js'
 
-/** Appends that come closer together than this are one burst, and wait while there is room. */
-const REST_MS = 50
 /** Beyond this the log must be emptied, burst or not. */
 const FILL_MAX = 0.5
 
@@ -75,7 +74,7 @@ export class Staging {
   readonly #drains = new Drains()
   readonly #pressure: Backpressure
   readonly #space: IdleSpace
-  #timer: { cancel(): void } | undefined
+  readonly #rests: Rests
   #refusing = 0
   /** Somebody wants nothing to be moved: no batch begins but for those that wait for one, then nothing is taken either. */
   #yielding = 0
@@ -89,6 +88,7 @@ export class Staging {
     this.#store = store
     this.#preserver = preserver
     this.#pressure = new Backpressure(core.clock)
+    this.#rests = new Rests(core.clock, () => { this.#begin() })
     this.#space = new IdleSpace(core.clock, () => { if (this.idle && this.#refusing === 0) this.#begin() })
   }
 
@@ -252,8 +252,7 @@ export class Staging {
    */
   async stall(): Promise<void> {
     this.#yielding++
-    this.#timer?.cancel()
-    this.#timer = undefined
+    this.#rests.cancel()
     while (this.#working) await this.#working.catch(() => undefined)
     this.#stalls.begin()
     // A stroke that fails now begins work, too.
@@ -306,9 +305,10 @@ export class Staging {
 
   async close(): Promise<void> {
     this.#refusing++
-    this.#timer?.cancel()
+    this.#rests.cancel()
     this.#space.stop()
     await this.#working?.catch(() => undefined)
+    this.#rests.cancel()
     this.#pressure.ended(true)
     await this.#log?.close()
   }
@@ -342,10 +342,9 @@ export class Staging {
       for (let i = grains.length - 1; i >= 0; i--) {
         const [grain, entry] = [grains[i], before[i]]
         if (entry && entry.sequence > this.#log!.applied) this.#grains.set(grain, entry)
-        else {
-          this.#grains.delete(grain)
-          this.#core.space.release(grain, grain + 1)
-        }
+        else this.#grains.delete(grain)
+        // The promise was theirs where they were the first behind a division.
+        if (!this.#isBehind(grain)) this.#core.space.renew(grain, this.#grains.has(grain))
       }
       this.#queue.dropFrom(first)
     }
@@ -369,34 +368,26 @@ export class Staging {
   #wake(fill: number): void {
     if (this.#working || this.#mustYield) return
     if ((fill > FILL_MAX || this.#isAwaited) && !this.#division) this.#begin()
-    else this.#timer ??= this.#rest()
-  }
-
-  /** Begins when nothing was taken for REST_MS. */
-  #rest(): { cancel(): void } {
-    const { sequence } = this.#log!
-    return this.#core.clock.setTimeout(() => {
-      const more = this.#log!.sequence > sequence
-      this.#timer = more ? this.#rest() : undefined
-      if (!more) this.#begin()
-    }, REST_MS)
+    else this.#rests.begin(() => this.#log!.sequence)
   }
 
   #begin(): Promise<void> {
-    this.#timer?.cancel()
-    this.#timer = undefined
+    this.#rests.cancel()
     const ended = (): void => { if (!this.#division && this.#yielding === 0) this.#pressure.ended(false) }
     this.#working ??= this.#work().then(ended, (error: unknown) => {
       this.#core.logger.warn({ err: error }, 'staged writes could not be moved to their places; will be tried again')
       this.#pressure.ended(true)
       this.#drains.failed(error)
+      // Else only the next open tells what is on the disk.
+      if (!this.#preserver.failure && !this.#core.flushes.failure) this.#rests.retry()
       throw error
     }).finally(() => {
       this.#working = undefined
-      // Taken while the last entries were being retired.
       if (this.#isAwaited && !this.#division) this.#begin()
     })
-    this.#working.catch(() => undefined)
+    // Taken while the last entries were being retired.
+    const more = (): void => { if (this.#hasMore && !this.#division) this.#wake(this.#log!.fill) }
+    this.#working.then(more, () => undefined)
     return this.#working
   }
 
@@ -478,8 +469,14 @@ export class Staging {
     }
     for (const { start, end } of runs) {
       chain.mark(start, end)
-      space.release(start, end)
+      for (let grain = start; grain < end; grain++) if (!this.#isBehind(grain)) space.release(grain, grain + 1)
     }
+  }
+
+  /** It is staged behind a division: the promise is for that. */
+  #isBehind(grain: number): boolean {
+    const entry = this.#grains.get(grain)
+    return this.#division !== undefined && entry !== undefined && entry.sequence > this.#division.last
   }
 
   /** What is in its place becomes durable there; then the log may forget it. */

@@ -4,7 +4,7 @@ import { SliceDevice } from '../../src/device/slice.js'
 import { MemoryDisk, type RecordingDisk } from '../../src/device/testing.js'
 import type { MapIdentity } from '../../src/store/map-file.js'
 import { formatRecordLog } from '../../src/store/open-record-log.js'
-import type { PointFolders } from '../../src/store/point-files.js'
+import type { PointFolders, TodoName } from '../../src/store/point-files.js'
 import { formatPointMaps, pointMapsLayout, TODO_FILE_BYTES, todoMap } from '../../src/store/point-maps.js'
 import { openPointTable, POINTS_MAGIC, type PointTable } from '../../src/store/point-table.js'
 import { StoreInheritance } from '../../src/volume/inherit-disk.js'
@@ -37,7 +37,7 @@ export async function freshTable(): Promise<MemoryDisk> {
 export function freshFolders(seqs: number): Record<Exclude<PointDiskName, 'table'>, MemoryDisk> {
   return {
     folders: new MemoryDisk(seqs * SECTOR), maps: new MemoryDisk(seqs * MAPS_BYTES),
-    preserved: new MemoryDisk(seqs * PRESERVED_BYTES), staged: new MemoryDisk(STAGED_BYTES), layers: new MemoryDisk(TODO_FILE_BYTES),
+    preserved: new MemoryDisk(seqs * PRESERVED_BYTES), staged: new MemoryDisk(STAGED_BYTES), layers: new MemoryDisk(2 * TODO_FILE_BYTES),
   }
 }
 
@@ -115,16 +115,15 @@ class DiskFolders {
   async removeDeleted(_volume: string, seq: number): Promise<void> { await this.#name(seq, ABSENT, 0) }
   async removeUnfinished(): Promise<void> {}
 
-  /** Of one layer, a restore's. */
-  async makeTodo(_volume: string, grains: number, fill: boolean): Promise<void> {
-    await todoMap(this.#layers(), this.todoIdentity(), grains).format(fill)
+  async makeTodo(_volume: string, grains: number, fill: boolean, name: TodoName = 'todo'): Promise<void> {
+    await todoMap(this.#layer(name), this.todoIdentity(), grains).format(fill)
     await this.#disks.layers.flush()
   }
 
-  async openTodo() { return this.#layers() }
+  async openTodo(_volume: string, name: TodoName = 'todo') { return this.#layer(name) }
   async removeTodo(): Promise<void> {}
   todoIdentity(): MapIdentity { return { owner: OWNER, name: 'layer' } }
-  #layers() { return new SliceDevice(this.#disks.layers, 0, TODO_FILE_BYTES) }
+  #layer(name: TodoName) { return new SliceDevice(this.#disks.layers, name === 'todo' ? 0 : TODO_FILE_BYTES, TODO_FILE_BYTES) }
 
   async #name(seq: number, state: number, sizeBytes: number): Promise<void> {
     const sector = Buffer.alloc(SECTOR)

@@ -5,7 +5,7 @@ import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock, MemoryDisk } from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { MemoryInherit, Rig } from './inherit-lab.js'
-import { type Disks, freshDisks, GRAIN, killed, openOn, readAll, SLOW } from './lab.js'
+import { type Disks, freshDisks, GRAIN, killed, openOn, readAll, SLOW, UUID } from './lab.js'
 import { MemoryPoints, StagedPoints } from './point-lab.js'
 
 const G = GRAIN
@@ -413,4 +413,58 @@ t.test('a restore that cannot be copied is tried again at times, and whoever wai
   await passes(clock, 30_000)
   await job.finished
   t.ok((await readAll(volume)).equals(filled(1, 8)))
+})
+
+t.test('D3: a snapshot is not opened while its deletion is on its way to the disk: nothing is kept for it soon', async t => {
+  const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
+  const points = new MemoryPoints()
+  const volume = await openOn(disks, SIZE, { points })
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  for (const fails of [true, false]) {
+    await volume.points.create({ name: 's', kind: 'snapshot' }).catch(() => undefined)
+    const put = points.put.bind(points)
+    let end!: () => void
+    const held = new Promise<void>(resolve => { end = resolve })
+    points.put = async (...change) => {
+      await held
+      if (fails) throw new NbdeltaError('io', 'the disk failed')
+      return put(...change)
+    }
+    const deleting = volume.points.delete('s').then(() => true, () => false)
+    await turns()
+    t.throws(() => volume.points.open('s'), { code: 'busy', message: "'s' is being deleted" })
+    end()
+    t.equal(await deleting, !fails)
+    points.put = put
+    if (fails) await volume.points.open('s').close()
+    else t.throws(() => volume.points.open('s'), { code: 'not-found' })
+  }
+  await volume.close()
+})
+
+t.test('a journal that fails while a restore from another volume writes its bitmap is the restore\'s failure, and nobody else\'s', async t => {
+  const [rig, other] = await Promise.all([Rig.open({ sizeBytes: SIZE }), Rig.open({ sizeBytes: SIZE, uuid: UUID.replace(/1$/, '2') })])
+  await other.volume.write(0, SIZE, filled(1, 8), 0)
+  await other.volume.points.create({ name: 's', kind: 'snapshot' })
+  await rig.volume.write(0, SIZE, filled(2, 8), 0)
+  const journal = rig.disks.journal as MemoryDisk
+  let goOn = (): void => undefined
+  rig.inherit.wrap = disk => {
+    const write = disk.write.bind(disk)
+    disk.write = (...asked) => new Promise<void>(resolve => { goOn = resolve }).then(() => write(...asked))
+    return disk
+  }
+  const restored = rig.volume.restore({ from: 's', sourceVolume: other.source, whenHeld: () => {
+    journal.write = async () => {
+      await turns()
+      throw new NbdeltaError('io', 'the disk failed')
+    }
+  } })
+  restored.catch(() => undefined)
+  for (let i = 0; i < 20; i++) {
+    await turns()
+    goOn()
+  }
+  await t.rejects(restored, { code: 'io' })
+  t.ok((await readAll(rig.volume)).equals(filled(2, 8)))
 })

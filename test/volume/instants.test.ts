@@ -55,7 +55,7 @@ async function lab() {
   const clock = new ManualClock()
   const volume = await openOn(disks, SIZE, { points, clock })
   await volume.points.create({ name: 'old', kind: 'snapshot' })
-  return { volume, clock, points }
+  return { volume, clock, points, journal: disks.journal as MemoryDisk, live: disks.live as MemoryDisk }
 }
 
 async function bytesOf(volume: Volume, point?: string): Promise<string> {
@@ -78,7 +78,7 @@ const marks = (volume: Volume, since: string, until?: string): string =>
 
 /** A point in the making: its instant was after grains 0 to 2 had become ones, and they cannot be moved to their places. */
 async function divided(kind: 'snapshot' | 'bookmark', budgetBytes: number | null = null) {
-  const { volume, clock, points } = await lab()
+  const { volume, clock, points, journal, live } = await lab()
   volume.setSpace({ budgetBytes, order: 'fail' })
   let go = (): void => undefined
   points.making = new Promise(resolve => { go = resolve })
@@ -91,7 +91,7 @@ async function divided(kind: 'snapshot' | 'bookmark', budgetBytes: number | null
   points.hold()
   go()
   const hasEnded = await isOver(made.catch(() => undefined))
-  return { volume, clock, points, made, hasEnded, instants: () => instants }
+  return { volume, clock, points, journal, live, made, hasEnded, instants: () => instants }
 }
 
 for (const kind of ['snapshot', 'bookmark'] as const) {
@@ -174,6 +174,44 @@ t.test('with a budget what is staged beside it has a promise, and nothing that i
   t.equal(await bytesOf(volume), '111040000003')
   t.equal(await bytesOf(volume, 'new'), '111000000007')
   t.equal(volume.space.keptBytes, 6 * G)
+  await volume.close()
+})
+
+t.test('what is staged behind an instant keeps its promise when what was staged before it has found its place', async t => {
+  const { volume, points, journal, made } = await divided('snapshot', 5 * G)
+  let goOn!: () => void
+  const held = new Promise<void>(resolve => { goOn = resolve })
+  const flush = journal.flush.bind(journal)
+  journal.flush = () => held.then(flush)
+  points.release()
+  await turns()
+  t.equal(volume.space.keptBytes, 4 * G)
+  t.ok(await isOver(volume.write(0, G, filled(2), 0)), 'its old content is kept in memory, and not durably yet')
+  t.equal(volume.space.keptBytes, 5 * G)
+  goOn()
+  await made
+  t.equal(volume.space.keptBytes, 5 * G)
+  await t.rejects(async () => { await volume.write(4 * G, G, filled(2), 0) }, { code: 'no-space' })
+  await volume.close()
+})
+
+t.test('what the log refuses behind an instant leaves no promise behind', async t => {
+  const { volume, points, live, made, clock } = await divided('snapshot', 5 * G)
+  let goOn!: () => void
+  const held = new Promise<void>(resolve => { goOn = resolve })
+  const flush = live.flush.bind(live)
+  live.flush = () => held.then(flush)
+  points.release()
+  await turns()
+  const writeLog = points.log.write.bind(points.log)
+  points.log.write = () => { throw new NbdeltaError('io', 'the disk failed') }
+  await t.rejects(async () => { await volume.write(0, G, filled(2), 0) }, { code: 'io' })
+  points.log.write = writeLog
+  goOn()
+  await made
+  await clock.advance(MOVED_MS)
+  t.equal(volume.space.keptBytes, 4 * G)
+  t.equal(await bytesOf(volume), '111000000007')
   await volume.close()
 })
 

@@ -63,6 +63,33 @@ t.test('promises end with what they were for: a deletion while grains are staged
   await rig.volume.close()
 })
 
+t.test('a budget that is set while grains are staged counts them', async t => {
+  const rig = await staging()
+  for (let grain = 0; grain < 3; grain++) await rig.write(grain, 2)
+  rig.budget = 4
+  t.equal(rig.kept, 3)
+  await rig.write(3, 2)
+  await t.rejects(rig.write(4, 2), NO_SPACE)
+  await rig.clock.advance(REST_MS)
+  t.equal(rig.kept, 4)
+  t.strictSame([await rig.live(), await rig.content('s')], [[2, 2, 2, 2, ...ONES.slice(4)], ONES])
+  await rig.volume.close()
+})
+
+t.test('what a process has left staged counts when the next one opens it', async t => {
+  const rig = await staging({ budget: 5 })
+  for (let grain = 0; grain < 5; grain++) await rig.write(grain, 2)
+  rig.points.capacity = 0
+  await rig.reopen()
+  t.equal(rig.kept, 5)
+  rig.points.capacity = 100
+  await rig.clock.advance(RETRY_MS)
+  await t.rejects(rig.touch(5, 2), NO_SPACE)
+  t.equal(rig.kept, 5)
+  t.strictSame([await rig.live(), await rig.content('s')], [[2, 2, 2, 2, 2, ...ONES.slice(5)], ONES])
+  await rig.volume.close()
+})
+
 t.test('an undo point is given up at the exact grain, with grains staged for it', async t => {
   const rig = await SpaceRig.open({ staging: true, budget: 4 })
   await rig.snapshot('u', true)

@@ -1,7 +1,8 @@
 // S8: what a volume's points keep has a budget; at the exact grain where it, or the disk, ends, the order of sacrifice is kept.
 import t from 'tap'
 import { seededRandom } from '../../src/device/testing.js'
-import { GRAIN } from './lab.js'
+import { Rig } from './inherit-lab.js'
+import { GRAIN, readAll } from './lab.js'
 import { SpaceRig } from './space-lab.js'
 
 const NO_SPACE = { code: 'no-space' }
@@ -234,4 +235,27 @@ t.test('the disk is full for live itself: an undo point is given up for a hole t
   t.equal(rig.volume.space.failing, null)
   t.strictSame((await rig.live()).slice(0, 3), [5, 6, 0])
   await rig.volume.close()
+})
+
+t.test('a grain that is kept twice, as what it has lent and as what is shown there, takes room for two while it is on its way', async t => {
+  const rig = await Rig.open({ sizeBytes: 8 * GRAIN })
+  const { volume } = rig
+  const write = async (grain: number, value: number, count = 1): Promise<void> => {
+    await volume.write(grain * GRAIN, count * GRAIN, Buffer.alloc(count * GRAIN, value), 0)
+  }
+  await write(0, 1, 8)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await write(0, 2, 8)
+  const job = await volume.restore({ from: 's', bytesPerSecond: 1 })
+  job.finished.catch(() => undefined)
+  await volume.points.create({ name: 'n', kind: 'snapshot' })
+  // One piece has been copied.
+  const { keptBytes } = volume.space
+  volume.setSpace({ budgetBytes: keptBytes + 3 * GRAIN, order: 'fail' })
+  const answers = await Promise.all([6, 7].map(grain => write(grain, 3).then(() => true, () => false)))
+  t.strictSame(answers.sort(), [false, true])
+  t.equal(volume.space.keptBytes, keptBytes + 2 * GRAIN)
+  t.ok((await readAll(volume.points.open('n'))).equals(Buffer.alloc(8 * GRAIN, 1)))
+  t.ok((await readAll(volume.points.open('undo-s-1'))).equals(Buffer.alloc(8 * GRAIN, 2)))
+  await volume.close()
 })

@@ -59,6 +59,42 @@ t.test('a grain that may be overwritten in place, staged together with one that 
   await volume.close()
 })
 
+t.test('what a disk that failed has kept from its place is moved when it works again, though nobody asks', async t => {
+  const { disks, volume, clock } = await open(new MemoryDisk(LOG_BYTES))
+  const live = disks.live as MemoryDisk
+  await volume.points.create({ name: 'kept', kind: 'snapshot' })
+  const writeLive = live.write.bind(live)
+  let tries = 0
+  live.write = () => {
+    tries++
+    throw new NbdeltaError('io', 'the disk failed')
+  }
+  await write(volume, 1, fill(1, 1))
+  await clock.advance(1000)
+  t.equal(tries, 1)
+  live.write = writeLive
+  await clock.advance(30_000)
+  t.ok(live.toBuffer().subarray(GRAIN, 2 * GRAIN).equals(fill(1, 1)))
+  await volume.close()
+})
+
+t.test('what is staged while all before it is being retired is moved, though nobody asks', async t => {
+  const { disks, volume, clock } = await open(new MemoryDisk(LOG_BYTES))
+  const live = disks.live as MemoryDisk
+  await volume.points.create({ name: 'kept', kind: 'snapshot' })
+  await write(volume, 1, fill(1, 1))
+  let goOn!: () => void
+  const held = new Promise<void>(resolve => { goOn = resolve })
+  live.flush = () => held
+  await clock.advance(1000)
+  await write(volume, 2, fill(1, 2))
+  goOn()
+  await turn()
+  await clock.advance(1000)
+  t.ok(live.toBuffer().subarray(GRAIN, 3 * GRAIN).equals(Buffer.concat([fill(1, 1), fill(1, 2)])))
+  await volume.close()
+})
+
 /** As a client that asks again when it is refused. */
 async function stubbornly(work: () => Pending | Promise<unknown>): Promise<void> {
   for (let tries = 1; ; tries++) {

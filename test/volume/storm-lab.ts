@@ -9,13 +9,16 @@ import { type Catalog, CATALOG_MAGIC, type CatalogEntry, openCatalog } from '../
 import { formatRecordLog } from '../../src/store/open-record-log.js'
 import type { SpaceRule } from '../../src/store/point-entry.js'
 import { NO_BUDGET } from '../../src/volume/space.js'
-import { openVolume } from '../../src/volume/open-volume.js'
-import type { PointStore } from '../../src/volume/point-store.js'
-import type { Volume } from '../../src/volume/volume.js'
+import type { VolumeCore } from '../../src/volume/core.js'
+import { openVolumeParts } from '../../src/volume/open-volume.js'
+import type { PointStore, StagedPlace } from '../../src/volume/point-store.js'
+import type { SourceVolume } from '../../src/volume/restore.js'
+import { Volume } from '../../src/volume/volume.js'
 import { freshFolders, freshTable, openPoints, type PointDisks } from '../crash/points-store.js'
 import { type Disks, freshDisks, GRAIN, SMALL_JOURNAL_BYTES, UUID } from './lab.js'
 import { type Ending, Machine, type Refusing, type StormDisk } from './storm-disks.js'
 import { type Allowed, Model, SECTOR, valuesOf } from './storm-model.js'
+import { StormSource } from './storm-source.js'
 
 export const IN_GRAIN = GRAIN / SECTOR
 export const GRAINS_MAX = 12
@@ -33,7 +36,7 @@ const CATALOG_BYTES = 64 * 1024
 const OWNER = Buffer.alloc(16, 7)
 /** Of these a client's flush is made. */
 const FLUSHED = ['live', 'journal', 'staged']
-const DISKS = ['live', 'map', 'journal', 'table', 'catalog', 'folders', 'maps', 'preserved', 'staged', 'layers']
+const DISKS = ['live', 'map', 'journal', 'table', 'catalog', 'folders', 'maps', 'preserved', 'staged', 'layers', 'elsewhere']
 
 export class Wrong extends Error {}
 
@@ -47,8 +50,23 @@ export class Lab {
   volume!: Volume
   catalog!: Catalog
   points!: PointStore
+  /** Of what is in memory only: for the books. */
+  core!: VolumeCore
+  readonly source = new StormSource(SECTORS)
+  /** As this process sees it. */
+  sourceVolume!: SourceVolume
+  isClone = false
   /** Of what its points keep. */
   space: SpaceRule = NO_BUDGET
+  /** Of this run. */
+  hasBudget = false
+  #freeFromBytes = Infinity
+  /** Those in force since the last quiet moment. */
+  rules: SpaceRule[] = [NO_BUDGET]
+  /** Grains that may be kept and promised, beside a running merge; undefined: not known, for something was in flight when it changed. */
+  #ceiling: number | undefined
+  /** Grains kept when all was at rest, until something is asked for. */
+  #keptAtRest: number | undefined
   /** What the machine is at: for the counts. */
   phase = 'running'
   /** Of a crash: answers of an earlier process do not count. */
@@ -70,14 +88,33 @@ export class Lab {
   async start(): Promise<void> {
     const { random } = this
     const sizeBytes = GRAINS_FIRST * GRAIN
-    const fresh = await freshDisks({ sizeBytes, allData: random(2) === 0, journalBytes: [1, 4][random(2)] * SMALL_JOURNAL_BYTES })
+    this.isClone = random(6) === 0
+    const allData = random(2) === 0 && !this.isClone
+    const fresh = await freshDisks({ sizeBytes, allData, journalBytes: [1, 4][random(2)] * SMALL_JOURNAL_BYTES })
     const staged = new MemoryDisk(8192 + 2 * [24, 64, 256, 1024][random(4)] * 1024)
-    const all = { ...fresh, table: await freshTable(), catalog: await freshCatalog(sizeBytes), ...freshFolders(POINTS_EVER + 4), staged }
+    const all = { ...fresh, table: await freshTable(), catalog: await freshCatalog(sizeBytes), ...freshFolders(POINTS_EVER + 4), staged, elsewhere: this.source.disk }
+    if (this.isClone) await this.#makeClone(all)
     if (random(4) === 0) makeBlock(all.live as MemoryDisk, sizeBytes)
     for (const [name, disk] of Object.entries(all)) this.machine.add(name, disk as MemoryDisk)
     if (all.live.sizeBytes > sizeBytes) this.machine.disks.get('live')!.kind = 'block'
     this.machine.refusing = refusals(random)
+    this.#freeFromBytes = [Infinity, 1, 20_000][random(3)]
+    this.hasBudget = random(3) === 0
+    if (this.hasBudget) this.space = someRule(random)
+    this.rules = [this.space]
     await this.open()
+  }
+
+  /** As volumes.ts does it. */
+  async #makeClone(disks: PointDisks & { readonly elsewhere: MemoryDisk }): Promise<void> {
+    const name = this.source.names[0]
+    const source = { volume: this.source.uuid, point: this.source.pointOf(name).uuid }
+    const isMine = (): boolean => true
+    await this.source.volume(disks.elsewhere, isMine).points.pin(name, { owner: 'clone v', expiresAt: null })
+    const { inherit } = await openPoints(disks)
+    await inherit.make('clone', GRAINS_FIRST, true)
+    await inherit.put([], { kind: 'clone', source, undo: null })
+    this.model.found(this.source.valuesOf(name), true)
   }
 
   get serial(): number { return ++this.#serial }
@@ -108,8 +145,58 @@ export class Lab {
     const { sizeBytes } = catalog.list()[0]
     const stores = await openPoints(disks as unknown as PointDisks)
     const { live, map, journal } = disks as unknown as Disks
-    const volume = await openVolume({ uuid: UUID, sizeBytes, grainBytes: GRAIN, live, map, journal, clock: this.clock, space: this.space, ...stores })
-    Object.assign(this, { catalog, volume, points: stores.points })
+    const { clock, space } = this
+    const staged = stores.points.staged.bind(stores.points)
+    const points = Object.assign(stores.points, {
+      staged: async (create: boolean): Promise<StagedPlace | undefined> => ({ ...(await staged(create))!, freeFromBytes: this.#freeFromBytes }),
+    })
+    const parts = await openVolumeParts({ uuid: UUID, sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
+    const sourceVolume = this.source.volume(disks.elsewhere, this.lives())
+    Object.assign(this, { catalog, volume: new Volume(parts), points, core: parts.core, sourceVolume })
+    for (const name of this.source.attach(this.volume.inheritor, sourceVolume)) throw new Wrong(`${name} is inherited from, and not pinned`)
+    this.#limit()
+  }
+
+  setSpace(rule: SpaceRule): void {
+    this.log(`the budget is ${rule.budgetBytes === null ? 'nothing' : rule.budgetBytes / GRAIN}, then ${rule.order}`)
+    this.space = rule
+    this.rules.push(rule)
+    this.volume.setSpace(rule)
+    // What is in flight may be beyond asking.
+    if (this.#flights.size > 0 || this.volume.inheriting) this.#ceiling = undefined
+    else this.#limit()
+  }
+
+  #limit(): void {
+    const { budgetBytes } = this.space
+    this.#ceiling = budgetBytes === null ? undefined : Math.max(Math.floor(budgetBytes / GRAIN), this.kept)
+  }
+
+  /** Grains kept and promised. */
+  get kept(): number { return this.volume.space.keptBytes / GRAIN }
+
+  /** What is kept and promised (S8); `atRest`: nothing is in flight, being merged or staged. */
+  judgeBooks(what: string, atRest: boolean): void {
+    const { usage, points } = this.core.chain
+    const counted = points.reduce((sum, { bytes }) => sum + bytes.count(), 0)
+    if (usage.kept !== counted) throw new Wrong(`${what}: ${usage.kept} grains count as kept, and there are ${counted}`)
+    const isMerging = points.some(({ state }) => state === 'deleting')
+    if (this.#ceiling !== undefined && !isMerging && this.kept > this.#ceiling) {
+      throw new Wrong(`${what}: ${usage.kept} grains are kept and ${usage.promised} promised, of ${this.#ceiling}`)
+    }
+    if (!atRest || isMerging || this.volume.inheriting) return
+    if (usage.promised > 0) throw new Wrong(`${what}: ${usage.promised} grains are promised to nobody`)
+    if (this.#keptAtRest !== undefined && this.#keptAtRest !== usage.kept) throw new Wrong(`${what}: ${usage.kept} grains are kept, and were ${this.#keptAtRest}`)
+    this.#keptAtRest = usage.kept
+    this.rules = [this.space]
+    if (this.#ceiling === undefined) this.#limit()
+  }
+
+  /** A change of this grain was refused for want of room in the budget, and there is none. */
+  isOverBudget(error: unknown, grain: number): boolean {
+    const { budgetBytes } = this.space
+    const needed = this.core.space.needs(grain, grain + 1).reduce((sum, { start, end }) => sum + end - start, 0)
+    return isBudgetRefusal(error) && budgetBytes !== null && (this.kept + Math.max(1, needed)) * GRAIN > budgetBytes
   }
 
   /** Another process is to open what this one leaves. Nothing is refused at first. */
@@ -144,6 +231,16 @@ export class Lab {
     }
   }
 
+  /** What is staged finds its place by itself. */
+  async moved(): Promise<void> {
+    const { staging } = this.core
+    for (let turns = 0; staging && !staging.idle; turns++) {
+      if (turns > TURNS_MAX) throw new Wrong('what is staged is not moved')
+      await this.machine.turn()
+      if (turns % 8 === 7) await this.clock.advance(50)
+    }
+  }
+
   /** Nothing is refused any more, not even what is on its way. */
   async calmed(): Promise<void> {
     this.machine.calm = true
@@ -159,8 +256,9 @@ export class Lab {
   }
 
   /** A request, and what its answer means. */
-  fly(what: string, begin: () => unknown, done: () => void, failed: () => void = () => undefined, codes: readonly string[] = []): void {
+  fly(what: string, begin: () => unknown, done: () => void, failed: (error: unknown) => void = () => undefined, codes: readonly string[] = []): void {
     const name = `${what} #${this.serial}`
+    this.#keptAtRest = undefined
     const life = this.#life
     this.#flights.add(name)
     this.log(`${name} begins`)
@@ -173,7 +271,7 @@ export class Lab {
       } catch (error) { this.#failure ??= error }
     }
     const refused = (error: unknown): void => over(() => {
-      failed()
+      failed(error)
       if (error instanceof NbdeltaError && [...CODES, ...codes].includes(error.code)) return this.count(`${what} ${error.code}`)
       throw error
     }, `fails: ${String(error)}`)
@@ -201,6 +299,18 @@ export class Lab {
     this.judge(what, values, this.model.allowed())
     return values
   }
+}
+
+/** Nothing was done: there is no room for what has to be kept (space.ts). */
+export function isBudgetRefusal(error: unknown): boolean {
+  return error instanceof NbdeltaError && error.code === 'no-space' && error.hint === 'raise the budget, or delete snapshots'
+}
+
+/** A budget of so many grains, or not quite. */
+export function someRule(random: Random): SpaceRule {
+  const grains = random(21)
+  const budgetBytes = random(4) === 0 ? null : Math.max(0, grains * GRAIN - [0, 0, SECTOR][random(3)])
+  return { budgetBytes, order: random(3) === 0 ? 'fail' : 'drop-undo-then-fail' }
 }
 
 export function sectors(offset: number, length: number, value: number): Map<number, number> {

@@ -70,6 +70,12 @@ export class Model {
 
   failed(op: Op): void { this.#over(op, 'failed') }
 
+  /** It was refused, and has done nothing. */
+  never(op: Op): void {
+    this.#over(op, 'failed')
+    for (const lists of [this.#now, this.#cut]) for (const sector of op.values.keys()) lists[sector] = lists[sector].filter(other => other !== op)
+  }
+
   #over(op: Op, state: Op['state']): void {
     op.state = state
     op.end = this.tick

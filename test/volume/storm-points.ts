@@ -14,13 +14,16 @@ const POINTS_MAX = 5
 
 interface Known {
   readonly kind: PointKind
-  readonly isUndo: boolean
+  /** For want of space. */
+  readonly mayGo: boolean
   /** `doubtful`: only the next open tells whether it is there. */
   state: 'making' | 'there' | 'going' | 'doubtful'
   /** What it may be; undefined: its instant has not come. */
   allowed: Allowed | undefined
   /** What a snapshot is. */
   content: number[] | undefined
+  /** Another may have its name later. */
+  uuid?: string | undefined
 }
 
 interface Restoring { readonly from: string, op: Op | undefined, undo: Known | undefined }
@@ -33,11 +36,16 @@ export class StormPoints {
 
   constructor(lab: Lab) { this.#lab = lab }
 
+  get isRestoring(): boolean { return this.#restoring !== undefined }
+
   create(kind: PointKind): void {
     const lab = this.#lab
     if (this.#points.size >= POINTS_MAX || this.#made >= POINTS_EVER) return
     const name = `p${++this.#made}`
-    const known: Known = { kind, isUndo: false, state: 'making', allowed: undefined, content: undefined }
+    // As an undo point, or as an image of a mirror's cycle.
+    const may = lab.hasBudget && kind === 'snapshot' ? ['keep', 'keep', 'undo', 'spare'][lab.random(4)] : 'keep'
+    const known: Known = { kind, mayGo: may !== 'keep', state: 'making', allowed: undefined, content: undefined }
+    const options = may === 'undo' ? { labels: { auto: 'undo' } } : may === 'spare' ? { letGo: () => { lab.count('told to let go') } } : {}
     this.#points.set(name, known)
     const isMine = lab.lives()
     const atInstant = (): void => {
@@ -45,8 +53,9 @@ export class StormPoints {
       lab.log(`${name}: its instant`)
       known.allowed = lab.model.allowed()
     }
-    lab.fly(`create ${kind} ${name}`, () => lab.volume.points.create({ name, kind, atInstant }), () => {
+    lab.fly(`create ${kind} ${name}`, () => lab.volume.points.create({ name, kind, atInstant, ...options }), () => {
       known.state = 'there'
+      this.#isThere(name, known)
       if (!known.allowed) throw new Wrong(`${name} had no instant`)
     }, () => {
       if (lab.points.inDoubt && known.allowed) known.state = 'doubtful'
@@ -54,22 +63,27 @@ export class StormPoints {
     })
   }
 
-  #one(kinds: readonly PointKind[]): string | undefined {
+  #one(kinds: readonly PointKind[], states: readonly Known['state'][] = ['there']): string | undefined {
     this.#lookForSacrifices()
-    const names = [...this.#points].filter(([, { kind, state }]) => state === 'there' && kinds.includes(kind)).map(([name]) => name)
+    const names = [...this.#points].filter(([, { kind, state }]) => states.includes(state) && kinds.includes(kind)).map(([name]) => name)
     return names[this.#lab.random(names.length)]
   }
 
   /** What was given up for want of space. */
   #lookForSacrifices(): void {
-    const { volume } = this.#lab
-    for (const [name, known] of [...this.#points]) if (known.state === 'there' && !volume.points.get(name)) this.#isGone('meanwhile', name, known)
+    for (const [name, known] of [...this.#points]) if (known.state === 'there' && !this.#isThere(name, known)) this.#isGone('meanwhile', name, known)
   }
 
-  #isGone(what: string, name: string, { isUndo }: Known): void {
-    const { space, machine } = this.#lab
-    const mayBeGivenUp = isUndo && space.order === 'drop-undo-then-fail' && (space.budgetBytes !== null || machine.wasFull)
-    if (!mayBeGivenUp) throw new Wrong(`${what}: ${name} is gone`)
+  #isThere(name: string, known: Known): boolean {
+    const uuid = this.#lab.volume.points.get(name)?.uuid
+    known.uuid ??= uuid
+    return uuid !== undefined && uuid === known.uuid
+  }
+
+  #isGone(what: string, name: string, { mayGo }: Known): void {
+    const { rules, machine } = this.#lab
+    const isAllowed = rules.some(({ order, budgetBytes }) => order === 'drop-undo-then-fail' && (budgetBytes !== null || machine.wasFull))
+    if (!mayGo || !isAllowed) throw new Wrong(`${what}: ${name} is gone`)
     this.#lab.count('given up')
     this.#points.delete(name)
   }
@@ -101,7 +115,7 @@ export class StormPoints {
   }
 
   look(): void {
-    const name = this.#one(['snapshot'])
+    const name = this.#one(['snapshot'], ['there', 'going'])
     if (name === undefined) return
     this.#lab.fly(`look at ${name}`, () => this.#content(name), () => undefined)
   }
@@ -125,8 +139,10 @@ export class StormPoints {
 
   restore(): void {
     const lab = this.#lab
-    const name = this.#one(['snapshot'])
-    const content = name === undefined ? undefined : this.#points.get(name)!.content
+    const { source, sourceVolume } = lab
+    const isForeign = lab.random(4) === 0
+    const name = isForeign ? source.names[lab.random(source.names.length)] : this.#one(['snapshot'])
+    const content = isForeign ? source.valuesOf(name!) : name === undefined ? undefined : this.#points.get(name)!.content
     if (name === undefined || !content || this.#restoring || this.#made >= POINTS_EVER || this.#points.size > POINTS_MAX) return
     this.#made++
     const restoring: Restoring = this.#restoring = { from: name, op: undefined, undo: undefined }
@@ -134,12 +150,12 @@ export class StormPoints {
     const range = this.#range()
     const whenHeld = (): void => {
       if (!isMine()) return
-      restoring.undo = { kind: 'snapshot', isUndo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
+      restoring.undo = { kind: 'snapshot', mayGo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
       restoring.op = lab.model.begin(`restore ${name}`, restored(content, range, lab.volume.sizeBytes))
     }
     const atInstant = (): void => { if (isMine()) lab.model.atOnce(restoring.op!) }
     const over = (): void => { if (restoring.op?.state === 'running') lab.model.failed(restoring.op) }
-    const options = { from: name, ...range, whenHeld, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
+    const options = { from: name, ...isForeign ? { sourceVolume } : {}, ...range, whenHeld, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
     const what = range ? `restore ${name} ${place(range.offset, range.length)}` : `restore ${name}`
     lab.fly(what, () => lab.volume.restore(options), () => {
       over()
@@ -162,12 +178,14 @@ export class StormPoints {
   #foundUndo(): void {
     const { undo, from } = this.#restoring!
     this.#restoring = undefined
+    this.#lookForSacrifices()
     const names = this.#lab.volume.points.list().map(info => info.name)
     const name = names.find(name => !this.#points.has(name) && name.startsWith(`undo-${from}-`))
     if (name === undefined) return
     if (!undo) throw new Wrong(`${name} had no instant`)
     undo.state = 'there'
     this.#points.set(name, undo)
+    this.#isThere(name, undo)
   }
 
   /** Nothing is in flight. */
@@ -200,7 +218,7 @@ export class StormPoints {
   takeStock(what: string): void {
     const names = this.#lab.volume.points.list().map(({ name }) => name)
     for (const [name, known] of [...this.#points]) {
-      if (names.includes(name)) {
+      if (this.#isThere(name, known)) {
         if (!known.allowed) throw new Wrong(`${what}: ${name} had no instant`)
         known.state = 'there'
       } else if (known.state === 'there') this.#isGone(what, name, known)

@@ -1,15 +1,17 @@
 /**
- * One run of staged-storm.test.ts: a volume, many requests in flight, resizes, refusals, crashes. `storm` returns what is wrong, or
- * undefined.
+ * One run of staged-storm.test.ts: a volume, perhaps a clone, many requests in flight, resizes, budgets, refusals, crashes. `storm`
+ * returns what is wrong, or undefined.
  *
  * Judged: what is read, at any time, after a crash, and in quiet moments, after which it must stay; points (storm-points.ts); that
- * every request is answered; that everything can be done again once nothing is refused and the disks were opened anew.
+ * every request is answered; that everything can be done again once nothing is refused and the disks were opened anew; what is kept
+ * and promised of the budget, and that what finds no room in it has changed nothing.
  */
+import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { GRAIN, SLOW } from './lab.js'
 import type { Ending } from './storm-disks.js'
-import { entryOf, GRAINS_MAX, IN_GRAIN, Lab, place, SECTORS, sectors, Wrong } from './storm-lab.js'
-import { contentOf, GONE, SECTOR, valuesOf } from './storm-model.js'
+import { entryOf, GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
+import { contentOf, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
 import { StormPoints } from './storm-points.js'
 
 /** A grain that nobody touches but whoever waits until everything else has come to rest. */
@@ -55,14 +57,26 @@ class Storm {
     const value = lab.serial
     const data = contentOf(value, length)
     const op = lab.model.begin(`write ${value}`, sectors(offset, length, value))
+    const isPlain = (): boolean => !lab.core.inherit.active && !this.#points.isRestoring
+    const wasPlain = isPlain()
     const over = (): void => { data.fill(0xee) }
     lab.fly(`write ${value} to ${place(offset, length)}`, () => lab.volume.write(offset, length, data, 0), () => {
       lab.model.done(op)
       over()
-    }, () => {
-      lab.model.failed(op)
+    }, error => {
+      this.#refused(op, error, wasPlain && isPlain())
       over()
     })
+  }
+
+  /**
+   * What finds no room in the budget has changed nothing. But where something is inherited a write goes piece by piece, and one that
+   * has failed half-way on a full disk is tried again.
+   */
+  #refused(op: Op, error: unknown, isPlain: boolean): void {
+    const { model, machine } = this.lab
+    const isNever = isPlain && isBudgetRefusal(error) && !machine.refusing.has('live')
+    isNever ? model.never(op) : model.failed(op)
   }
 
   clear(how: 'zero' | 'trim'): void {
@@ -96,6 +110,12 @@ class Storm {
       lab.model.reads.delete(seen)
       lab.judge('a read', valuesOf(into, into.length / SECTOR), seen)
     }, () => { lab.model.reads.delete(seen) })
+  }
+
+  promote(): void {
+    const { lab } = this
+    const pace = lab.random(2) === 0 ? 2 * GRAIN : undefined
+    lab.fly('promote', () => lab.volume.inheritor.promote(pace), () => undefined)
   }
 
   /** As volumes.ts does it. */
@@ -138,13 +158,9 @@ class Storm {
       await this.reopen()
       await lab.calmed()
     }
-    this.#write(SCRATCH * GRAIN, GRAIN)
-    await lab.landed()
-    lab.rethrow()
-    const trimmed = lab.model.begin('trim', sectors(SCRATCH * GRAIN, GRAIN, 0))
-    await lab.answered('the trim of a quiet moment', (async () => { await lab.volume.trim(SCRATCH * GRAIN, GRAIN) })())
-    lab.model.failed(trimmed)
+    await this.#scratch()
     await lab.clock.advance(42_000)
+    await lab.moved()
     await lab.answered('merges', lab.volume.points.settled())
     if (lab.random(2) === 0) {
       this.flush()
@@ -154,8 +170,33 @@ class Storm {
     const now = await lab.contents('in a quiet moment')
     lab.model.found(now, false)
     await this.#points.judge('in a quiet moment', now)
+    lab.judgeBooks('in a quiet moment', true)
     lab.machine.calm = false
     lab.count('quiet')
+  }
+
+  /** Nothing is refused but for want of room in the budget. */
+  async #scratch(): Promise<void> {
+    const { lab } = this
+    const value = lab.serial
+    const op = lab.model.begin(`write ${value}`, sectors(SCRATCH * GRAIN, GRAIN, value))
+    const isDone = await this.#unlessFull('the write of a quiet moment', () => lab.volume.write(SCRATCH * GRAIN, GRAIN, contentOf(value, GRAIN), 0))
+    isDone ? lab.model.done(op) : lab.model.never(op)
+    const trimmed = lab.model.begin('trim', sectors(SCRATCH * GRAIN, GRAIN, 0))
+    await this.#unlessFull('the trim of a quiet moment', () => lab.volume.trim(SCRATCH * GRAIN, GRAIN))
+    lab.model.failed(trimmed)
+  }
+
+  async #unlessFull(what: string, begin: () => Pending): Promise<boolean> {
+    const { lab } = this
+    try {
+      await lab.answered(what, (async () => { await begin() })())
+      return true
+    } catch (error) {
+      if (!lab.isOverBudget(error, SCRATCH)) throw error
+      lab.count(`${what} is over the budget`)
+      return false
+    }
   }
 
   async crash(ending: Ending): Promise<void> {
@@ -171,13 +212,27 @@ class Storm {
     const { lab } = this
     this.#resizingTo = undefined
     await lab.open()
+    if (!lab.machine.calm) await this.#setOut()
     lab.machine.calm = true
     this.#points.takeStock(what)
     const now = await lab.contents(what)
     lab.model.found(now, isDurable)
     await this.#points.judge(what, now)
+    lab.judgeBooks(what, false)
     lab.machine.calm = false
     lab.count(what)
+  }
+
+  /** Nobody asks for anything, and what goes on by itself meets disks that refuse. */
+  async #setOut(): Promise<void> {
+    const { lab } = this
+    lab.phase = 'setting out'
+    for (let i = lab.random(4); i > 0; i--) {
+      for (let turns = lab.random(10); turns > 0; turns--) await lab.machine.turn()
+      await lab.clock.advance([60, 1000, 6000, 31_000][lab.random(4)])
+    }
+    await lab.calmed()
+    lab.phase = 'running'
   }
 
   /** With requests in flight, which have their turn. */
@@ -207,7 +262,9 @@ class Storm {
       ...often([20, 60, 200], () => this.write()), ...often([0, 0, 3, 8], () => this.clear('zero')), ...often([0, 0, 3, 8], () => this.clear('trim')),
       ...often([1, 5, 20], () => this.flush()), ...often([3, 8, 15], () => points.create('snapshot')), ...often([0, 2], () => points.create('bookmark')),
       ...often([2, 5, 9], () => points.delete()), ...often([0, 3], () => points.ask()), ...often([0, 2], () => points.look()),
-      ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4], () => points.restore()), ...often([0, 1, 5], () => this.resize()),
+      ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4, 20], () => points.restore()), ...often([0, 1, 5], () => this.resize()),
+      ...this.lab.isClone ? often([0, 1], () => this.promote()) : [],
+      ...this.lab.hasBudget ? often([0, 1, 3], () => this.lab.setSpace(someRule(random))) : [],
     ]
   }
 
