@@ -4,7 +4,7 @@
  * may be given up, and only for want of space.
  */
 import type { BlockDevice } from '../../src/device/block-device.js'
-import type { PointKind } from '../../src/volume/snappoint.js'
+import type { Kept, PointKind } from '../../src/volume/snappoint.js'
 import { GRAIN } from './lab.js'
 import { IN_GRAIN, type Lab, place, POINTS_EVER, SECTORS, Wrong } from './storm-lab.js'
 import { type Allowed, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
@@ -46,6 +46,7 @@ export class StormPoints {
     const may = lab.hasBudget && kind === 'snapshot' ? ['keep', 'keep', 'undo', 'spare'][lab.random(4)] : 'keep'
     const known: Known = { kind, mayGo: may !== 'keep', state: 'making', allowed: undefined, content: undefined }
     const options = may === 'undo' ? { labels: { auto: 'undo' } } : may === 'spare' ? { letGo: () => { lab.count('told to let go') } } : {}
+    const image = kind === 'bookmark' ? this.#image() : undefined
     this.#points.set(name, known)
     const isMine = lab.lives()
     const atInstant = (): void => {
@@ -53,14 +54,22 @@ export class StormPoints {
       lab.log(`${name}: its instant`)
       known.allowed = lab.model.allowed()
     }
-    lab.fly(`create ${kind} ${name}`, () => lab.volume.points.create({ name, kind, atInstant, ...options }), () => {
+    const what = image ? `create image ${name} since ${image.keeps.since}` : `create ${kind} ${name}`
+    lab.fly(what, () => lab.volume.points.create({ name, kind, atInstant, ...options, ...image }), () => {
       known.state = 'there'
       this.#isThere(name, known)
       if (!known.allowed) throw new Wrong(`${name} had no instant`)
     }, () => {
       if (lab.points.inDoubt && known.allowed) known.state = 'doubtful'
       else this.#points.delete(name)
-    })
+    }, ['not-found'])
+  }
+
+  /** A snapshot that keeps a part: nobody looks at that here (images.test.ts), but all others and its marks are as if it were none. */
+  #image(): { readonly kind: 'snapshot', readonly keeps: Kept } | undefined {
+    const { random } = this.#lab
+    const since = random(2) === 0 ? this.#one(['snapshot', 'bookmark']) : undefined
+    return since === undefined ? undefined : { kind: 'snapshot', keeps: { since, from: random(SECTORS / IN_GRAIN) } }
   }
 
   #one(kinds: readonly PointKind[], states: readonly Known['state'][] = ['there']): string | undefined {
