@@ -141,7 +141,8 @@ interface Plan {
 }
 
 async function planCycle(
-  { volume, freeze, witness, unsure }: CycleParts, { mode, phase }: MirrorState, session: TargetSession, base: PointInfo | undefined,
+  { volume, freeze, witness, unsure }: CycleParts, { mode, phase }: MirrorState, session: TargetSession,
+  base: PointInfo | undefined,
 ): Promise<Plan> {
   const targetBytes = session.device.sizeBytes
   if (!base || phase === 'resyncing') return { base, targetBytes, theirs: undefined, keeps: undefined }

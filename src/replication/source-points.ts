@@ -11,9 +11,9 @@
  * A mirror that keeps snapshots ships those that operators and schedules make as well, each by a cycle of its own (carry.ts):
  * such a snapshot is image and base at once, pinned until the mirror has gone on from it.
  *
- * So between cycles a mirror costs a source no copy on write, only a map; and in a cycle, where it is known beforehand what that is
- * going to read, copies of that alone: what clients change that the target has already is not the cycle's business. Both are pinned by the mirror, and labelled with its
- * uuid, so that what a crash leaves is found again and dropped (`sweep`).
+ * So between cycles a mirror costs a source no copy on write, only a map; and in a cycle, where it is known beforehand what that
+ * is going to read, copies of that alone. Both are pinned by the mirror, and labelled with its uuid, so that what a crash leaves
+ * is found again and dropped (`sweep`).
  */
 import { setMaxListeners } from 'node:events'
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
@@ -77,8 +77,8 @@ export class SourcePoints {
   }
 
   /**
-   * O(1), whatever the size. @param keeps all that will be read of the image, if that is known; @param atInstant called at that of
-   * the image. Errors: exists, no-space, io.
+   * O(1), whatever the size. @param keeps all that will be read of the image, if that is known; @param atInstant called at that
+   * of the image. Errors: exists, no-space, io.
    */
   async freeze(volume: StoreVolume, cycle: number, keeps: Kept | undefined, atInstant?: () => void): Promise<Frozen> {
     const bookmark = await this.bookmark(volume, cycle)

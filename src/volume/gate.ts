@@ -163,7 +163,10 @@ function unpreserved(chain: Chain, changed: GrainBitmap, from: number, to: numbe
   return to
 }
 
-/** Runs of data in [from, to) by what becomes of them when they are to read as zeros: at most `max` of each. `to`: whom it is lent. */
+/**
+ * Runs of data in [from, to) by what becomes of them when they are to read as zeros: at most `max` of each. `to`: whom those
+ * are lent.
+ */
 export function planLending(
   core: VolumeCore, from: number, to: number, max: number,
 ): { readonly lend: readonly Run[], readonly to: Point | undefined, readonly zero: readonly Run[], readonly next: number } {

@@ -110,6 +110,8 @@ function neededOf({ owned }: Point, covering: readonly Point[], from: number, to
   }
   if (start >= limit) return { start: to, end: to }
   let end = owned.next(start, limit, true)
-  for (const other of covering) if (start < other.owned.length) end = other.owned.next(start, Math.min(end, other.owned.length), true)
+  for (const other of covering) {
+    if (start < other.owned.length) end = other.owned.next(start, Math.min(end, other.owned.length), true)
+  }
   return { start, end }
 }

@@ -278,7 +278,8 @@ export class OpenPointDevice implements PointDevice {
     if (owner !== 0) return owner
     // Only these come to own something without a merge; and at most one of them does.
     for (const point of chain.keepers) {
-      if (point.seq >= this.#point.seq && grain < point.owned.length && point.owned.get(grain)) return 1 + chain.points.indexOf(point)
+      const { seq, owned } = point
+      if (seq >= this.#point.seq && grain < owned.length && owned.get(grain)) return 1 + chain.points.indexOf(point)
     }
     return 0
   }
