@@ -29,7 +29,7 @@ export function createProgress(options: { json: boolean, stream: NodeJS.WriteStr
       const now = Date.now()
       const last = row.state !== 'running'
       // Whoever waits with it is told why at once.
-      const news = row.waiting !== null && row.waiting !== told
+      const news = !!row.waiting && row.waiting !== told
       if (now - writtenAtMs < (options.json ? JSON_MS : LINE_MS) && !(last && options.json) && !news) return
       writtenAtMs = now
       told = row.waiting
@@ -44,7 +44,8 @@ export function createProgress(options: { json: boolean, stream: NodeJS.WriteStr
   }
 }
 
-function waits({ waiting }: ProgressRow): string { return waiting === null ? '' : `, waits: ${clean(waiting)}` }
+/** A server that is older says nothing of it. */
+function waits({ waiting }: Partial<ProgressRow>): string { return waiting ? `, waits: ${clean(waiting)}` : '' }
 
 function bar(stream: NodeJS.WriteStream): Progress {
   const single = new SingleBar({

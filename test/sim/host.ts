@@ -3,6 +3,7 @@
  * of it. They use it only while it is nobody's target. What they ask for is asked one after the other, and may take its time: a mirror
  * in mode sync lets it wait.
  */
+import { NbdeltaError } from '../../src/device/errors.js'
 import type { Pending } from '../../src/device/block-device.js'
 import type { Random } from '../../src/device/testing.js'
 import { differenceOf, GRAIN, GRAINS, type Image, imageOf, isMixOf, patched, SECTOR, ZEROS } from './image.js'
@@ -204,6 +205,15 @@ export async function snapshotOf(volume: SimVolume, name: string): Promise<Image
 
 /** Whether one of the undo snapshots has such content. */
 export async function hasUndo(volume: SimVolume, fits: (image: Image) => boolean): Promise<boolean> {
-  for (const { name, labels } of volume.points.list()) if (labels['auto'] === 'undo' && fits(await snapshotOf(volume, name))) return true
+  for (const { name, labels } of volume.points.list()) {
+    if (labels['auto'] !== 'undo') continue
+    const image = await snapshotOf(volume, name).catch(unlessLeaving)
+    if (image && fits(image)) return true
+  }
   return false
+}
+
+/** It is listed until its deletion is on the disk, and nobody opens it any more. */
+function unlessLeaving(error: unknown): undefined {
+  if (!(error instanceof NbdeltaError) || error.code !== 'busy') throw error
 }

@@ -86,12 +86,13 @@ export class Scene implements World {
           if (isDoubtful) this.#taken.set(key, frozenOf(await snapshotOf(volume, info.name), hosts.views, from, 0))
           return info
         }
-        // Of a point among a stream there is no image: it is what the volume holds at its instant.
+        // Of a point among a stream there is no image, and others keep a part: it is what the volume holds at its instant.
         let found: Promise<Image> | undefined
-        const { atInstant } = options
-        const info = await create(options.kind !== 'bookmark' || !atInstant ? options : { ...options, atInstant: () => {
+        const { atInstant, keeps } = options
+        const isWhole = keeps === undefined && (options.kind !== 'bookmark' || !atInstant)
+        const info = await create(isWhole ? options : { ...options, atInstant: () => {
           found = imageOf(volume)
-          atInstant()
+          atInstant?.()
         } })
         const reversal = [...this.reversals].find(one => one.mirror.record.uuid === mirror)
         try {
