@@ -20,6 +20,8 @@ const GRAINS = 64
 const CHANGED = 24
 /** Grains of old content that the source may keep. */
 const ROOM = 4
+/** The last of these: a cycle comes to them late. */
+const UNREAD = CHANGED - ROOM
 /** A cycle sends a grain a second: it is in its middle until the clock moves. */
 const RATE = G
 const GIVEN_UP = { code: 'no-space', message: /no room for what a mirror's image keeps: it was given up/ }
@@ -163,7 +165,7 @@ t.test('the disk is full in the middle of a cycle', async t => {
   await isMoving(mirror)
   left = 2
   // Parts of grains are not staged: each needs its own room.
-  for (let grain = 0; grain < ROOM; grain++) await volume.write(grain * G, 1, Buffer.from([3]), 0)
+  for (let grain = UNREAD; grain < CHANGED; grain++) await volume.write(grain * G, 1, Buffer.from([3]), 0)
   await told
   t.match(volume.space, { failing: null, sacrifices: 1, lastSacrifice: { name: 'mirror-m-2-image', why: 'disk' } })
   t.match(mirror.status(), { lagBytes: CHANGED * G, problem: /no room/ })
@@ -172,7 +174,7 @@ t.test('the disk is full in the middle of a cycle', async t => {
   mirror.start()
   await recovers({ mirror, clock })
   t.same(await shown(target), await shown(volume))
-  t.same((await shown(target)).slice(0, CHANGED), [...Array<number>(ROOM).fill(3), ...Array<number>(CHANGED - ROOM).fill(2)])
+  t.same((await shown(target)).slice(0, CHANGED), [...Array<number>(UNREAD).fill(2), ...Array<number>(ROOM).fill(3)])
   await mirror.stop()
   for (const one of volumes) await one.close()
 })
@@ -187,12 +189,12 @@ t.test('several mirrors of one volume: the oldest image first, and only as many 
   const told = t.rejects(first.sync(), GIVEN_UP)
   await isMoving(first)
   await lab.store.setSpace('v', { budgetBytes: ROOM * G })
-  for (let grain = 0; grain < ROOM - 1; grain++) await fill(volume, grain, 3)
+  for (let grain = UNREAD; grain < CHANGED - 1; grain++) await fill(volume, grain, 3)
   const cycle = second.sync()
   await isMoving(second)
   const frozen = await shown(volume)
   t.same(images(volume), ['mirror-m-3-image', 'mirror-n-3-image'])
-  for (let grain = 0; grain < ROOM; grain++) await fill(volume, grain, 4)
+  for (let grain = UNREAD; grain < CHANGED; grain++) await fill(volume, grain, 4)
   await told
   t.same(images(volume), ['mirror-n-3-image'])
   await passing(clock, cycle)
@@ -373,10 +375,10 @@ t.test("order 'fail': the write is refused, and the cycle goes on", async t => {
   const cycle = mirror.sync()
   await isMoving(mirror)
   await lab.store.setSpace('v', { budgetBytes: G, order: 'fail' })
-  await volume.write(0, 1, Buffer.from([3]), 0)
-  await t.rejects(async () => volume.write(G, 1, Buffer.from([3]), 0), { code: 'no-space' })
+  await volume.write(6 * G, 1, Buffer.from([3]), 0)
+  await t.rejects(async () => volume.write(7 * G, 1, Buffer.from([3]), 0), { code: 'no-space' })
   await passing(clock, cycle)
   t.match(mirror.status(), { problem: null, lagBytes: G })
-  await volume.write(G, 1, Buffer.from([3]), 0)
+  await volume.write(7 * G, 1, Buffer.from([3]), 0)
   await stand.close()
 })
