@@ -95,7 +95,8 @@ function runOf({ maps, within: { from, done } }: Maps, at: number, limit: number
     const stop = Math.min(end, map.length)
     if (at >= stop) continue
     if (map.get(at)) return map.runEnd(at, stop) - at
-    end = map.next(at, stop, true) < stop ? map.next(at, stop, true) : end
+    const found = map.next(at, stop, true)
+    if (found < stop) end = found
   }
   return at - end
 }

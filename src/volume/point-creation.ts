@@ -61,14 +61,14 @@ export class NewPoint {
   #appended: Pending
   #isTight = false
 
-  /** `group`: uuid of the operation that makes it together with others. @param since seq of the point from which on it keeps */
-  constructor(parts: Parts, options: CreatePointOptions, group: string | null, since?: number) {
-    const { name, kind, pins = [], keeps } = options
-    const labels = { ...options.labels, ...keeps && { [AUTO_LABEL]: IMAGE } }
+  /** `group`: uuid of the operation that makes it together with others. @param within what an image keeps */
+  constructor(parts: Parts, options: CreatePointOptions, group: string | null, within?: Bounds) {
+    const { name, kind, pins = [] } = options
+    const labels = { ...options.labels, ...within && { [AUTO_LABEL]: IMAGE } }
     this.#parts = parts
     this.#atInstant = options.atInstant
     this.#letGo = options.letGo
-    this.#within = keeps && since !== undefined ? { since, from: keeps.from, also: keeps.also, done: 0 } : undefined
+    this.#within = within
     this.record = {
       uuid: randomUUID(), seq: parts.store.nextSeq(), name, kind, createdAt: parts.core.clock.wallTime().toISOString(),
       sizeBytes: parts.core.sizeBytes, labels: Object.freeze(labels), group, pins: [...pins], deleting: false,

@@ -118,8 +118,9 @@ export class VolumePoints implements Snappoints {
     if (this.refusal) throw this.refusal
     const store = this.#needStore()
     this.#judgeFree(options.name)
-    const since = options.keeps && this.#known(options.keeps.since).seq
-    return new NewPoint({ ...this.#parts, store }, options, group, since)
+    const { keeps } = options
+    const within = keeps && { since: this.#known(keeps.since).seq, from: keeps.from, also: keeps.also, done: 0 }
+    return new NewPoint({ ...this.#parts, store }, options, group, within)
   }
 
   /** A point that was taken into the chain, but never confirmed, goes again. */

@@ -28,6 +28,17 @@ async function detach(peer: NbdPeer): Promise<void> {
   await new Promise(resolve => { setTimeout(resolve, 100) })
 }
 
+/** Sixteen grains and a snapshot `s` of them; so many of the first are others since. */
+async function overwritten({ store, json }: Served, grains: number): Promise<void> {
+  const peer = await attach(store)
+  await write(peer, 0, 1, 16)
+  await detach(peer)
+  await json('snapshot', 'create', 'disk', 's')
+  const again = await attach(store)
+  await write(again, 0, 2, grains)
+  await detach(again)
+}
+
 /** First byte of each of the first grains. */
 async function bytesOf(store: string, name: string, grains: number): Promise<number[]> {
   const peer = await attach(store, name)
@@ -42,13 +53,7 @@ t.test('a budget: set, shown everywhere, at its end undo snapshots go and then w
   const { store, ask, json } = first
   t.match(await ask('volume', 'show', 'disk'), { stdout: /\nspace: +0 bytes, no budget, drop-undo-then-fail\n/ })
   t.match(await json('status'), { volumesFailing: 0, keptBytes: 0, spaces: [] })
-  const peer = await attach(store)
-  await write(peer, 0, 1, 16)
-  await detach(peer)
-  await json('snapshot', 'create', 'disk', 's')
-  const again = await attach(store)
-  await write(again, 0, 2, 4)
-  await detach(again)
+  await overwritten(first, 4)
   await json('snapshot', 'restore', 'disk', 's')
   t.match(await ask('volume', 'set-budget', 'disk', '--limit', '40KiB', '--dry-run'),
     { code: 0, stdout: 'would let snapshots of disk keep at most 40 KiB\n' })
@@ -94,13 +99,7 @@ t.test('a budget: set, shown everywhere, at its end undo snapshots go and then w
 t.test('a restore that the budget leaves no room for says what it waits for', SLOW, async t => {
   const served = await serve(t, join(temporaryFolder(t), 'store'), ['--create-volume', 'disk=1MiB'])
   const { store, ask, json } = served
-  const peer = await attach(store)
-  await write(peer, 0, 1, 16)
-  await detach(peer)
-  await json('snapshot', 'create', 'disk', 's')
-  const again = await attach(store)
-  await write(again, 0, 2, 8)
-  await detach(again)
+  await overwritten(served, 8)
   await json('volume', 'set-budget', 'disk', '--limit', '36KiB', '--order', 'fail')
   const told = (text: string): RegExp => new RegExp(text.replace('WHY', '32768 bytes of old content have to be kept.*; raise the budget, or delete snapshots'))
   const { child, ended } = start(['snapshot', 'restore', 'disk', 's', '--store', store])

@@ -37,7 +37,7 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'volume/images' },
   { name: 'what an image does not keep nobody does', file: 'volume/keepers.js', find: 'if (within < 0)', put: 'if (within < 0) break; if (false)',
     judge: 'volume/images' },
-  { name: 'what an image keeps from a grain on is not kept', file: 'volume/point-creation.js', find: 'from: keeps.from', put: 'from: Infinity',
+  { name: 'what an image keeps from a grain on is not kept', file: 'volume/points.js', find: 'from: keeps.from', put: 'from: Infinity',
     judge: 'volume/images' },
   { name: 'what an image does not keep is lent to it', file: 'volume/gate.js', find: 'else if (borrower && needed.point !== borrower)', put: 'else if (false)',
     judge: 'volume/images' },

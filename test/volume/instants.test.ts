@@ -65,6 +65,15 @@ async function bytesOf(volume: Volume, point?: string): Promise<string> {
   return Array.from({ length: GRAINS }, (_, grain) => content[grain * G]).join('')
 }
 
+/** Flushes wait until what it answers is called. */
+function holdFlush(disk: MemoryDisk): () => void {
+  let goOn!: () => void
+  const held = new Promise<void>(resolve => { goOn = resolve })
+  const flush = disk.flush.bind(disk)
+  disk.flush = () => held.then(flush)
+  return goOn
+}
+
 /** Whether it has come to its end by now. */
 async function isOver(work: Pending | Promise<unknown>): Promise<boolean> {
   let over = false
@@ -179,10 +188,7 @@ t.test('with a budget what is staged beside it has a promise, and nothing that i
 
 t.test('what is staged behind an instant keeps its promise when what was staged before it has found its place', async t => {
   const { volume, points, journal, made } = await divided('snapshot', 5 * G)
-  let goOn!: () => void
-  const held = new Promise<void>(resolve => { goOn = resolve })
-  const flush = journal.flush.bind(journal)
-  journal.flush = () => held.then(flush)
+  const goOn = holdFlush(journal)
   points.release()
   await turns()
   t.equal(volume.space.keptBytes, 4 * G)
@@ -197,10 +203,7 @@ t.test('what is staged behind an instant keeps its promise when what was staged 
 
 t.test('what the log refuses behind an instant leaves no promise behind', async t => {
   const { volume, points, live, made, clock } = await divided('snapshot', 5 * G)
-  let goOn!: () => void
-  const held = new Promise<void>(resolve => { goOn = resolve })
-  const flush = live.flush.bind(live)
-  live.flush = () => held.then(flush)
+  const goOn = holdFlush(live)
   points.release()
   await turns()
   const writeLog = points.log.write.bind(points.log)
