@@ -29,6 +29,7 @@ import type { PointInfo } from '../volume/snappoint.js'
 import type { ChangeWatcher } from '../volume/watchers.js'
 import { bytesOf, inBytes } from './grain-bytes.js'
 import type { LogBudget } from './log-budget.js'
+import { type Kept, LogSlabs } from './log-slabs.js'
 import { type Asking, recallPoint } from './recall.js'
 import { ship } from './ship.js'
 import type { TargetSession } from './target.js'
@@ -44,15 +45,12 @@ const HOLD_MS = 100
 /** Requests under way at once. */
 const WINDOW = 128
 const WINDOW_BYTES = 4 * 2 ** 20
-/** Small writes share a piece of memory. */
-const SLAB_BYTES = 256 * 1024
 /** After so many bytes without any wait others get a turn. */
 const TURN_BYTES = 512 * 1024
 /** So often within the timeout it is looked whether the target does anything. */
 const LOOKS = 10
 /** Where no answer waits for it, a target may be silent for so many timeouts: a flush of a busy disk takes its time. */
 const PATIENCE = 6
-const NOTHING = Buffer.alloc(0)
 
 /** What it is sent over. */
 type Way = Pick<TargetSession, 'stream' | 'suspend'> & Asking['session']
@@ -63,8 +61,7 @@ interface Entry {
   readonly kind: 'write' | 'zero' | 'flush' | 'restore' | 'mark'
   readonly offset: number
   readonly length: number
-  readonly data: Buffer
-  readonly at: number
+  readonly data: Kept | undefined
   readonly sinceMs: number
   readonly restored?: Restored
   /** It has arrived, or the stream has ended with that reason. Without it nobody waits. */
@@ -114,8 +111,7 @@ export class Stream implements ChangeWatcher {
   #behindBytes = 0
   #sentBytes = 0
   #arrived = { data: 0, zeros: 0, equal: 0 }
-  #slab = NOTHING
-  #slabUsed = 0
+  readonly #slabs = new LogSlabs()
   #session: Way | undefined
   #device: BlockDevice | undefined
   #inStep = false
@@ -182,7 +178,7 @@ export class Stream implements ChangeWatcher {
         else reject(new NbdeltaError('unreachable', reason))
       }
       if (this.#ended) return done('the stream has ended')
-      this.#push({ kind: 'mark', offset: 0, length: 0, data: NOTHING, at: 0, sinceMs: this.#parts.clock.now(), done })
+      this.#push({ kind: 'mark', offset: 0, length: 0, data: undefined, sinceMs: this.#parts.clock.now(), done })
     })
   }
 
@@ -205,14 +201,13 @@ export class Stream implements ChangeWatcher {
 
   wrote(offset: number, length: number, from: Buffer, at: number): Pending {
     if (this.#ended) return undefined
-    const [data, place] = this.#keep(from, at, length)
-    return this.#add('write', offset, length, data, place)
+    return this.#add('write', offset, length, this.#slabs.keep(from, at, length))
   }
 
-  zeroed(offset: number, length: number): Pending { return this.#add('zero', offset, length, NOTHING, 0) }
+  zeroed(offset: number, length: number): Pending { return this.#add('zero', offset, length, undefined) }
 
   /** In mode async a flush is the source's alone. */
-  flushed(): Pending { return this.#waits ? this.#add('flush', 0, 0, NOTHING, 0) : undefined }
+  flushed(): Pending { return this.#waits ? this.#add('flush', 0, 0, undefined) : undefined }
 
   pointed(point: PointInfo): void { this.#parts.snapshots?.pointed(point) }
 
@@ -224,23 +219,23 @@ export class Stream implements ChangeWatcher {
     const length = bytesOf(grains, this.#parts.grainBytes, this.#parts.sizeBytes)
     const done = (): void => { content.close().catch(() => undefined) }
     const sinceMs = this.#parts.clock.now()
-    this.#push({ kind: 'restore', offset: 0, length, data: NOTHING, at: 0, sinceMs, restored: { grains, content, point }, done })
+    this.#push({ kind: 'restore', offset: 0, length, data: undefined, sinceMs, restored: { grains, content, point }, done })
   }
 
   lost(reason: string, inVain = false): void { this.#fail(reason, inVain) }
 
   get #waits(): boolean { return this.#waitsSinceMs !== undefined }
 
-  #add(kind: 'write' | 'zero' | 'flush', offset: number, length: number, data: Buffer, at: number): Pending {
+  #add(kind: 'write' | 'zero' | 'flush', offset: number, length: number, data: Kept | undefined): Pending {
     if (this.#ended) return undefined
     const sinceMs = this.#parts.clock.now()
     if (!this.#waits) {
       this.#unwaited++
-      this.#push({ kind, offset, length, data, at, sinceMs, done: undefined })
+      this.#push({ kind, offset, length, data, sinceMs, done: undefined })
       return this.#holdBack(length)
     }
     return new Promise<void>(resolve => {
-      this.#push({ kind, offset, length, data, at, sinceMs, done: () => { resolve() } })
+      this.#push({ kind, offset, length, data, sinceMs, done: () => { resolve() } })
     })
   }
 
@@ -258,7 +253,7 @@ export class Stream implements ChangeWatcher {
       return
     }
     this.#queue.push(entry)
-    if (entry.data !== NOTHING) this.#holds(entry.length)
+    if (entry.data) this.#holds(entry.length)
     this.#behindBytes += entry.length
     const full = this.#whatIsFull()
     if (full) this.#fail(`${full}: the target cannot keep up, and catches up by a cycle, not in write order`)
@@ -278,19 +273,6 @@ export class Stream implements ChangeWatcher {
   #holds(bytes: number): void {
     this.#dataBytes += bytes
     this.#parts.budget.add(bytes)
-  }
-
-  /** A copy, so that nobody has to wait for it to be sent. */
-  #keep(from: Buffer, at: number, length: number): [Buffer, number] {
-    if (length > SLAB_BYTES / 4) return [Buffer.from(from.subarray(at, at + length)), 0]
-    if (this.#slabUsed + length > this.#slab.length) {
-      this.#slab = Buffer.allocUnsafeSlow(SLAB_BYTES)
-      this.#slabUsed = 0
-    }
-    const place = this.#slabUsed
-    from.copy(this.#slab, place, at, at + length)
-    this.#slabUsed += length
-    return [this.#slab, place]
   }
 
   /** Behind whatever else has come in this turn: answers go out first. */
@@ -368,9 +350,9 @@ export class Stream implements ChangeWatcher {
     }
   }
 
-  #request({ kind, offset, length, data, at, restored }: Entry, device: BlockDevice): Pending {
+  #request({ kind, offset, length, data, restored }: Entry, device: BlockDevice): Pending {
     switch (kind) {
-      case 'write': return device.write(offset, length, data, at)
+      case 'write': return device.write(offset, length, data!.buffer, data!.at)
       case 'zero': return device.zero(offset, length, { allocate: false, fast: false })
       case 'flush': return device.flush()
       default: return this.#shipping = this.#shipRestore(restored!, device)
@@ -406,7 +388,10 @@ export class Stream implements ChangeWatcher {
       this.#sentBytes -= entry.length
       this.#locks.unlock(entry.offset, entry.offset + entry.length)
     }
-    if (entry.data !== NOTHING) this.#holds(-entry.length)
+    if (entry.data) {
+      this.#holds(-entry.length)
+      this.#slabs.free(entry.data)
+    }
     this.#arrived[entry.kind === 'zero' ? 'zeros' : 'data'] += entry.length - this.#takenBytes
     this.#arrived.equal += this.#takenBytes
     // Of a restore, beside which nothing else arrives.
