@@ -152,6 +152,9 @@ export class Chain {
   /** True when nothing of [from, to) is needed by a snapshot. */
   unneeded(from: number, to: number): boolean { return this.#keepers.without(from, to) }
 
+  /** What of [from, to) snapshots need, if they can all keep it briefly; undefined: somebody else needs some of it. */
+  briefRuns(from: number, to: number): readonly Needed[] | undefined { return this.#keepers.brief(from, to) }
+
   isLent(from: number, to: number): boolean {
     return this.lent !== undefined && from < this.lent.length && !this.lent.isAll(from, Math.min(to, this.lent.length), false)
   }
@@ -181,6 +184,12 @@ export class Chain {
     point.bytes.set(from, to)
     this.#unlend(point, from, to)
     if (point.fresh) move(point.fresh.bytes, [point.fresh.zero, point.fresh.lent], from, to)
+  }
+
+  /** The snapshot owns [from, to), bytes in `preserved`, until this process ends. Its files never say so. */
+  keepBriefly(point: Point, from: number, to: number): void {
+    this.usage.keep(point.bytes, from, to)
+    for (const map of [point.owned, point.bytes, point.brief!]) map.set(from, to)
   }
 
   /** The snapshot owns [from, to), zeros. */

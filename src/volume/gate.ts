@@ -16,6 +16,7 @@
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { EXTENT_GRAINS } from '../store/journal-records.js'
+import { Brief } from './brief.js'
 import type { Chain } from './chain.js'
 import type { VolumeCore } from './core.js'
 import { BATCH_GRAINS, type Copy, extentsOf, type Preserver } from './preserver.js'
@@ -30,12 +31,15 @@ export type GatePlan =
 const FREE: GatePlan = Object.freeze({ rule: 'free' })
 
 export class Gate {
+  /** Before anything else is asked about them. */
+  readonly brief: Brief
   readonly #core: VolumeCore
   readonly #chain: Chain
   readonly #preserver: Preserver
   readonly #reclaimer: Reclaimer
 
   constructor(core: VolumeCore, preserver: Preserver, reclaimer: Reclaimer) {
+    this.brief = new Brief(core)
     this.#core = core
     this.#chain = core.chain
     this.#preserver = preserver

@@ -54,20 +54,17 @@ export class Keepers {
   }
 
   /** The first run in [from, to) that a snapshot needs, all of it the same one; empty, at `to`, when there is none. */
-  next(from: number, to: number): Needed {
-    for (let at = from; at < to;) {
-      let end = to
-      for (const { point, covering, bounds } of this.#keepers) {
-        const within = bounds ? runOf(bounds, at, end) : end - at
-        end = at + Math.abs(within)
-        if (within < 0) continue
-        const run = neededOf(point, covering, at, end)
-        if (run.start < run.end) return { point, ...run }
-        break
-      }
-      at = end
+  next(from: number, to: number): Needed { return neededBy(this.#keepers, from, to) }
+
+  /** What of [from, to) is needed, if it is by such alone as may keep it briefly, and by nobody who is older; else undefined. */
+  brief(from: number, to: number): readonly Needed[] | undefined {
+    const runs: Needed[] = []
+    for (let run = this.next(from, to); run.start < to; run = this.next(run.end, to)) {
+      const older = this.#keepers.slice(this.points.indexOf(run.point!) + 1)
+      if (!run.point!.brief || neededBy(older, run.start, run.end).start < run.end) return undefined
+      runs.push(run)
     }
-    return { point: undefined, start: to, end: to }
+    return runs
   }
 
   /** Nothing of [from, to) is needed by a snapshot. */
@@ -78,6 +75,22 @@ export class Keepers {
     const { owned } = first.point
     return from >= owned.length || owned.isAll(from, Math.min(to, owned.length), true)
   }
+}
+
+function neededBy(keepers: readonly Keeper[], from: number, to: number): Needed {
+  for (let at = from; at < to;) {
+    let end = to
+    for (const { point, covering, bounds } of keepers) {
+      const within = bounds ? runOf(bounds, at, end) : end - at
+      end = at + Math.abs(within)
+      if (within < 0) continue
+      const run = neededOf(point, covering, at, end)
+      if (run.start < run.end) return { point, ...run }
+      break
+    }
+    at = end
+  }
+  return { point: undefined, start: to, end: to }
 }
 
 function boundsOf({ within, seq }: Point, points: readonly Point[]): Maps | undefined {

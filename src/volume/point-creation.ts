@@ -25,6 +25,7 @@
  * what was staged before is retired, and a replay would do the same.
  */
 import { randomUUID } from 'node:crypto'
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { allSettled, together } from '../device/all-settled.js'
 import type { Pending } from '../device/block-device.js'
 import { NbdeltaError } from '../device/errors.js'
@@ -188,6 +189,7 @@ export class NewPoint {
     const info = this.#info
     const point = this.#point = new Point(info, 'making', this.#files!, core.grainBytes, core.map.grains)
     point.within = this.#within
+    point.brief = this.#within && new GrainBitmap(point.grains)
     if (this.#letGo) point.spare = { owners: info.pins.map(({ owner }) => owner), letGo: this.#letGo, told: false }
     chain.add(point)
     const extents = [...point.hot, NO_EXTENT]

@@ -82,10 +82,11 @@ export class PointDisk implements PointFiles {
     }
     if (exact.length === 0 || !this.#exact) return
     const { owned, bytes, lent } = this.#exact
+    const { lasting } = point
     await saveTwins([
-      { map: owned, from: point.owned, pages: exact },
-      { map: bytes, from: point.bytes, pages: exact },
-      { map: lent, from: point.lent, pages: exact },
+      { map: owned, from: lasting.owned, pages: exact },
+      { map: bytes, from: lasting.bytes, pages: exact },
+      { map: lent, from: lasting.lent, pages: exact },
     ], settle)
   }
 

@@ -84,6 +84,8 @@ export class Point {
   spare: Spare | undefined
   /** Of this process: one that was read from disk keeps everything. */
   within: Bounds | undefined
+  /** Of what it owns, that which it has until this process ends only (brief.ts); undefined: it never has any. */
+  brief: GrainBitmap | undefined
   fresh: Fresh | undefined
   readonly #dirtyChanged = new Set<number>()
   readonly #dirtyExact = new Set<number>()
@@ -111,6 +113,14 @@ export class Point {
 
   noteChanged(from: number, to: number): void { note(this.#dirtyChanged, from, to) }
   noteExact(from: number, to: number): void { note(this.#dirtyExact, from, to) }
+
+  /** What its files are to say of it. */
+  get lasting(): Pick<Point, 'owned' | 'bytes' | 'lent'> {
+    if (!this.brief) return this
+    const [owned, bytes] = [this.owned.clone(), this.bytes.clone()]
+    for (const map of [owned, bytes]) map.andNot(this.brief)
+    return { owned, bytes, lent: this.lent }
+  }
 
   /** Pages that differ from what is on disk. */
   get dirtyPages(): DirtyPages { return { changed: ascending(this.#dirtyChanged), exact: ascending(this.#dirtyExact) } }

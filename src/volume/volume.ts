@@ -339,6 +339,7 @@ export class Volume implements BlockDevice {
     if (staging.isStalled) return 'later'
     const [first, end] = this.#grainsOf(offset, length)
     if (!this.#locks.idle && this.#locks.meets(first * this.grainBytes, end * this.grainBytes, staging.isPassing)) return 'no'
+    this.#gate.brief.keep(first, end)
     return staging.take(offset, length, from, at)
   }
 
