@@ -262,8 +262,8 @@ async function deliver(
     : new GrainBitmap(map.length)
   const shipped = await ship({
     source: image, target: session.device, runs: shipRuns(map, there, grainBytes, image.sizeBytes), compare, blank, sent,
-    bytesPerSecond: state.bytesPerSecond, clock, signal, onRead: offset => { image.forget(offset) },
-    onProgress: bytes => { parts.onProgress(done += bytes, total) },
+    bytesPerSecond: state.bytesPerSecond, requests: () => volume.requests, clock, signal,
+    onRead: offset => { image.forget(offset) }, onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })
   await session.device.flush()
   if (!sent) return { shipped, differing: total, root: null }

@@ -19,7 +19,7 @@ export class Pace {
     const now = this.#clock.now()
     const waitMs = this.#nextMs - now
     this.#nextMs = Math.max(this.#nextMs, now) + bytes / this.#bytesPerSecond * 1000
-    if (waitMs <= 0) return
+    if (waitMs <= 0 || signal?.aborted) return
     let go = (): void => undefined
     const waited = new Promise<void>(resolve => { go = resolve })
     const timer = this.#clock.setTimeout(go, waitMs, true)

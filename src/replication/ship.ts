@@ -6,6 +6,7 @@
  * - With `compare` the target is read as well, and what is equal there is not written (A22).
  * - A piece is done when the target has taken it; nothing of that is durable before the caller's flush.
  * - With a rate, lanes wait their turn, so that over any second no more than a second's bytes are sent.
+ * - Without one it gives way to clients (courtesy.ts), if it hears of them.
  * - With `sent` and `onRead` all that is looked at is told, in ascending order: a lane that has read its piece waits for those
  *   before it, and sends meanwhile.
  * Whatever goes wrong, nothing is under way any more when `ship` rejects.
@@ -16,6 +17,7 @@ import type { BlockDevice } from '../device/block-device.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { ByteRun } from './content-digest.js'
+import { Courtesy } from './courtesy.js'
 import { Pace } from './pace.js'
 
 const LANES = 16
@@ -44,6 +46,8 @@ export interface ShipOptions {
   readonly compare: boolean
   readonly blank: boolean
   readonly bytesPerSecond: number | null
+  /** Requests of clients so far, to whom it gives way if it has no limit. */
+  readonly requests?: () => number
   /** Pieces are multiples of so many bytes, a power of two, as the runs have to be. */
   readonly unitBytes?: number
   readonly clock: Clock
@@ -78,6 +82,7 @@ class Ship {
   #failure: unknown
   #failed = false
   readonly #pace: Pace
+  readonly #courtesy: Courtesy | undefined
   /** The last piece that was begun has been told. */
   #told: Promise<void> = Promise.resolve()
   #sinceTurn = 0
@@ -89,6 +94,7 @@ class Ship {
     const piece = Math.min(PIECE_BYTES, paced - paced % PACED_PIECE_MIN)
     this.#pieces = pieces(options.source, options.runs, Math.max(unitBytes, piece - piece % unitBytes))
     this.#pace = new Pace(options.clock, bytesPerSecond)
+    if (options.requests && bytesPerSecond === null) this.#courtesy = new Courtesy(options.clock, options.requests)
   }
 
   async run(): Promise<void> {
@@ -112,6 +118,7 @@ class Ship {
           await allSettled([tell(undefined), this.#zero(piece.start, length, piece.isThere)])
         } else {
           // No longer than needed: a cycle of a few grains is over at once.
+          await this.#courtesy?.wait(length, signal)
           if (buffer.length < length) buffer = Buffer.allocUnsafe(length)
           if (compare && there.length < length) there = Buffer.allocUnsafe(length)
           await this.#copy(piece, buffer, compare ? there : undefined, tell)

@@ -4,8 +4,8 @@
  * it. An image that a crash has left is read by nobody, and swept by its maker, so what it kept may be gone with the process.
  *
  * Invariants
- * - A grain is kept briefly only if no older snapshot needs it: it owns the grain, or finds it in one that does for good. So nobody
- *   but readers of the image ever comes to what is brief, and a merge (point-merge.ts) has nothing of it to hand over.
+ * - A grain is kept briefly only if no older snapshot needs it: it owns the grain, or finds it in one that does for good. So
+ *   nobody but readers of the image ever comes to what is brief, and a merge (point-merge.ts) has nothing of it to hand over.
  * - The image's map files, and the journal, never say that it owns such a grain.
  * - Marks are the gate's business as ever: they are durable, or announced, before live is overwritten.
  *
@@ -21,7 +21,7 @@ const WRITE_BYTES_MAX = 256 * 1024
 export class Brief {
   readonly #core: VolumeCore
   #buffer: Buffer | undefined
-  /** Something was not there at once: until it is, nothing else is tried. */
+  /** Something was not done at once: until it is, the buffer is its. */
   #isWaiting = false
 
   constructor(core: VolumeCore) { this.#core = core }
@@ -59,8 +59,6 @@ export class Brief {
 
   #isLater(pending: Pending): boolean {
     if (!pending) return false
-    // The buffer is the disk's.
-    this.#buffer = undefined
     this.#isWaiting = true
     pending.catch(() => undefined).finally(() => { this.#isWaiting = false })
     return true

@@ -60,8 +60,10 @@ export class Keepers {
   brief(from: number, to: number): readonly Needed[] | undefined {
     const runs: Needed[] = []
     for (let run = this.next(from, to); run.start < to; run = this.next(run.end, to)) {
-      const older = this.#keepers.slice(this.points.indexOf(run.point!) + 1)
-      if (!run.point!.brief || neededBy(older, run.start, run.end).start < run.end) return undefined
+      const at = this.points.indexOf(run.point!)
+      // One that has lost its bounds keeps for all older ones.
+      if (!run.point!.brief || !this.#keepers[at].bounds) return undefined
+      if (neededBy(this.#keepers.slice(at + 1), run.start, run.end).start < run.end) return undefined
       runs.push(run)
     }
     return runs

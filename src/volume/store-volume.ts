@@ -36,6 +36,8 @@ export interface StoreVolume extends BlockDevice {
   /** Tells of every change from now on, until the returned function is called. At the instant of a point, so that it is exact. */
   watch(watcher: ChangeWatcher): () => void
   facts(): Promise<StoreVolumeFacts>
+  /** Times that somebody has asked for a range of it. Only goes up. */
+  readonly requests: number
 }
 
 /** All of it reads as zeros for certain; of one that could not be opened nobody knows. */
@@ -104,6 +106,7 @@ export class BrokenStoreVolume implements StoreVolume {
   get points(): Snappoints { throw this.problem }
   readonly inheriting = undefined
   readonly space = null
+  readonly requests = 0
   async restore(): Promise<InheritJob> { throw this.problem }
   watch(): never { throw this.problem }
   read(): Pending { throw this.problem }

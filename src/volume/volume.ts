@@ -92,6 +92,7 @@ export class Volume implements BlockDevice {
   readonly blockSizes: BlockSizes
   readonly capabilities: Capabilities
   readonly recovered: Recovered
+  requests = 0
   readonly #parts: VolumeParts
   readonly #core: VolumeCore
   readonly #changes: Changes
@@ -468,20 +469,19 @@ export class Volume implements BlockDevice {
     }
   }
 
-  #allData(offset: number, length: number): boolean {
-    const first = Math.floor(offset / this.grainBytes)
-    const last = Math.floor((offset + length - 1) / this.grainBytes)
-    return first === last ? this.#data.get(first) : this.#data.isAll(first, last + 1, true)
-  }
+  #allData(offset: number, length: number): boolean { return this.#isAll(this.#data, offset, length) }
 
   /** No snapshot needs what is there, and it is marked as changed already. */
   #allPlain(offset: number, length: number): boolean {
     const { plain } = this.#chain
     // The last point may have gone with something still staged.
-    if (plain === undefined) return !this.#staging || this.#staging.idle
+    return plain === undefined ? !this.#staging || this.#staging.idle : this.#isAll(plain, offset, length)
+  }
+
+  #isAll(grains: GrainBitmap, offset: number, length: number): boolean {
     const first = Math.floor(offset / this.grainBytes)
     const last = Math.floor((offset + length - 1) / this.grainBytes)
-    return first === last ? plain.get(first) : plain.isAll(first, last + 1, true)
+    return first === last ? grains.get(first) : grains.isAll(first, last + 1, true)
   }
 
   /** The last grain may be short. */
@@ -490,11 +490,10 @@ export class Volume implements BlockDevice {
   }
 
   #judge(offset: number, length: number): void {
+    this.requests++
     this.#judgeOpen()
     assertRange(this, offset, length)
   }
 
-  #judgeOpen(): void {
-    if (!this.#open) throw new NbdeltaError('wrong-state', 'the volume is closed')
-  }
+  #judgeOpen(): void { if (!this.#open) throw new NbdeltaError('wrong-state', 'the volume is closed') }
 }

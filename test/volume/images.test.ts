@@ -186,6 +186,7 @@ class Walk {
 
   /** An image is of no use afterwards, but for the snapshots before it. */
   async #crash(): Promise<void> {
+    for (const [name, known] of this.#snapshots) if (name.startsWith('i')) this.#snapshots.set(name, { ...known, counts: () => false })
     await this.#volume.flush()
     this.#disks = killed(this.#disks)
     this.#points = this.#points.fork()

@@ -1,0 +1,100 @@
+// A copy gives way to clients: as fast as it can without them, slower the more they ask for, and never slower than it says.
+import t from 'tap'
+import { ManualClock } from '../../src/device/testing.js'
+import { Courtesy } from '../../src/replication/courtesy.js'
+import { ship } from '../../src/replication/ship.js'
+import { disk } from './lab.js'
+
+const MIB = 2 ** 20
+const BUSY_BYTES_PER_SECOND = 64 * MIB
+
+/** Asks for pieces of a MiB beside so many requests a second; bytes that were let go in a second from `skipMs` on. */
+async function bytesBeside(perSecond: number, skipMs = 100): Promise<number> {
+  const clock = new ManualClock()
+  let bytes = 0
+  const courtesy = new Courtesy(clock, () => Math.floor(clock.now() / 1000 * perSecond))
+  const abort = new AbortController()
+  const work = (async () => {
+    while (!abort.signal.aborted) {
+      await courtesy.wait(MIB, abort.signal)
+      bytes += MIB
+      // What copies it takes time as well: a GiB a second.
+      await new Promise<void>(resolve => { clock.setTimeout(resolve, 1) })
+    }
+  })()
+  for (let ms = 0; ms < skipMs; ms++) await clock.advance(1)
+  const before = bytes
+  for (let ms = 0; ms < 1000; ms++) await clock.advance(1)
+  const result = bytes - before
+  abort.abort()
+  await clock.advance(1000)
+  await work
+  return result
+}
+
+t.test('without clients it goes as fast as it can', async t => {
+  t.ok(await bytesBeside(0) >= 990 * MIB)
+})
+
+t.test('beside busy ones it takes what is left for it, however many they are', async t => {
+  for (const perSecond of [20_000, 200_000]) {
+    const bytes = await bytesBeside(perSecond)
+    t.ok(bytes > 0.9 * BUSY_BYTES_PER_SECOND && bytes < 1.1 * BUSY_BYTES_PER_SECOND, `${bytes / MIB} MiB beside ${perSecond}`)
+  }
+})
+
+t.test('in between it takes more the less they ask for', async t => {
+  const half = await bytesBeside(10_000)
+  const little = await bytesBeside(1000)
+  t.ok(half > 1.5 * BUSY_BYTES_PER_SECOND && half < 2.5 * BUSY_BYTES_PER_SECOND, `${half / MIB} MiB beside 10,000`)
+  t.ok(little > 400 * MIB, `${little / MIB} MiB beside 1,000`)
+})
+
+t.test('many who wait have their turns in order, and go at once when nobody waits for them any more', async t => {
+  const clock = new ManualClock()
+  let requests = 0
+  const courtesy = new Courtesy(clock, () => requests)
+  clock.skip(50)
+  requests = 50_000
+  const abort = new AbortController()
+  const order: number[] = []
+  const warnings: string[] = []
+  const warn = (warning: Error): void => { warnings.push(warning.name) }
+  process.on('warning', warn)
+  const all = Promise.all(Array.from({ length: 16 }, async (_, i) => {
+    await courtesy.wait(BUSY_BYTES_PER_SECOND, abort.signal)
+    order.push(i)
+  }))
+  // Within what is counted together, so that all of them are busy seconds.
+  for (let i = 0; i < 5; i++, requests += 25_000) await clock.advance(500)
+  t.strictSame(order, [0, 1, 2])
+  abort.abort()
+  await all
+  t.strictSame(order, Array.from({ length: 16 }, (_, i) => i))
+  await new Promise(resolve => { setImmediate(resolve) })
+  process.off('warning', warn)
+  t.strictSame(warnings, [], 'listeners of one signal are few')
+})
+
+t.test('a copy hears of clients, and a limit of its own is all that counts with one', async t => {
+  const clock = new ManualClock()
+  for (const bytesPerSecond of [null, 2 ** 40]) {
+    let looks = 0
+    const requests = (): number => {
+      looks++
+      return 0
+    }
+    const source = disk(4)
+    const read = source.read.bind(source)
+    source.read = (...args) => {
+      clock.skip(50)
+      return read(...args)
+    }
+    const { signal } = new AbortController()
+    const runs = [0, 1].map(grain => ({ start: grain * 4096, end: (grain + 1) * 4096 }))
+    await ship({
+      source, target: disk(4), runs, compare: false, blank: false, bytesPerSecond, requests, clock, signal, onProgress: () => undefined,
+    })
+    t.equal(looks, bytesPerSecond === null ? 2 : 0)
+  }
+})
