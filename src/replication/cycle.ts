@@ -29,6 +29,7 @@ import type { MirrorState } from './mirror-record.js'
 import { type ByteRun, regionBytesOf } from './content-digest.js'
 import { bytesOf, fitted, inBytes } from './grain-bytes.js'
 import { SentContent } from './content-roots.js'
+import { busyRateOf, type CourtesyOptions } from './courtesy.js'
 import { recallRestored, shipRuns } from './recall.js'
 import { ship, type Shipped } from './ship.js'
 import { type Frozen, keptOf, type SourcePoints } from './source-points.js'
@@ -61,6 +62,8 @@ export interface CycleParts {
   readonly unsure: boolean
   readonly clock: Clock
   readonly signal: AbortSignal
+  /** The interval has begun it, and nobody waits for it. */
+  readonly hasTime?: () => boolean
   /** Freezes the source's point; by default at once, by itself. */
   readonly freeze?: ((points: SourcePoints, volume: StoreVolume, cycle: number) => Promise<Frozen>) | undefined
   decide(decision: Decision): void
@@ -262,7 +265,7 @@ async function deliver(
     : new GrainBitmap(map.length)
   const shipped = await ship({
     source: image, target: session.device, runs: shipRuns(map, there, grainBytes, image.sizeBytes), compare, blank, sent,
-    bytesPerSecond: state.bytesPerSecond, requests: () => volume.requests, clock, signal,
+    bytesPerSecond: state.bytesPerSecond, courtesy: courtesyOf(parts, state, total), clock, signal,
     onRead: offset => { image.forget(offset) }, onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })
   await session.device.flush()
@@ -270,6 +273,14 @@ async function deliver(
   await judgeContent(parts, state, await sent.differing(session.digests!(runs(), regionBytes)))
   // A base without a root says nothing of what this cycle has not looked at.
   return { shipped, differing: total, root: base && !session.root ? null : sent.root(base ? session.root : null) }
+}
+
+/** A stream's log would be full by then: what it waits for has no time. */
+function courtesyOf(
+  { hasTime, volume }: CycleParts, { mode, intervalSeconds }: MirrorState, bytes: number,
+): CourtesyOptions | undefined {
+  if (!hasTime?.() || mode !== 'periodic') return undefined
+  return { requests: () => hasTime() ? volume.requests : 0, bytesPerSecond: busyRateOf(bytes, intervalSeconds) }
 }
 
 /** What the target says that it holds is not what was sent. Errors: damaged. */

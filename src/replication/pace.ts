@@ -4,12 +4,14 @@ import type { Clock } from '../device/clock.js'
 export class Pace {
   readonly #clock: Clock
   readonly #bytesPerSecond: number | null
+  readonly #burstMs: number
   #nextMs: number
 
-  /** @param bytesPerSecond null: no limit */
-  constructor(clock: Clock, bytesPerSecond: number | null) {
+  /** @param bytesPerSecond null: no limit @param burstMs what was not used in so long may be used later */
+  constructor(clock: Clock, bytesPerSecond: number | null, burstMs = 0) {
     this.#clock = clock
     this.#bytesPerSecond = bytesPerSecond
+    this.#burstMs = burstMs
     this.#nextMs = clock.now()
   }
 
@@ -18,7 +20,7 @@ export class Pace {
     if (this.#bytesPerSecond === null) return
     const now = this.#clock.now()
     const waitMs = this.#nextMs - now
-    this.#nextMs = Math.max(this.#nextMs, now) + bytes / this.#bytesPerSecond * 1000
+    this.#nextMs = Math.max(this.#nextMs, now - this.#burstMs) + bytes / this.#bytesPerSecond * 1000
     if (waitMs <= 0 || signal?.aborted) return
     let go = (): void => undefined
     const waited = new Promise<void>(resolve => { go = resolve })

@@ -6,7 +6,7 @@
  * - With `compare` the target is read as well, and what is equal there is not written (A22).
  * - A piece is done when the target has taken it; nothing of that is durable before the caller's flush.
  * - With a rate, lanes wait their turn, so that over any second no more than a second's bytes are sent.
- * - Without one it gives way to clients (courtesy.ts), if it hears of them.
+ * - Without one it gives way to clients (courtesy.ts), if that is wanted.
  * - With `sent` and `onRead` all that is looked at is told, in ascending order: a lane that has read its piece waits for those
  *   before it, and sends meanwhile.
  * Whatever goes wrong, nothing is under way any more when `ship` rejects.
@@ -17,7 +17,7 @@ import type { BlockDevice } from '../device/block-device.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { ByteRun } from './content-digest.js'
-import { Courtesy } from './courtesy.js'
+import { Courtesy, type CourtesyOptions } from './courtesy.js'
 import { Pace } from './pace.js'
 
 const LANES = 16
@@ -46,8 +46,8 @@ export interface ShipOptions {
   readonly compare: boolean
   readonly blank: boolean
   readonly bytesPerSecond: number | null
-  /** Requests of clients so far, to whom it gives way if it has no limit. */
-  readonly requests?: () => number
+  /** It gives way to clients, if it has no limit. */
+  readonly courtesy?: CourtesyOptions | undefined
   /** Pieces are multiples of so many bytes, a power of two, as the runs have to be. */
   readonly unitBytes?: number
   readonly clock: Clock
@@ -94,7 +94,7 @@ class Ship {
     const piece = Math.min(PIECE_BYTES, paced - paced % PACED_PIECE_MIN)
     this.#pieces = pieces(options.source, options.runs, Math.max(unitBytes, piece - piece % unitBytes))
     this.#pace = new Pace(options.clock, bytesPerSecond)
-    if (options.requests && bytesPerSecond === null) this.#courtesy = new Courtesy(options.clock, options.requests)
+    if (options.courtesy && bytesPerSecond === null) this.#courtesy = new Courtesy(options.clock, options.courtesy)
   }
 
   async run(): Promise<void> {

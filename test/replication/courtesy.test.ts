@@ -1,9 +1,10 @@
 // A copy gives way to clients: as fast as it can without them, slower the more they ask for, and never slower than it says.
 import t from 'tap'
 import { ManualClock } from '../../src/device/testing.js'
-import { Courtesy } from '../../src/replication/courtesy.js'
+import { busyRateOf, Courtesy } from '../../src/replication/courtesy.js'
 import { ship } from '../../src/replication/ship.js'
-import { disk } from './lab.js'
+import { until } from './held.js'
+import { disk, fill, Lab, shown } from './lab.js'
 
 const MIB = 2 ** 20
 const BUSY_BYTES_PER_SECOND = 64 * MIB
@@ -12,7 +13,7 @@ const BUSY_BYTES_PER_SECOND = 64 * MIB
 async function bytesBeside(perSecond: number, skipMs = 100): Promise<number> {
   const clock = new ManualClock()
   let bytes = 0
-  const courtesy = new Courtesy(clock, () => Math.floor(clock.now() / 1000 * perSecond))
+  const courtesy = new Courtesy(clock, { requests: () => Math.floor(clock.now() / 1000 * perSecond), bytesPerSecond: BUSY_BYTES_PER_SECOND })
   const abort = new AbortController()
   const work = (async () => {
     while (!abort.signal.aborted) {
@@ -53,7 +54,7 @@ t.test('in between it takes more the less they ask for', async t => {
 t.test('many who wait have their turns in order, and go at once when nobody waits for them any more', async t => {
   const clock = new ManualClock()
   let requests = 0
-  const courtesy = new Courtesy(clock, () => requests)
+  const courtesy = new Courtesy(clock, { requests: () => requests, bytesPerSecond: BUSY_BYTES_PER_SECOND })
   clock.skip(50)
   requests = 50_000
   const abort = new AbortController()
@@ -76,6 +77,25 @@ t.test('many who wait have their turns in order, and go at once when nobody wait
   t.strictSame(warnings, [], 'listeners of one signal are few')
 })
 
+t.test('it goes on as fast as it can when somebody waits for it', async t => {
+  const clock = new ManualClock()
+  let requests = 0
+  const courtesy = new Courtesy(clock, { requests: () => requests, bytesPerSecond: MIB })
+  const { signal } = new AbortController()
+  let bytes = 0
+  clock.skip(500)
+  requests = 25_000
+  const work = (async () => {
+    for (; bytes < 100 * MIB; bytes += MIB) await courtesy.wait(MIB, signal)
+  })()
+  for (let i = 0; i < 10; i++, requests += 25_000) await clock.advance(500)
+  t.ok(bytes < 10 * MIB, `${bytes}`)
+  requests = 0
+  await clock.advance(2000)
+  await work
+  t.equal(bytes, 100 * MIB)
+})
+
 t.test('a copy hears of clients, and a limit of its own is all that counts with one', async t => {
   const clock = new ManualClock()
   for (const bytesPerSecond of [null, 2 ** 40]) {
@@ -93,8 +113,37 @@ t.test('a copy hears of clients, and a limit of its own is all that counts with 
     const { signal } = new AbortController()
     const runs = [0, 1].map(grain => ({ start: grain * 4096, end: (grain + 1) * 4096 }))
     await ship({
-      source, target: disk(4), runs, compare: false, blank: false, bytesPerSecond, requests, clock, signal, onProgress: () => undefined,
+      source, target: disk(4), runs, compare: false, blank: false, bytesPerSecond, courtesy: { requests, bytesPerSecond: 1 }, clock, signal,
+      onProgress: () => undefined,
     })
     t.equal(looks, bytesPerSecond === null ? 2 : 0)
   }
 })
+
+t.test('a cycle has half of its interval, and never less than 32 MiB a second', async t => {
+  t.equal(busyRateOf(0, 10), 32 * MIB)
+  t.equal(busyRateOf(160 * MIB, 10), 32 * MIB)
+  t.equal(busyRateOf(10_000 * MIB, 10), 2000 * MIB)
+})
+
+const BEGUN = [['periodic', 'by its interval', true], ['periodic', 'by a command', false], ['async', 'by its interval', false]] as const
+for (const [mode, begun, isCourteous] of BEGUN) {
+  t.test(`a cycle of mode ${mode} that was begun ${begun} gives way to clients: ${isCourteous}`, async t => {
+    const awake = setInterval(() => undefined, 1000)
+    t.teardown(() => clearInterval(awake))
+    const lab = await Lab.open(t.testdir())
+    const volume = await lab.volume('v', 4)
+    const mirror = await lab.mirror({ volume: 'v', target: 'w', mode, intervalSeconds: 1 })
+    await mirror.sync()
+    await fill(volume, 1, 7)
+    let looks = 0
+    Object.defineProperty(volume, 'requests', { get: () => looks++, set: () => undefined })
+    if (begun === 'by a command') await mirror.sync()
+    else await until('its interval is over', async () => {
+      await lab.clock.advance(1000)
+      return (await shown(lab.store.get('w')!))[1] === 7
+    })
+    t.equal(looks > 0, isCourteous)
+    await lab.close()
+  })
+}

@@ -22,6 +22,8 @@ interface Known {
   allowed: Allowed | undefined
   /** What a snapshot is. */
   content: number[] | undefined
+  /** Of an image: from which grain on it keeps everything, and whether it is of this life, behind which nobody reads it. */
+  readonly image?: { readonly from: number, readonly isMine: () => boolean } | undefined
   /** Another may have its name later. */
   uuid?: string | undefined
 }
@@ -44,11 +46,13 @@ export class StormPoints {
     const name = `p${++this.#made}`
     // As an undo point, or as an image of a mirror's cycle.
     const may = lab.hasBudget && kind === 'snapshot' ? ['keep', 'keep', 'undo', 'spare'][lab.random(4)] : 'keep'
-    const known: Known = { kind, mayGo: may !== 'keep', state: 'making', allowed: undefined, content: undefined }
     const options = may === 'undo' ? { labels: { auto: 'undo' } } : may === 'spare' ? { letGo: () => { lab.count('told to let go') } } : {}
     const image = kind === 'bookmark' ? this.#image() : undefined
-    this.#points.set(name, known)
     const isMine = lab.lives()
+    const known: Known = {
+      kind, mayGo: may !== 'keep', state: 'making', allowed: undefined, content: undefined, image: image && { from: image.keeps.from, isMine },
+    }
+    this.#points.set(name, known)
     const atInstant = (): void => {
       if (!isMine()) return
       lab.log(`${name}: its instant`)
@@ -65,7 +69,7 @@ export class StormPoints {
     }, ['not-found'])
   }
 
-  /** A snapshot that keeps a part: nobody looks at that here (images.test.ts), but all others and its marks are as if it were none. */
+  /** A snapshot that keeps a part: for all others, and for its marks, as if it were none. */
   #image(): { readonly kind: 'snapshot', readonly keeps: Kept } | undefined {
     const { random } = this.#lab
     const since = random(2) === 0 ? this.#one(['snapshot', 'bookmark']) : undefined
@@ -124,24 +128,37 @@ export class StormPoints {
   }
 
   look(): void {
-    const name = this.#one(['snapshot'], ['there', 'going'])
+    const images = this.#images
+    const name = images.length > 0 && this.#lab.random(2) === 0 ? images[0] : this.#one(['snapshot'], ['there', 'going'])
     if (name === undefined) return
     this.#lab.fly(`look at ${name}`, () => this.#content(name), () => undefined)
+  }
+
+  get #images(): string[] {
+    return [...this.#points].filter(([, { image, state }]) => image?.isMine() && (state === 'there' || state === 'going')).map(([name]) => name)
   }
 
   async #content(name: string): Promise<void> {
     const lab = this.#lab
     const isMine = lab.lives()
     const known = this.#points.get(name)!
-    const device: BlockDevice = lab.volume.points.open(name)
+    const device: BlockDevice = lab.volume.points.open(name, { image: known.image !== undefined })
     const into = Buffer.alloc(device.sizeBytes)
+    // What an image does not keep may be cut off by now.
+    const start = Math.min(into.length, (known.image?.from ?? 0) * GRAIN)
     try {
-      await device.read(0, into.length, into, 0)
+      if (start < into.length) await device.read(start, into.length - start, into, start)
     } finally {
       await device.close()
     }
     if (!isMine()) return
     const values = valuesOf(into, SECTORS)
+    if (known.image) {
+      const isKept = (sector: number): boolean => sector >= known.image!.from * IN_GRAIN
+      lab.judge(name, values, known.allowed!.map((allowed, sector) => isKept(sector) ? allowed : new Set([values[sector]])))
+      lab.count('images looked at')
+      return
+    }
     lab.judge(name, values, known.content ? exactly(known.content) : known.allowed!)
     known.content = values
   }
@@ -203,7 +220,9 @@ export class StormPoints {
     const { points } = lab.volume
     this.#lookForSacrifices()
     const there = [...this.#points].filter(([, { state }]) => state === 'there')
-    for (const [name, { kind }] of there) if (kind === 'snapshot') await lab.answered(`${what}: read ${name}`, this.#content(name))
+    for (const [name, { kind, image }] of there) {
+      if (kind === 'snapshot' || image?.isMine()) await lab.answered(`${what}: read ${name}`, this.#content(name))
+    }
     for (const [i, [since, { allowed, content }]] of there.entries()) {
       const before = content ? exactly(content) : allowed!
       this.#judgeMarks(`${what}, since ${since}`, since, undefined, before, now)
