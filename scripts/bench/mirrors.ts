@@ -3,7 +3,8 @@
  *
  *   first copy   of a full volume, from the freeze to the flush, against nbdcopy from the volume to the same server, in turn
  *   wire         a cycle of changed blocks spread over the volume: all bytes on the socket, both ways, counted by a proxy
- *   beside       4 KiB random writes, depth 16, while cycles run all the time without limit, against the same without a mirror
+ *   beside       4 KiB random writes, depth 16, while cycles run all the time without limit, against the same without a mirror:
+ *                with the interval that a mirror has by default, and with one of a second, which leaves cycles no time to give way
  *   async, sync  the same while every change crosses as it comes; and, in mode async, how far behind the target is at a steady rate
  *   freeze       the longest of a client's writes, one at a time, while a cycle begins every second, and without any
  *
@@ -38,6 +39,8 @@ const LAG_LIMIT_SECONDS = 1
 const STEADY_THINK_US = 550
 const FREEZE_LIMIT_MS = 10
 const THINK_US = 1000
+/** A whole cycle, and more. */
+const BESIDE_SECONDS = 12
 const POLL_MS = 200
 const CONTENT = Buffer.alloc(GRAIN, 7)
 
@@ -132,8 +135,10 @@ function wire(bench: Workbench): Promise<number> {
   })
 }
 
+interface Beside { readonly ratio: number, readonly hurriedRatio: number, readonly freezeMs: number, readonly plainMs: number }
+
 /** Writes beside cycles, as a part of the same without; and the longest write while cycles begin, with and without. */
-function beside(bench: Workbench, seconds: number): Promise<{ ratio: number, freezeMs: number, plainMs: number }> {
+function beside(bench: Workbench, seconds: number): Promise<Beside> {
   return mirrored(bench, 'same', async ({ store, target, place }) => {
     const run = async (options: { depth: number, thinkUs?: number, seconds: number }) => {
       const load = await Load.start(bench, { socket: place.socket }, EXPORT, { mode: 'randwrite', blockBytes: GRAIN, warmSeconds: 0.3, ...options })
@@ -145,13 +150,16 @@ function beside(bench: Workbench, seconds: number): Promise<{ ratio: number, fre
     await create(store, target, '--interval', '1s', '--overwrite')
     await nbdeltaCommand(store, 'mirror', 'sync', 'm')
     const frozen = await run(one)
-    // As soon as anything is behind.
-    await nbdeltaCommand(store, 'mirror', 'delete', 'm')
-    await create(store, target, '--interval', '1s', '--after', '4096', '--overwrite')
-    await nbdeltaCommand(store, 'mirror', 'sync', 'm')
-    const during = await run({ depth: 16, seconds: Math.max(3, seconds) })
+    const duringCycles = async (...interval: string[]) => {
+      await nbdeltaCommand(store, 'mirror', 'delete', 'm')
+      // As soon as anything is behind.
+      await create(store, target, ...interval, '--after', '4096', '--overwrite')
+      await nbdeltaCommand(store, 'mirror', 'sync', 'm')
+      const during = await run({ depth: 16, seconds: Math.max(BESIDE_SECONDS, seconds) })
+      return during.operations / during.seconds / (without.operations / without.seconds)
+    }
     return {
-      ratio: during.operations / during.seconds / (without.operations / without.seconds),
+      ratio: await duringCycles(), hurriedRatio: await duringCycles('--interval', '1s'),
       freezeMs: frozen.maxUs / 1000, plainMs: calm.maxUs / 1000,
     }
   })
@@ -211,6 +219,7 @@ export async function mirrors(bench: Workbench, { rounds, seconds }: Extent): Pr
       what: '4 KiB random writes, depth 16, while cycles run without limit / without a mirror',
       value: median(runs.map(({ ratio }) => ratio)), unit: 'of it', floor: BESIDE_FLOOR,
     },
+    { what: 'the same, of an interval of 1 s', value: median(runs.map(({ hurriedRatio }) => hurriedRatio)), unit: 'of it' },
     {
       what: '4 KiB random writes, depth 16, mode async / without a mirror', value: median(streams.map(one => one.async)), unit: 'of it',
       floor: ASYNC_FLOOR,

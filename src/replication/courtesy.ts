@@ -9,7 +9,7 @@ import { Pace } from './pace.js'
 
 const BUSY_REQUESTS_PER_SECOND = 20_000
 /** However much time there is. */
-const BYTES_PER_SECOND_MIN = 32 * 2 ** 20
+const BYTES_PER_SECOND_MIN = 16 * 2 ** 20
 /** Of an interval. */
 const SHARE_OF_TIME = 0.5
 /** Requests are counted over so long, at least. */

@@ -202,7 +202,7 @@ export class Volume implements BlockDevice {
     const list = new ExtentList(Math.min(maxExtents, EXTENTS_MAX))
     const end = offset + length
     for (let at = offset; at < end;) {
-      const run = this.zeroRun(at, end - at)
+      const run = this.#view.zeroRun(at, end - at)
       if (!list.add(Math.abs(run), run > 0 ? 0 : ZERO_STATE)) break
       at += Math.abs(run)
     }

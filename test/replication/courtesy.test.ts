@@ -120,9 +120,9 @@ t.test('a copy hears of clients, and a limit of its own is all that counts with 
   }
 })
 
-t.test('a cycle has half of its interval, and never less than 32 MiB a second', async t => {
-  t.equal(busyRateOf(0, 10), 32 * MIB)
-  t.equal(busyRateOf(160 * MIB, 10), 32 * MIB)
+t.test('a cycle has half of its interval, and never less than 16 MiB a second', async t => {
+  t.equal(busyRateOf(0, 10), 16 * MIB)
+  t.equal(busyRateOf(80 * MIB, 10), 16 * MIB)
   t.equal(busyRateOf(10_000 * MIB, 10), 2000 * MIB)
 })
 
