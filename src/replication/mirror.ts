@@ -323,7 +323,8 @@ export class Mirror {
     if (!force && this.#isUnchanged()) return
     const [startedMs, before] = [clock.now(), this.state.base?.point]
     try {
-      const result = await this.#running(options, parts => this.#transfer(options, { ...parts, hasTime: () => !force && !this.#turns.isAwaited }))
+      const hasTime = (): boolean => !force && !this.#turns.isAwaited
+      const result = await this.#running(options, parts => this.#transfer(options, { ...parts, hasTime }))
       this.#roots.follow(before, this.state.base)
       this.#result = { ...result, seconds: (clock.now() - startedMs) / 1000 }
       // What came meanwhile was too much for the log: the next cycle has less to ship.
