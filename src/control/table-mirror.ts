@@ -79,7 +79,7 @@ export const MIRROR_COMMANDS = [
       + 'is a target is read-only to clients, which see its last declared point, never half a cycle. What other targets cannot '
       + 'promise is shown by `mirror show`. Writes to the volume do not wait for the target, but in mode sync, and there '
       + 'no longer than --timeout. A cycle of mode periodic that its interval has begun gives way to busy clients: it takes up '
-      + 'to half of the interval then, unless a --rate is given or somebody waits for it.',
+      + 'to half of the interval then, unless --rate or --after is given or somebody waits for it.',
     positional: [{ ...NEW_NAME, help: 'name of the mirror, 64 characters at most' }, { ...OF_VOLUME, help: 'volume to mirror' },
       { name: 'target', type: 'string', value: 'TARGET', required: true, complete: 'volume',
         help: 'name of a volume; nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; of a peer nbdelta '

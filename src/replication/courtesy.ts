@@ -12,6 +12,8 @@ const BUSY_REQUESTS_PER_SECOND = 20_000
 const BYTES_PER_SECOND_MIN = 16 * 2 ** 20
 /** Of an interval. */
 const SHARE_OF_TIME = 0.5
+/** What shows a mixture while it is written to does so for no longer. */
+const SHARE_OF_MIXTURE = 0.1
 /** Requests are counted over so long, at least. */
 const LOOK_MS = 20
 /** A timer is late by milliseconds, and a piece may be a few KiB: it is made up for. */
@@ -24,9 +26,9 @@ export interface CourtesyOptions {
   readonly bytesPerSecond: number
 }
 
-/** Of a cycle of so many bytes: it takes half of its interval, or less. Bytes per second. */
-export function busyRateOf(bytes: number, intervalSeconds: number): number {
-  return Math.max(BYTES_PER_SECOND_MIN, bytes / (intervalSeconds * SHARE_OF_TIME))
+/** Of a cycle of so many bytes, per second. @param isWhole the target can be had at its last declared point meanwhile */
+export function busyRateOf(bytes: number, intervalSeconds: number, isWhole: boolean): number {
+  return Math.max(BYTES_PER_SECOND_MIN, bytes / (intervalSeconds * (isWhole ? SHARE_OF_TIME : SHARE_OF_MIXTURE)))
 }
 
 export class Courtesy {

@@ -21,6 +21,7 @@
  * puts that right before anything else (B22).
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
+import { allSettled } from '../device/all-settled.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Kept, PointInfo } from '../volume/snappoint.js'
@@ -62,7 +63,7 @@ export interface CycleParts {
   readonly unsure: boolean
   readonly clock: Clock
   readonly signal: AbortSignal
-  /** The interval has begun it, and nobody waits for it. */
+  /** The interval has begun it, it is no further attempt, and nobody waits for it. */
   readonly hasTime?: () => boolean
   /** Freezes the source's point; by default at once, by itself. */
   readonly freeze?: ((points: SourcePoints, volume: StoreVolume, cycle: number) => Promise<Frozen>) | undefined
@@ -265,22 +266,26 @@ async function deliver(
     : new GrainBitmap(map.length)
   const shipped = await ship({
     source: image, target: session.device, runs: shipRuns(map, there, grainBytes, image.sizeBytes), compare, blank, sent,
-    bytesPerSecond: state.bytesPerSecond, courtesy: courtesyOf(parts, state, total), clock, signal,
+    bytesPerSecond: state.bytesPerSecond, courtesy: carries ? undefined : courtesyOf(parts, state, total), clock, signal,
     onRead: offset => { image.forget(offset) }, onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })
-  await session.device.flush()
+  // An image whose disk failed has not been what it was taken for.
+  await allSettled([session.device.flush(), image.flush()])
   if (!sent) return { shipped, differing: total, root: null }
   await judgeContent(parts, state, await sent.differing(session.digests!(runs(), regionBytes)))
   // A base without a root says nothing of what this cycle has not looked at.
   return { shipped, differing: total, root: base && !session.root ? null : sent.root(base ? session.root : null) }
 }
 
-/** A stream's log would be full by then: what it waits for has no time. */
+/**
+ * Undefined: there is no time. A stream's log would be full by then; where lag is watched it would grow; and a target without a
+ * whole copy is to have one.
+ */
 function courtesyOf(
-  { hasTime, volume }: CycleParts, { mode, intervalSeconds }: MirrorState, bytes: number,
+  { hasTime, volume, target }: CycleParts, { mode, phase, lagBytes, intervalSeconds }: MirrorState, bytes: number,
 ): CourtesyOptions | undefined {
-  if (!hasTime?.() || mode !== 'periodic') return undefined
-  return { requests: () => hasTime() ? volume.requests : 0, bytesPerSecond: busyRateOf(bytes, intervalSeconds) }
+  if (!hasTime?.() || mode !== 'periodic' || phase !== 'paired' || lagBytes !== null) return undefined
+  return { requests: () => hasTime() ? volume.requests : 0, bytesPerSecond: busyRateOf(bytes, intervalSeconds, target.holds) }
 }
 
 /** What the target says that it holds is not what was sent. Errors: damaged. */

@@ -323,7 +323,7 @@ export class Mirror {
     if (!force && this.#isUnchanged()) return
     const [startedMs, before] = [clock.now(), this.state.base?.point]
     try {
-      const hasTime = (): boolean => !force && !this.#turns.isAwaited
+      const hasTime = (): boolean => !force && this.#retry.ms === 0 && !this.#turns.isAwaited
       const result = await this.#running(options, parts => this.#transfer(options, { ...parts, hasTime }))
       this.#roots.follow(before, this.state.base)
       this.#result = { ...result, seconds: (clock.now() - startedMs) / 1000 }

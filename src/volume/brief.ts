@@ -5,7 +5,9 @@
  *
  * Invariants
  * - A grain is kept briefly only if no older snapshot needs it: it owns the grain, or finds it in one that does for good. So
- *   nobody but readers of the image ever comes to what is brief, and a merge (point-merge.ts) has nothing of it to hand over.
+ *   nobody but readers of the image ever comes to what is brief. A merge (point-merge.ts) may hand it over to an older image,
+ *   outside of whose bounds it is: in vain, and to nobody's harm.
+ * - Whoever relies on what was read of the image flushes it first: else a disk that has lost some of it has told nobody.
  * - The image's map files, and the journal, never say that it owns such a grain.
  * - Marks are the gate's business as ever: they are durable, or announced, before live is overwritten.
  *

@@ -103,7 +103,8 @@ export class OpenPointDevice implements PointDevice {
   write(): Pending { throw readOnly() }
   zero(): Pending { throw readOnly() }
   trim(): Pending { throw readOnly() }
-  flush(): Pending { return undefined }
+  /** What was kept briefly had no flush of its own: whether its disk has lost any of that is heard here. */
+  flush(): Pending { return this.#point.brief && this.#point.files.preserved!.flush() }
 
   zeroRun(offset: number, length: number): number {
     this.#judge(offset, length)

@@ -21,7 +21,7 @@ import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import { resized } from './restore-plan.js'
 import {
-  type CreatePointOptions, isImage, type OpenPointOptions, type Pin, type PointDevice, type PointFacts, type PointInfo, pinOf,
+  type CreatePointOptions, judgeWhole, type OpenPointOptions, type Pin, type PointDevice, type PointFacts, type PointInfo, pinOf,
   type Snappoints,
 } from './snappoint.js'
 import type { Run } from './volume-map.js'
@@ -189,7 +189,7 @@ export class VolumePoints implements Snappoints {
   open(name: string, { yields = false, image = false }: OpenPointOptions = {}): PointDevice {
     const point = this.#known(name)
     if (!point.isSnapshot) throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
-    if (isImage(point.info) && !image) throw new NbdeltaError('bad-argument', `'${name}' keeps only what a mirror is shipping`)
+    if (!image) judgeWhole(point.info)
     if (point.leaving) throw new NbdeltaError('busy', `'${name}' is being deleted`)
     return this.#device(point, yields ? 'yields' : 'keeps')
   }

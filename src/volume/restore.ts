@@ -34,7 +34,7 @@ import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
 import { composedSource, RestoreSwitch, type RestoreRequest, type RestoreSource, switchTogether } from './restore-switch.js'
-import type { PointDevice, PointInfo, Snappoints } from './snappoint.js'
+import { judgeWhole, type PointDevice, type PointInfo, type Snappoints } from './snappoint.js'
 
 const NAME_MAX = 128
 
@@ -362,6 +362,7 @@ function snapshotOf(points: Snappoints, name: string): PointInfo {
   const info = points.get(name)
   if (!info) throw new NbdeltaError('not-found', `there is no snapshot '${name}'`)
   if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
+  judgeWhole(info)
   return info
 }
 

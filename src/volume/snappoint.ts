@@ -4,6 +4,7 @@
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { BlockDevice, Extents } from '../device/block-device.js'
+import { NbdeltaError } from '../device/errors.js'
 import type { Run } from './volume-map.js'
 
 /** A snapshot keeps old content readable; a bookmark keeps only the map of what changed since. */
@@ -29,6 +30,11 @@ export interface Kept {
 }
 
 export function isImage({ kind, labels }: PointInfo): boolean { return kind === 'snapshot' && labels[AUTO_LABEL] === IMAGE }
+
+/** Errors: bad-argument (an image has content for its maker only). */
+export function judgeWhole(info: PointInfo): void {
+  if (isImage(info)) throw new NbdeltaError('bad-argument', `'${info.name}' keeps only what a mirror is shipping`)
+}
 
 /** Whoever needs a point to stay. It cannot be deleted before the pin is released or has expired (SEEDS X5). */
 export interface Pin {

@@ -1,7 +1,9 @@
 // A copy gives way to clients: as fast as it can without them, slower the more they ask for, and never slower than it says.
 import t from 'tap'
+import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock } from '../../src/device/testing.js'
 import { busyRateOf, Courtesy } from '../../src/replication/courtesy.js'
+import type { CreateMirrorOptions } from '../../src/replication/mirrors.js'
 import { ship } from '../../src/replication/ship.js'
 import { until } from './held.js'
 import { disk, fill, Lab, shown } from './lab.js'
@@ -120,28 +122,61 @@ t.test('a copy hears of clients, and a limit of its own is all that counts with 
   }
 })
 
-t.test('a cycle has half of its interval, and never less than 16 MiB a second', async t => {
-  t.equal(busyRateOf(0, 10), 16 * MIB)
-  t.equal(busyRateOf(80 * MIB, 10), 16 * MIB)
-  t.equal(busyRateOf(10_000 * MIB, 10), 2000 * MIB)
+t.test('a cycle has half of its interval, a tenth where its target is a mixture meanwhile, and never less than 16 MiB a second', async t => {
+  t.equal(busyRateOf(0, 10, true), 16 * MIB)
+  t.equal(busyRateOf(80 * MIB, 10, true), 16 * MIB)
+  t.equal(busyRateOf(10_000 * MIB, 10, true), 2000 * MIB)
+  t.equal(busyRateOf(10_000 * MIB, 10, false), 10_000 * MIB)
 })
 
-const BEGUN = [['periodic', 'by its interval', true], ['periodic', 'by a command', false], ['async', 'by its interval', false]] as const
-for (const [mode, begun, isCourteous] of BEGUN) {
-  t.test(`a cycle of mode ${mode} that was begun ${begun} gives way to clients: ${isCourteous}`, async t => {
+interface Case {
+  readonly what: string
+  readonly options?: Partial<CreateMirrorOptions>
+  readonly begin?: 'command' | 'first' | 'again'
+  readonly isCourteous: boolean
+}
+
+const CASES: readonly Case[] = [
+  { what: 'begun by its interval', isCourteous: true },
+  { what: 'begun by a command', begin: 'command', isCourteous: false },
+  { what: 'in front of a stream', options: { mode: 'async' }, isCourteous: false },
+  { what: 'of a mirror whose lag is watched', options: { lagBytes: 2 ** 30 }, isCourteous: false },
+  { what: 'that is the first', begin: 'first', isCourteous: false },
+  { what: 'that is a further attempt', begin: 'again', isCourteous: false },
+]
+for (const { what, options, begin, isCourteous } of CASES) {
+  t.test(`a cycle ${what} gives way to clients: ${isCourteous}`, async t => {
     const awake = setInterval(() => undefined, 1000)
     t.teardown(() => clearInterval(awake))
     const lab = await Lab.open(t.testdir())
     const volume = await lab.volume('v', 4)
-    const mirror = await lab.mirror({ volume: 'v', target: 'w', mode, intervalSeconds: 1 })
-    await mirror.sync()
-    await fill(volume, 1, 7)
+    if (begin === 'first') await fill(volume, 1, 7)
     let looks = 0
-    Object.defineProperty(volume, 'requests', { get: () => looks++, set: () => undefined })
-    if (begun === 'by a command') await mirror.sync()
-    else await until('its interval is over', async () => {
+    const watch = (): void => { Object.defineProperty(volume, 'requests', { get: () => looks++, set: () => undefined }) }
+    if (begin === 'first') watch()
+    const mirror = await lab.mirror({ volume: 'v', target: 'w', intervalSeconds: 1, ...options })
+    if (begin !== 'first') {
+      await mirror.sync()
+      await fill(volume, 1, 7)
+      watch()
+    }
+    const target = lab.store.get('w')!
+    if (begin === 'again') {
+      const write = target.write.bind(target)
+      let failures = 1
+      target.write = (...args) => {
+        if (failures-- > 0) {
+          // Those of the first attempt.
+          looks = 0
+          throw new NbdeltaError('io', 'planted')
+        }
+        return write(...args)
+      }
+    }
+    if (begin === 'command') await mirror.sync()
+    else await until('its time has come', async () => {
       await lab.clock.advance(1000)
-      return (await shown(lab.store.get('w')!))[1] === 7
+      return (await shown(target))[1] === 7
     })
     t.equal(looks > 0, isCourteous)
     await lab.close()

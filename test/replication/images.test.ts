@@ -92,3 +92,32 @@ t.test('of a target that ends before it all behind its end is', async t => {
   t.same(await shownAt(lab.store.get('w')!, mirror.shownPoint()!.name), grown)
   await lab.close()
 })
+
+t.test('nothing is declared of an image whose disk has lost some of it', async t => {
+  const lab = await Lab.open(t.testdir())
+  const volume = await lab.volume('v', GRAINS)
+  const mirror = await lab.mirror({ volume: 'v', target: 'w' })
+  await fill(volume, 0, 1, GRAINS)
+  await mirror.sync()
+  await fill(volume, 3, 2)
+  const open = volume.points.open.bind(volume.points)
+  let isLost = true
+  volume.points.open = (name, options) => {
+    const device = open(name, options)
+    const flush = device.flush.bind(device)
+    device.flush = () => {
+      if (isLost) throw new Error('planted')
+      return flush()
+    }
+    return device
+  }
+  const declared = (): (string | undefined)[] => lab.store.get('w')!.points.list().map(({ labels }) => labels['origin']).filter(Boolean)
+  const before = declared()
+  await t.rejects(mirror.sync(), { message: 'planted' })
+  t.strictSame(declared(), before)
+  isLost = false
+  await mirror.sync()
+  t.notSame(declared(), before)
+  t.equal((await shown(lab.store.get('w')!))[3], 2)
+  await lab.close()
+})

@@ -31,6 +31,7 @@ class Kept extends MemoryDisk {
 
   override flush(): Pending {
     this.flushes++
+    if (this.failure) throw this.failure
     this.flushed = this.fork()
     return super.flush()
   }
@@ -197,4 +198,15 @@ t.test('an image whose base is gone keeps for older ones as well, and so for goo
   await volume.flush()
   const again = await openOn(killed(disks), SIZE, { points: points.cut() })
   t.ok((await contentOf(again, 's')).equals(filled(1, GRAINS)))
+})
+
+t.test('its reader hears from a flush whether a disk has lost some of it', async t => {
+  const { volume, points } = await imaged()
+  const device = volume.points.open('image', { image: true })
+  t.equal(volume.write(2 * G, G, filled(3), 0), undefined)
+  await device.flush()
+  t.equal(points.newest.flushes, 1)
+  points.newest.failure = new Error('planted')
+  await t.rejects(async () => device.flush(), { message: 'planted' })
+  await device.close()
 })

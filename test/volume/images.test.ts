@@ -3,6 +3,7 @@ import t from 'tap'
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { MemoryDisk, seededRandom } from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
+import { MemoryInherit } from './inherit-lab.js'
 import { type Disks, freshDisks, GRAIN, killed, openOn, readAll } from './lab.js'
 import { MemoryPoints, StagedPoints } from './point-lab.js'
 
@@ -59,11 +60,14 @@ t.test('what its reader has passed is not kept any more', async t => {
   await device.close()
 })
 
-t.test('nobody else opens it', async t => {
-  const { volume } = await fresh()
+t.test('nobody else opens it, nor restores it', async t => {
+  const points = new MemoryPoints()
+  const volume = await openOn(await freshDisks({ sizeBytes: SIZE }), SIZE, { points, inherit: new MemoryInherit(points) })
   await volume.points.create({ name: 'base', kind: 'bookmark' })
   await volume.points.create({ name: 'image', kind: 'snapshot', keeps: { since: 'base', from: GRAINS } })
-  t.throws(() => volume.points.open('image'), { code: 'bad-argument', message: '\'image\' keeps only what a mirror is shipping' })
+  const refusal = { code: 'bad-argument', message: '\'image\' keeps only what a mirror is shipping' }
+  t.throws(() => volume.points.open('image'), refusal)
+  await t.rejects(volume.restore({ from: 'image' }), refusal)
 })
 
 t.test('its base has to be there', async t => {
