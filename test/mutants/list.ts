@@ -378,7 +378,7 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'const epoch = state.epoch;', judge: 'crash/simulated-mirrors' },
   { name: 'what was written to a secondary between look and cycle is forgotten', file: 'replication/secondary-session.js',
     find: 'if (seen !== null && ', put: 'if (false && ', judge: 'replication/peer' },
-  { name: 'the target is not flushed', file: 'replication/cycle.js', find: 'await session.device.flush();', put: ';', judge: 'crash/simulated-mirrors' },
+  { name: 'the target is not flushed', file: 'replication/cycle.js', find: 'session.device.flush(), image', put: 'image', judge: 'crash/simulated-mirrors' },
   { name: 'a cycle behind a split runs all the same', file: 'replication/mirror.js', find: "            this.#accept('sync');\n            await this.#run(options);",
     put: '            await this.#run(options);', judge: 'crash/simulated-mirrors' },
   { name: 'a lost acknowledgement is found, and forgotten again', file: 'replication/cycle.js', find: 'await parts.put(next);\n    return next;',
