@@ -15,7 +15,10 @@ const ROOT = fileURLToPath(new URL('../../', import.meta.url))
 const SEED = Number(process.env['SEED'] ?? 1)
 /** What survives costs its judge's whole budget. A fault that makes it hang is caught as well. */
 const JUDGE_MS = 600_000
-const $ = zx({ quiet: true, nothrow: true, timeout: JUDGE_MS })
+/** Whoever ends this ends its judge as well, which may be in an endless loop. */
+const ended = new AbortController()
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => { ended.abort() })
+const $ = zx({ quiet: true, nothrow: true, timeout: JUDGE_MS, timeoutSignal: 'SIGKILL', killSignal: 'SIGKILL', signal: ended.signal })
 
 interface Outcome { readonly caught: boolean, readonly seconds: number, readonly words: string }
 
@@ -24,6 +27,7 @@ async function judged(copy: string, judge: string): Promise<Outcome> {
   const file = judge.includes('/')
   const command = file ? [`dist/test/${judge}.test.js`] : ['dist/test/mutants/judge.js', judge, String(SEED)]
   const { exitCode, stdout, stderr } = await $({ cwd: copy })`${process.execPath} ${command}`
+  if (ended.signal.aborted) throw new Error('it was ended')
   const [words = ''] = `${stdout}${stderr}`.split('\n').filter(line => file ? line.includes('not ok') : line.trim() !== '')
   return { caught: exitCode !== 0, seconds: (performance.now() - startedMs) / 1000, words: exitCode === null ? 'it hangs' : words }
 }
