@@ -4,7 +4,7 @@
  *
  * Invariants
  * - Whatever either part does not reach reads as zeros: the volume has grown since.
- * - The parts are closed with it.
+ * - The parts are closed with it, behind the reads that are under way: a restore ends while clients read what it has copied.
  */
 import { allSettled, together } from '../device/all-settled.js'
 import type { BlockSizes, Capabilities, Extents, Origin, Pending } from '../device/block-device.js'
@@ -23,6 +23,7 @@ export class ComposedSource implements BlockDevice {
   readonly #outside: BlockDevice | undefined
   readonly #start: number
   readonly #end: number
+  readonly #reads = new Set<Promise<void>>()
 
   /** @param outside nothing: zeros */
   constructor(inside: BlockDevice, start: number, end: number, outside: BlockDevice | undefined) {
@@ -35,6 +36,13 @@ export class ComposedSource implements BlockDevice {
   }
 
   read(offset: number, length: number, into: Buffer, at: number, origin?: Origin): Pending {
+    const pending = this.#read(offset, length, into, at, origin)
+    if (!pending) return undefined
+    this.#reads.add(pending)
+    return pending.finally(() => { this.#reads.delete(pending) })
+  }
+
+  #read(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
     return together(add => {
       for (let done = 0; done < length;) {
         const part = this.#part(offset + done, length - done)
@@ -67,6 +75,7 @@ export class ComposedSource implements BlockDevice {
   flush(): Pending { return undefined }
 
   async close(): Promise<void> {
+    await Promise.allSettled(this.#reads)
     await allSettled([this.#inside.close(), this.#outside?.close()])
   }
 

@@ -42,6 +42,8 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'what an image does not keep is lent to it', file: 'volume/gate.js', find: 'else if (borrower && needed.point !== borrower)', put: 'else if (false)',
     judge: 'volume/images' },
   { name: 'somebody else opens an image', file: 'volume/points.js', find: 'if (!image)', put: 'if (false)', judge: 'volume/images' },
+  { name: 'a restore that ends fails those who read', file: 'volume/composed-source.js', find: 'await Promise.allSettled(this.#reads);', put: '',
+    judge: 'volume/composed-source' },
   { name: 'an image is restored', file: 'volume/restore.js', find: 'judgeWhole(info);', put: '', judge: 'volume/images' },
   { name: 'a disk that has lost what an image kept is not heard', file: 'replication/cycle.js', find: ', image.flush()', put: '', judge: 'replication/images' },
   { name: 'nobody asks the disk whether it has lost what was kept briefly', file: 'volume/point-device.js', judge: 'volume/brief',
