@@ -83,6 +83,19 @@ function create(store: string, socket: string, ...options: string[]): Promise<st
   return nbdeltaCommand(store, 'mirror', 'create', 'm', EXPORT, uriOfSocket(socket), ...options)
 }
 
+interface Shown {
+  readonly lastSeconds: number | null
+  readonly lastDataBytes: number
+  readonly inStep: boolean
+  readonly behindSeconds: number
+  /** Null: a cycle runs. */
+  readonly nextAt: string | null
+}
+
+async function show(store: string): Promise<Shown> {
+  return JSON.parse(await nbdeltaCommand(store, 'mirror', 'show', 'm', '--json')) as Shown
+}
+
 async function elapsed(work: () => Promise<unknown>): Promise<number> {
   const start = performance.now()
   await work()
@@ -96,8 +109,7 @@ function firstCopy(bench: Workbench): Promise<number> {
     let seconds: number | null = null
     while (seconds === null) {
       await sleep(POLL_MS)
-      const { lastSeconds } = JSON.parse(await nbdeltaCommand(store, 'mirror', 'show', 'm', '--json')) as { lastSeconds: number | null }
-      seconds = lastSeconds
+      seconds = (await show(store)).lastSeconds
     }
     const source = `nbd+unix:///${EXPORT}?socket=${place.socket}`
     const theirs = await elapsed(() => $`nbdcopy --flush ${source} ${uriOfSocket(target)}`.quiet())
@@ -125,7 +137,7 @@ function wire(bench: Workbench): Promise<number> {
     await load.close()
     bytes = 0
     await nbdeltaCommand(store, 'mirror', 'sync', 'm')
-    const { lastDataBytes } = JSON.parse(await nbdeltaCommand(store, 'mirror', 'show', 'm', '--json')) as { lastDataBytes: number }
+    const { lastDataBytes } = await show(store)
     await nbdeltaCommand(store, 'mirror', 'delete', 'm')
     proxy.close()
     if (lastDataBytes < CHANGES * GRAIN / 2) console.log(`  only ${lastDataBytes} bytes changed`)
@@ -154,7 +166,7 @@ function beside(bench: Workbench, seconds: number): Promise<Beside> {
       await nbdeltaCommand(store, 'mirror', 'sync', 'm')
       if (options.length === 0) {
         await run({ depth: 16, seconds: 2 })
-        while ((JSON.parse(await nbdeltaCommand(store, 'mirror', 'show', 'm', '--json')) as { nextAt: string | null }).nextAt) await sleep(POLL_MS)
+        while ((await show(store)).nextAt) await sleep(POLL_MS)
       }
       const { operations, seconds: took } = await run({ depth: 16, seconds: Math.max(3, seconds) })
       return operations / took / (without.operations / without.seconds)
@@ -181,18 +193,17 @@ function streamed(bench: Workbench, seconds: number): Promise<Streamed> {
         return result.operations / result.seconds
       } finally { await load.close() }
     }
-    const show = async () => JSON.parse(await nbdeltaCommand(store, 'mirror', 'show', 'm', '--json')) as { inStep: boolean, behindSeconds: number }
     const begin = async (mode: string): Promise<void> => {
       await create(store, target, '--mode', mode, '--interval', '10s', '--overwrite')
       await nbdeltaCommand(store, 'mirror', 'sync', 'm')
-      while (!(await show()).inStep) await sleep(POLL_MS)
+      while (!(await show(store)).inStep) await sleep(POLL_MS)
     }
     const without = await run(0)
     await begin('async')
     let lagSeconds = 0
     const steady = await run(STEADY_THINK_US, async () => {
       for (const end = performance.now() + seconds * 1000; performance.now() < end; await sleep(POLL_MS)) {
-        const { inStep, behindSeconds } = await show()
+        const { inStep, behindSeconds } = await show(store)
         lagSeconds = Math.max(lagSeconds, inStep ? behindSeconds : Infinity)
       }
     })

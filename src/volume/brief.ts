@@ -50,6 +50,7 @@ export class Brief {
     const { preserved } = run.point!.files
     const buffer = this.#buffer ??= Buffer.allocUnsafe(WRITE_BYTES_MAX)
     try {
+      // By the time that it has come live may hold something else: it is not kept.
       if (this.#isLater(this.#core.live.read(offset, length, buffer, 0))) return false
       // What lies behind the snapshot's end it never shows.
       return !this.#isLater(preserved!.write(offset, Math.min(length, preserved!.sizeBytes - offset), buffer, 0))

@@ -34,8 +34,6 @@ export class Keepers {
   readonly points: readonly Point[]
   /** Youngest first; the last one may keep everything, no other does. */
   readonly #keepers: readonly Keeper[]
-  /** Some may keep briefly: those with bounds. One that has lost them keeps for all older ones. */
-  readonly #mayBeBrief: boolean
 
   /** @param points of a chain, oldest first; to be made anew whenever they, or their states, have changed */
   constructor(points: readonly Point[]) {
@@ -53,19 +51,21 @@ export class Keepers {
     }
     this.#keepers = keepers
     this.points = keepers.map(({ point }) => point)
-    this.#mayBeBrief = keepers.some(({ point, bounds }) => point.brief && bounds)
   }
 
   /** The first run in [from, to) that a snapshot needs, all of it the same one; empty, at `to`, when there is none. */
   next(from: number, to: number): Needed { return neededBy(this.#keepers, from, to) }
 
-  /** What of [from, to) is needed, if it is by such alone as may keep it briefly, and by nobody who is older; else undefined. */
+  /**
+   * What of [from, to) is needed, if it is by images alone, and by nobody who is older; else undefined. One that has lost its
+   * bounds keeps for all older ones.
+   */
   brief(from: number, to: number): readonly Needed[] | undefined {
-    if (!this.#mayBeBrief) return undefined
+    if (!this.#keepers.at(0)?.bounds) return undefined
     const runs: Needed[] = []
     for (let run = this.next(from, to); run.start < to; run = this.next(run.end, to)) {
       const at = this.points.indexOf(run.point!)
-      if (!run.point!.brief || !this.#keepers[at].bounds) return undefined
+      if (!this.#keepers[at].bounds) return undefined
       if (neededBy(this.#keepers.slice(at + 1), run.start, run.end).start < run.end) return undefined
       runs.push(run)
     }

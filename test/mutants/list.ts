@@ -52,7 +52,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'a watched lag grows', file: 'replication/cycle.js', find: '|| lagBytes !== null', put: '', judge: 'replication/courtesy' },
   { name: 'an older snapshot depends on what is kept briefly', file: 'volume/keepers.js', judge: 'volume/brief',
     find: 'neededBy(this.#keepers.slice(at + 1), run.start, run.end).start < run.end', put: 'false' },
-  { name: 'one that keeps for all older ones keeps briefly', file: 'volume/keepers.js', find: '|| !this.#keepers[at].bounds', put: '',
+  { name: 'one that keeps for all older ones keeps briefly', file: 'volume/keepers.js', find: 'if (!this.#keepers[at].bounds)', put: 'if (false)',
     judge: 'volume/brief' },
   { name: 'files say what is kept briefly', file: 'volume/point.js', find: 'if (!this.brief)', put: 'if (true)', judge: 'volume/brief' },
   { name: 'what is kept briefly goes beyond the budget', file: 'volume/brief.js', find: '|| !space.roomFor(from, to)', put: '', judge: 'volume/brief' },

@@ -5,7 +5,7 @@ import type { Pending } from '../../src/device/block-device.js'
 import { MemoryDisk } from '../../src/device/testing.js'
 import type { PointKind } from '../../src/volume/snappoint.js'
 import type { Volume } from '../../src/volume/volume.js'
-import { type Disks, freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll } from './lab.js'
+import { contentOf, type Disks, freshDisks, GRAIN, killed, openOn, ProgrammedDisk, readAll } from './lab.js'
 import { StagedPoints } from './point-lab.js'
 
 const G = GRAIN
@@ -63,13 +63,6 @@ class KeptPoints extends StagedPoints<ProgrammedDisk> {
   }
 }
 
-async function contentOf(volume: Volume, name: string): Promise<Buffer> {
-  const device = volume.points.open(name, { image: true })
-  const content = await readAll(device)
-  await device.close()
-  return content
-}
-
 /** Grains 2 and 3 have changed since `base`, which has an image; @param first a snapshot behind which that happens */
 async function imaged(first?: string): Promise<{ disks: Disks, points: KeptPoints, volume: Volume }> {
   const disks = await freshDisks({ sizeBytes: SIZE })
@@ -113,6 +106,8 @@ t.test('a snapshot before it that needs the grain does not depend on that', asyn
   const { volume, points, disks } = await imaged('s')
   await volume.write(5 * G, G, filled(3), 0)
   await volume.write(2 * G, G, filled(3), 0)
+  // Of no use to the image.
+  await volume.write(7 * G, G, filled(3), 0)
   await volume.points.create({ name: 'later', kind: 'bookmark' })
   await volume.flush()
   t.ok((await contentOf(volume, 's')).equals(filled(1, GRAINS)))
@@ -144,7 +139,6 @@ t.test('where a disk takes its time, a write does not wait for it', async t => {
   const second = volume.write(3 * G, G, filled(4), 0)
   await Promise.all([pending, second])
   t.equal(await exclusiveOf(volume), 0)
-  t.strictSame([2, 3].map(async grain => (await readAll(volume, grain * G, 1))[0]).length, 2)
   const shown = await readAll(volume, 2 * G, 2 * G)
   t.strictSame([shown[0], shown[G]], [3, 4])
   points.newest.letGo()

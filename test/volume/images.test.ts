@@ -4,7 +4,7 @@ import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { MemoryDisk, seededRandom } from '../../src/device/testing.js'
 import type { Volume } from '../../src/volume/volume.js'
 import { MemoryInherit } from './inherit-lab.js'
-import { type Disks, freshDisks, GRAIN, killed, openOn, readAll } from './lab.js'
+import { contentOf, type Disks, freshDisks, GRAIN, killed, openOn, readAll } from './lab.js'
 import { MemoryPoints, StagedPoints } from './point-lab.js'
 
 const G = GRAIN
@@ -13,13 +13,6 @@ const SIZE = GRAINS * G
 const filled = (value: number, grains = 1): Buffer => Buffer.alloc(grains * G, value)
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31))
 const RUNS = Number(process.env.RUNS ?? 100)
-
-async function contentOf(volume: Volume, name: string): Promise<Buffer> {
-  const device = volume.points.open(name, { image: true })
-  const content = await readAll(device)
-  await device.close()
-  return content
-}
 
 async function fresh(): Promise<{ disks: Disks, points: StagedPoints, volume: Volume }> {
   const disks = await freshDisks({ sizeBytes: SIZE })

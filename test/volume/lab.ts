@@ -69,6 +69,14 @@ export async function readAll(volume: Readable, offset = 0, length = volume.size
   return into
 }
 
+/** What a snapshot shows; also one that only its maker opens. */
+export async function contentOf(volume: Volume, name: string): Promise<Buffer> {
+  const device = volume.points.open(name, { image: true })
+  const content = await readAll(device)
+  await device.close()
+  return content
+}
+
 /** State and length of each extent, as text: "data 4096, zero 8192". */
 export function mapOf(volume: Volume): string {
   const { lengths, states } = volume.extents(0, volume.sizeBytes, 1000)

@@ -7,7 +7,7 @@ import { Point } from '../../src/volume/point.js'
 import type { PointFiles } from '../../src/volume/point-store.js'
 import { VolumeMap } from '../../src/volume/volume-map.js'
 import type { Volume } from '../../src/volume/volume.js'
-import { freshDisks, freshVolume, GRAIN, killed, openOn, readAll, type Disks } from './lab.js'
+import { contentOf, freshDisks, freshVolume, GRAIN, killed, openOn, readAll, type Disks } from './lab.js'
 import { MemoryPoints } from './point-lab.js'
 
 const GRAINS = 16
@@ -17,13 +17,6 @@ async function filled(points = new MemoryPoints(), value = 1): Promise<Volume> {
   const volume = await freshVolume({ sizeBytes, points })
   await volume.write(0, sizeBytes, Buffer.alloc(sizeBytes, value), 0)
   return volume
-}
-
-async function contentOf(volume: Volume, name: string): Promise<Buffer> {
-  const device = volume.points.open(name)
-  const content = await readAll(device)
-  await device.close()
-  return content
 }
 
 function permutations<T>(items: readonly T[]): T[][] {
