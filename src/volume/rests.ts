@@ -1,4 +1,7 @@
-/** Rests: when what is staged (staging.ts) is moved though nobody asks: a burst is over, or a disk has failed a while ago. */
+/**
+ * Rests: when what is staged (staging.ts) is moved though nobody asks: a burst is over, or a disk has failed a while ago. When the
+ * next burst comes meanwhile, what is left to be moved waits for the end of that: moving and taking at once, both are slow.
+ */
 import type { Clock } from '../device/clock.js'
 
 /** Appends that come closer together than this are one burst, and wait while there is room. */
@@ -11,6 +14,8 @@ export class Rests {
   readonly #over: () => void
   #timer: { cancel(): void } | undefined
   #retry: { cancel(): void } | undefined
+  /** Something came since a rest was over, for which only it was begun. */
+  #hasEnded = (): boolean => false
 
   /** @param over called when a rest is over, unless it was cancelled */
   constructor(clock: Clock, over: () => void) {
@@ -24,7 +29,12 @@ export class Rests {
   /** If nothing is tried before. */
   retry(): void { this.#retry ??= this.#clock.setTimeout(this.#over, RETRY_MS) }
 
+  /** What has begun because of a rest is not worth while any more; never, if somebody has cancelled it since. */
+  get hasEnded(): boolean { return this.#hasEnded() }
+
+  /** Somebody begins for another reason. */
   cancel(): void {
+    this.#hasEnded = () => false
     this.#timer?.cancel()
     this.#retry?.cancel()
     this.#timer = this.#retry = undefined
@@ -35,7 +45,10 @@ export class Rests {
     return this.#clock.setTimeout(() => {
       const more = taken() > before
       this.#timer = more ? this.#rest(taken) : undefined
-      if (!more) this.#over()
+      if (more) return
+      this.#over()
+      const upTo = taken()
+      this.#hasEnded = () => taken() > upTo
     }, REST_MS)
   }
 }

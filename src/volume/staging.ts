@@ -394,7 +394,7 @@ export class Staging {
   async #work(): Promise<void> {
     const log = this.#log!
     while (this.#hasMore) {
-      if (this.#mustYield) return
+      if (this.#mustYield || this.#rests.hasEnded) return
       if (this.#queue.first!.sequence > log.writtenTo) await log.written!.catch(() => undefined)
       else await this.#batch()
       const isFreeing = log.fullUpTo > 0 && this.#appliedTo >= log.fullUpTo

@@ -185,6 +185,8 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (this.#retiredTo >= upTo)', put: 'if (!this.#log || this.#log.applied >= upTo)', judge: 'volume/staging-late' },
   { name: 'whoever waits for what is staged waits for what comes meanwhile', file: 'volume/staging.js',
     find: 'if (isFreeing || this.#appliedTo >= this.#drains.next)', put: 'if (isFreeing)', judge: 'volume/staging-pressure' },
+  { name: 'moving that nobody asked for goes on beside the next burst', file: 'volume/staging.js',
+    find: ' || this.#rests.hasEnded', put: '', judge: 'volume/staging-pressure' },
   { name: 'a disk that flushes is waited for', file: 'volume/backpressure.js', find: 'this.#credit += bytes;\n            this.#letGo();', put: '', judge: 'volume/backpressure' },
   { name: 'a disk that has stopped is run ahead of', file: 'volume/backpressure.js', find: 'Math.min(wanted, ', put: 'Math.max(wanted, ', judge: 'volume/backpressure' },
   { name: 'a log that fills up takes all the same', file: 'volume/backpressure.js', find: "return this.#stuck ? 'never' : 'later'", put: "return 'now'",

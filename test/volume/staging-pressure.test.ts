@@ -151,6 +151,24 @@ t.test('beside a deletion writes are staged as ever, and neither waits for more 
   await volume.close()
 })
 
+t.test('moving that nobody asked for makes way for the next burst, and goes on behind it', async t => {
+  const grains = 3 * BATCH_GRAINS
+  const { volume, live, clock } = await lab(new ProgrammedDisk(grains * G), 8192 + 32 * 2 ** 20)
+  for (let grain = 1; grain < grains; grain++) await volume.write(grain * G, G, filled(3), 0)
+  const before = live.calls.write
+  live.held = true
+  await clock.advance(110)
+  await until('a batch is on its way', () => live.calls.write > before)
+  await volume.write(5 * G, G, filled(4), 0)
+  live.release()
+  for (let i = 0; i < 200; i++) await turn()
+  t.equal(live.calls.write - before, BATCH_GRAINS, 'one batch was moved')
+  await clock.advance(110)
+  await until('all of it is in its place', () => live.calls.write === before + grains + 1)
+  t.equal(await byteAt(volume, 5 * G), 4)
+  await volume.close()
+})
+
 for (const [what, change, left] of [
   ['a growth', async (volume: Volume) => { await volume.resize(volume.sizeBytes + G, async () => undefined) }, 4],
   ['a restore', async (volume: Volume) => { await (await volume.restore({ from: 's' })).finished }, 1],
