@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { medianOf, ratioOf } from './results.js'
 import type { Comparison, Figure, Results } from './results.js'
-import { EXPORT, peerNames, sideOf } from './sides.js'
+import { BARE, EXPORT, peerNames, sideOf } from './sides.js'
 import { goalsOf, isStream, parseWorkload } from './workloads.js'
 import type { Goal } from './workloads.js'
 
@@ -21,11 +21,11 @@ export interface Verdict {
 }
 
 /** Every goal of one workload, judged. Peers that could not be measured are left out; without any there is no verdict. */
-export function judge(name: string, comparison: Comparison): Verdict[] {
+export function judge(name: string, comparison: Comparison, whose = OURS): Verdict[] {
   return goalsOf(parseWorkload(name)).flatMap(goal => {
     const metric = goal.metric === 'rate' ? 'rate' : 'cpuUs'
     const ratios = (goal.against === 'best' ? peerNames() : [goal.against])
-      .map(peer => ({ peer, ratio: ratioOf(comparison, OURS, peer, metric) })).filter(({ ratio }) => !Number.isNaN(ratio))
+      .map(peer => ({ peer, ratio: ratioOf(comparison, whose, peer, metric) })).filter(({ ratio }) => !Number.isNaN(ratio))
     if (ratios.length === 0) return []
     // The best peer is the one that leaves us the worst ratio.
     const worst = ratios.reduce((a, b) => (goal.metric === 'rate' ? b.ratio < a.ratio : b.ratio > a.ratio) ? b : a)
@@ -51,18 +51,27 @@ export function summaryOf(name: string, comparison: Comparison): string {
   return `${name}: ${sides.join(', ')}\n  ${judge(name, comparison).map(verdictText).join('\n  ')}`
 }
 
+/** What plain Node reaches of a goal on this machine, and how much of that nbdelta does: where the limit is. */
+function bareText(name: string, comparison: Comparison): string {
+  const ofBare = ratioOf(comparison, OURS, BARE, 'rate')
+  if (Number.isNaN(ofBare)) return ''
+  const verdicts = judge(name, comparison, BARE).map(({ ratio, peer, goal }) => `${ratio.toFixed(2)} of ${peer}${goal.metric === 'rate' ? '' : "'s CPU"}`)
+  return `${verdicts.join('<br>')}<br>nbdelta: ${ofBare.toFixed(2)} of it`
+}
+
 function comparisonTable(title: string, names: readonly string[], results: Results): string {
   if (names.length === 0) return ''
-  const sides = [OURS, ...peerNames()]
+  const sides = [OURS, ...peerNames(), BARE]
   const rows = names.map(name => {
     const comparison = results.comparisons[name]!
     const cell = (side: string): string =>
       `${number(medianOf(comparison, side, 'rate'))} (${number(medianOf(comparison, side, 'cpuUs'), 1)})`
     const verdicts = judge(name, comparison).map(verdictText).join('<br>')
-    return `| ${name} | ${sides.map(cell).join(' | ')} | ${verdicts} | ${comparison.rounds} x ${comparison.seconds} s |`
+    const rounds = `${comparison.rounds} x ${comparison.seconds} s`
+    return `| ${name} | ${sides.map(cell).join(' | ')} | ${verdicts} | ${bareText(name, comparison)} | ${rounds} |`
   })
-  return [`## ${title}`, '', `| workload | ${sides.join(' | ')} | goal | rounds |`,
-    `| --- | ${sides.map(() => '---').join(' | ')} | --- | --- |`, ...rows, ''].join('\n')
+  return [`## ${title}`, '', `| workload | ${sides.join(' | ')} | goal | bare | rounds |`,
+    `| --- | ${sides.map(() => '---').join(' | ')} | --- | --- | --- |`, ...rows, ''].join('\n')
 }
 
 function isMet({ value, limit, floor }: Figure): boolean {
@@ -92,9 +101,9 @@ function setup(): string {
   const os = /PRETTY_NAME="(.*)"/.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'Linux'
   const processors = `${cpus().length} x ${cpus()[0]?.model ?? 'unknown CPU'}`
   const place = { directory: 'DIR', file: 'FILE', socket: 'SOCKET', port: 10809 }
-  const commands = [OURS, ...peerNames()].filter(name => name !== 'nbd-server')
+  const commands = [OURS, ...peerNames(), BARE].filter(name => name !== 'nbd-server')
     .map(name => sideOf(name).command(place, 'unix').join(' ')
-    .replace(process.execPath, 'node').replace(/\S*\/bin\/nbdelta\.cjs/, 'bin/nbdelta.cjs'))
+    .replace(process.execPath, 'node').replace(/\S*\/(bin\/nbdelta\.cjs|dist\/\S*)/, '$1'))
   return [
     '## Setup', '',
     `- Machine: ${processors}, ${Math.round(totalmem() / 2 ** 30)} GiB, ${os}, Linux ${release()}, Node ${process.version}`,
@@ -130,6 +139,8 @@ export function renderReport(results: Results): string {
     '256 KiB). Within a round the servers take turns on the same file, started anew each time, in reversed order every other',
     'round. A ratio is the median of the ratios within each round, to the peer that leaves the worst one. The file is wholly in',
     'the page cache, but for `cold`.', '',
+    '`bare` is no peer but what plain Node costs on the machine: a server on one thread that does nothing but decode, pread or pwrite',
+    'and reply (scripts/bench/bare-server.ts). A goal that it misses no server of this kind reaches there.', '',
     comparisonTable('Small blocks (operations a second)', small, results),
     comparisonTable('Streams and copies (MB/s)', streams, results),
     specialTable(results), setup(),

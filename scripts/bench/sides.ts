@@ -13,6 +13,7 @@ import type { Workload } from './workloads.js'
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url))
 /** NBDELTA names another launcher to measure: an older build, an installed package. */
 const LAUNCHER = process.env['NBDELTA'] ?? join(ROOT, 'bin', 'nbdelta.cjs')
+const BARE_SERVER = join(ROOT, 'dist', 'scripts', 'bench', 'bare-server.js')
 /** Name of the export or volume where the server has names. */
 export const EXPORT = 'bench'
 
@@ -80,8 +81,19 @@ const nbdServer: Side = {
   },
 }
 
-const SIDES: readonly Side[] = [nbdelta, nbdkit, qemuNbd, nbdServer]
-export const peerNames = (): string[] => SIDES.slice(1).map(side => side.name)
+/** What plain Node costs on this machine; no peer, and of no goal. */
+const bare: Side = {
+  name: 'bare',
+  exportName: '',
+  version: [process.execPath, '--version'],
+  command: (place, transport) =>
+    [process.execPath, BARE_SERVER, place.file, transport === 'unix' ? place.socket : String(place.port)],
+}
+
+const PEERS: readonly Side[] = [nbdkit, qemuNbd, nbdServer]
+const SIDES: readonly Side[] = [nbdelta, ...PEERS, bare]
+export const BARE = bare.name
+export const peerNames = (): string[] => PEERS.map(side => side.name)
 
 export function sideOf(name: string): Side {
   const side = SIDES.find(side => side.name === name)

@@ -5,6 +5,9 @@
  * `now` is monotonic milliseconds with fractions, from an arbitrary zero; only differences mean something.
  * `wallTime` is for people and records, never for intervals.
  */
+// The global of that name is looked up by a getter each time.
+import { performance } from 'node:perf_hooks'
+
 export interface Timer {
   /** Idempotent; a timer that has fired is not disturbed. */
   cancel(): void

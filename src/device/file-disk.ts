@@ -307,9 +307,10 @@ export class FileDisk implements BlockDevice {
 
   /** Inline calls that fetch from a fast medium are not slow one by one; the count of fetched bytes gives them away. */
   #sample(): void {
-    this.#reads.sample()
-    this.#writes.sample()
-    const fetched = fetchedNow() ?? 0
+    const usage = usageNow()
+    this.#reads.sample(usage)
+    this.#writes.sample(usage)
+    const fetched = usage.fsRead ?? 0
     const fetchedInline = (fetched - this.#fetchedSeen) * SECTOR_BYTES - this.#tripBytes
     this.#fetchedSeen = fetched
     this.#tripBytes = 0

@@ -82,7 +82,7 @@ export class IoTrust {
   allows(nowMs: number): boolean { return nowMs >= this.#inlineFromMs }
 
   /** To be called now and then (every few hundred inline calls): excuses are sought between the last time and a slow call. */
-  sample(): void { this.#seen = this.#usage() }
+  sample(usage = this.#usage()): void { this.#seen = usage }
 
   /**
    * A trip through the pool has ended. `fetched`: the kernel may have read from a block device for it; a trip that did

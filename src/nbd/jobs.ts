@@ -1,4 +1,6 @@
 /** Requests that their device has not completed yet: what a reply must repeat, and how long they have been under way. */
+// The global of that name is looked up by a getter each time.
+import { performance } from 'node:perf_hooks'
 import type { Echo, Request } from '../../native-free/nbd/transmission.js'
 
 export class Job implements Echo {

@@ -8,6 +8,8 @@
  * and measures whether spinning shortens the gaps between them: on an idle machine it halves them, on a busy one, where
  * nobody sleeps, it only costs. An idle server never spins: only a request starts it.
  */
+// The global of that name is looked up by a getter each time.
+import { performance } from 'node:perf_hooks'
 
 /** How long the loop is kept turning, milliseconds. */
 const SPIN_MS = 0.15

@@ -1,5 +1,6 @@
 // Which parts of a disk are believed to be cached: points per region, forgotten at once.
 import t from 'tap'
+import { seededRandom } from '../../src/device/testing.js'
 import { TouchedRegions, TRUSTED_POINTS } from '../../src/device/touched-regions.js'
 
 const MIB = 2 ** 20
@@ -78,4 +79,52 @@ t.test('large disks have larger regions, and resize keeps what is left', async t
   t.notOk(small.has(9 * MIB, 1))
   small.touch(9 * MIB, 1, TRUSTED_POINTS)
   t.ok(small.has(9 * MIB, 1))
+})
+
+t.test('any order of touches, doubts and sizes: what a list of pages and regions says', async t => {
+  const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31)
+  t.comment(`SEED=${seed}`)
+  const random = seededRandom(seed)
+  const PAGE = 4096
+  const PAGES = MIB / PAGE
+  for (let run = 0; run < 20; run++) {
+    let size = (1 + random(40)) * MIB / 2
+    const regions = new TouchedRegions(size)
+    const pages = new Set<number>()
+    const trusted = new Set<number>()
+    const has = (page: number): boolean => trusted.has(Math.floor(page / PAGES)) || pages.has(page)
+    for (let step = 0; step < 400; step++) {
+      const at = random(size / PAGE)
+      const count = Math.min(1 + random(random(4) === 0 ? 2 * PAGES : 3), size / PAGE - at)
+      const last = Math.floor((at + count - 1) / PAGES)
+      const what = random(20)
+      if (what === 0) {
+        const before = size
+        size = (1 + random(40)) * MIB / 2
+        regions.resize(size)
+        for (const page of pages) if (size < before && page >= Math.floor(size / MIB) * PAGES) pages.delete(page)
+        for (const region of trusted) if (region >= Math.ceil(size / MIB)) trusted.delete(region)
+      } else if (what === 1) {
+        regions.forget(at * PAGE, count * PAGE)
+        for (let region = Math.floor(at / PAGES); region <= last; region++) {
+          trusted.delete(region)
+          for (let page = region * PAGES; page < (region + 1) * PAGES; page++) pages.delete(page)
+        }
+      } else if (what === 2) {
+        regions.touch(at * PAGE, count * PAGE, TRUSTED_POINTS)
+        for (let region = Math.floor(at / PAGES); region <= last; region++) trusted.add(region)
+      } else {
+        regions.touch(at * PAGE, count * PAGE, 0)
+        for (let page = at; page < at + count; page++) if (!trusted.has(Math.floor(page / PAGES))) pages.add(page)
+        for (let region = Math.floor(at / PAGES); region <= last; region++) {
+          const there = Math.min(PAGES, size / PAGE - region * PAGES)
+          if ([...Array(there).keys()].every(page => has(region * PAGES + page))) trusted.add(region)
+        }
+      }
+      for (let page = 0; page < size / PAGE; page++) {
+        if (regions.has(page * PAGE, PAGE) !== has(page)) return t.fail(`run ${run}, step ${step}: page ${page}`)
+      }
+    }
+  }
+  t.pass('all the same')
 })
