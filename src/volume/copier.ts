@@ -5,8 +5,8 @@
  *   locked while it is copied: a client's write to it waits, and whoever was first is left alone (a grain that has been taken
  *   is not in the layer any more). Only for the first run of a piece is a lock waited for: whoever waits holds none.
  * - At most `bytesPerSecond`; what reads as zeros costs nothing. `hurry` takes the limit away.
- * - When the disk fails it is tried again later, and whoever has asked to hurry is told; a full disk likewise. Closing the volume
- *   pauses it, the next open goes on.
+ * - When the disk fails it is tried again later, and whoever has asked to hurry is told; a full disk likewise, or at once when a
+ *   point has gone or the budget is another (space.ts). Closing the volume pauses it, the next open goes on.
  */
 import { divCeil } from '../../native-free/integer.js'
 import { allSettled } from '../device/all-settled.js'
@@ -87,6 +87,9 @@ export class Copier implements InheritJob {
     this.#wake?.()
     return Promise.race([this.finished, new Promise<never>((_, reject) => { this.#hurried.push(reject) })])
   }
+
+  /** What it failed of may be over: it does not rest any longer. */
+  retry(): void { if (this.#problem) this.#wake?.() }
 
   /** Ends after the piece that runs. */
   async stop(why: NbdeltaError): Promise<void> {

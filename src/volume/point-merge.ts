@@ -121,6 +121,7 @@ export class PointMerger {
     await this.#store.put([], [record])
     await this.#store.removeDeleted(point.seq)
     this.#tell()
+    core.space.onRoom()
     core.logger.debug({ point: point.seq, heir: heir?.seq }, 'a point was merged into the older one')
   }
 

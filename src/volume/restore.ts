@@ -95,6 +95,7 @@ export class Inheritor {
 
   constructor(parts: Parts) {
     this.#parts = parts
+    parts.core.space.onRoom = () => { for (const copier of this.#copiers.values()) copier.retry() }
     parts.core.inherit.confirm = layer => this.#put([], () => this.#with(layer.kind, now => ({ ...now, settled: true })))
   }
 

@@ -86,6 +86,8 @@ export class Space {
   #rule: SpaceRule
   /** Who deletes; set once it is there. */
   points: Pick<VolumePoints, 'delete' | 'settled' | 'inTurn'> | undefined
+  /** There may be room now: whoever was refused some, and tries again later, does so at once. */
+  onRoom: () => void = () => undefined
   /** A copy failed of it, and none has been made since. */
   #diskFull = false
   /** Grains that the last refused request would have needed; undefined: writes do not fail of the budget. */
@@ -108,6 +110,7 @@ export class Space {
   set rule(rule: SpaceRule) {
     this.#rule = rule
     this.expect()
+    this.onRoom()
   }
 
   /** What is staged has its promise, asked for or not: taken while there was no budget, or found at open. */
