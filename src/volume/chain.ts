@@ -114,7 +114,7 @@ export class Chain {
     }
     for (const { start, end } of point.hot) older.hot.add(start, end)
     // What is not durable of one point is not of the other: whoever needs it says it again.
-    for (const { start, end } of point.heating) older.heating.add(start, end)
+    for (const { start, end } of [...point.heating, ...point.keeping]) older.heating.add(start, end)
     if (older.fresh) for (const { start, end } of [...older.hot, ...older.heating]) older.fresh.extents.add(start, end)
   }
 
@@ -280,7 +280,7 @@ export class Chain {
     }
     for (const point of this.points) {
       point.cool()
-      records.push(...encodeRanges('hot', [...point.hot, ...point.heating], point.seq))
+      records.push(...encodeRanges('hot', [...point.hot, ...point.heating, ...point.keeping], point.seq))
     }
     const newest = this.newest
     if (newest) records.push(...encodeRanges('hot', [NO_EXTENT], newest.seq))

@@ -9,7 +9,9 @@
  * Invariants
  * - bytes and lent are disjoint subsets of owned; a grain that is owned and neither reads as zeros. Bookmarks own nothing.
  * - Only chain.ts edits the maps: whatever one edit means for the others is in one place.
- * - `hot`: extents whose HOT record is durable; `heating`: not yet. After a crash all of their grains count as changed.
+ * - `hot`: extents whose HOT record is durable; `heating`: not yet; `keeping`: those in a snapshot of the journal that is being
+ *   written. After a crash all of their grains count as changed. Each ends by itself: a record may be on its way while snapshots
+ *   are written, and all of these repeat it.
  * - While a checkpoint runs, `fresh` holds what it may have missed: the journal's next snapshot repeats it.
  */
 import { GrainBitmap, PAGE_BITS } from '../../native-free/grain-bitmap.js'
@@ -67,9 +69,8 @@ export class Point {
   readonly bytes: GrainBitmap
   readonly lent: GrainBitmap
   readonly hot = new IntervalSet()
-  /** Kept by `cool`, and not said by the journal yet. */
-  readonly #said: Interval[] = []
   readonly heating = new IntervalSet()
+  readonly keeping = new IntervalSet()
   info: PointInfo
   state: PointState
   /** Pages of the exact maps that could not be read from either twin: what is there is lost. */
@@ -142,8 +143,7 @@ export class Point {
     if (!this.fresh) return
     const kept: Interval[] = []
     for (const { start, end } of this.fresh.extents) {
-      this.#said.push({ start, end })
-      this.heating.add(start, end)
+      this.keeping.add(start, end)
       for (const was of this.hot.overlapping(start, end)) {
         kept.push({ start: Math.max(was.start, start), end: Math.min(was.end, end) })
       }
@@ -155,10 +155,8 @@ export class Point {
 
   /** What `cool` has kept is in the journal, durably. */
   said(): void {
-    for (const { start, end } of this.#said.splice(0)) {
-      this.hot.add(start, end)
-      this.heating.remove(start, end)
-    }
+    for (const { start, end } of this.keeping) this.hot.add(start, end)
+    this.keeping.clear()
   }
 
   /** They were not saved after all. */

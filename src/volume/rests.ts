@@ -1,6 +1,6 @@
 /**
- * Rests: when what is staged (staging.ts) is moved though nobody asks: a burst is over, or a disk has failed a while ago. When the
- * next burst comes meanwhile, what is left to be moved waits for the end of that: moving and taking at once, both are slow.
+ * Rests: when what is staged (staging.ts) is moved though nobody asks: a burst is over, or a disk has failed a while ago. When
+ * the next burst comes meanwhile, what is left to be moved waits for the end of that: moving and taking at once, both are slow.
  */
 import type { Clock } from '../device/clock.js'
 

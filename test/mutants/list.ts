@@ -71,7 +71,10 @@ export const MUTANTS: readonly Mutant[] = [
     put: ';', judge: 'sequences' },
 
   // Checkpoints (checkpoint.ts, point.ts, twin-map.ts)
-  { name: 'warm by a checkpoint whose journal is not there', file: 'volume/point.js', find: 'this.heating.add(start, end);', put: 'this.hot.add(start, end);',
+  { name: 'warm by a checkpoint whose journal is not there', file: 'volume/point.js', find: 'this.keeping.add(start, end);', put: 'this.hot.add(start, end);',
+    judge: 'volume/checkpoint-hot' },
+  { name: 'an announcement on its way ends with a checkpoint', file: 'volume/point.js', find: 'this.keeping.clear();',
+    put: 'for (const { start, end } of this.keeping) this.heating.remove(start, end);\n        this.keeping.clear();',
     judge: 'volume/checkpoint-hot' },
   { name: 'what was preserved during a checkpoint not said again', file: 'volume/chain.js', find: "records.push(...encodeRanges('preserve',",
     put: "[].push(...encodeRanges('preserve',", judge: 'races' },

@@ -47,6 +47,44 @@ t.test('a grain that a trim made warm while a checkpoint ran is not written in p
   await volume.close()
 })
 
+t.test('an announcement that is on its way while two checkpoints end is in the journal behind them', async t => {
+  const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
+  const points = new MemoryPoints()
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { points, clock })
+  await volume.points.create({ name: 'a', kind: 'bookmark' })
+  const maps: MemoryDisk[] = []
+  points.wrap = (disk, what) => {
+    if (what === 'maps') maps.push(disk)
+    return disk
+  }
+  await volume.points.create({ name: 'b', kind: 'bookmark' })
+  await volume.trim(GRAIN, GRAIN)
+  const releases = maps.map(hold)
+  await clock.advance(CHECKPOINT_MS)
+  await turns() // the first saves the marks of b
+  await volume.points.delete('a') // and wants a second one
+  await volume.trim(3 * GRAIN, GRAIN)
+  const { journal } = disks
+  const flush = journal.flush.bind(journal)
+  let release!: () => void
+  const released = new Promise<void>(resolve => { release = resolve })
+  journal.flush = () => {
+    journal.flush = flush
+    return released.then(flush)
+  }
+  const written = volume.write(5 * GRAIN, GRAIN, Buffer.alloc(GRAIN, 5), 0)
+  await turns()
+  for (const go of releases) go()
+  await volume.points.settled()
+  t.equal(points.present.size, 1, 'the second has ended')
+  release()
+  await written
+  const again = await openOn(killed(disks), SIZE, { points: points.fork(), clock: new ManualClock() })
+  t.ok(again.points.isChanged('b', 5, 6), 'after a kill')
+  await again.close()
+})
+
 t.test('what a killed process has left in the maps of a point is durable before the journal is cut', async t => {
   const disks = await freshDisks({ sizeBytes: SIZE, allData: true })
   const points = new MemoryPoints()
