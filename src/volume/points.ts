@@ -253,7 +253,9 @@ export class VolumePoints implements Snappoints {
     const { core } = this.#parts
     let changed = false
     // A write that waits for old content to be kept has marked nothing.
-    await this.inTurn(() => holdUnmoved(core, () => { changed = this.isChanged(since, 0, core.map.grains) }))
+    await this.inTurn(() => holdUnmoved(core, () => {
+      changed = this.#known(since).info.sizeBytes !== core.sizeBytes || this.isChanged(since, 0, core.map.grains)
+    }))
     return changed
   }
 

@@ -134,6 +134,6 @@ export interface Snappoints {
   changedMap(since: string, until?: string): GrainBitmap
   /** Whether any of grains [from, to) is among those that changed since then up to now. */
   isChanged(since: string, from: number, to: number): boolean
-  /** Whether anything has: whatever was asked for before is looked at as well, however far it has come. Errors: not-found. */
+  /** Whether anything has, its size too: what was asked for before counts, however far it has come. Errors: not-found. */
   hasChanged(since: string): Promise<boolean>
 }

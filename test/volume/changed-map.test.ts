@@ -39,6 +39,18 @@ t.test('bitmaps and runs say the same', async t => {
   await store.close()
 })
 
+t.test('whether anything has changed counts what was changed and then cut off, and that it was', async t => {
+  const { volume } = await Rig.open({ sizeBytes: 4 * G })
+  await volume.write(0, 4 * G, Buffer.alloc(4 * G, 1), 0)
+  await volume.points.create({ name: 's', kind: 'snapshot' })
+  await volume.write(3 * G, G, Buffer.alloc(G, 2), 0)
+  await volume.resize(3 * G, async () => undefined)
+  t.ok(await volume.points.hasChanged('s'), 'it is shorter')
+  await volume.resize(4 * G, async () => undefined)
+  t.ok(await volume.points.hasChanged('s'), 'it has lost its end')
+  await volume.close()
+})
+
 t.test('whether anything has changed counts a write that waits for old content to be kept', async t => {
   const rig = await Rig.open({ sizeBytes: 4 * G })
   const { volume } = rig
