@@ -202,7 +202,9 @@ export class Changes {
   }
 
   async #resolve(offset: number, length: number, from: Buffer, at: number, attempt: Attempt): Promise<void> {
-    const { map, live, grainBytes, sizeBytes } = this.#core
+    const { map, live, grainBytes, sizeBytes, journal } = this.#core
+    // It would be in vain, and if CLEAR is what has failed, the next open may see in these grains what is written now.
+    if (journal.failure) throw journal.failure
     const end = offset + length
     const shape = shapeOf(offset, length, grainBytes, sizeBytes)
     const grainStart = shape.from * grainBytes

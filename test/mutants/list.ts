@@ -163,6 +163,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'a write behind a trim whose record failed', file: 'volume/changes.js', find: 'if (journal.failure)', put: 'if (false)', judge: 'volume/doubt' },
   { name: 'staged writes moved over what is not durably kept', file: 'volume/staging.js', find: 'throw this.#preserver.failure;', put: ';', judge: 'volume/doubt' },
   { name: 'a restore copies over what is not durably kept', file: 'volume/adopter.js', find: 'throw this.#parts.preserver.failure;', put: ';', judge: 'volume/doubt' },
+  { name: 'bytes under a hole that may be none', file: 'volume/changes.js', find: 'throw journal.failure;', put: ';', judge: 'volume/doubt' },
   { name: 'what is adopted is staged still', file: 'volume/adopter.js', find: 'await staging.drain();', put: ';', judge: 'volume/doubt' },
   { name: 'what is given back is staged still', file: 'volume/reclaim.js', find: 'await staging.drain();', put: ';', judge: 'volume/doubt' },
   { name: 'a point of a size in doubt', file: 'volume/points.js', find: 'if (this.refusal)', put: 'if (false)', judge: 'volume/doubt' },

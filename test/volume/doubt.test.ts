@@ -95,6 +95,24 @@ t.test('D1: zeros behind a write to what was trimmed, whose record failed, are n
   await t.rejects(async () => { await volume.write(4 * G, G, filled(2), 0) }, { code: 'flush-failed', message: /was written/ })
 })
 
+t.test('D1: a write that fails leaves nothing where the record that its space was given back may be there', async t => {
+  const disks = await onJournal(new LyingDisk(2 ** 20))
+  const clock = new ManualClock()
+  const volume = await openOn(disks, SIZE, { clock })
+  await volume.write(0, SIZE, filled(1, 8), 0)
+  await volume.trim(G, 2 * G)
+  // Its region is open from now on: what nothing is said of counts as data.
+  await volume.write(G, G, filled(1), 0)
+  disks.journal.lies = true
+  // That its flush was done.
+  disks.journal.spared = 1
+  await passes(clock, 1000)
+  await t.rejects(async () => { await volume.write(2 * G, G, filled(2), 0) }, { code: 'io' })
+  await volume.zero(2 * G, G, SLOW)
+  t.ok((await readAll(volume, 2 * G, G)).equals(filled(0)))
+  t.ok((await readAll(await openOn(killed(disks), SIZE), 2 * G, G)).equals(filled(0)), 'nor behind a kill')
+})
+
 t.test('D3: what is staged stays in the log when the record of what it comes over was lost', async t => {
   const disks = await onJournal(new LosingDisk(2 ** 20))
   const points = new StagedPoints(new MemoryDisk(2 ** 20))
