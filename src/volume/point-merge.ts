@@ -108,10 +108,10 @@ export class PointMerger {
     const { chain } = core
     const heir = point.isSnapshot ? chain.heirOf(point) : undefined
     const gone = new GrainBitmap(point.bytes.length)
-    if (heir) await this.#inRoom(point, heir, gone, pieceBytes => this.#handOver(point, heir, pieceBytes))
+    if (heir && !await this.#inRoom(point, heir, gone, pieceBytes => this.#handOver(point, heir, pieceBytes))) return
     await this.#release(point)
     if (this.#stopped) return
-    await this.#inRoom(point, heir, gone, () => checkpointer.run())
+    if (!await this.#inRoom(point, heir, gone, () => checkpointer.run())) return
     await checkpointer.exclude(async () => {
       chain.remove(point)
       await point.files.close()
@@ -127,15 +127,17 @@ export class PointMerger {
 
   /**
    * `work` copies in pieces of so many bytes. Where it finds the disk full, what nobody needs any more of the point's bytes is
-   * given back, and it goes on in small pieces: each one that the heir has taken over makes room for the next.
+   * given back, and it goes on in small pieces: each one that the heir has taken over makes room for the next. False: it was
+   * stopped before all was done.
    */
   async #inRoom(
     point: Point, heir: Point | undefined, gone: GrainBitmap, work: (pieceBytes: number) => Promise<void>,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { grainBytes } = this.#parts.core
     for (let pieceBytes = BUFFER_BYTES; !this.#stopped;) {
       try {
-        return await work(pieceBytes)
+        await work(pieceBytes)
+        return true
       } catch (error) {
         if (!(error instanceof NbdeltaError) || error.code !== 'no-space') throw error
         if (await this.#giveBack(point, heir, gone)) pieceBytes = Math.min(pieceBytes, SMALL_PIECE_BYTES)
@@ -143,6 +145,7 @@ export class PointMerger {
         else throw error
       }
     }
+    return false
   }
 
   /** Bytes that the heir has as well, durably: older ones find them there, newer ones never come here. False: none. */

@@ -2,6 +2,7 @@
 // deleting: what a point keeps, lends and has marked is another's, durably, before it is gone.
 import t from 'tap'
 import type { ZeroMode } from '../../src/device/block-device.js'
+import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock, type MemoryDisk } from '../../src/device/testing.js'
 import { SECTION_BYTES } from '../../src/store/point-maps.js'
 import type { Volume } from '../../src/volume/volume.js'
@@ -157,4 +158,32 @@ t.test('space is given back when what marks the grains as changed is durable, an
   await clock.advance(1000)
   t.match(events.join(), /^write journal,flush journal,(write journal,)?give back/)
   await volume.close()
+})
+
+t.test('a deleted point is not gone before its marks are durable elsewhere, though the volume is closed when that finds no room', async t => {
+  const points = new MemoryPoints()
+  let isFull = false
+  let closing: Promise<void> | undefined
+  points.wrap = (disk, what) => {
+    const write = disk.write.bind(disk)
+    if (what === 'maps') disk.write = (...request) => {
+      if (!isFull) return write(...request)
+      closing ??= volume.close()
+      throw new NbdeltaError('no-space', 'no room on this disk')
+    }
+    return disk
+  }
+  const { volume, disks } = await lab(points)
+  await volume.points.create({ name: 'a', kind: 'bookmark' })
+  await volume.points.create({ name: 'b', kind: 'bookmark' })
+  await volume.write(3 * GRAIN, GRAIN, Buffer.alloc(GRAIN, 2), 0)
+  isFull = true
+  await volume.points.delete('b')
+  await volume.points.settled()
+  await closing
+  isFull = false
+  t.equal(points.present.size, 2, 'it is there')
+  const again = await openOn(killed(disks), SIZE, { points: points.fork() })
+  t.ok(again.points.isChanged('a', 3, 4))
+  await again.close()
 })
