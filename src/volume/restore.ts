@@ -86,6 +86,8 @@ export class Inheritor {
   readonly #copiers = new Map<LayerKind, Copier>()
   /** Whoever holds a foreign source is told when it is needed no more. */
   readonly #releases = new Map<LayerKind, () => Promise<void>>()
+  /** How many need a pin that they share: one lets go of it when the next one has it already. */
+  readonly #pinned = new Map<string, number>()
   #stopped = false
 
   /** Of changes of what the table says. */
@@ -128,7 +130,7 @@ export class Inheritor {
   attach(kind: LayerKind, device: PointDevice, release: () => Promise<void>): void {
     const inheritance = this.#inheritances.find(other => other.kind === kind)
     if (!inheritance) throw new Error(`nothing is inherited by a ${kind}`)
-    this.#releases.set(kind, release)
+    this.#releases.set(kind, this.#share(kind, inheritance.source.point, release))
     this.#attach(inheritance, device)
   }
 
@@ -255,13 +257,24 @@ export class Inheritor {
     const { points } = sourceVolume
     const info = snapshotOf(points, from)
     const owner = `restore ${name}`
-    await points.pin(info.name, { owner, expiresAt: null })
-    const release = (): Promise<void> => points.unpin(nameOf(points, info), owner)
+    const release = this.#share('restore', info.uuid, () => points.unpin(nameOf(points, info), owner))
     try {
+      await points.pin(info.name, { owner, expiresAt: null })
       return { info, volume: sourceVolume.uuid, device: points.open(info.name), release }
     } catch (error) {
-      await release()
+      await release().catch(() => undefined)
       throw error
+    }
+  }
+
+  /** Returns what lets go of a pin: the last one who does takes it away. */
+  #share(kind: LayerKind, point: string, unpin: () => Promise<void>): () => Promise<void> {
+    const pin = `${kind} ${point}`
+    this.#pinned.set(pin, (this.#pinned.get(pin) ?? 0) + 1)
+    return async () => {
+      const left = this.#pinned.get(pin)! - 1
+      this.#pinned.set(pin, left)
+      if (left === 0) await unpin()
     }
   }
 

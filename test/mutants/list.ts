@@ -163,6 +163,8 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'a write behind a trim whose record failed', file: 'volume/changes.js', find: 'if (journal.failure)', put: 'if (false)', judge: 'volume/doubt' },
   { name: 'staged writes moved over what is not durably kept', file: 'volume/staging.js', find: 'throw this.#preserver.failure;', put: ';', judge: 'volume/doubt' },
   { name: 'a restore copies over what is not durably kept', file: 'volume/adopter.js', find: 'throw this.#parts.preserver.failure;', put: ';', judge: 'volume/doubt' },
+  { name: 'a pin that the next restore shares goes with the first', file: 'volume/restore.js', find: 'if (left === 0)', put: 'if (true)',
+    judge: 'volume/restore' },
   { name: 'a point that goes when its merge was stopped', file: 'volume/point-merge.js', find: 'return false;\n    }\n    /** Bytes',
     put: 'return true;\n    }\n    /** Bytes', judge: 'volume/point-order' },
   { name: 'bytes under a hole that may be none', file: 'volume/changes.js', find: 'throw journal.failure;', put: ';', judge: 'volume/doubt' },

@@ -320,6 +320,35 @@ t.test('from a snapshot of another volume', async t => {
   t.equal(bytesOf(await contentOf(r, 'undo-s-1')), '1'.repeat(16))
 })
 
+t.test('from the same snapshot of another volume again, while the one before lets go of it', async t => {
+  const r = await rig()
+  const other = await Rig.open({ sizeBytes: 16 * G, uuid: '00000000-0000-4000-8000-000000000002', clock: r.clock })
+  await fill(other, 5)
+  await snapshot(other, 's')
+  await fill(r, 1)
+  const remove = r.inherit.remove.bind(r.inherit)
+  let goOn!: () => void
+  const held = new Promise<void>(resolve => { goOn = resolve })
+  let isEnding = false
+  r.inherit.remove = async kind => {
+    isEnding = true
+    await held
+    await remove(kind)
+  }
+  const first = await r.volume.restore({ from: 's', sourceVolume: other.source })
+  for (let look = 0; look < 1000 && !isEnding; look++) await new Promise(resolve => { setImmediate(resolve) })
+  await fill(r, 2)
+  const second = r.volume.restore({ from: 's', sourceVolume: other.source, ...SLOW_PACE })
+  for (let turn = 0; turn < 50; turn++) await new Promise(resolve => { setImmediate(resolve) })
+  goOn()
+  await first.finished
+  const job = await second
+  t.equal(other.volume.points.get('s')!.pins.length, 1, 'it is pinned while something is copied from it')
+  await settle(r.clock, job.finished)
+  t.equal(other.volume.points.get('s')!.pins.length, 0)
+  t.equal(await grains(r), '5'.repeat(16))
+})
+
 t.test('writes while the switch is made: before it they are the undo point\'s, after it they stay', async t => {
   let before = 0
   for (let seed = 1; seed <= 40; seed++) {
