@@ -22,6 +22,7 @@
  * Bound: after a clean close nothing is open. After a crash the excess is the open regions (checkpoint.ts bounds them),
  * it is logged, and excess-scan.ts takes it back. Ranges beyond the size are what a resize cut short leaves; they are dropped.
  */
+import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
 import { IntervalSet } from '../../native-free/interval-set.js'
 import {
@@ -48,18 +49,17 @@ export function replay(
   const regions = new Set<number>()
   const kept = new IntervalSet()
   let newest: Point | undefined
+  const entries = records.map(record => decodeJournalRecord(record, name))
   const restore = inherit.of('restore')
-  const loaded = restore?.undo && { todo: restore.todo.clone(), lent: restore.undo.lent.clone() }
-  for (const record of records) {
-    const entry = decodeJournalRecord(record, name)
+  const todo = restore?.undo && restore.todo.clone()
+  const lent = lentOfUndoPoints(chain, entries)
+  for (const entry of entries) {
     const { kind, seq, ranges } = entry
     if (kind === 'hot') newest = chain.at(seq)
     if (kind === 'layer') {
-      if (loaded && seq === restore!.undo!.seq) {
-        restore!.reset(loaded.todo)
-        // What the journal said before was older than these maps may be: it may have lent the same grains to another.
-        restore!.undo!.lent.or(loaded.lent)
-      }
+      if (todo && seq === restore!.undo!.seq) restore!.reset(todo)
+      // What the journal said before was older than these maps may be: it may have lent the same grains to another.
+      chain.points.find(point => point.seq === seq)?.lent.or(lent.get(seq)!)
       continue
     }
     for (const range of ranges) {
@@ -78,6 +78,12 @@ export function replay(
   for (const { start, end } of chain.lentRuns(map.grains)) map.becomeLent(start, end)
   for (const run of kept) map.keep(run.start, run.end)
   return { openRegions: map.open.size, staleRuns: map.stale.size }
+}
+
+/** By number, what the maps on disk say. Also of restores that have ended: the journal may not have been written anew since. */
+function lentOfUndoPoints(chain: Chain, entries: readonly JournalEntry[]): Map<number, GrainBitmap> {
+  const undone = new Set(entries.filter(({ kind }) => kind === 'layer').map(({ seq }) => seq))
+  return new Map(chain.points.filter(({ seq }) => undone.has(seq)).map(({ seq, lent }) => [seq, lent.clone()]))
 }
 
 type PointEntry = Extract<JournalEntry, { readonly kind: PointJournalKind }>

@@ -304,6 +304,29 @@ t.test('closing in the middle pauses, killing too, and the next open goes on', a
   }
 })
 
+t.test('D3: what an undo point has lent stays its own behind a kill, though the journal says what came before the restore', async t => {
+  const r = await rig()
+  await fill(r, 1, 0, 7)
+  await snapshot(r, 'empty')
+  await fill(r, 3, 7, 1)
+  await snapshot(r, 'a')
+  await r.volume.trim(7 * G, G) // lent to a
+  await fill(r, 4, 7, 1) // and handed to it
+  const { map } = r.disks
+  const flush = map.flush.bind(map)
+  // A checkpoint does what the restore needs, and then fails: the journal is not written anew.
+  map.flush = () => { throw new Error('refused') }
+  const job = await r.volume.restore({ from: 'empty' })
+  await settle(r.clock, job.finished)
+  map.flush = flush
+  await r.reopen(false)
+  t.equal(bytesOf(await contentOf(r, 'undo-empty-1'))[7], '4')
+  await r.clock.advance(1000)
+  t.equal(bytesOf(await contentOf(r, 'undo-empty-1'))[7], '4', 'when space was given back')
+  t.equal(bytesOf(await contentOf(r, 'a'))[7], '3')
+  await r.volume.close()
+})
+
 t.test('from a snapshot of another volume', async t => {
   const r = await rig()
   const other = await Rig.open({ sizeBytes: 12 * G, uuid: '00000000-0000-4000-8000-000000000002', clock: r.clock })
