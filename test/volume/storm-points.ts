@@ -200,13 +200,13 @@ export class StormPoints {
     return { offset: first * SECTOR, length: (1 + random(volume.sizeBytes / SECTOR - first)) * SECTOR }
   }
 
-  /** Its name is the volume's choice. */
+  /** Its name is the volume's choice: that of one which was given up while its deletion waited, perhaps. */
   #foundUndo(): void {
     const { undo, from } = this.#restoring!
     this.#restoring = undefined
     this.#lookForSacrifices()
-    const names = this.#lab.volume.points.list().map(info => info.name)
-    const name = names.find(name => !this.#points.has(name) && name.startsWith(`undo-${from}-`))
+    const isNew = (info: { readonly name: string, readonly uuid: string }): boolean => this.#points.get(info.name)?.uuid !== info.uuid
+    const name = this.#lab.volume.points.list().find(info => info.name.startsWith(`undo-${from}-`) && isNew(info))?.name
     if (name === undefined) return
     if (!undo) throw new Wrong(`${name} had no instant`)
     undo.state = 'there'
