@@ -1,7 +1,8 @@
 /**
  * A server that does nothing but serve one file, to tell what plain Node costs on a machine: requests are decoded, pread or
  * pwritten on the spot and answered, a batch in as few writes as nbdelta. Codec, socket and spinning are nbdelta's; snapshots,
- * maps, locks, ordering, limits, errors and slow disks are lacking. What it does not reach, no server on one thread of Node does.
+ * maps, locks, ordering, limits, errors and slow disks are lacking. What it does not come near, no server on one thread of Node
+ * reaches on that machine.
  *
  *   node dist/scripts/bench/bare-server.js FILE SOCKET | PORT
  *
@@ -40,7 +41,6 @@ class Client implements Reader {
   readonly #outView = new DataView(this.#out.buffer, this.#out.byteOffset, OUTBOX_BYTES)
   #filled = 0
   #pos = 0
-  #sentTo = 0
   #at = 0
   #serve: () => number = () => this.#begin()
   #batch = PARTS
@@ -115,10 +115,7 @@ class Client implements Reader {
       this.#wire.socket.end()
       return true
     }
-    if (this.#at + SIZE.simpleReply + length > OUTBOX_BYTES) {
-      this.#push()
-      this.#sentTo = this.#at = 0
-    }
+    if (this.#at + SIZE.simpleReply + length > OUTBOX_BYTES) this.#push()
     let error = 0
     if (type === COMMAND.read) readSync(fd, this.#out, this.#at + SIZE.simpleReply, length, offset)
     else if (type === COMMAND.write) writeSync(fd, this.#in, start, length, offset)
@@ -129,13 +126,13 @@ class Client implements Reader {
     return true
   }
 
-  /** What the kernel does not take at once is copied: its place in the buffer comes round again. */
+  /** What the kernel does not take at once is copied: the buffer is filled anew, and stays in the processor's cache. */
   #push(): void {
     const { socket } = this.#wire
-    if (this.#at === this.#sentTo) return
-    if (socket.writableLength === 0) this.#sentTo += this.#wire.writeNow(this.#out, this.#sentTo, this.#at)
-    if (this.#sentTo < this.#at) socket.write(Buffer.from(this.#out.subarray(this.#sentTo, this.#at)))
-    this.#sentTo = this.#at
+    if (this.#at === 0) return
+    const sent = socket.writableLength === 0 ? this.#wire.writeNow(this.#out, 0, this.#at) : 0
+    if (sent < this.#at) socket.write(Buffer.from(this.#out.subarray(sent, this.#at)))
+    this.#at = 0
   }
 }
 

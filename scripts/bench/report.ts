@@ -140,7 +140,7 @@ export function renderReport(results: Results): string {
     'round. A ratio is the median of the ratios within each round, to the peer that leaves the worst one. The file is wholly in',
     'the page cache, but for `cold`.', '',
     '`bare` is no peer but what plain Node costs on the machine: a server on one thread that does nothing but decode, pread or pwrite',
-    'and reply (scripts/bench/bare-server.ts). A goal that it misses no server of this kind reaches there.', '',
+    'and reply (scripts/bench/bare-server.ts). A goal that it does not come near no server of this kind reaches there.', '',
     comparisonTable('Small blocks (operations a second)', small, results),
     comparisonTable('Streams and copies (MB/s)', streams, results),
     specialTable(results), setup(),
