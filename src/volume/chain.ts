@@ -213,6 +213,8 @@ export class Chain {
     this.usage.drop(point.bytes, from, to)
     point.bytes.clear(from, to)
     point.lent.set(from, to)
+    // An image that has lost its bounds (keepers.ts) may take what it did not need before.
+    if (this.plain && from < this.plain.length) this.plain.clear(from, Math.min(to, this.plain.length))
     this.#addLent(from, to)
     if (point.fresh) move(point.fresh.lent, [point.fresh.bytes, point.fresh.zero], from, to)
   }

@@ -53,6 +53,21 @@ t.test('what its reader has passed is not kept any more', async t => {
   await device.close()
 })
 
+t.test('D1: one whose base has gone takes nothing of live with it when it goes', async t => {
+  const volume = await openOn(await freshDisks({ sizeBytes: SIZE }), SIZE, { points: new MemoryPoints() })
+  await volume.write(0, SIZE, filled(1, GRAINS), 0)
+  await volume.points.create({ name: 'base', kind: 'bookmark' })
+  await volume.points.create({ name: 'image', kind: 'snapshot', keeps: { since: 'base', from: GRAINS } })
+  await volume.write(6 * G, G, filled(2), 0) // it does not need that
+  await volume.points.delete('base')
+  await volume.trim(6 * G, G) // and now it does
+  await volume.write(6 * G, G, filled(3), 0)
+  await volume.points.delete('image')
+  await volume.points.settled()
+  t.ok((await readAll(volume, 6 * G, G)).equals(filled(3)))
+  await volume.close()
+})
+
 t.test('nobody else opens it, nor restores it', async t => {
   const points = new MemoryPoints()
   const volume = await openOn(await freshDisks({ sizeBytes: SIZE }), SIZE, { points, inherit: new MemoryInherit(points) })

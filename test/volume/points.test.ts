@@ -243,6 +243,16 @@ t.test('a point that goes leaves to the older one what is durable of its marks a
   t.strictSame([[...older!.hot], [...older!.heating]], [[{ start: 1, end: 2 }], [{ start: 0, end: 1 }]])
 })
 
+t.test('what is lent may not be overwritten at once', async t => {
+  const chain = new Chain(new VolumeMap(GRAINS, 2 ** 20))
+  const info = { uuid: '1', seq: 1, name: 'p', createdAt: '', sizeBytes, labels: {}, group: null, pins: [] }
+  const point = new Point({ ...info, kind: 'snapshot' }, 'ready', {} as PointFiles, GRAIN, GRAINS)
+  chain.add(point)
+  chain.plain!.set(0, 4)
+  chain.lend(point, 1, 3)
+  t.strictSame([...chain.plain!.runs()], [{ start: 0, end: 1 }, { start: 3, end: 4 }])
+})
+
 t.test('two volumes: a disk without points refuses them, and says so', async t => {
   const volume = await freshVolume({ sizeBytes, live: new MemoryDisk(sizeBytes) })
   await t.rejects(volume.points.create({ name: 'a', kind: 'snapshot' }), { code: 'wrong-state' })
