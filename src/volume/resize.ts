@@ -23,6 +23,7 @@ import { mapFileSizeBytes } from '../store/map-file.js'
 import type { Adopter } from './adopter.js'
 import type { Gate } from './gate.js'
 import { lockWhole } from './holds.js'
+import type { VolumePoints } from './points.js'
 import type { Reclaimer } from './reclaim.js'
 import { resized } from './restore-plan.js'
 
@@ -32,11 +33,14 @@ interface Parts {
   readonly reclaimer: Reclaimer
   readonly gate: Gate
   readonly adopter: Adopter
+  readonly points: Pick<VolumePoints, 'refusal'>
 }
 
-/** @param commit makes the new size durable in the catalog */
+/** In turn. @param commit makes the new size durable in the catalog */
 export async function resizeVolume(parts: Parts, sizeBytes: number, commit: () => Promise<void>): Promise<void> {
-  const { core, checkpointer, reclaimer } = parts
+  const { core, checkpointer, reclaimer, points } = parts
+  // A point that may be there keeps what would be cut off.
+  if (points.refusal) throw points.refusal
   await lockWhole(core)
   try {
     if (sizeBytes === core.sizeBytes) return await commit()

@@ -166,6 +166,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'staged writes moved over what is not durably kept', file: 'volume/staging.js', find: 'throw this.#preserver.failure;', put: ';', judge: 'volume/doubt' },
   { name: 'a restore copies over what is not durably kept', file: 'volume/adopter.js', find: 'throw this.#parts.preserver.failure;', put: ';', judge: 'volume/doubt' },
   { name: 'what is lent is overwritten at once', file: 'volume/chain.js', find: 'this.plain && from < this.plain.length', put: 'false', judge: 'volume/points' },
+  { name: 'a resize behind a restore in doubt', file: 'volume/resize.js', find: 'throw points.refusal;', put: ';', judge: 'volume/doubt' },
   { name: 'a pin that the next restore shares goes with the first', file: 'volume/restore.js', find: 'if (left === 0)', put: 'if (true)',
     judge: 'volume/restore' },
   { name: 'a point that goes when its merge was stopped', file: 'volume/point-merge.js', find: 'return false;\n    }\n    /** Bytes',

@@ -284,6 +284,8 @@ t.test('A6: whoever waits for a restore that may have happened changes nothing: 
   await t.rejects(volume.restore({ from: 's' }), { message: 'the table failed' })
   await t.rejects(waiting!, { code: 'flush-failed', message: /whether the volume was restored/ })
   t.ok((await readAll(volume)).equals(filled(1, 8)))
+  const resized = volume.resize(4 * G, nothing)
+  await t.rejects(resized, { code: 'flush-failed', message: /whether the volume was restored/ }, 'nor cuts off what that has lent')
 })
 
 t.test('D4: a bookmark that was never confirmed takes no marks with it of grains that came later than the point before', async t => {
