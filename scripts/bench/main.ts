@@ -12,19 +12,18 @@ import type { Sample } from './clients.js'
 import { renderReport, summaryOf } from './report.js'
 import { loadResults, saveResults } from './results.js'
 import type { Comparison } from './results.js'
-import { BARE, peerNames, sideOf, startSide } from './sides.js'
+import { BARE, sideNames, sideOf, startSide } from './sides.js'
 import { SPECIALS } from './specials.js'
 import { Workbench } from './workbench.js'
 import { expandNames, isSpecial, parseWorkload, setNames } from './workloads.js'
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url))
-/** Beside nbdelta. */
-const SIDES = [...peerNames(), BARE]
+const OTHERS = sideNames().slice(1).join(',')
 const HELP = `node dist/scripts/bench/main.js [options]
   -w, --workloads LIST   sets (${setNames().join(' ')}) or single workloads, comma separated; default all
   -n, --rounds N         rounds of each (5)
   -t, --seconds S        duration of one measurement (3)
-  -p, --peers LIST       peers to compare with (${SIDES.join(',')}; ${BARE}: plain Node, see bare-server.ts)
+  -p, --peers LIST       peers to compare with (${OTHERS}; ${BARE}: plain Node, see bare-server.ts)
       --size MIB         size of the served file (1024); the cold one is twice as large
       --work DIR         data files and earlier figures (.cache/bench)
       --out FILE         report (docs/bench-results.md)
@@ -33,7 +32,7 @@ const HELP = `node dist/scripts/bench/main.js [options]
 function options() {
   const { values } = parseArgs({ options: {
     workloads: { type: 'string', short: 'w', default: 'all' }, rounds: { type: 'string', short: 'n', default: '5' },
-    seconds: { type: 'string', short: 't', default: '3' }, peers: { type: 'string', short: 'p', default: SIDES.join(',') },
+    seconds: { type: 'string', short: 't', default: '3' }, peers: { type: 'string', short: 'p', default: OTHERS },
     size: { type: 'string', default: '1024' }, work: { type: 'string', default: join(ROOT, '.cache', 'bench') },
     out: { type: 'string', default: join(ROOT, 'docs', 'bench-results.md') }, report: { type: 'boolean', default: false },
     help: { type: 'boolean', short: 'h', default: false },

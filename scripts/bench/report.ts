@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { medianOf, ratioOf } from './results.js'
 import type { Comparison, Figure, Results } from './results.js'
-import { BARE, EXPORT, peerNames, sideOf } from './sides.js'
+import { BARE, EXPORT, peerNames, sideNames, sideOf } from './sides.js'
 import { goalsOf, isStream, parseWorkload } from './workloads.js'
 import type { Goal } from './workloads.js'
 
@@ -38,9 +38,13 @@ function number(value: number, digits = 0): string {
   return Number.isNaN(value) ? '-' : value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits })
 }
 
-function verdictText({ goal, ratio, peer, met }: Verdict): string {
-  const [of, sign] = goal.metric === 'rate' ? [peer, '>='] : [`${peer}'s CPU`, '<=']
-  return `${met ? 'met' : '**missed**'}: ${ratio.toFixed(2)} of ${of} (${sign} ${goal.bound})`
+function ratioText({ goal, ratio, peer }: Verdict): string {
+  return `${ratio.toFixed(2)} of ${peer}${goal.metric === 'rate' ? '' : "'s CPU"}`
+}
+
+function verdictText(verdict: Verdict): string {
+  const { goal, met } = verdict
+  return `${met ? 'met' : '**missed**'}: ${ratioText(verdict)} (${goal.metric === 'rate' ? '>=' : '<='} ${goal.bound})`
 }
 
 /** One line for the terminal while measuring. */
@@ -55,13 +59,12 @@ export function summaryOf(name: string, comparison: Comparison): string {
 function bareText(name: string, comparison: Comparison): string {
   const ofBare = ratioOf(comparison, OURS, BARE, 'rate')
   if (Number.isNaN(ofBare)) return ''
-  const verdicts = judge(name, comparison, BARE).map(({ ratio, peer, goal }) => `${ratio.toFixed(2)} of ${peer}${goal.metric === 'rate' ? '' : "'s CPU"}`)
-  return `${verdicts.join('<br>')}<br>nbdelta: ${ofBare.toFixed(2)} of it`
+  return `${judge(name, comparison, BARE).map(ratioText).join('<br>')}<br>nbdelta: ${ofBare.toFixed(2)} of it`
 }
 
 function comparisonTable(title: string, names: readonly string[], results: Results): string {
   if (names.length === 0) return ''
-  const sides = [OURS, ...peerNames(), BARE]
+  const sides = sideNames()
   const rows = names.map(name => {
     const comparison = results.comparisons[name]!
     const cell = (side: string): string =>
@@ -101,7 +104,7 @@ function setup(): string {
   const os = /PRETTY_NAME="(.*)"/.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'Linux'
   const processors = `${cpus().length} x ${cpus()[0]?.model ?? 'unknown CPU'}`
   const place = { directory: 'DIR', file: 'FILE', socket: 'SOCKET', port: 10809 }
-  const commands = [OURS, ...peerNames(), BARE].filter(name => name !== 'nbd-server')
+  const commands = sideNames().filter(name => name !== 'nbd-server')
     .map(name => sideOf(name).command(place, 'unix').join(' ')
     .replace(process.execPath, 'node').replace(/\S*\/(bin\/nbdelta\.cjs|dist\/\S*)/, '$1'))
   return [

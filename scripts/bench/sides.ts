@@ -94,10 +94,12 @@ const PEERS: readonly Side[] = [nbdkit, qemuNbd, nbdServer]
 const SIDES: readonly Side[] = [nbdelta, ...PEERS, bare]
 export const BARE = bare.name
 export const peerNames = (): string[] => PEERS.map(side => side.name)
+/** All that can be measured, nbdelta first. */
+export const sideNames = (): string[] => SIDES.map(side => side.name)
 
 export function sideOf(name: string): Side {
   const side = SIDES.find(side => side.name === name)
-  if (!side) throw new Error(`no side '${name}'; there are ${SIDES.map(side => side.name).join(', ')}`)
+  if (!side) throw new Error(`no side '${name}'; there are ${sideNames().join(', ')}`)
   return side
 }
 

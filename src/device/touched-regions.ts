@@ -115,7 +115,8 @@ export class TouchedRegions {
     scores.set(this.#scores.subarray(0, scores.length))
     // Of what is cut in two, pages count that are not there any more.
     const first = Math.floor(sizeBytes / this.regionBytes)
-    if (sizeBytes < this.#sizeBytes) for (let region = first; region < this.#scores.length; region++) this.#clear(region)
+    const end = Math.min(this.#scores.length, this.#groups.length * this.#groupRegions)
+    if (sizeBytes < this.#sizeBytes) for (let region = first; region < end; region++) this.#clear(region)
     this.#scores = scores
     this.#sizeBytes = sizeBytes
   }

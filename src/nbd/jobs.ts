@@ -1,6 +1,5 @@
 /** Requests that their device has not completed yet: what a reply must repeat, and how long they have been under way. */
-// The global of that name is looked up by a getter each time.
-import { performance } from 'node:perf_hooks'
+import { systemClock } from '../device/clock.js'
 import type { Echo, Request } from '../../native-free/nbd/transmission.js'
 
 export class Job implements Echo {
@@ -12,7 +11,7 @@ export class Job implements Echo {
   readonly cookieLow: number
   readonly offsetHigh: number
   readonly offsetLow: number
-  readonly startedAt = performance.now()
+  readonly startedAt = systemClock.now()
 
   constructor(request: Request) {
     this.type = request.type
@@ -34,7 +33,7 @@ export class Jobs {
   /** Age of the oldest, milliseconds; 0 when there is none. */
   get oldestMs(): number {
     // A Set keeps the order of arrival.
-    for (const job of this.#running) return performance.now() - job.startedAt
+    for (const job of this.#running) return systemClock.now() - job.startedAt
     return 0
   }
 

@@ -8,8 +8,7 @@
  * and measures whether spinning shortens the gaps between them: on an idle machine it halves them, on a busy one, where
  * nobody sleeps, it only costs. An idle server never spins: only a request starts it.
  */
-// The global of that name is looked up by a getter each time.
-import { performance } from 'node:perf_hooks'
+import { systemClock } from '../device/clock.js'
 
 /** How long the loop is kept turning, milliseconds. */
 const SPIN_MS = 0.15
@@ -40,7 +39,7 @@ export class Spinner {
   #offMs = 0
 
   /** `now` is a monotonic clock in milliseconds. */
-  constructor(enabled: boolean, now: () => number = () => performance.now()) {
+  constructor(enabled: boolean, now = systemClock.now) {
     this.#enabled = enabled
     this.#now = now
   }

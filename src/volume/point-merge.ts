@@ -110,7 +110,6 @@ export class PointMerger {
     const gone = new GrainBitmap(point.bytes.length)
     if (heir && !await this.#inRoom(point, heir, gone, pieceBytes => this.#handOver(point, heir, pieceBytes))) return
     await this.#release(point)
-    if (this.#stopped) return
     if (!await this.#inRoom(point, heir, gone, () => checkpointer.run())) return
     await checkpointer.exclude(async () => {
       chain.remove(point)

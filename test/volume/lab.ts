@@ -77,6 +77,9 @@ export async function contentOf(volume: Volume, name: string): Promise<Buffer> {
   return content
 }
 
+/** For a race: whoever waits for real, while manual clocks stand still. */
+export const late = (): Promise<string> => new Promise(resolve => { setTimeout(resolve, 3000, 'late').unref() })
+
 /** State and length of each extent, as text: "data 4096, zero 8192". */
 export function mapOf(volume: Volume): string {
   const { lengths, states } = volume.extents(0, volume.sizeBytes, 1000)

@@ -1,7 +1,8 @@
 // Restore of a volume from its own snapshots and another's: the seeds' A4, A5, A7, A12, A13, A14, A17, A18, A21, B9, B10, B11, by id.
 import t from 'tap'
 import { PAGE_BITS } from '../../native-free/index.js'
-import { GRAIN, LateDisk, readAll, watch } from './lab.js'
+import { until } from '../replication/held.js'
+import { contentOf as contentOn, GRAIN, late, LateDisk, readAll, watch } from './lab.js'
 import { holdOldContent, Rig, settle } from './inherit-lab.js'
 
 const G = GRAIN
@@ -13,16 +14,9 @@ async function fill(rig: Rig, value: number, from = 0, grains = rig.sizeBytes / 
   await rig.volume.write(from * G, grains * G, Buffer.alloc(grains * G, value), 0)
 }
 
-/** The clock of the rig stands still meanwhile. */
-const late = (): Promise<string> => new Promise(resolve => { setTimeout(resolve, 3000, 'late').unref() })
 const snapshot = (rig: Rig, name: string) => rig.volume.points.create({ name, kind: 'snapshot' })
 
-async function contentOf(rig: Rig, name: string): Promise<Buffer> {
-  const device = rig.volume.points.open(name)
-  const found = await readAll(device)
-  await device.close()
-  return found
-}
+const contentOf = (rig: Rig, name: string): Promise<Buffer> => contentOn(rig.volume, name)
 
 /** First byte of each grain. */
 async function grains(rig: Rig): Promise<string> { return bytesOf(await readAll(rig.volume)) }
@@ -93,7 +87,7 @@ t.test('S8: a restore that there is no room for goes on when a snapshot was dele
   await fill(r, 3, 0, 4)
   r.volume.setSpace({ budgetBytes: 32 * G, order: 'fail' })
   const job = await r.volume.restore({ from: 's' })
-  for (let look = 0; look < 1000 && !job.problem(); look++) await new Promise(resolve => { setImmediate(resolve) })
+  await until('there is no room', () => job.problem() !== undefined)
   t.match(job.problem(), { code: 'no-space' })
   await r.volume.points.delete('t')
   t.equal(await Promise.race([job.finished.then(() => 'done'), late()]), 'done', 'not 30 s later')
@@ -108,7 +102,7 @@ t.test('S8: what is said of room is over with the first piece that is copied', a
   await fill(r, 2)
   r.volume.setSpace({ budgetBytes: 2 ** 13 * G, order: 'fail' })
   const job = await r.volume.restore({ from: 's' })
-  for (let look = 0; look < 1000 && !job.problem(); look++) await new Promise(resolve => { setImmediate(resolve) })
+  await until('there is no room', () => job.problem() !== undefined)
   t.ok(job.problem())
   r.volume.setSpace({ budgetBytes: null, order: 'fail' })
   const seen = new Set<string>()
@@ -359,7 +353,7 @@ t.test('from the same snapshot of another volume again, while the one before let
     await remove(kind)
   }
   const first = await r.volume.restore({ from: 's', sourceVolume: other.source })
-  for (let look = 0; look < 1000 && !isEnding; look++) await new Promise(resolve => { setImmediate(resolve) })
+  await until('the first is ending', () => isEnding)
   await fill(r, 2)
   const second = r.volume.restore({ from: 's', sourceVolume: other.source, ...SLOW_PACE })
   for (let turn = 0; turn < 50; turn++) await new Promise(resolve => { setImmediate(resolve) })

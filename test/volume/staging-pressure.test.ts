@@ -7,7 +7,7 @@ import { ENTRY_MAX_BYTES } from '../../src/store/staging-log.js'
 import { BATCH_GRAINS } from '../../src/volume/preserver.js'
 import { until } from '../replication/held.js'
 import { MemoryInherit, settle } from './inherit-lab.js'
-import { freshDisks, GRAIN, killed, LateDisk, openOn, ProgrammedDisk, readAll } from './lab.js'
+import { freshDisks, GRAIN, killed, late, LateDisk, openOn, ProgrammedDisk, readAll } from './lab.js'
 import { StagedPoints } from './point-lab.js'
 
 const G = GRAIN
@@ -17,8 +17,6 @@ const SIZE = GRAINS * G
 const LOG_BYTES = 8192 + 2 * 2 ** 20
 const turn = () => new Promise(resolve => { setImmediate(resolve) })
 const filled = (value: number, grains = 1): Buffer => Buffer.alloc(grains * G, value)
-
-const late = (): Promise<string> => new Promise(resolve => { setTimeout(resolve, 3000, 'late').unref() })
 
 /** A write takes a turn. */
 class SlowDisk extends ProgrammedDisk {
