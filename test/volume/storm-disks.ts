@@ -36,6 +36,9 @@ const WILLING: Refusing = { reads: 0, writes: 0, flushes: 0 }
 /** Who writes them takes nothing more after a refusal, until they are opened anew. */
 const LOGS = ['journal', 'table', 'catalog']
 
+/** What the disk is to its volume, on whose name its own begins where there are several (`a.live`). */
+export function partOf(name: string): string { return name.slice(name.indexOf('.') + 1) }
+
 export class Machine {
   readonly random: Random
   readonly disks = new Map<string, StormDisk>()
@@ -72,7 +75,7 @@ export class Machine {
   /** What a disk says that refuses a write. */
   refusal(name: string): NbdeltaError {
     this.onRefused('write', name)
-    if (LOGS.includes(name)) this.isHurt = true
+    if (LOGS.includes(partOf(name))) this.isHurt = true
     else if (this.random(2) === 0) {
       this.wasFull = true
       return new NbdeltaError('no-space', 'refused by the storm', { cause: Object.assign(new Error('full'), { code: 'ENOSPC' }) })
@@ -189,7 +192,7 @@ export class StormDisk implements BlockDevice {
     const change = this.#change(offset, length, () => Buffer.from(from.subarray(at, at + length)))
     const { random } = this.#machine
     const { writes } = this.#machine.refusingOf(this.#name)
-    const odds = this.#name === 'staged' && offset < MARKS_BYTES ? 4 * writes : writes
+    const odds = partOf(this.#name) === 'staged' && offset < MARKS_BYTES ? 4 * writes : writes
     if (writes === 0 || random(odds) > 0) return this.#some(() => this.#do(change))
     const part = random(3)
     return this.#some(() => {

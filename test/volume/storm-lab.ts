@@ -4,21 +4,23 @@
  * The size of the volume is in a catalog, as in a store.
  */
 import { NbdeltaError } from '../../src/device/errors.js'
-import { ManualClock, MemoryDisk, type Random, seededRandom } from '../../src/device/testing.js'
+import { type ManualClock, MemoryDisk, type Random } from '../../src/device/testing.js'
 import { type Catalog, CATALOG_MAGIC, type CatalogEntry, openCatalog } from '../../src/store/catalog.js'
 import { formatRecordLog } from '../../src/store/open-record-log.js'
 import type { SpaceRule } from '../../src/store/point-entry.js'
+import type { PointTable } from '../../src/store/point-table.js'
 import { NO_BUDGET } from '../../src/volume/space.js'
 import type { VolumeCore } from '../../src/volume/core.js'
 import { openVolumeParts } from '../../src/volume/open-volume.js'
 import type { PointStore, StagedPlace } from '../../src/volume/point-store.js'
 import type { SourceVolume } from '../../src/volume/restore.js'
-import { Volume } from '../../src/volume/volume.js'
-import { freshFolders, freshTable, openPoints, type PointDisks } from '../crash/points-store.js'
+import { OpenStoreVolume } from '../../src/volume/store-volume.js'
+import { freshFolders, freshTable, openPoints, openTable, type PointDisks, pointsOf } from '../crash/points-store.js'
 import { type Disks, freshDisks, GRAIN, SMALL_JOURNAL_BYTES, UUID } from './lab.js'
-import { type Ending, Machine, type Refusing, type StormDisk } from './storm-disks.js'
+import { type Ending, type Machine, partOf, type Refusing } from './storm-disks.js'
+import { Ground, Wrong } from './storm-ground.js'
 import { type Allowed, Model, SECTOR, valuesOf } from './storm-model.js'
-import { StormSource } from './storm-source.js'
+import { type Source, StormSource } from './storm-source.js'
 
 export const IN_GRAIN = GRAIN / SECTOR
 export const GRAINS_MAX = 12
@@ -26,33 +28,30 @@ export const SECTORS = GRAINS_MAX * IN_GRAIN
 const GRAINS_FIRST = 8
 /** Numbers there are for points. */
 export const POINTS_EVER = 60
-const FLIGHTS_MAX = 14
-/** Within these everything in flight is answered. */
-const TURNS_MAX = 4000
-/** Nothing takes longer on a disk. */
-const TURNS_OF_A_REQUEST = 26
-const CODES = ['no-space', 'io', 'busy', 'not-found', 'wrong-state', 'cancelled', 'flush-failed']
 const CATALOG_BYTES = 64 * 1024
-const OWNER = Buffer.alloc(16, 7)
+export const CATALOG_OWNER = Buffer.alloc(16, 7)
 /** Of these a client's flush is made. */
 const FLUSHED = ['live', 'journal', 'staged']
-const DISKS = ['live', 'map', 'journal', 'table', 'catalog', 'folders', 'maps', 'preserved', 'staged', 'layers', 'elsewhere']
+export const PARTS = ['live', 'map', 'journal', 'folders', 'maps', 'preserved', 'staged', 'layers']
 
-export class Wrong extends Error {}
+export { Wrong }
+
+/** Who a volume of several on one machine is. */
+interface Place { readonly ground: Ground, readonly name: string, readonly uuid: string }
 
 export class Lab {
-  readonly random: Random
+  readonly ground: Ground
+  readonly name: string
+  readonly uuid: string
   readonly model = new Model(SECTORS, GRAINS_FIRST * IN_GRAIN)
-  readonly counts = new Map<string, number>()
-  readonly trace: string[] = []
-  machine: Machine
-  clock = new ManualClock()
-  volume!: Volume
+  volume!: OpenStoreVolume
   catalog!: Catalog
   points!: PointStore
   /** Of what is in memory only: for the books. */
   core!: VolumeCore
-  readonly source = new StormSource(SECTORS)
+  readonly #elsewhere = new StormSource(SECTORS)
+  /** Another volume that it is restored from. */
+  source: Source = this.#elsewhere
   /** As this process sees it. */
   sourceVolume!: SourceVolume
   isClone = false
@@ -67,93 +66,114 @@ export class Lab {
   #ceiling: number | undefined
   /** Grains kept when all was at rest, until something is asked for. */
   #keptAtRest: number | undefined
-  /** What the machine is at: for the counts. */
-  phase = 'running'
-  /** Of a crash: answers of an earlier process do not count. */
-  #life = 0
-  #flights = new Set<string>()
-  #serial = 0
-  #failure: unknown
+  /** Of its disks, where others have theirs. */
+  readonly #prefix: string
 
-  constructor(readonly seed: number) {
-    this.random = seededRandom(seed)
-    this.machine = new Machine(this.random)
-    this.machine.onRefused = (kind, name) => this.count(`${kind} of ${name} refused: ${this.phase}`)
-    this.machine.onLost = name => {
-      this.log(`a flush of ${name} fails`)
-      if (FLUSHED.includes(name)) this.model.lost(name === 'live')
-    }
+  /** @param place it is one of several on this machine; by default it has one of its own */
+  constructor(seed: number, place?: Place) {
+    this.ground = place?.ground ?? new Ground(seed)
+    this.name = place?.name ?? 'v'
+    this.uuid = place?.uuid ?? UUID
+    this.#prefix = place ? `${place.name}.` : ''
+    this.ground.onLost.push(name => {
+      const part = FLUSHED.find(other => this.disk(other) === name)
+      if (part) this.model.lost(part === 'live')
+    })
   }
 
+  get random(): Random { return this.ground.random }
+  get machine(): Machine { return this.ground.machine }
+  get clock(): ManualClock { return this.ground.clock }
+  get counts(): Map<string, number> { return this.ground.counts }
+  get trace(): string[] { return this.ground.trace }
+  get serial(): number { return this.ground.serial }
+  get isCrowded(): boolean { return this.ground.isCrowded }
+  log(text: string): void { this.ground.log(text) }
+  count(what: string): void { this.ground.count(what) }
+  lives(): () => boolean { return this.ground.lives() }
+  rethrow(): void { this.ground.rethrow() }
+  landed(): Promise<void> { return this.ground.landed() }
+  calmed(): Promise<void> { return this.ground.calmed() }
+  answered<T>(what: string, work: Promise<T>): Promise<T> { return this.ground.answered(what, work) }
+  restart(ending: Ending): void { this.ground.restart(ending) }
+
+  /** Name of a disk of its own. */
+  disk(part: string): string { return this.#prefix + part }
+
+  entryOf(sizeBytes: number): CatalogEntry {
+    const { uuid, name } = this
+    return { uuid, name, sizeBytes, grainBytes: GRAIN, backing: null, createdAt: '2026-01-01T00:00:00.000Z', description: '' }
+  }
+
+  get firstEntry(): CatalogEntry { return this.entryOf(GRAINS_FIRST * GRAIN) }
+
   async start(): Promise<void> {
-    const { random } = this
+    this.isClone = this.random(6) === 0
+    await this.lay({ table: await freshTable(), catalog: await freshCatalog([this.firstEntry]) })
+    this.machine.refusing = refusals(this.random, [...PARTS.slice(0, 3), 'table', 'catalog', ...PARTS.slice(3), 'elsewhere'])
+    this.choose()
+    await this.open()
+  }
+
+  /** @param tables if it is the only volume */
+  async lay(tables?: Record<'table' | 'catalog', MemoryDisk>): Promise<void> {
+    const { random, machine } = this
     const sizeBytes = GRAINS_FIRST * GRAIN
-    this.isClone = random(6) === 0
     const allData = random(2) === 0 && !this.isClone
-    const fresh = await freshDisks({ sizeBytes, allData, journalBytes: [1, 4][random(2)] * SMALL_JOURNAL_BYTES })
+    const fresh = await freshDisks({ sizeBytes, allData, journalBytes: [1, 4][random(2)] * SMALL_JOURNAL_BYTES, uuid: this.uuid })
     const staged = new MemoryDisk(8192 + 2 * [24, 64, 256, 1024][random(4)] * 1024)
-    const all = { ...fresh, table: await freshTable(), catalog: await freshCatalog(sizeBytes), ...freshFolders(POINTS_EVER + 4), staged, elsewhere: this.source.disk }
-    if (this.isClone) await this.#makeClone(all)
+    const all = { ...fresh, ...tables, ...freshFolders(POINTS_EVER + 4), staged, ...tables && { elsewhere: this.#elsewhere.disk } }
+    if (this.isClone) await this.#makeClone(all as unknown as PointDisks & { readonly elsewhere: MemoryDisk })
     if (random(4) === 0) makeBlock(all.live as MemoryDisk, sizeBytes)
-    for (const [name, disk] of Object.entries(all)) this.machine.add(name, disk as MemoryDisk)
-    if (all.live.sizeBytes > sizeBytes) this.machine.disks.get('live')!.kind = 'block'
-    this.machine.refusing = refusals(random)
+    for (const [part, disk] of Object.entries(all)) machine.add(this.disk(part), disk as MemoryDisk)
+    if (all.live.sizeBytes > sizeBytes) machine.disks.get(this.disk('live'))!.kind = 'block'
+  }
+
+  /** What is of this run. */
+  choose(): void {
+    const { random } = this
     this.#freeFromBytes = [Infinity, 1, 20_000][random(3)]
     this.hasBudget = random(3) === 0
     if (this.hasBudget) this.space = someRule(random)
     this.rules = [this.space]
-    await this.open()
   }
 
   /** As volumes.ts does it. */
   async #makeClone(disks: PointDisks & { readonly elsewhere: MemoryDisk }): Promise<void> {
-    const name = this.source.names[0]
-    const source = { volume: this.source.uuid, point: this.source.pointOf(name).uuid }
+    const name = this.#elsewhere.names[0]
+    const source = { volume: this.#elsewhere.uuid, point: this.#elsewhere.pointOf(name).uuid }
     const isMine = (): boolean => true
-    await this.source.volume(disks.elsewhere, isMine).points.pin(name, { owner: 'clone v', expiresAt: null })
+    await this.#elsewhere.volume(disks.elsewhere, isMine).points.pin(name, { owner: 'clone v', expiresAt: null })
     const { inherit } = await openPoints(disks)
     await inherit.make('clone', GRAINS_FIRST, true)
     await inherit.put([], { kind: 'clone', source, undo: null })
-    this.model.found(this.source.valuesOf(name), true)
+    this.model.found(this.#elsewhere.valuesOf(name), true)
   }
 
-  get serial(): number { return ++this.#serial }
-  log(text: string): void { if (process.env.TRACE) this.trace.push(`${this.machine.turnCount}: ${text}`) }
-  count(what: string): void { this.counts.set(what, (this.counts.get(what) ?? 0) + 1) }
-
-  async open(): Promise<void> {
-    this.machine.fuse = Infinity
-    this.phase = 'opening'
-    try {
-      await this.answered('open', this.#open())
-    } catch (error) {
-      if (this.machine.calm || !(error instanceof NbdeltaError)) throw error
-      this.log(`open fails: ${String(error)}`)
-      this.count('open refused')
-      this.restart('killed')
-      // What a failed flush of that open has lost.
-      this.model.crashed(false)
-      await this.answered('open again', this.#open())
-    }
-    this.phase = 'running'
-  }
+  /** What a failed flush of a first try has lost the model is told. */
+  open(): Promise<void> { return this.ground.opened(() => this.#open(), () => this.model.crashed(false)) }
 
   async #open(): Promise<void> {
-    const disks = Object.fromEntries(this.machine.disks) as Record<string, StormDisk>
-    this.clock = new ManualClock()
-    const { catalog } = await openCatalog(disks.catalog, OWNER, 'catalog')
-    const { sizeBytes } = catalog.list()[0]
-    const stores = await openPoints(disks as unknown as PointDisks)
+    const { disks } = this.machine
+    const { catalog } = await openCatalog(disks.get('catalog')!, CATALOG_OWNER, 'catalog')
+    await this.openOn(catalog, await openTable(disks.get('table')!))
+    const sourceVolume = this.sourceVolume = this.#elsewhere.volume(disks.get('elsewhere')!, this.lives())
+    for (const name of this.#elsewhere.attach(this.volume.inheritor, sourceVolume)) throw new Wrong(`${name} is inherited from, and not pinned`)
+  }
+
+  /** Its disks, with a catalog and a table that are open. */
+  async openOn(catalog: Catalog, table: PointTable): Promise<void> {
+    const disks = Object.fromEntries(PARTS.map(part => [part, this.machine.disks.get(this.disk(part))!]))
+    const entry = catalog.get(this.name)!
+    const { uuid, clock, space } = this
+    const stores = pointsOf(uuid, table, disks as unknown as PointDisks)
     const { live, map, journal } = disks as unknown as Disks
-    const { clock, space } = this
     const staged = stores.points.staged.bind(stores.points)
     const points = Object.assign(stores.points, {
       staged: async (create: boolean): Promise<StagedPlace | undefined> => ({ ...(await staged(create))!, freeFromBytes: this.#freeFromBytes }),
     })
-    const parts = await openVolumeParts({ uuid: UUID, sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
-    const sourceVolume = this.source.volume(disks.elsewhere, this.lives())
-    Object.assign(this, { catalog, volume: new Volume(parts), points, core: parts.core, sourceVolume })
-    for (const name of this.source.attach(this.volume.inheritor, sourceVolume)) throw new Wrong(`${name} is inherited from, and not pinned`)
+    const parts = await openVolumeParts({ uuid, sizeBytes: entry.sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
+    Object.assign(this, { catalog, volume: new OpenStoreVolume(parts, entry), points, core: parts.core })
     this.#limit()
   }
 
@@ -163,7 +183,7 @@ export class Lab {
     this.rules.push(rule)
     this.volume.setSpace(rule)
     // What is in flight may be beyond asking.
-    if (this.#flights.size > 0 || this.volume.inheriting) this.#ceiling = undefined
+    if (!this.ground.isIdle || this.volume.inheriting) this.#ceiling = undefined
     else this.#limit()
   }
 
@@ -199,90 +219,20 @@ export class Lab {
     return isBudgetRefusal(error) && budgetBytes !== null && (this.kept + Math.max(1, needed)) * GRAIN > budgetBytes
   }
 
-  /** Another process is to open what this one leaves. Nothing is refused at first. */
-  restart(ending: Ending): void {
-    this.machine.dead = true
-    this.#life++
-    this.#flights.clear()
-    this.machine = this.machine.restarted(ending)
-  }
-
-  /** Turns and time pass until it is answered. */
-  async answered<T>(what: string, work: Promise<T>): Promise<T> {
-    let over = false
-    const done = work.finally(() => { over = true })
-    done.catch(() => undefined)
-    for (let turns = 0; !over; turns++) {
-      if (turns > TURNS_MAX) throw new Wrong(`${what} hangs`)
-      if (this.machine.dead) throw new Wrong(`${what}: died`)
-      await this.machine.turn()
-      if (turns % 8 === 7) await this.clock.advance(50)
-    }
-    return done
-  }
-
-  /** Everything in flight is answered, or the machine dies. */
-  async landed(): Promise<void> {
-    for (let turns = 0; this.#flights.size > 0 && !this.machine.dead; turns++) {
-      if (turns > TURNS_MAX) throw new Wrong(`hangs: ${[...this.#flights].join(', ')}`)
-      await this.machine.turn()
-      if (turns % 8 === 7) await this.clock.advance(50)
-      this.rethrow()
-    }
-  }
-
   /** What is staged finds its place by itself. */
   async moved(): Promise<void> {
     const { staging } = this.core
-    for (let turns = 0; staging && !staging.idle; turns++) {
-      if (turns > TURNS_MAX) throw new Wrong('what is staged is not moved')
-      await this.machine.turn()
-      if (turns % 8 === 7) await this.clock.advance(50)
-    }
+    await this.ground.until(() => !staging || staging.idle, () => { throw new Wrong('what is staged is not moved') })
   }
 
-  /** Nothing is refused any more, not even what is on its way. */
-  async calmed(): Promise<void> {
-    this.machine.calm = true
-    for (let turns = 0; turns < TURNS_OF_A_REQUEST; turns++) await this.machine.turn()
-  }
-
-  rethrow(): void { if (this.#failure !== undefined) throw this.#failure }
-
-  /** Whether `this.machine` still runs what was begun now. */
-  lives(): () => boolean {
-    const { machine } = this
-    return () => machine === this.machine && !machine.dead
-  }
+  /** Something is asked for. */
+  stirred(): void { this.#keptAtRest = undefined }
 
   /** A request, and what its answer means. */
-  fly(what: string, begin: () => unknown, done: () => void, failed: (error: unknown) => void = () => undefined, codes: readonly string[] = []): void {
-    const name = `${what} #${this.serial}`
-    this.#keptAtRest = undefined
-    const life = this.#life
-    this.#flights.add(name)
-    this.log(`${name} begins`)
-    const over = (end: () => void, how: string): void => {
-      if (life !== this.#life || this.machine.dead) return
-      this.log(`${name} ${how}`)
-      this.#flights.delete(name)
-      try {
-        end()
-      } catch (error) { this.#failure ??= error }
-    }
-    const refused = (error: unknown): void => over(() => {
-      failed(error)
-      if (error instanceof NbdeltaError && [...CODES, ...codes].includes(error.code)) return this.count(`${what} ${error.code}`)
-      throw error
-    }, `fails: ${String(error)}`)
-    try {
-      const pending = begin()
-      if (pending instanceof Promise) pending.then(() => over(done, 'is done'), refused)
-      else over(done, 'is done at once')
-    } catch (error) { refused(error) }
+  fly(...[what, ...rest]: Parameters<Ground['fly']>): void {
+    this.stirred()
+    this.ground.fly(this.#prefix ? `${this.name}: ${what}` : what, ...rest)
   }
-
-  get isCrowded(): boolean { return this.#flights.size >= FLIGHTS_MAX }
 
   judge(what: string, values: readonly number[], allowed: Allowed): void {
     for (const [sector, value] of values.entries()) {
@@ -319,15 +269,11 @@ export function sectors(offset: number, length: number, value: number): Map<numb
 
 export function place(offset: number, length: number): string { return `${offset / GRAIN}+${length / GRAIN}` }
 
-export function entryOf(sizeBytes: number): CatalogEntry {
-  return { uuid: UUID, name: 'v', sizeBytes, grainBytes: GRAIN, backing: null, createdAt: '2026-01-01T00:00:00.000Z', description: '' }
-}
-
-async function freshCatalog(sizeBytes: number): Promise<MemoryDisk> {
+export async function freshCatalog(entries: readonly CatalogEntry[]): Promise<MemoryDisk> {
   const disk = new MemoryDisk(CATALOG_BYTES)
-  await formatRecordLog(disk, { magic: CATALOG_MAGIC, owner: OWNER, name: 'catalog' })
-  const { catalog } = await openCatalog(disk, OWNER, 'catalog')
-  await catalog.put(entryOf(sizeBytes))
+  await formatRecordLog(disk, { magic: CATALOG_MAGIC, owner: CATALOG_OWNER, name: 'catalog' })
+  const { catalog } = await openCatalog(disk, CATALOG_OWNER, 'catalog')
+  for (const entry of entries) await catalog.put(entry)
   return disk
 }
 
@@ -339,12 +285,12 @@ function makeBlock(live: MemoryDisk, sizeBytes: number): void {
 }
 
 /** A run in which nothing is refused, one in which writes to the staging log are, or reads, or whatever else. */
-function refusals(random: Random): Map<string, Refusing> {
+export function refusals(random: Random, names: readonly string[]): Map<string, Refusing> {
   const kind = random(5)
-  const some = (odds: number): string[] => DISKS.filter(() => random(odds) === 0)
+  const some = (odds: number): string[] => names.filter(() => random(odds) === 0)
   const one = (odds: readonly number[]): number => odds[random(odds.length)]
   if (kind === 0) return new Map()
-  if (kind === 1) return new Map([['staged', { reads: 0, writes: one([3, 8, 30]), flushes: 0 }]])
+  if (kind === 1) return new Map(names.filter(name => partOf(name) === 'staged').map(name => [name, { reads: 0, writes: one([3, 8, 30]), flushes: 0 }]))
   if (kind === 2) return new Map(some(2).map(name => [name, { reads: one([3, 8, 30]), writes: 0, flushes: 0 }]))
   return new Map(some([3, 8][random(2)]).map(name => {
     return [name, { reads: one([0, 0, 5, 20, 60]), writes: one([0, 5, 20, 60, 200]), flushes: one([0, 0, 10, 40, 120]) }]

@@ -28,13 +28,29 @@ interface Known {
   uuid?: string | undefined
 }
 
-interface Restoring { readonly from: string, op: Op | undefined, undo: Known | undefined }
+/** Of bytes. */
+export interface Range { readonly offset: number, readonly length: number }
+
+/** What instant and answer of something mean that makes a point. */
+export interface Making { readonly atInstant: () => void, readonly done: () => void, readonly failed: () => void }
+
+export interface RestoreMaking extends Making {
+  readonly whenHeld: () => void
+  /** After a crash: it may have been held, and nothing differed. */
+  readonly isLeftAlone: () => boolean
+  /** After a crash, before anything is judged. */
+  readonly found: (isShown: boolean) => void
+}
+
+interface Restoring { readonly from: string, readonly range: Range | undefined, op: Op | undefined, undo: Known | undefined }
 
 export class StormPoints {
   readonly #lab: Lab
   readonly #points = new Map<string, Known>()
   #made = 0
   #restoring: Restoring | undefined
+  /** Of the last restore, if it has made one. */
+  restored: { readonly undo: string, readonly range: Range | undefined } | undefined
 
   constructor(lab: Lab) { this.#lab = lab }
 
@@ -42,35 +58,46 @@ export class StormPoints {
 
   create(kind: PointKind): void {
     const lab = this.#lab
-    if (this.#points.size >= POINTS_MAX || this.#made >= POINTS_EVER) return
-    const name = `p${++this.#made}`
+    if (!this.hasRoom) return
+    const name = `p${this.#made + 1}`
     // As an undo point, or as an image of a mirror's cycle.
     const may = lab.hasBudget && kind === 'snapshot' ? ['keep', 'keep', 'undo', 'spare'][lab.random(4)] : 'keep'
     const options = may === 'undo' ? { labels: { auto: 'undo' } } : may === 'spare' ? { letGo: () => { lab.count('told to let go') } } : {}
-    const image = kind === 'bookmark' ? this.#image() : undefined
+    const image = kind === 'bookmark' ? this.image() : undefined
+    const { atInstant, done, failed } = this.making(name, kind, { mayGo: may !== 'keep', ...image && { from: image.keeps.from } })
+    const what = image ? `create image ${name} since ${image.keeps.since}` : `create ${kind} ${name}`
+    lab.fly(what, () => lab.volume.points.create({ name, kind, atInstant, ...options, ...image }), done, failed, ['not-found'])
+  }
+
+  /** One that is about to be made: what its instant and its answer mean. @param from of an image */
+  making(name: string, kind: PointKind, { mayGo = false, from }: { readonly mayGo?: boolean, readonly from?: number } = {}): Making {
+    const lab = this.#lab
     const isMine = lab.lives()
     const known: Known = {
-      kind, mayGo: may !== 'keep', state: 'making', allowed: undefined, content: undefined, image: image && { from: image.keeps.from, isMine },
+      kind, mayGo, state: 'making', allowed: undefined, content: undefined, image: from === undefined ? undefined : { from, isMine },
     }
+    this.#made++
     this.#points.set(name, known)
-    const atInstant = (): void => {
-      if (!isMine()) return
-      lab.log(`${name}: its instant`)
-      known.allowed = lab.model.allowed()
+    return {
+      atInstant: () => {
+        if (!isMine()) return
+        lab.log(`${name}: its instant`)
+        known.allowed = lab.model.allowed()
+      },
+      done: () => {
+        known.state = 'there'
+        this.#isThere(name, known)
+        if (!known.allowed) throw new Wrong(`${name} had no instant`)
+      },
+      failed: () => {
+        if (lab.points.inDoubt && known.allowed) known.state = 'doubtful'
+        else this.#points.delete(name)
+      },
     }
-    const what = image ? `create image ${name} since ${image.keeps.since}` : `create ${kind} ${name}`
-    lab.fly(what, () => lab.volume.points.create({ name, kind, atInstant, ...options, ...image }), () => {
-      known.state = 'there'
-      this.#isThere(name, known)
-      if (!known.allowed) throw new Wrong(`${name} had no instant`)
-    }, () => {
-      if (lab.points.inDoubt && known.allowed) known.state = 'doubtful'
-      else this.#points.delete(name)
-    }, ['not-found'])
   }
 
   /** A snapshot that keeps a part: for all others, and for its marks, as if it were none. */
-  #image(): { readonly kind: 'snapshot', readonly keeps: Kept } | undefined {
+  image(): { readonly kind: 'snapshot', readonly keeps: Kept } | undefined {
     const { random } = this.#lab
     const since = random(2) === 0 ? this.#one(['snapshot', 'bookmark']) : undefined
     return since === undefined ? undefined : { kind: 'snapshot', keeps: { since, from: random(SECTORS / IN_GRAIN) } }
@@ -169,31 +196,57 @@ export class StormPoints {
     const isForeign = lab.random(4) === 0
     const name = isForeign ? source.names[lab.random(source.names.length)] : this.#one(['snapshot'])
     const content = isForeign ? source.valuesOf(name!) : name === undefined ? undefined : this.#points.get(name)!.content
-    if (name === undefined || !content || this.#restoring || this.#made >= POINTS_EVER || this.#points.size > POINTS_MAX) return
-    this.#made++
-    const restoring: Restoring = this.#restoring = { from: name, op: undefined, undo: undefined }
-    const isMine = lab.lives()
-    const range = this.#range()
-    const whenHeld = (): void => {
-      if (!isMine()) return
-      restoring.undo = { kind: 'snapshot', mayGo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
-      restoring.op = lab.model.begin(`restore ${name}`, restored(content, range, lab.volume.sizeBytes))
-    }
-    const atInstant = (): void => { if (isMine()) lab.model.atOnce(restoring.op!) }
-    const over = (): void => { if (restoring.op?.state === 'running') lab.model.failed(restoring.op) }
+    if (name === undefined || !content || !this.canBeRestored) return
+    const range = this.range()
+    const { whenHeld, atInstant, done, failed } = this.restoring(name, content, range)
     const options = { from: name, ...isForeign ? { sourceVolume } : {}, ...range, whenHeld, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
     const what = range ? `restore ${name} ${place(range.offset, range.length)}` : `restore ${name}`
-    lab.fly(what, () => lab.volume.restore(options), () => {
-      over()
-      this.#foundUndo()
-    }, () => {
-      over()
-      if (!lab.points.inDoubt) this.#restoring = undefined
-    }, ['bad-argument'])
+    lab.fly(what, () => lab.volume.restore(options), done, failed, ['bad-argument'])
+  }
+
+  /** One more point is not too many, nor a restore. */
+  get hasRoom(): boolean { return this.#points.size < POINTS_MAX && this.#made < POINTS_EVER }
+  get canBeRestored(): boolean { return !this.#restoring && this.#made < POINTS_EVER && this.#points.size <= POINTS_MAX }
+
+  /** A restore that is about to be asked for. */
+  restoring(from: string, content: readonly number[], range: Range | undefined): RestoreMaking {
+    const lab = this.#lab
+    const isMine = lab.lives()
+    const restoring: Restoring = this.#restoring = { from, range, op: undefined, undo: undefined }
+    this.#made++
+    return {
+      whenHeld: () => {
+        if (!isMine()) return
+        restoring.undo = { kind: 'snapshot', mayGo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
+        restoring.op = lab.model.begin(`restore ${from}`, restored(content, range, lab.volume.sizeBytes))
+      },
+      atInstant: () => { if (isMine()) lab.model.atOnce(restoring.op!) },
+      done: () => {
+        // It was left alone, for nothing differed.
+        if (restoring.op?.state === 'running') lab.model.done(restoring.op)
+        this.#foundUndo()
+      },
+      failed: () => {
+        const { inDoubt } = lab.points
+        if (restoring.op?.state === 'running') inDoubt ? lab.model.failed(restoring.op) : lab.model.never(restoring.op)
+        if (!inDoubt) this.#restoring = undefined
+      },
+      isLeftAlone: () => {
+        const { op } = restoring
+        const before = op && lab.model.allowed(op)
+        return op?.state === 'failed' && [...op.values].every(([sector, value]) => before![sector].has(value))
+      },
+      found: isShown => {
+        const { op } = restoring
+        if (!isShown && op?.state === 'done') throw new Wrong(`restore ${from} was shown, and is not there`)
+        if (isShown && !op) throw new Wrong(`restore ${from} is there, and nothing was held`)
+        if (op && op.state !== 'done') isShown ? lab.model.done(op) : lab.model.never(op)
+      },
+    }
   }
 
   /** Of a restore; undefined: all. */
-  #range(): { readonly offset: number, readonly length: number } | undefined {
+  range(): Range | undefined {
     const { random, volume } = this.#lab
     if (random(3) > 0) return undefined
     const first = random(volume.sizeBytes / SECTOR)
@@ -202,17 +255,32 @@ export class StormPoints {
 
   /** Its name is the volume's choice: that of one which was given up while its deletion waited, perhaps. */
   #foundUndo(): void {
-    const { undo, from } = this.#restoring!
-    this.#restoring = undefined
+    const { undo, range } = this.#restoring!
     this.#lookForSacrifices()
-    const isNew = (info: { readonly name: string, readonly uuid: string }): boolean => this.#points.get(info.name)?.uuid !== info.uuid
-    const name = this.#lab.volume.points.list().find(info => info.name.startsWith(`undo-${from}-`) && isNew(info))?.name
+    const name = this.undoIn(this.#lab.volume.points.list())
+    this.#restoring = undefined
+    this.restored = name === undefined ? undefined : { undo: name, range }
     if (name === undefined) return
     if (!undo) throw new Wrong(`${name} had no instant`)
     undo.state = 'there'
     this.#points.set(name, undo)
     this.#isThere(name, undo)
   }
+
+  /** Name of the one that the restore which is on its way has made, if it is among these. */
+  undoIn(infos: readonly { readonly name: string, readonly uuid: string }[]): string | undefined {
+    const { from } = this.#restoring!
+    return infos.find(({ name, uuid }) => name.startsWith(`undo-${from}-`) && this.#points.get(name)?.uuid !== uuid)?.name
+  }
+
+  /** What a snapshot is, if that is known. */
+  contentOf(name: string): readonly number[] | undefined {
+    const known = this.#points.get(name)
+    return known?.state === 'there' && known.kind === 'snapshot' ? known.content : undefined
+  }
+
+  /** Those of which it is known. */
+  get snapshots(): string[] { return [...this.#points.keys()].filter(name => this.contentOf(name)) }
 
   /** Nothing is in flight. */
   async judge(what: string, now: readonly number[]): Promise<void> {
@@ -266,7 +334,7 @@ function isSame(before: ReadonlySet<number>, after: number): boolean {
 
 /** The size stays: what of the snapshot lies in the range, in itself and in the volume. */
 function restored(
-  content: readonly number[], range: { readonly offset: number, readonly length: number } | undefined, sizeBytes: number,
+  content: readonly number[], range: Range | undefined, sizeBytes: number,
 ): Map<number, number> {
   const { offset, length } = range ?? { offset: 0, length: sizeBytes }
   const end = Math.min(sizeBytes, offset + length)

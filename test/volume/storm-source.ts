@@ -19,7 +19,13 @@ const FIRST_VALUE = 1_000_000
 
 interface Snapshot { readonly info: PointInfo, readonly values: readonly number[], pins: Pin[] }
 
-export class StormSource {
+/** A volume that is restored from: its snapshots, and what they hold; undefined: that is not known, or there is none. */
+export interface Source {
+  readonly names: readonly string[]
+  valuesOf(name: string | undefined): readonly number[] | undefined
+}
+
+export class StormSource implements Source {
   readonly uuid = UUID
   readonly disk = new MemoryDisk(GRAINS.length * PLACE_GRAINS * GRAIN)
   readonly #snapshots: readonly Snapshot[]

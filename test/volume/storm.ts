@@ -10,7 +10,7 @@ import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { GRAIN, SLOW } from './lab.js'
 import type { Ending } from './storm-disks.js'
-import { entryOf, GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
+import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
 import { contentOf, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
 import { StormPoints } from './storm-points.js'
 
@@ -18,17 +18,17 @@ import { StormPoints } from './storm-points.js'
 const SCRATCH = 0
 const GRAINS_MIN = 3
 
-class Storm {
+export class Storm {
   readonly lab: Lab
-  readonly #points: StormPoints
+  readonly points: StormPoints
   /** One write in so many is of parts of grains. */
   readonly #wholes: number
   /** The volume is about to have this size, or may be. */
   #resizingTo: number | undefined
 
-  constructor(seed: number) {
-    this.lab = new Lab(seed)
-    this.#points = new StormPoints(this.lab)
+  constructor(lab: Lab) {
+    this.lab = lab
+    this.points = new StormPoints(this.lab)
     this.#wholes = [2, 5, 100][this.lab.random(3)]
   }
 
@@ -42,27 +42,29 @@ class Storm {
     return SCRATCH + 1 + random(random(2) === 0 ? Math.min(3, grains) : grains)
   }
 
-  write(): void {
+  /** @param then when it is answered */
+  write(then?: () => void): void {
     const { random } = this.lab
     const at = this.#grain() * GRAIN
     const part = random(this.#wholes) === 0
     const start = at + (part ? SECTOR * random(Math.min(GRAIN, this.#end - at) / SECTOR) : 0)
     const grains = random(3) === 0 ? 1 + random(4) : 1
     const end = Math.min(this.#end, part ? start + SECTOR * (1 + random(grains * IN_GRAIN)) : start + grains * GRAIN)
-    this.#write(start, end - start)
+    this.#write(start, end - start, then)
   }
 
-  #write(offset: number, length: number): void {
+  #write(offset: number, length: number, then: () => void = () => undefined): void {
     const { lab } = this
     const value = lab.serial
     const data = contentOf(value, length)
     const op = lab.model.begin(`write ${value}`, sectors(offset, length, value))
-    const isPlain = (): boolean => !lab.core.inherit.active && !this.#points.isRestoring
+    const isPlain = (): boolean => !lab.core.inherit.active && !this.points.isRestoring
     const wasPlain = isPlain()
     const over = (): void => { data.fill(0xee) }
     lab.fly(`write ${value} to ${place(offset, length)}`, () => lab.volume.write(offset, length, data, 0), () => {
       lab.model.done(op)
       over()
+      then()
     }, error => {
       this.#refused(op, error, wasPlain && isPlain())
       over()
@@ -75,7 +77,7 @@ class Storm {
    */
   #refused(op: Op, error: unknown, isPlain: boolean): void {
     const { model, machine } = this.lab
-    const isNever = isPlain && isBudgetRefusal(error) && !machine.refusing.has('live')
+    const isNever = isPlain && isBudgetRefusal(error) && !machine.refusing.has(this.lab.disk('live'))
     isNever ? model.never(op) : model.failed(op)
   }
 
@@ -133,7 +135,7 @@ class Storm {
       const { volume, catalog } = lab
       const op = lab.model.begin(`resize to ${to}`, values)
       try {
-        await catalog.put(entryOf(to))
+        await catalog.put(lab.entryOf(to))
       } catch (error) {
         if (!isMine()) return
         lab.model.failed(op)
@@ -158,8 +160,16 @@ class Storm {
       await this.reopen()
       await lab.calmed()
     }
-    await this.#scratch()
+    await this.scratch()
     await lab.clock.advance(42_000)
+    await this.settle()
+    await this.judgeQuiet()
+    lab.machine.calm = false
+    lab.count('quiet')
+  }
+
+  async settle(): Promise<void> {
+    const { lab } = this
     await lab.moved()
     await lab.answered('merges', lab.volume.points.settled())
     if (lab.random(2) === 0) {
@@ -167,16 +177,18 @@ class Storm {
       await lab.landed()
     }
     lab.rethrow()
+  }
+
+  async judgeQuiet(): Promise<void> {
+    const { lab } = this
     const now = await lab.contents('in a quiet moment')
     lab.model.found(now, false)
-    await this.#points.judge('in a quiet moment', now)
+    await this.points.judge('in a quiet moment', now)
     lab.judgeBooks('in a quiet moment', true)
-    lab.machine.calm = false
-    lab.count('quiet')
   }
 
   /** Nothing is refused but for want of room in the budget. */
-  async #scratch(): Promise<void> {
+  async scratch(): Promise<void> {
     const { lab } = this
     const value = lab.serial
     const op = lab.model.begin(`write ${value}`, sectors(SCRATCH * GRAIN, GRAIN, value))
@@ -210,29 +222,22 @@ class Storm {
 
   async #opened(what: string, isDurable: boolean): Promise<void> {
     const { lab } = this
-    this.#resizingTo = undefined
     await lab.open()
-    if (!lab.machine.calm) await this.#setOut()
+    if (!lab.machine.calm) await lab.ground.setOut()
     lab.machine.calm = true
-    this.#points.takeStock(what)
-    const now = await lab.contents(what)
-    lab.model.found(now, isDurable)
-    await this.#points.judge(what, now)
-    lab.judgeBooks(what, false)
+    await this.judgeOpened(what, isDurable)
     lab.machine.calm = false
     lab.count(what)
   }
 
-  /** Nobody asks for anything, and what goes on by itself meets disks that refuse. */
-  async #setOut(): Promise<void> {
+  async judgeOpened(what: string, isDurable: boolean): Promise<void> {
     const { lab } = this
-    lab.phase = 'setting out'
-    for (let i = lab.random(4); i > 0; i--) {
-      for (let turns = lab.random(10); turns > 0; turns--) await lab.machine.turn()
-      await lab.clock.advance([60, 1000, 6000, 31_000][lab.random(4)])
-    }
-    await lab.calmed()
-    lab.phase = 'running'
+    this.#resizingTo = undefined
+    this.points.takeStock(what)
+    const now = await lab.contents(what)
+    lab.model.found(now, isDurable)
+    await this.points.judge(what, now)
+    lab.judgeBooks(what, false)
   }
 
   /** With requests in flight, which have their turn. */
@@ -240,7 +245,7 @@ class Storm {
     const { lab } = this
     lab.machine.fuse = Infinity
     lab.log('close')
-    lab.phase = 'closing'
+    lab.ground.phase = 'closing'
     try {
       await lab.answered('close', lab.volume.close())
       await lab.landed()
@@ -254,9 +259,9 @@ class Storm {
   }
 
   /** A run does some things often, and others never. */
-  #weighed(): (() => void)[] {
+  weighed(): (() => void)[] {
     const { random } = this.lab
-    const points = this.#points
+    const { points } = this
     const often = (steps: readonly number[], step: () => void): (() => void)[] => Array.from({ length: steps[random(steps.length)] }, () => step)
     return [
       ...often([20, 60, 200], () => this.write()), ...often([0, 0, 3, 8], () => this.clear('zero')), ...often([0, 0, 3, 8], () => this.clear('trim')),
@@ -271,10 +276,10 @@ class Storm {
   async run(length: number): Promise<void> {
     const { lab } = this
     const { random } = lab
-    const steps = this.#weighed()
+    const steps = this.weighed()
     const [turnsMax, rests] = [[2, 4, 12][random(3)], random(3)]
     await lab.start()
-    this.#points.create('snapshot')
+    this.points.create('snapshot')
     await lab.landed()
     lab.machine.calm = false
     for (let i = 0; i < length; i++) {
@@ -302,7 +307,7 @@ class Storm {
 }
 
 export async function storm(seed: number, steps: number, counts?: Map<string, number>): Promise<string | undefined> {
-  const run = new Storm(seed)
+  const run = new Storm(new Lab(seed))
   try {
     await run.run(steps)
     return undefined

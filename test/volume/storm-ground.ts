@@ -1,0 +1,165 @@
+/**
+ * What storms stand on: a machine, its clock, and requests in flight, of one volume (storm-lab.ts) or of several
+ * (storm-group-lab.ts).
+ */
+import { NbdeltaError } from '../../src/device/errors.js'
+import { ManualClock, type Random, seededRandom } from '../../src/device/testing.js'
+import { type Ending, Machine } from './storm-disks.js'
+
+const FLIGHTS_MAX = 14
+/** Within these everything in flight is answered. */
+export const TURNS_MAX = 4000
+/** Nothing takes longer on a disk. */
+const TURNS_OF_A_REQUEST = 26
+const CODES = ['no-space', 'io', 'busy', 'not-found', 'wrong-state', 'cancelled', 'flush-failed']
+
+export class Wrong extends Error {}
+
+export class Ground {
+  readonly random: Random
+  readonly counts = new Map<string, number>()
+  readonly trace: string[] = []
+  machine: Machine
+  clock = new ManualClock()
+  /** What the machine is at: for the counts. */
+  phase = 'running'
+  /** Told of each disk of which a flush has failed. */
+  readonly onLost: ((name: string) => void)[] = []
+  /** Of a crash: answers of an earlier process do not count. */
+  #life = 0
+  #flights = new Set<string>()
+  #serial = 0
+  /** Requests that were begun and answered. */
+  events = 0
+  #failure: unknown
+
+  constructor(seed: number) {
+    this.random = seededRandom(seed)
+    this.machine = new Machine(this.random)
+    this.machine.onRefused = (kind, name) => this.count(`${kind} of ${name} refused: ${this.phase}`)
+    this.machine.onLost = name => {
+      this.log(`a flush of ${name} fails`)
+      for (const tell of this.onLost) tell(name)
+    }
+  }
+
+  get serial(): number { return ++this.#serial }
+  log(text: string): void { if (process.env.TRACE) this.trace.push(`${this.machine.turnCount}: ${text}`) }
+  count(what: string): void { this.counts.set(what, (this.counts.get(what) ?? 0) + 1) }
+
+  /** @param crashed what a failed open has lost is to be told */
+  async opened(open: () => Promise<void>, crashed: () => void): Promise<void> {
+    this.machine.fuse = Infinity
+    this.phase = 'opening'
+    const begin = (): Promise<void> => {
+      this.clock = new ManualClock()
+      return open()
+    }
+    try {
+      await this.answered('open', begin())
+    } catch (error) {
+      if (this.machine.calm || !(error instanceof NbdeltaError)) throw error
+      this.log(`open fails: ${String(error)}`)
+      this.count('open refused')
+      this.restart('killed')
+      crashed()
+      await this.answered('open again', begin())
+    }
+    this.phase = 'running'
+  }
+
+  /** Another process is to open what this one leaves. Nothing is refused at first. */
+  restart(ending: Ending): void {
+    this.machine.dead = true
+    this.#life++
+    this.#flights.clear()
+    this.machine = this.machine.restarted(ending)
+  }
+
+  /** Nobody asks for anything, and what goes on by itself meets disks that refuse. */
+  async setOut(): Promise<void> {
+    this.phase = 'setting out'
+    for (let i = this.random(4); i > 0; i--) {
+      for (let turns = this.random(10); turns > 0; turns--) await this.machine.turn()
+      await this.clock.advance([60, 1000, 6000, 31_000][this.random(4)])
+    }
+    await this.calmed()
+    this.phase = 'running'
+  }
+
+  /** Turns and time pass until it is answered. */
+  async answered<T>(what: string, work: Promise<T>): Promise<T> {
+    let over = false
+    const done = work.finally(() => { over = true })
+    done.catch(() => undefined)
+    await this.until(() => over, () => { throw new Wrong(`${what} hangs`) }, what)
+    return done
+  }
+
+  /** Turns and time pass. @param what that the machine dies meanwhile is wrong */
+  async until(isOver: () => boolean, hangs: () => never, what?: string): Promise<void> {
+    for (let turns = 0; !isOver(); turns++) {
+      if (turns > TURNS_MAX) hangs()
+      if (what !== undefined && this.machine.dead) throw new Wrong(`${what}: died`)
+      await this.machine.turn()
+      if (turns % 8 === 7) await this.clock.advance(50)
+    }
+  }
+
+  /** Everything in flight is answered, or the machine dies. */
+  async landed(): Promise<void> {
+    const isOver = (): boolean => {
+      this.rethrow()
+      return this.isIdle || this.machine.dead
+    }
+    await this.until(isOver, () => { throw new Wrong(`hangs: ${[...this.#flights].join(', ')}`) })
+  }
+
+  /** Nothing is refused any more, not even what is on its way. */
+  async calmed(): Promise<void> {
+    this.machine.calm = true
+    for (let turns = 0; turns < TURNS_OF_A_REQUEST; turns++) await this.machine.turn()
+  }
+
+  /** For whoever must not throw. */
+  wrong(what: string): void { this.#failure ??= new Wrong(what) }
+  rethrow(): void { if (this.#failure !== undefined) throw this.#failure }
+
+  /** Whether `this.machine` still runs what was begun now. */
+  lives(): () => boolean {
+    const { machine } = this
+    return () => machine === this.machine && !machine.dead
+  }
+
+  /** A request, and what its answer means. */
+  fly(what: string, begin: () => unknown, done: () => void, failed: (error: unknown) => void = () => undefined, codes: readonly string[] = []): void {
+    const name = `${what} #${this.serial}`
+    const life = this.#life
+    this.#flights.add(name)
+    this.events++
+    this.log(`${name} begins`)
+    const over = (end: () => void, how: string): void => {
+      if (life !== this.#life || this.machine.dead) return
+      this.log(`${name} ${how}`)
+      this.#flights.delete(name)
+      this.events++
+      try {
+        end()
+      } catch (error) { this.#failure ??= error }
+    }
+    const refused = (error: unknown): void => over(() => {
+      failed(error)
+      if (error instanceof NbdeltaError && [...CODES, ...codes].includes(error.code)) return this.count(`${what} ${error.code}`)
+      throw error
+    }, `fails: ${String(error)}`)
+    try {
+      const pending = begin()
+      if (pending instanceof Promise) pending.then(() => over(done, 'is done'), refused)
+      else over(done, 'is done at once')
+    } catch (error) { refused(error) }
+  }
+
+  get isCrowded(): boolean { return this.#flights.size >= FLIGHTS_MAX }
+  /** Nothing is in flight. */
+  get isIdle(): boolean { return this.#flights.size === 0 }
+}

@@ -1,0 +1,118 @@
+/** What one run of group-storm.test.ts stands on: a machine with volumes on it, that share a table of points and a catalog. */
+import { silentLogger } from '../../src/device/logger.js'
+import { openCatalog } from '../../src/store/catalog.js'
+import type { PointTable } from '../../src/store/point-table.js'
+import { Groups } from '../../src/volume/groups.js'
+import { Lineage } from '../../src/volume/lineage.js'
+import type { RestoreOptions } from '../../src/volume/restore.js'
+import { freshTable, openTable } from '../crash/points-store.js'
+import type { Ending } from './storm-disks.js'
+import { Ground } from './storm-ground.js'
+import { CATALOG_OWNER, freshCatalog, Lab, PARTS, refusals } from './storm-lab.js'
+import { Storm } from './storm.js'
+
+/** Of the group that all volumes are in. */
+export const GROUP = 'g'
+
+type Hooks = Pick<RestoreOptions, 'whenHeld' | 'atInstant'>
+
+export class Member {
+  readonly lab: Lab
+  readonly storm: Storm
+  /** Of the restore that is on its way, where nobody can give it any. */
+  hooks: Hooks = {}
+
+  constructor(ground: Ground, index: number) {
+    const uuid = `00000000-0000-4000-8000-00000000000${index + 1}`
+    this.lab = new Lab(0, { ground, name: 'abc'[index], uuid })
+    this.storm = new Storm(this.lab)
+  }
+
+  get name(): string { return this.lab.name }
+  get points(): Storm['points'] { return this.storm.points }
+
+  /** Snapshots whose names nobody has after them, as another undo point may. */
+  get lasting(): string[] { return this.points.snapshots.filter(name => !name.startsWith('undo-')) }
+
+  /** It is restored from that one's snapshots next. */
+  aim({ lab: { volume }, points, lasting: names }: Member): void {
+    this.lab.source = { names, valuesOf: name => name === undefined ? undefined : points.contentOf(name) }
+    this.lab.sourceVolume = volume
+  }
+
+  /** The volume was opened. */
+  hook(): void {
+    const { inheritor } = this.lab.volume
+    const begin = inheritor.begin.bind(inheritor)
+    inheritor.begin = (options, source) => begin({ ...this.hooks, ...options }, source)
+    this.hooks = {}
+  }
+}
+
+export class GroupLab {
+  readonly ground: Ground
+  readonly members: readonly Member[]
+  groups!: Groups
+  #lineage!: Lineage
+  /** Told what the table says when it is opened, before anybody changes it. */
+  onTable: (table: PointTable) => void = () => undefined
+
+  constructor(seed: number) {
+    const ground = this.ground = new Ground(seed)
+    this.members = Array.from({ length: ground.random(3) === 0 ? 3 : 2 }, (_, index) => new Member(ground, index))
+  }
+
+  async start(): Promise<void> {
+    const { machine, random } = this.ground
+    machine.add('table', await freshTable())
+    machine.add('catalog', await freshCatalog(this.members.map(({ lab }) => lab.firstEntry)))
+    for (const { lab } of this.members) await lab.lay()
+    const own = this.members.flatMap(({ lab }) => PARTS.map(part => lab.disk(part)))
+    machine.refusing = refusals(random, ['table', 'catalog', ...own])
+    for (const { lab } of this.members) lab.choose()
+    await this.open()
+    await this.ground.answered('create the group', this.groups.create(GROUP, this.members.map(({ name }) => name)))
+  }
+
+  open(): Promise<void> {
+    return this.ground.opened(() => this.#open(), () => { for (const { lab } of this.members) lab.model.crashed(false) })
+  }
+
+  /** As volumes.ts does it. */
+  async #open(): Promise<void> {
+    const { disks } = this.ground.machine
+    const { catalog } = await openCatalog(disks.get('catalog')!, CATALOG_OWNER, 'catalog')
+    const table = await openTable(disks.get('table')!)
+    this.onTable(table)
+    await Promise.all(this.members.map(({ lab }) => lab.openOn(catalog, table)))
+    for (const member of this.members) member.hook()
+    const volumes = this.members.map(({ lab }) => lab.volume)
+    this.groups = new Groups(table, {
+      usable: name => volumes.find(volume => volume.name === name)!, nameOf: uuid => volumes.find(volume => volume.uuid === uuid)?.name,
+    })
+    this.#lineage = new Lineage({ catalog, points: table }, () => volumes, silentLogger)
+    await this.#lineage.releaseLeftPins()
+    for (const volume of volumes) this.#lineage.attach(volume)
+  }
+
+  /** As volumes.ts does it. */
+  async close(): Promise<void> {
+    const failures: unknown[] = []
+    for (const round of this.#lineage.heirsFirst()) {
+      const closed = await Promise.allSettled(round.map(async volume => {
+        try {
+          await (volume as Lab['volume']).flush()
+        } finally {
+          await (volume as Lab['volume']).close()
+        }
+      }))
+      failures.push(...closed.filter(result => result.status === 'rejected').map(({ reason }) => reason as unknown))
+    }
+    if (failures.length > 0) throw failures[0]
+  }
+
+  restart(ending: Ending): void {
+    this.ground.restart(ending)
+    for (const { lab } of this.members) lab.model.crashed(ending === 'cut')
+  }
+}
