@@ -54,6 +54,8 @@ export class Machine {
   onRefused: (kind: string, name: string) => void = () => undefined
   /** A flush of that disk has failed. */
   onLost: (name: string) => void = () => undefined
+  /** Told of what is to be written, before that is a request. */
+  onWrite: (name: string, bytes: Buffer) => void = () => undefined
   /** So many requests from now on the machine dies of itself. */
   fuse = Infinity
   dead = false
@@ -108,6 +110,7 @@ export class Machine {
     next.refusing = this.refusing
     next.onRefused = this.onRefused
     next.onLost = this.onLost
+    next.onWrite = this.onWrite
     next.wasFull = this.wasFull
     const lane = this.random(4)
     for (const [name, disk] of this.disks) next.disks.set(name, disk.restarted(next, ending, lane))
@@ -189,6 +192,7 @@ export class StormDisk implements BlockDevice {
   }
 
   write(offset: number, length: number, from: Buffer, at: number): Pending {
+    this.#machine.onWrite(this.#name, from.subarray(at, at + length))
     const change = this.#change(offset, length, () => Buffer.from(from.subarray(at, at + length)))
     const { random } = this.#machine
     const { writes } = this.#machine.refusingOf(this.#name)

@@ -7,7 +7,7 @@ import { Lineage } from '../../src/volume/lineage.js'
 import type { RestoreOptions } from '../../src/volume/restore.js'
 import { freshTable, openTable } from '../crash/points-store.js'
 import type { Ending } from './storm-disks.js'
-import { Ground } from './storm-ground.js'
+import { Ground, Wrong } from './storm-ground.js'
 import { CATALOG_OWNER, freshCatalog, Lab, PARTS, refusals } from './storm-lab.js'
 import { Storm } from './storm.js'
 
@@ -92,7 +92,18 @@ export class GroupLab {
     })
     this.#lineage = new Lineage({ catalog, points: table }, () => volumes, silentLogger)
     await this.#lineage.releaseLeftPins()
+    this.#judgePins()
     for (const volume of volumes) this.#lineage.attach(volume)
+  }
+
+  /** What a volume shows of another is there and pinned, and nothing else is pinned for it. */
+  #judgePins(): void {
+    const needed = this.members.flatMap(({ name, lab }) => lab.volume.inheritor.foreign.map(({ kind, point }) => `${point} ${kind} ${name}`))
+    const pinned = this.members.flatMap(({ lab }) => lab.volume.points.list().flatMap(({ uuid, pins }) => {
+      return pins.map(({ owner }) => owner).filter(owner => owner !== 'restore').map(owner => `${uuid} ${owner}`)
+    }))
+    if (needed.sort().join() !== pinned.sort().join()) throw new Wrong(`pinned are [${pinned.join(', ')}], needed [${needed.join(', ')}]`)
+    if (needed.length > 0) this.ground.count('opened with pins')
   }
 
   /** As volumes.ts does it. */

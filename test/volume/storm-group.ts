@@ -41,6 +41,8 @@ class GroupStorm {
   /** Of snapshots of all volumes, made by one operation. */
   readonly #names = new Set<string>()
   #cancellable: Cancellable | undefined
+  /** The machine may die where it matters. */
+  #isAimed = false
 
   constructor(seed: number) {
     this.lab = new GroupLab(seed)
@@ -48,6 +50,28 @@ class GroupStorm {
       for (const one of this.#together) one.happened = this.#happened(one, table)
     }
   }
+
+  /** The record of several is what it is all about: the machine dies there, or the table refuses it. */
+  #aim(): void {
+    const { machine, random } = this.lab.ground
+    const [odds, refuses] = [[1, 3, 1000][random(3)], random(4) === 0]
+    let refusing: 'writes' | 'flushes' | undefined
+    machine.onWrite = (name, bytes) => {
+      if (name !== 'table' || !this.#isAimed || !this.#isOfSeveral(bytes.toString('latin1')) || random(odds) > 0) return
+      if (refuses) refusing = random(2) === 0 ? 'writes' : 'flushes'
+      else this.lab.ground.machine.fuse = 1 + random(8)
+    }
+    if (!refuses) return
+    const once = (what: typeof refusing): number => {
+      if (refusing !== what) return 0
+      refusing = undefined
+      return 1
+    }
+    machine.refusing = new Map(machine.refusing).set('table', { reads: 0, get writes() { return once('writes') }, get flushes() { return once('flushes') } })
+  }
+
+  /** As the table says it. */
+  #isOfSeveral(text: string): boolean { return this.#together.size > 0 && (text.split('"uuid":').length > 2 || text.split('"inherit":').length > 2) }
 
   get #members(): readonly Member[] { return this.lab.members }
 
@@ -232,6 +256,7 @@ class GroupStorm {
 
   #cancelled(what: string, members: readonly Member[], begin: () => Promise<void>): boolean {
     const there = members.map(({ points }) => ({ points, range: points.restored?.range, undo: points.restored?.undo }))
+    for (const { points, undo } of there) if (undo !== undefined) points.lookAtNew(undo)
     if (there.some(({ points, undo }) => undo === undefined || !points.contentOf(undo) || !points.canBeRestored)) return false
     const makings = there.map(({ points, undo, range }) => points.restoring(undo!, points.contentOf(undo!)!, range))
     const shown = new Set<RestoreMaking>()
@@ -315,10 +340,10 @@ class GroupStorm {
     const many = alone.reduce((sum, steps) => sum + steps.length, 0)
     const together = [
       ...often([1, 3], () => this.chain()), ...often([2, 4, 8], () => this.createPoints()), ...often([0, 2, 4], () => this.restoreAll()),
-      ...often([0, 2, 4], () => this.restoreSome()), ...often([0, 2], () => this.cancel()), ...often([0, 1], () => this.cancelOne()),
+      ...often([1, 2, 4], () => this.restoreSome()), ...often([2, 4], () => this.#one(this.#members).points.lookAtNew()), ...often([0, 4], () => this.cancel()), ...often([0, 2], () => this.cancelOne()),
     ]
     // One step in so many is of several.
-    const share = [3, 6, 12][random(3)]
+    const share = [2, 4, 8][random(3)]
     const times = Math.max(1, Math.round(many / share / together.length))
     return [...alone.flat(), ...Array.from({ length: times }, () => together).flat()]
   }
@@ -327,13 +352,16 @@ class GroupStorm {
     const { ground } = this.lab
     const { random } = ground
     await this.lab.start()
+    this.#aim()
     const steps = this.#weighed()
     const [turnsMax, patience, rests] = [[4, 12, 40][random(3)], [1, 40, 150][random(3)], random(3)]
     ground.machine.calm = false
     for (let i = 0; i < length; i++) {
       for (let many = random(6); many >= 0 && !ground.isCrowded && !ground.machine.dead; many--) this.#one(steps)()
       const waits = this.#together.size > 0 ? random(patience) : 0
+      this.#isAimed = true
       for (let turns = random(turnsMax) + waits; turns > 0 && !ground.machine.dead; turns--) await ground.machine.turn()
+      this.#isAimed = false
       await this.#happens(random(100), rests)
       ground.rethrow()
     }

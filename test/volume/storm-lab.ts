@@ -165,14 +165,14 @@ export class Lab {
   async openOn(catalog: Catalog, table: PointTable): Promise<void> {
     const disks = Object.fromEntries(PARTS.map(part => [part, this.machine.disks.get(this.disk(part))!]))
     const entry = catalog.get(this.name)!
-    const { uuid, clock, space } = this
+    const { uuid, name, clock, space } = this
     const stores = pointsOf(uuid, table, disks as unknown as PointDisks)
     const { live, map, journal } = disks as unknown as Disks
     const staged = stores.points.staged.bind(stores.points)
     const points = Object.assign(stores.points, {
       staged: async (create: boolean): Promise<StagedPlace | undefined> => ({ ...(await staged(create))!, freeFromBytes: this.#freeFromBytes }),
     })
-    const parts = await openVolumeParts({ uuid, sizeBytes: entry.sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
+    const parts = await openVolumeParts({ uuid, name, sizeBytes: entry.sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
     Object.assign(this, { catalog, volume: new OpenStoreVolume(parts, entry), points, core: parts.core })
     this.#limit()
   }
@@ -225,7 +225,7 @@ export class Lab {
     await this.ground.until(() => !staging || staging.idle, () => { throw new Wrong('what is staged is not moved') })
   }
 
-  /** Something is asked for. */
+  /** Something is asked for, or given up. */
   stirred(): void { this.#keptAtRest = undefined }
 
   /** A request, and what its answer means. */

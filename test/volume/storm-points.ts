@@ -125,6 +125,7 @@ export class StormPoints {
     const isAllowed = rules.some(({ order, budgetBytes }) => order === 'drop-undo-then-fail' && (budgetBytes !== null || machine.wasFull))
     if (!mayGo || !isAllowed) throw new Wrong(`${what}: ${name} is gone`)
     this.#lab.count('given up')
+    this.#lab.stirred()
     this.#points.delete(name)
   }
 
@@ -152,6 +153,15 @@ export class StormPoints {
     const begin = async (): Promise<void> => { answer = await lab.volume.points.hasChanged(name) }
     // What was there when it was asked counts; later ones may have put it back.
     lab.fly(`ask ${name}`, begin, () => { if (differs && !answer) throw new Wrong(`${name} says that nothing has changed`) })
+  }
+
+  /** Of which it is not known what it is: only then it is restored from. @param wanted by default any */
+  lookAtNew(wanted?: string): void {
+    const isNew = (name: string, { kind, state, content }: Known): boolean => {
+      return kind === 'snapshot' && state === 'there' && !content && (wanted === undefined || name === wanted)
+    }
+    const name = [...this.#points].find(([name, known]) => isNew(name, known))?.[0]
+    if (name !== undefined) this.#lab.fly(`look at ${name}`, () => this.#content(name), () => undefined)
   }
 
   look(): void {
@@ -213,6 +223,7 @@ export class StormPoints {
     const lab = this.#lab
     const isMine = lab.lives()
     const restoring: Restoring = this.#restoring = { from, range, op: undefined, undo: undefined }
+    const askedAt = lab.model.tick
     this.#made++
     return {
       whenHeld: () => {
@@ -222,8 +233,12 @@ export class StormPoints {
       },
       atInstant: () => { if (isMine()) lab.model.atOnce(restoring.op!) },
       done: () => {
-        // It was left alone, for nothing differed.
-        if (restoring.op?.state === 'running') lab.model.done(restoring.op)
+        // It was left alone, for nothing differed, at some time since it was asked for.
+        if (!restoring.op) {
+          restoring.op = lab.model.begin(`restore ${from}`, restored(content, range, lab.volume.sizeBytes))
+          restoring.op.start = askedAt
+        }
+        if (restoring.op.state === 'running') lab.model.done(restoring.op)
         this.#foundUndo()
       },
       failed: () => {
