@@ -8,6 +8,7 @@
  *   (one record of the changes of all volumes) (3)
  *   show      in memory (4); then the lock goes
  *   giveUp    instead: nothing has changed, nothing is left; whoever has opened the source lets go of it
+ *   leave     likewise, where nothing differs, and others may have been shown
  */
 import type { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { allSettled } from '../device/all-settled.js'
@@ -192,6 +193,15 @@ export class RestoreSwitch {
     await store.remove('restore')
   }
 
+  /** Nothing differs. What was laid and cannot be taken away the next open removes: what others show is there, and stays. */
+  async leave(): Promise<void> {
+    try {
+      await this.giveUp()
+    } catch (error) {
+      this.#parts.core.logger.warn({ err: error }, 'what was laid for a restore that has nothing to do is left behind')
+    }
+  }
+
   #plan(): ReturnType<typeof planRestore> {
     const { core, points, uuid } = this.#parts
     const { info, volume } = this.source
@@ -237,7 +247,7 @@ export async function switchTogether(
     await allSettled(switches.map(one => one.giveUp(error)))
     throw error
   }
-  await allSettled(switches.filter(one => !taken.includes(one)).map(one => one.giveUp()))
+  await Promise.all(switches.filter(one => !taken.includes(one)).map(one => one.leave()))
   return taken
 }
 

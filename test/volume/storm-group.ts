@@ -255,7 +255,10 @@ class GroupStorm {
   }
 
   #cancelled(what: string, members: readonly Member[], begin: () => Promise<void>): boolean {
-    const there = members.map(({ points }) => ({ points, range: points.restored?.range, undo: points.restored?.undo }))
+    const there = members.map(({ points, lab }) => {
+      const { offset, length } = points.restored?.range ?? { offset: 0, length: Infinity }
+      return { points, range: { offset, length: Math.min(length, lab.volume.sizeBytes - offset) }, undo: points.restored?.undo }
+    })
     for (const { points, undo } of there) if (undo !== undefined) points.lookAtNew(undo)
     if (there.some(({ points, undo }) => undo === undefined || !points.contentOf(undo) || !points.canBeRestored)) return false
     const makings = there.map(({ points, undo, range }) => points.restoring(undo!, points.contentOf(undo!)!, range))
