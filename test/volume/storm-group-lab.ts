@@ -60,6 +60,7 @@ export class GroupLab {
   constructor(seed: number) {
     const ground = this.ground = new Ground(seed)
     this.members = Array.from({ length: ground.random(3) === 0 ? 3 : 2 }, (_, index) => new Member(ground, index))
+    this.members[this.members.length - 1].lab.isClone = ground.random(4) === 0
   }
 
   async start(): Promise<void> {
@@ -71,7 +72,29 @@ export class GroupLab {
     machine.refusing = refusals(random, ['table', 'catalog', ...own])
     for (const { lab } of this.members) lab.choose()
     await this.open()
+    const [source, heir] = [this.members[0], this.members[this.members.length - 1]]
+    if (heir.lab.isClone) await this.#makeClone(heir, source)
     await this.ground.answered('create the group', this.groups.create(GROUP, this.members.map(({ name }) => name)))
+  }
+
+  /** As volumes.ts does it: of a snapshot of what was written to the other. */
+  async #makeClone(heir: Member, { storm, points, lab }: Member): Promise<void> {
+    const { ground } = this
+    for (let i = 0; i < 5; i++) storm.write()
+    await ground.landed()
+    const { atInstant, done } = points.making('base', 'snapshot')
+    const { uuid } = await ground.answered('create base', lab.volume.points.create({ name: 'base', kind: 'snapshot', atInstant }))
+    done()
+    points.lookAtNew()
+    await ground.landed()
+    await ground.answered('pin base', lab.volume.points.pin('base', { owner: `clone ${heir.name}`, expiresAt: null }))
+    await ground.answered('close', this.close())
+    this.restart('closed')
+    const table = await ground.answered('open the table', openTable(ground.machine.disks.get('table')!))
+    const inherits = heir.lab.inheritFrom(heir.lab.stores(table).inherit, { volume: lab.uuid, point: uuid }, points.contentOf('base')!)
+    await ground.answered('make a clone', inherits)
+    this.restart('closed')
+    await this.open()
   }
 
   open(): Promise<void> {

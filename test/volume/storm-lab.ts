@@ -7,10 +7,11 @@ import { NbdeltaError } from '../../src/device/errors.js'
 import { type ManualClock, MemoryDisk, type Random } from '../../src/device/testing.js'
 import { type Catalog, CATALOG_MAGIC, type CatalogEntry, openCatalog } from '../../src/store/catalog.js'
 import { formatRecordLog } from '../../src/store/open-record-log.js'
-import type { SpaceRule } from '../../src/store/point-entry.js'
+import type { Inheritance, SpaceRule } from '../../src/store/point-entry.js'
 import type { PointTable } from '../../src/store/point-table.js'
 import { NO_BUDGET } from '../../src/volume/space.js'
 import type { VolumeCore } from '../../src/volume/core.js'
+import type { InheritStore } from '../../src/volume/inherit-store.js'
 import { openVolumeParts } from '../../src/volume/open-volume.js'
 import type { PointStore, StagedPlace } from '../../src/volume/point-store.js'
 import type { SourceVolume } from '../../src/volume/restore.js'
@@ -123,7 +124,7 @@ export class Lab {
     const fresh = await freshDisks({ sizeBytes, allData, journalBytes: [1, 4][random(2)] * SMALL_JOURNAL_BYTES, uuid: this.uuid })
     const staged = new MemoryDisk(8192 + 2 * [24, 64, 256, 1024][random(4)] * 1024)
     const all = { ...fresh, ...tables, ...freshFolders(POINTS_EVER + 4), staged, ...tables && { elsewhere: this.#elsewhere.disk } }
-    if (this.isClone) await this.#makeClone(all as unknown as PointDisks & { readonly elsewhere: MemoryDisk })
+    if (tables && this.isClone) await this.#makeClone(all as unknown as PointDisks & { readonly elsewhere: MemoryDisk })
     if (random(4) === 0) makeBlock(all.live as MemoryDisk, sizeBytes)
     for (const [part, disk] of Object.entries(all)) machine.add(this.disk(part), disk as MemoryDisk)
     if (all.live.sizeBytes > sizeBytes) machine.disks.get(this.disk('live'))!.kind = 'block'
@@ -144,10 +145,14 @@ export class Lab {
     const source = { volume: this.#elsewhere.uuid, point: this.#elsewhere.pointOf(name).uuid }
     const isMine = (): boolean => true
     await this.#elsewhere.volume(disks.elsewhere, isMine).points.pin(name, { owner: 'clone v', expiresAt: null })
-    const { inherit } = await openPoints(disks)
-    await inherit.make('clone', GRAINS_FIRST, true)
-    await inherit.put([], { kind: 'clone', source, undo: null })
-    this.model.found(this.#elsewhere.valuesOf(name), true)
+    await this.inheritFrom((await openPoints(disks)).inherit, source, this.#elsewhere.valuesOf(name))
+  }
+
+  /** It is a clone from now on. */
+  async inheritFrom(store: InheritStore, source: Inheritance['source'], values: readonly number[]): Promise<void> {
+    await store.make('clone', GRAINS_FIRST, true)
+    await store.put([], { kind: 'clone', source, undo: null })
+    this.model.found(values, true)
   }
 
   /** What a failed flush of a first try has lost the model is told. */
@@ -161,13 +166,19 @@ export class Lab {
     for (const name of this.#elsewhere.attach(this.volume.inheritor, sourceVolume)) throw new Wrong(`${name} is inherited from, and not pinned`)
   }
 
-  /** Its disks, with a catalog and a table that are open. */
+  get #disks(): PointDisks & Disks {
+    return Object.fromEntries(PARTS.map(part => [part, this.machine.disks.get(this.disk(part))!])) as unknown as PointDisks & Disks
+  }
+
+  /** With a table that is open. */
+  stores(table: PointTable): ReturnType<typeof pointsOf> { return pointsOf(this.uuid, table, this.#disks) }
+
+  /** With a catalog and a table that are open. */
   async openOn(catalog: Catalog, table: PointTable): Promise<void> {
-    const disks = Object.fromEntries(PARTS.map(part => [part, this.machine.disks.get(this.disk(part))!]))
     const entry = catalog.get(this.name)!
     const { uuid, name, clock, space } = this
-    const stores = pointsOf(uuid, table, disks as unknown as PointDisks)
-    const { live, map, journal } = disks as unknown as Disks
+    const stores = this.stores(table)
+    const { live, map, journal } = this.#disks
     const staged = stores.points.staged.bind(stores.points)
     const points = Object.assign(stores.points, {
       staged: async (create: boolean): Promise<StagedPlace | undefined> => ({ ...(await staged(create))!, freeFromBytes: this.#freeFromBytes }),
