@@ -209,13 +209,19 @@ export class Inheritor {
   /** Copies what a clone has not got yet, so that it stands alone in the end. Errors: wrong-state (it is no clone), io. */
   async promote(bytesPerSecond?: number): Promise<InheritJob> {
     const pace = judgePace(bytesPerSecond)
-    return this.#parts.points.inTurn(async () => {
-      const layer = this.#parts.core.inherit.of('clone')
-      if (!layer) throw new NbdeltaError('wrong-state', 'this volume is no clone, or stands alone already')
-      await this.#copiers.get('clone')?.stop(cancelled('another promotion takes over'))
-      await this.#put([], () => this.#with('clone', inheritance => ({ ...inheritance, copier: { bytesPerSecond: pace } })))
-      return this.#copy(layer, pace)
-    })
+    for (;;) {
+      // In nobody's turn: one that is at its end waits for its own.
+      const before = this.#copiers.get('clone')
+      await before?.stop(cancelled('another promotion takes over'))
+      const job = await this.#parts.points.inTurn(async () => {
+        const layer = this.#parts.core.inherit.of('clone')
+        if (!layer) throw new NbdeltaError('wrong-state', 'this volume is no clone, or stands alone already')
+        if (this.#copiers.get('clone') !== before) return undefined
+        await this.#put([], () => this.#with('clone', inheritance => ({ ...inheritance, copier: { bytesPerSecond: pace } })))
+        return this.#copy(layer, pace)
+      })
+      if (job) return job
+    }
   }
 
   async stop(): Promise<void> {

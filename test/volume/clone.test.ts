@@ -2,8 +2,8 @@
 import { join } from 'node:path'
 import t from 'tap'
 import { openStore, type Store } from '../../src/volume/open-store.js'
-import type { StoreVolume } from '../../src/volume/store-volume.js'
-import { readAll } from './lab.js'
+import type { OpenStoreVolume, StoreVolume } from '../../src/volume/store-volume.js'
+import { late, readAll } from './lab.js'
 
 const G = 4096
 /** Timers of the store do not keep the process. */
@@ -121,6 +121,30 @@ t.test('a promoted clone stands alone; promotion can be stopped and goes on afte
   t.equal(await grains(c), '22111111')
   await t.rejects(again.promoteVolume('c'), { code: 'wrong-state' })
   await again.close()
+})
+
+t.test('a promotion that has waited for its turn takes over from one that has copied all meanwhile', async t => {
+  const { store } = await freshStore(t)
+  const base = await store.createVolume({ name: 'base', sizeBytes: MIB, grainBytes: G })
+  await fill(base, 1, 0, 8)
+  await base.points.create({ name: 's', kind: 'snapshot' })
+  const clone = await store.cloneVolume({ name: 'c', from: { volume: 'base', point: 's' } }) as OpenStoreVolume
+  const first = await store.promoteVolume('c')
+  let go = (): void => undefined
+  const held = clone.points.inTurn(() => new Promise<void>(resolve => { go = resolve }))
+  const second = store.promoteVolume('c')
+  second.catch(() => undefined)
+  // Both wait for their turn: the first to end.
+  for (let i = 0; i < 50 && first.progress().doneBytes < first.progress().totalBytes; i++) await new Promise(resolve => { setTimeout(resolve, 5) })
+  go()
+  await held
+  const job = await Promise.race([second, late()])
+  if (typeof job === 'string') return t.fail(`the second is ${job}`)
+  await job.finished
+  await clone.points.create({ name: 'more', kind: 'bookmark' })
+  t.equal(await grains(clone), '11111111')
+  t.same(base.points.get('s')!.pins, [])
+  await store.close()
 })
 
 t.test('restore from another volume of the store goes on after an open', async t => {

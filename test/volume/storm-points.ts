@@ -42,7 +42,7 @@ export interface RestoreMaking extends Making {
   readonly found: (isShown: boolean) => void
 }
 
-interface Restoring { readonly from: string, readonly range: Range | undefined, op: Op | undefined, undo: Known | undefined }
+interface Restoring { readonly from: string, range: Range | undefined, op: Op | undefined, undo: Known | undefined }
 
 export class StormPoints {
   readonly #lab: Lab
@@ -228,6 +228,7 @@ export class StormPoints {
     return {
       whenHeld: () => {
         if (!isMine()) return
+        restoring.range = range ?? { offset: 0, length: lab.volume.sizeBytes }
         restoring.undo = { kind: 'snapshot', mayGo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
         restoring.op = lab.model.begin(`restore ${from}`, restored(content, range, lab.volume.sizeBytes))
       },
