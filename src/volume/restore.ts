@@ -288,7 +288,13 @@ export class Inheritor {
   async letGo(source: RestoreSource | undefined): Promise<void> {
     await source?.device?.close()
     // In doubt it may have happened all the same.
-    if (!this.#parts.pointStore?.inDoubt) await source?.release?.()
+    if (!this.#parts.pointStore?.inDoubt) await this.#release(source?.release)
+  }
+
+  /** In nobody's turn. What is left of the pin goes at the next open, whatever has become of the restore. */
+  async #release(release: (() => Promise<void>) | undefined): Promise<void> {
+    const { logger } = this.#parts.core
+    await release?.().catch((error: unknown) => logger.warn({ err: error }, 'the source of a restore is still pinned'))
   }
 
   #attach(inheritance: Inheritance, device: PointDevice): void {
@@ -303,8 +309,7 @@ export class Inheritor {
       core, adopter, layer, bytesPerSecond,
       end: async () => {
         const release = await this.#parts.points.inTurn(() => this.#end(layer))
-        // In nobody's turn. What is left of the pin goes at the next open.
-        await release?.().catch((error: unknown) => core.logger.warn({ err: error }, 'the source of a restore is still pinned'))
+        await this.#release(release)
       },
       cancel: () => layer.kind === 'restore' ? this.#cancelRestore(layer) : this.#cancelPromotion(copier),
     })

@@ -342,8 +342,10 @@ class GroupStorm {
     const alone = this.#members.map(member => member.storm.weighed().map(step => this.#alone(member, step)))
     const many = alone.reduce((sum, steps) => sum + steps.length, 0)
     const together = [
-      ...often([1, 3], () => this.chain()), ...often([2, 4, 8], () => this.createPoints()), ...often([0, 2, 4], () => this.restoreAll()),
-      ...often([1, 2, 4], () => this.restoreSome()), ...often([2, 4], () => this.#one(this.#members).points.lookAtNew()), ...often([0, 4], () => this.cancel()), ...often([0, 2], () => this.cancelOne()),
+      ...often([1, 3], () => this.chain()), ...often([2, 4, 8], () => this.createPoints()),
+      ...often([0, 2, 4], () => this.restoreAll()), ...often([1, 2, 4], () => this.restoreSome()),
+      ...often([2, 4], () => this.#one(this.#members).points.lookAtNew()),
+      ...often([0, 4], () => this.cancel()), ...often([0, 2], () => this.cancelOne()),
     ]
     // One step in so many is of several.
     const share = [2, 4, 8][random(3)]
