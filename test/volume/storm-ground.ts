@@ -8,7 +8,7 @@ import { type Ending, Machine } from './storm-disks.js'
 
 const FLIGHTS_MAX = 14
 /** Within these everything in flight is answered. */
-export const TURNS_MAX = 4000
+const TURNS_MAX = 4000
 /** Nothing takes longer on a disk. */
 const TURNS_OF_A_REQUEST = 26
 const CODES = ['no-space', 'io', 'busy', 'not-found', 'wrong-state', 'cancelled', 'flush-failed']

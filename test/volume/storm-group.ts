@@ -89,8 +89,7 @@ class GroupStorm {
   #some(): Member[] {
     const { random } = this.lab.ground
     const left = [...this.#members]
-    const some = Array.from({ length: 2 + random(left.length - 1) }, () => left.splice(random(left.length), 1)[0])
-    return some
+    return Array.from({ length: 2 + random(left.length - 1) }, () => left.splice(random(left.length), 1)[0])
   }
 
   /** What one volume does, and from where it may be restored. */
