@@ -52,7 +52,7 @@ export interface RestoreOptions {
   readonly sourceVolume?: SourceVolume
   /**
    * Of a snapshot of another volume: grains outside of which both are known to be equal; by default nothing is known, and all of
-   * it counts as different.
+   * it counts as different, as what lies behind the map's end does.
    */
   readonly within?: GrainBitmap
   /** Bytes; by default all. Nothing outside of it changes, to the byte. */
