@@ -148,6 +148,8 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'this.#put(points, () => this.#parts.store.inheritance).then(() => this.#put([], () => inheritance)));', judge: 'restores' },
   { name: 'a record for each volume of a group that is restored', file: 'volume/restore-switch.js', find: 'await put(taken.map(({ changes }) => changes));',
     put: 'for (const one of taken) await put([one.changes]);', judge: 'crash/group-restores' },
+  { name: 'a group is taken back but for who has copied all', file: 'volume/groups.js', find: 'all.map(([one, begun]) =>',
+    put: 'all.filter(([{ inheritor }, begun]) => !inheritor.isOver(begun)).map(([one, begun]) =>', judge: 'crash/group-restores' },
   { name: 'INHERITED before the bytes are flushed', file: 'volume/adopter.js', find: 'await flushNow(this.#core);',
     put: '', times: 2, judge: 'volume/restore' },
   { name: 'copied before the undo point is settled', file: 'volume/adopter.js', find: 'await this.#parts.checkpointer.run();',
