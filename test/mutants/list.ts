@@ -482,4 +482,10 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'a restore does not say what it waits for', file: 'volume/copier.js', find: 'this.#problem = failure;', put: ';', judge: 'volume/restore' },
   { name: 'a restore that goes on waits still, it says', file: 'volume/copier.js', find: 'this.#problem = undefined;', put: ';', times: 2,
     judge: 'volume/restore' },
+  { name: 'names of points are not durable', file: 'store/point-files.js', find: 'await syncFolder(this.#folder(volume));', put: '', times: 3, judge: 'power/power-cuts' },
+  { name: 'a file is made, and its length is not durable', file: 'device/open-file.js', find: 'await handle.sync();', put: '', judge: 'power/power-cuts' },
+  { name: 'the name of a new volume is not durable', file: 'store/volume-files.js', find: 'await syncFolder(this.#root);', put: '', times: 4, judge: 'power/power-cuts' },
+  { name: 'a volume is filled before its content is durable', file: 'volume/volumes.js', find: 'await fill(volume);\n            await volume.flush();',
+    put: 'await fill(volume);', judge: 'power/power-cuts' },
+  { name: 'a staging log without a length is one', file: 'store/point-files.js', find: 'size > 0', put: 'size >= 0', judge: 'store/point-files' },
 ]

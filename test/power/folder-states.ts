@@ -18,10 +18,13 @@ export type Ending = 'killed' | 'cut'
 type Sync = Extract<Change, { what: 'sync' }>
 type Naming = Extract<Change, { what: 'make' | 'rename' | 'remove' }>
 type Content = Extract<Change, { what: 'write' | 'size' }>
-interface Entry { readonly id: number, readonly isFolder: boolean }
+interface Entry { readonly name: string, readonly within: number, readonly isFolder: boolean }
+type Tree = Map<number, Entry>
 
 export interface Left {
-  readonly names: ReadonlyMap<string, Entry>
+  /** Relative to the folder, which is not among them. */
+  readonly paths: ReadonlyMap<string, number>
+  readonly folders: ReadonlySet<number>
   /** What has happened to it, for whoever goes on with it. */
   readonly history: readonly Recorded[]
   readonly position: number
@@ -40,7 +43,7 @@ export function leftOf(history: readonly Recorded[], position: number, ending: E
   const namings = begun.filter((one): one is Recorded<Naming> => ['make', 'rename', 'remove'].includes(one.change.what))
   const open = new Set(namings.filter(one => !isCovered(one)))
   const first = new Set([...open].slice(0, random(open.size + 1)))
-  const names = new Map<string, Entry>()
+  const tree: Tree = new Map()
   const kept: Recorded[] = []
   const keep = ({ begun: at, end }: Recorded, change: Change): void => { kept.push({ begun: at, end: Math.min(end, position), change }) }
   for (const one of begun) {
@@ -51,13 +54,13 @@ export function leftOf(history: readonly Recorded[], position: number, ending: E
       for (const part of isCovered({ ...one, change }) ? [change] : partsOf(change, contentWay, isOver, random)) keep(one, part)
     } else if (change.what === 'make' || change.what === 'rename' || change.what === 'remove') {
       const isThere = !open.has(one as Recorded<Naming>) || isNamed(nameWay, first.has(one as Recorded<Naming>), isOver, random)
-      for (const part of isThere ? namingsOf(names, change, isOver, random) : []) if (apply(names, part)) keep(one, part)
+      for (const part of isThere ? namingsOf(tree, change, isOver, random) : []) if (apply(tree, part)) keep(one, part)
     }
   }
-  const ids = [0, ...[...names.values()].map(({ id }) => id)]
-  if (ending === 'cut') for (const id of ids) kept.push({ begun: position + 1, end: position + 2, change: { what: 'sync', id } })
+  if (ending === 'cut') for (const id of [0, ...tree.keys()]) kept.push({ begun: position + 1, end: position + 2, change: { what: 'sync', id } })
   const story = `${ending} at ${position}${ending === 'cut' ? `, of names that no sync covers ${nameWay}, of contents ${contentWay}` : ''}`
-  return { names, history: kept, position: position + 2, story }
+  const folders = new Set([...tree].filter(([, { isFolder }]) => isFolder).map(([id]) => id))
+  return { paths: new Map([...tree.keys()].map(id => [pathOf(tree, id), id])), folders, history: kept, position: position + 2, story }
 }
 
 function isNamed(way: Way, isFirst: boolean, isOver: boolean, random: Random): boolean {
@@ -65,29 +68,35 @@ function isNamed(way: Way, isFirst: boolean, isOver: boolean, random: Random): b
   return way === 'all' ? isOver || random(2) === 0 : way === 'some' && random(2) === 0
 }
 
-/** Of a folder that is being removed some may be gone. */
-function namingsOf(names: ReadonlyMap<string, Entry>, change: Naming, isOver: boolean, random: Random): Naming[] {
-  const inside = [...names.keys()].filter(other => other.startsWith(`${change.name}/`))
+function pathOf(tree: Tree, id: number): string {
+  const { name, within } = tree.get(id)!
+  return within === 0 ? name : `${pathOf(tree, within)}/${name}`
+}
+
+/** Of what is in a folder that is being removed some may be gone. */
+function namingsOf(tree: Tree, change: Naming, isOver: boolean, random: Random): Naming[] {
+  const inside = change.what === 'remove' ? below(tree, change.id) : []
   if (change.what !== 'remove' || isOver || inside.length === 0) return [change]
-  return inside.filter(() => random(2) === 0).map(name => ({ ...change, name }))
+  return inside.filter(() => random(2) === 0).map(id => ({ ...change, id }))
+}
+
+function below(tree: Tree, id: number): number[] {
+  return [...tree].filter(([, { within }]) => within === id).flatMap(([child]) => [child, ...below(tree, child)])
 }
 
 /** False: it cannot be, for what was to be there before is not. */
-function apply(names: Map<string, Entry>, change: Naming): boolean {
-  const within = (name: string): string[] => [...names.keys()].filter(other => other === name || other.startsWith(`${name}/`))
-  const { name } = change
-  if (change.what === 'make') {
-    const folder = name.includes('/') ? name.slice(0, name.lastIndexOf('/')) : ''
-    if (folder !== '' && !names.has(folder)) return false
-    names.set(name, { id: change.id, isFolder: change.isFolder })
-    return true
-  }
-  if (!names.has(name)) return false
-  if (change.what === 'rename') for (const gone of within(change.to)) names.delete(gone)
-  for (const other of within(name)) {
-    if (change.what === 'rename') names.set(change.to + other.slice(name.length), names.get(other)!)
-    names.delete(other)
-  }
+function apply(tree: Tree, change: Naming): boolean {
+  if (change.what === 'make' ? change.within !== 0 && !tree.has(change.within) : !tree.has(change.id)) return false
+  if (change.what === 'remove') return drop(tree, change.id)
+  const { id, name, within } = change
+  const other = [...tree].find(([, entry]) => entry.within === within && entry.name === name)?.[0]
+  if (other !== undefined && other !== id) drop(tree, other)
+  tree.set(id, { name, within, isFolder: change.what === 'make' ? change.isFolder : tree.get(id)!.isFolder })
+  return true
+}
+
+function drop(tree: Tree, id: number): true {
+  for (const gone of [...below(tree, id), id]) tree.delete(gone)
   return true
 }
 
@@ -107,11 +116,11 @@ function partsOf(change: Content, way: Way, isOver: boolean, random: Random): Co
 }
 
 /** @param path of a folder that is not there */
-export function writeLeft({ names, history }: Left, path: string): void {
+export function writeLeft({ paths, folders, history }: Left, path: string): void {
   mkdirSync(path, { mode: 0o700 })
   const descriptors = new Map<number, number>()
-  for (const [name, { id, isFolder }] of [...names].sort(([a], [b]) => a < b ? -1 : 1)) {
-    if (isFolder) mkdirSync(join(path, name), { mode: 0o700 })
+  for (const [name, id] of [...paths].sort(([a], [b]) => a < b ? -1 : 1)) {
+    if (folders.has(id)) mkdirSync(join(path, name), { mode: 0o700 })
     else descriptors.set(id, openSync(join(path, name), 'w', 0o600))
   }
   for (const { change } of history) {

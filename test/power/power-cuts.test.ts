@@ -11,14 +11,19 @@ import { RecordedFolder } from './recorded-folder.js'
 import { judged, Story, type StoryNote, type World } from './store-story.js'
 
 const SEED = Number(process.env.SEED ?? Date.now() % 2 ** 31)
-const STORIES = Number(process.env.STORIES ?? 4)
+const STORIES = Number(process.env.STORIES ?? 3)
 const STATES = Number(process.env.STATES ?? 40)
 const LIVES = 3
 const STEPS = 20
 
 /** In memory: what the medium would do with it, these states say. */
 const root = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'nbdelta-power-'))
-t.teardown(() => { rmSync(root, { recursive: true, force: true }) })
+/** Timers of the store do not keep the process. */
+const awake = setInterval(() => undefined, 1000)
+t.teardown(() => {
+  clearInterval(awake)
+  rmSync(root, { recursive: true, force: true })
+})
 
 /** Holes are made by a child process, which nobody records: there is none. */
 function hideFallocate(): void {

@@ -8,15 +8,16 @@
 import fs from 'node:fs'
 import { type FileHandle } from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
-import { dirname, relative } from 'node:path'
+import { basename, dirname, relative } from 'node:path'
 
-/** Names are relative to the folder, which is ''. Files and folders are numbers: names change. */
+/** Files and folders are numbers, the folder itself 0; a name is what is said of one `within` another, and changes. */
 export type Change =
   | { readonly what: 'write', readonly file: number, readonly offset: number, readonly data: Buffer }
   | { readonly what: 'size', readonly file: number, readonly bytes: number }
   | { readonly what: 'make', readonly name: string, readonly id: number, readonly isFolder: boolean, readonly within: number }
-  | { readonly what: 'rename', readonly name: string, readonly to: string, readonly within: number }
-  | { readonly what: 'remove', readonly name: string, readonly within: number }
+  | { readonly what: 'rename', readonly id: number, readonly name: string, readonly within: number }
+  /** And everything in it. */
+  | { readonly what: 'remove', readonly id: number, readonly within: number }
   /** Of a file, or the names in a folder. */
   | { readonly what: 'sync', readonly id: number }
 
@@ -31,7 +32,7 @@ export interface Recorded<C extends Change = Change> {
 }
 
 /** What was there before, and how it came to be there. */
-interface Before { readonly names: ReadonlyMap<string, { readonly id: number }>, readonly history: readonly Recorded[], readonly position: number }
+interface Before { readonly paths: ReadonlyMap<string, number>, readonly history: readonly Recorded[], readonly position: number }
 
 interface FileIds { readonly byName: Map<string, number>, readonly byDescriptor: Map<number, number> }
 
@@ -85,13 +86,12 @@ export class RecordedFolder {
 
   stop(): void { this.#restore() }
 
-  #goOn({ names, history, position }: Before): void {
-    for (const [name, { id }] of names) {
-      this.#ids.byName.set(name, id)
-      this.#nextId = Math.max(this.#nextId, id + 1)
-    }
+  #goOn({ paths, history, position }: Before): void {
+    for (const [path, id] of paths) this.#ids.byName.set(path, id)
     this.history.push(...history)
     this.#position = position
+    // What was lost has had numbers as well, each smaller than its position.
+    this.#nextId = position
   }
 
   #name(path: string): string | undefined {
@@ -157,7 +157,7 @@ export class RecordedFolder {
     const name = this.#name(path)
     if (name === undefined || fs.existsSync(path)) return work()
     const id = this.#nextId++
-    const end = this.#begin({ what: 'make', name, id, isFolder, within: this.#folderOf(name) })
+    const end = this.#begin({ what: 'make', name: basename(name), id, isFolder, within: this.#folderOf(name) })
     const done = await work()
     this.#ids.byName.set(name, id)
     end()
@@ -167,9 +167,10 @@ export class RecordedFolder {
   async #renaming(from: string, to: string, work: () => Promise<void>): Promise<void> {
     const [name, target] = [this.#name(from), this.#name(to)]
     if (name === undefined || target === undefined || !fs.existsSync(from)) return work()
-    const end = this.#begin({ what: 'rename', name, to: target, within: this.#folderOf(name) })
+    const end = this.#begin({ what: 'rename', id: this.#ids.byName.get(name)!, name: basename(target), within: this.#folderOf(name) })
     await work()
     const { byName } = this.#ids
+    this.#forget(target)
     for (const [other, id] of [...byName]) {
       if (other !== name && !other.startsWith(`${name}/`)) continue
       byName.delete(other)
@@ -181,10 +182,14 @@ export class RecordedFolder {
   async #removing(path: string, work: () => Promise<void>): Promise<void> {
     const name = this.#name(path)
     if (name === undefined || !fs.existsSync(path)) return work()
-    const end = this.#begin({ what: 'remove', name, within: this.#folderOf(name) })
+    const end = this.#begin({ what: 'remove', id: this.#ids.byName.get(name)!, within: this.#folderOf(name) })
     await work()
-    for (const other of [...this.#ids.byName.keys()]) if (other === name || other.startsWith(`${name}/`)) this.#ids.byName.delete(other)
+    this.#forget(name)
     end()
+  }
+
+  #forget(name: string): void {
+    for (const other of [...this.#ids.byName.keys()]) if (other === name || other.startsWith(`${name}/`)) this.#ids.byName.delete(other)
   }
 
   #folderOf(name: string): number {

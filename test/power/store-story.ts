@@ -76,7 +76,7 @@ export class Story {
     const names = [...this.#world!.keys()]
     if (names.length === 0) return this.#createVolume()
     const volume = this.#store.get(names[random(names.length)]!)!
-    const roll = random(24)
+    const roll = random(28)
     if (roll < 8) await this.#write(volume)
     else if (roll < 10) await this.#flush(volume)
     else if (roll < 13) await this.#point(volume)
@@ -87,6 +87,9 @@ export class Story {
     else if (roll < 21) await this.#promote(volume)
     else if (roll < 22) await this.#createVolume()
     else if (roll < 23) await this.#deleteVolume(volume)
+    else if (roll < 25) await this.#pointOfAll()
+    else if (roll < 26) await this.#fill()
+    else if (roll < 27) await this.#do(`reopen ${volume.name}`, this.#with(volume.name, durable(this.#live(volume))), () => this.#store.reopenVolume(volume.name))
     else await this.#reopen()
   }
 
@@ -136,6 +139,31 @@ export class Story {
     const kind: Point['kind'] = this.#random(3) === 0 ? 'bookmark' : 'snapshot'
     const points = new Map([...live.points, [name, { kind, content: live.now }]])
     await this.#do(`${kind} ${volume.name}@${name}`, this.#with(volume.name, { ...durable(live), points }), () => volume.points.create({ name, kind }))
+  }
+
+  /** Of one instant, all or none. */
+  async #pointOfAll(): Promise<void> {
+    if ([...this.#world!.values()].some(({ points }) => points.size >= POINTS_MAX)) return
+    const name = `g${++this.#serial}`
+    const kind: Point['kind'] = this.#random(3) === 0 ? 'bookmark' : 'snapshot'
+    const after = new Map([...this.#world!].map(([volume, live]) => {
+      return [volume, { ...durable(live), points: new Map([...live.points, [name, { kind, content: live.now }]]) }]
+    }))
+    const wanted = [...after.keys()].map(volume => ({ volume, name, kind }))
+    await this.#do(`${kind} ${name} of all`, after, () => this.#store.createPointsTogether(wanted))
+  }
+
+  /** A volume with content, or none. */
+  async #fill(): Promise<void> {
+    if (this.#world!.size >= VOLUMES_MAX) return
+    const name = `f${++this.#serial}`
+    const bytes = (2 + this.#random(GRAINS_MAX - 1)) * GRAIN
+    const value = 1 + this.#serial % 250
+    const now = Array<number>(bytes / SECTOR).fill(value)
+    const after = this.#with(name, { sectors: exactly(now), now, points: new Map() })
+    await this.#do(`fill ${name}`, after, () => this.#store.fillVolume({ name, sizeBytes: bytes, grainBytes: GRAIN }, async volume => {
+      await volume.write(0, bytes, Buffer.alloc(bytes, value), 0)
+    }))
   }
 
   #somePoint(volume: StoreVolume, kinds: readonly Point['kind'][]): string | undefined {

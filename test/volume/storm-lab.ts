@@ -29,8 +29,9 @@ export const POINTS_EVER = 60
 const FLIGHTS_MAX = 14
 /** Within these everything in flight is answered. */
 const TURNS_MAX = 4000
-/** Nothing takes longer on a disk. */
+/** Nothing takes longer on a disk; what it belongs to may need some more requests before it fails. */
 const TURNS_OF_A_REQUEST = 26
+const REQUESTS_OF_A_FAILURE = 5
 const CODES = ['no-space', 'io', 'busy', 'not-found', 'wrong-state', 'cancelled', 'flush-failed']
 const CATALOG_BYTES = 64 * 1024
 const OWNER = Buffer.alloc(16, 7)
@@ -244,7 +245,7 @@ export class Lab {
   /** Nothing is refused any more, not even what is on its way. */
   async calmed(): Promise<void> {
     this.machine.calm = true
-    for (let turns = 0; turns < TURNS_OF_A_REQUEST; turns++) await this.machine.turn()
+    for (let turns = 0; turns < REQUESTS_OF_A_FAILURE * TURNS_OF_A_REQUEST; turns++) await this.machine.turn()
   }
 
   rethrow(): void { if (this.#failure !== undefined) throw this.#failure }
