@@ -99,7 +99,8 @@ export const GROUP_COMMANDS = [
     summary: 'give all volumes back a snapshot\'s content',
     description: 'Restores every volume of the group to the snapshot of this name that was taken of all of them at one '
       + 'instant; what `snapshot restore` says holds for each. All of them show it from one instant on, or none does, even if '
-      + 'the server is killed meanwhile; volumes in which nothing differs are left alone. A cancel takes them back one by one.',
+      + 'the server is killed meanwhile; volumes in which nothing differs are left alone. A cancel takes all of them back at '
+      + 'one instant, those that have copied everything as well.',
     positional: [OF_GROUP, { ...NEW_NAME, help: 'name of the snapshots' }],
     options: [RATE, LIVE, DRY_RUN, WAIT],
     result: { many: false, fields: JOB_FIELDS },

@@ -58,6 +58,8 @@ interface PointFolderList {
 export class PointFolders {
   readonly #root: string
   readonly #pool: FilePool
+  /** Volumes whose folder of points is there, durably. */
+  readonly #rooted = new Set<string>()
 
   /** `root` is the store's `volumes`. */
   constructor(root: string, pool = new FilePool()) {
@@ -200,15 +202,21 @@ export class PointFolders {
   /** What the maps in `todo` and `base` are known by: for `todoMap`. */
   todoIdentity(volume: string): MapIdentity { return todoIdentity(volume) }
 
-  /** Where new content waits, `sizeBytes` long where it is made; undefined: it is not there. Errors: no-space, denied, io. */
+  /**
+   * Where new content waits, `sizeBytes` long where it is made; undefined: it is not there. One without a length is what a crash
+   * has left of making it: nothing was ever in it. Errors: no-space, denied, io.
+   */
   async openStaged(volume: string, sizeBytes: number | undefined): Promise<FileDisk | undefined> {
     const path = join(this.#root, volume, 'staged')
     try {
-      if (await stat(path).then(() => true, () => false)) return await openFileDisk({ path })
+      if (await stat(path).then(({ size }) => size > 0, () => false)) {
+        // Who made it may have been killed before its name was durable.
+        await syncFolder(dirname(path))
+        return await openFileDisk({ path })
+      }
       if (sizeBytes === undefined) return undefined
-      const disk = await openFileDisk({ path, create: { sizeBytes } })
-      await syncFolder(dirname(path))
-      return disk
+      await rm(path, { force: true })
+      return await openFileDisk({ path, create: { sizeBytes } })
     } catch (error) {
       throw asNbdeltaError(error, `open ${path}`)
     }
@@ -236,12 +244,14 @@ export class PointFolders {
     }
   }
 
+  /** Whoever made it first may have been killed before its name was durable. */
   async #makeRoot(volume: string): Promise<void> {
-    const made = await mkdir(this.#folder(volume), { mode: 0o700 }).then(() => true, (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EEXIST') return false
-      throw error
+    if (this.#rooted.has(volume)) return
+    await mkdir(this.#folder(volume), { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error
     })
-    if (made) await syncFolder(join(this.#root, volume))
+    await syncFolder(join(this.#root, volume))
+    this.#rooted.add(volume)
   }
 
   async #refuseThere(volume: string, seq: number): Promise<void> {

@@ -78,7 +78,10 @@ export async function openStoreDirectory(options: StoreDirectoryOptions): Promis
   const lock = await lockStore({ path: join(path, FILES.lock), clock, logger, ...tool })
   try {
     const fresh = (): StoreIdentity => ({ uuid: newUuid(), createdAt: clock.wallTime().toISOString() })
-    const identity = await readIdentity(path) ?? await createStore(path, fresh())
+    const found = await readIdentity(path)
+    // Who made it, or raised its version, may have been killed before that was durable.
+    if (found) await syncFolder(path)
+    const identity = found ?? await createStore(path, fresh())
     refuseIncomplete(path, identity.version)
     const disk = await openFileDisk({ path: join(path, FILES.catalog) })
     try {

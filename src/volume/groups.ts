@@ -22,7 +22,7 @@ import { createPoints, type NewPoint } from './point-creation.js'
 import { entryOf } from './point-disk.js'
 import type { PointRecord } from './point-store.js'
 import type { VolumePoints } from './points.js'
-import type { Inheritor, RestoreOptions } from './restore.js'
+import { type Inheritor, type RestoreOptions, restoreOver } from './restore.js'
 import { type RestoreSource, type RestoreSwitch, switchTogether } from './restore-switch.js'
 import type { CreatePointOptions, PointInfo } from './snappoint.js'
 
@@ -120,14 +120,13 @@ function inTurnOfAll<T>(
   return first ? first.points.inTurn(() => inTurnOfAll(rest, work)) : work()
 }
 
-/** Jobs as one: done when all are, cancelled together. */
-function together(jobs: readonly InheritJob[]): InheritJob {
+/** Jobs as one: done when all are. */
+function together(jobs: readonly InheritJob[], cancel: () => Promise<void>): InheritJob {
   const finished = allSettled(jobs.map(job => job.finished))
   // Whoever does not wait for it is not told.
   finished.catch(() => undefined)
   return {
-    finished,
-    cancel: () => allSettled(jobs.map(job => job.cancel())),
+    finished, cancel,
     progress: () => {
       const parts = jobs.map(job => job.progress())
       return {
@@ -210,7 +209,7 @@ export class Groups {
 
   /**
    * Restores every volume to its point of this name, all made by one operation. They show it at one instant, by one record, or
-   * none of them does. Volumes in which nothing differs are left alone. A cancel takes them back one by one.
+   * none of them does, and a cancel takes them back likewise. Volumes in which nothing differs are left alone.
    * Errors: not-found, wrong-state (not of one operation), and those of a restore.
    */
   async restore({ group, name, bytesPerSecond }: GroupRestoreOptions): Promise<InheritJob> {
@@ -230,7 +229,7 @@ export class Groups {
 
   /**
    * Restores each of these volumes, from its own snapshot or another volume's. They show it at one instant, by one record, or
-   * none of them does. Volumes in which nothing differs are left alone.
+   * none of them does, and a cancel takes them back likewise. Volumes in which nothing differs are left alone.
    * Errors: not-found, bad-argument (one twice), and those of a restore.
    */
   async restoreTogether(wanted: readonly (RestoreOptions & { readonly volume: string })[]): Promise<InheritJob> {
@@ -242,25 +241,33 @@ export class Groups {
   async #restore(restores: readonly MemberRestore[]): Promise<InheritJob> {
     const ordered = inOrder(restores)
     for (;;) {
-      for (const { inheritor, points } of ordered) {
+      await allSettled(ordered.map(async ({ inheritor, points }) => {
         await inheritor.hurry()
         await points.room()
-      }
+      }))
       const sources = new Map<MemberRestore, RestoreSource | undefined>()
-      const shown = new Set<MemberRestore>()
+      const shown = new Map<MemberRestore, RestoreSwitch>()
       try {
         for (const one of ordered) sources.set(one, await one.inheritor.foreignSource(one.options))
         const jobs = await inTurnOfAll(ordered, () => this.#restoreAll(ordered, sources, shown))
-        if (jobs) return together(jobs)
+        if (jobs) return together(jobs, () => this.#takeBack(shown))
       } finally {
         await allSettled([...sources].map(async ([one, source]) => { if (!shown.has(one)) await one.inheritor.letGo(source) }))
       }
     }
   }
 
+  /** Who has copied all as well, as long as one has not. Errors: wrong-state (all have), not-found, those of a restore. */
+  async #takeBack(shown: ReadonlyMap<MemberRestore, RestoreSwitch>): Promise<void> {
+    const all = [...shown]
+    if (all.every(([{ inheritor }, begun]) => inheritor.isOver(begun))) throw restoreOver()
+    await this.#restore(all.map(([one, begun]) => ({ ...one, options: one.inheritor.undoing(begun) })))
+  }
+
   /** Undefined: an earlier restore has begun meanwhile. @param shown gets those that show their snapshot */
   async #restoreAll(
-    restores: readonly MemberRestore[], sources: ReadonlyMap<MemberRestore, RestoreSource | undefined>, shown: Set<MemberRestore>,
+    restores: readonly MemberRestore[], sources: ReadonlyMap<MemberRestore, RestoreSource | undefined>,
+    shown: Map<MemberRestore, RestoreSwitch>,
   ): Promise<InheritJob[] | undefined> {
     if (restores.some(({ inheritor }) => inheritor.isRestoring)) return undefined
     // Nothing is there to give up before they are switched.
@@ -274,7 +281,7 @@ export class Groups {
     }))
     return restores.flatMap((one, i) => {
       if (!switched.includes(begun[i])) return []
-      shown.add(one)
+      shown.set(one, begun[i])
       return [one.inheritor.follow(begun[i])]
     })
   }

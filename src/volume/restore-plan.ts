@@ -55,8 +55,9 @@ export function ownedFrom(points: readonly Point[], from: Point, before = Infini
   return points.filter(point => point.isSnapshot && point.seq >= from.seq && point.seq < before).map(point => point.owned)
 }
 
-export function resized(map: GrainBitmap, grains: number): GrainBitmap {
+/** @param fill what grains behind its end are */
+export function resized(map: GrainBitmap, grains: number, fill = false): GrainBitmap {
   const copy = map.clone()
-  copy.resize(grains, false)
+  copy.resize(grains, fill)
   return copy
 }

@@ -25,7 +25,7 @@ import { Layer } from './inherited.js'
 import { holdAll, NewPoint } from './point-creation.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
-import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
+import { ownedFrom, planRestore, rangeOf, resized } from './restore-plan.js'
 import { type PointDevice, type PointInfo, RESTORED_LABEL } from './snappoint.js'
 
 /** Room in the journal for what a switch says beside the extents of the undo point. */
@@ -208,7 +208,9 @@ export class RestoreSwitch {
     const { grainBytes, map, chain } = core
     const range = rangeOf(this.#request.offset, this.#request.length, info.sizeBytes, grainBytes)
     const from = volume === uuid ? points.byUuid(info.uuid) : undefined
-    const owned = from ? ownedFrom(chain.points, from) : this.#request.within && [this.#request.within]
+    const { within } = this.#request
+    // The volume may have grown since that was known.
+    const owned = from ? ownedFrom(chain.points, from) : within && [resized(within, map.grains, true)]
     return planRestore(map.grains, owned, range, core.inherit.of('clone')?.todo)
   }
 }

@@ -33,7 +33,9 @@ import { Layer, type LayerKind } from './inherited.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
-import { composedSource, RestoreSwitch, type RestoreRequest, type RestoreSource, switchTogether } from './restore-switch.js'
+import {
+  composedSource, RestoreSwitch, type RestoreRequest, type RestoreSource, type SwitchChanges, switchTogether,
+} from './restore-switch.js'
 import { judgeWhole, type PointDevice, type PointInfo, type Snappoints } from './snappoint.js'
 
 const NAME_MAX = 128
@@ -52,7 +54,7 @@ export interface RestoreOptions {
   readonly sourceVolume?: SourceVolume
   /**
    * Of a snapshot of another volume: grains outside of which both are known to be equal; by default nothing is known, and all of
-   * it counts as different.
+   * it counts as different, as what lies behind the map's end does.
    */
   readonly within?: GrainBitmap
   /** Bytes; by default all. Nothing outside of it changes, to the byte. */
@@ -342,13 +344,20 @@ export class Inheritor {
   }
 
   async #cancelRestore(layer: Layer): Promise<void> {
-    const { core } = this.#parts
     const inheritance = this.#inheritances.find(({ kind }) => kind === 'restore')
-    if (!core.inherit.layers.includes(layer) || !inheritance) {
-      throw new NbdeltaError('wrong-state', 'the restore is over', { hint: 'restore from its undo point' })
-    }
-    const { offset, length } = inheritance.range!
-    await this.restore({ from: layer.undo!.info.name, offset, length: Math.min(length, core.sizeBytes - offset) })
+    if (this.isOver({ layer }) || !inheritance) throw restoreOver()
+    await this.restore(this.undoing({ layer, changes: { inheritance } }))
+  }
+
+  /** All of it has been copied. */
+  isOver({ layer }: Pick<RestoreSwitch, 'layer'>): boolean { return !this.#parts.core.inherit.layers.includes(layer) }
+
+  /** The restore that brings back what was there before that one. */
+  undoing(
+    { layer, changes }: { readonly layer: Layer, readonly changes: Pick<SwitchChanges, 'inheritance'> },
+  ): RestoreOptions {
+    const { offset, length } = changes.inheritance.range!
+    return { from: layer.undo!.info.name, offset, length: Math.min(length, this.#parts.core.sizeBytes - offset) }
   }
 
   async #cancelPromotion(copier: Copier): Promise<void> {
@@ -399,6 +408,11 @@ function judgePace(bytesPerSecond: number | undefined): number | null {
   if (bytesPerSecond === undefined) return null
   if (Number.isSafeInteger(bytesPerSecond) && bytesPerSecond >= 1) return bytesPerSecond
   throw new NbdeltaError('bad-argument', `${bytesPerSecond} is no rate: whole bytes per second, at least 1`)
+}
+
+/** There is nothing to cancel. */
+export function restoreOver(): NbdeltaError {
+  return new NbdeltaError('wrong-state', 'the restore is over', { hint: 'restore from its undo point' })
 }
 
 function cancelled(message: string): NbdeltaError { return new NbdeltaError('cancelled', message) }

@@ -96,6 +96,7 @@ export class Volumes {
     const volume = await this.#create(options, true)
     try {
       await fill(volume)
+      await volume.flush()
       await this.#turns.take(() => this.#usable(options.name).imported(entry => this.#directory.catalog.put(entry)))
       return volume
     } catch (error) {

@@ -131,6 +131,18 @@ t.test('todo: made whole, replaced whole, removed', async t => {
   t.notOk(existsSync(join(root, VOLUME, 'todo')))
 })
 
+t.test('staged: a file that a crash has left without its length is none', async t => {
+  const staged = join(root, VOLUME, 'staged')
+  t.equal(await folders.openStaged(VOLUME, undefined), undefined)
+  writeFileSync(staged, '')
+  t.equal(await folders.openStaged(VOLUME, undefined), undefined)
+  for (const sizeBytes of [1 << 20, undefined]) {
+    const disk = await folders.openStaged(VOLUME, sizeBytes)
+    t.equal(disk!.sizeBytes, 1 << 20)
+    await disk!.close()
+  }
+})
+
 t.test('many points share a few handles', async t => {
   const pool = new FilePool(8)
   const many = new PointFolders(root, pool)

@@ -60,6 +60,21 @@ t.test('of another volume\'s snapshot and its own, by one record; a refusal of o
   await again.close()
 })
 
+t.test('what a volume has grown by since it was known what differs counts as different', async t => {
+  const store = await openStore({ path: join(t.testdir(), 'store'), create: true })
+  const from = await store.createVolume({ name: 'from', sizeBytes: GRAINS * G, grainBytes: G })
+  await fill(from, 0, 5, GRAINS)
+  await from.points.create({ name: 's', kind: 'snapshot' })
+  const grown = await store.createVolume({ name: 'grown', sizeBytes: 4 * G, grainBytes: G })
+  const within = new GrainBitmap(4)
+  within.set(1, 2)
+  await store.resizeVolume('grown', GRAINS * G)
+  const job = await grown.restore({ from: 's', sourceVolume: from, within })
+  t.equal(await shown(grown), '05005555')
+  await job.finished
+  await store.close()
+})
+
 t.test('a volume whose filling fails is not there', async t => {
   const store = await openStore({ path: join(t.testdir(), 'store'), create: true })
   await t.rejects(store.fillVolume({ name: 'half', sizeBytes: GRAINS * G }, async () => { throw new Error('no more') }), /no more/)

@@ -9,8 +9,9 @@ import { type Ending, Machine } from './storm-disks.js'
 const FLIGHTS_MAX = 14
 /** Within these everything in flight is answered. */
 const TURNS_MAX = 4000
-/** Nothing takes longer on a disk. */
+/** Nothing takes longer on a disk; what it belongs to may need some more requests before it fails. */
 const TURNS_OF_A_REQUEST = 26
+const REQUESTS_OF_A_FAILURE = 5
 const CODES = ['no-space', 'io', 'busy', 'not-found', 'wrong-state', 'cancelled', 'flush-failed']
 
 export class Wrong extends Error {}
@@ -118,7 +119,7 @@ export class Ground {
   /** Nothing is refused any more, not even what is on its way. */
   async calmed(): Promise<void> {
     this.machine.calm = true
-    for (let turns = 0; turns < TURNS_OF_A_REQUEST; turns++) await this.machine.turn()
+    for (let turns = 0; turns < REQUESTS_OF_A_FAILURE * TURNS_OF_A_REQUEST; turns++) await this.machine.turn()
   }
 
   /** For whoever must not throw. */

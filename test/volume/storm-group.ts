@@ -220,7 +220,8 @@ class GroupStorm {
 
   #pace(): { readonly bytesPerSecond?: number } { return this.lab.ground.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
 
-  #restore(what: string, parts: readonly { readonly member: Member, readonly making: RestoreMaking }[], begin: () => Promise<InheritJob>): void {
+  /** @param begin undefined: nothing is left to be cancelled */
+  #restore(what: string, parts: readonly { readonly member: Member, readonly making: RestoreMaking }[], begin: () => Promise<InheritJob | undefined>): void {
     const one: Together = {
       what, found: happened => { for (const { making } of parts) making.found(happened) },
       // Where nothing differs nothing is there: the model tells whether it does. What is being deleted is not new.
@@ -232,48 +233,44 @@ class GroupStorm {
     for (const { member, making: { whenHeld, atInstant } } of parts) member.hooks = { whenHeld, atInstant }
     this.#fly(what, parts, one, begin, job => {
       const undos = new Map(parts.flatMap(({ member }) => member.points.restored ? [[member, member.points.restored.undo]] : []))
-      this.#cancellable = undos.size > 0 ? { job, undos } : undefined
+      this.#cancellable = job && undos.size > 0 ? { job, undos } : undefined
     })
   }
 
-  /** All of them at once, one by one. */
+  /** All of them at once. */
   cancel(): void {
     if (!this.#cancellable) return
     const { job, undos } = this.#cancellable
     const members = [...undos.keys()]
     // Whoever was restored again has nothing of it to cancel.
-    const isOver = [...undos].some(([{ points }, undo]) => points.restored?.undo !== undo)
-    const what = `cancel of ${members.map(({ name }) => name).join(', ')}`
-    if (isOver || this.#cancelled(what, members, () => job.cancel())) this.#cancellable = undefined
+    if ([...undos].some(([{ points }, undo]) => points.restored?.undo !== undo)) this.#cancellable = undefined
+    else this.#cancelled('cancel of several', members, async () => {
+      await job.cancel()
+      return undefined
+    })
   }
 
   cancelOne(): void {
     const member = this.#one(this.#members)
     const { inheriting } = member.lab.volume
-    if (inheriting) this.#cancelled(`cancel of ${member.name}`, [member], () => inheriting.cancel())
+    // A clone that is not restored is promoted, perhaps.
+    if (inheriting && member.lab.volume.inheritor.isRestoring) this.#cancelled(`cancel of ${member.name}`, [member], async () => {
+      await inheriting.cancel()
+      return undefined
+    })
   }
 
-  #cancelled(what: string, members: readonly Member[], begin: () => Promise<void>): boolean {
+  /** Where it is known what was there. */
+  #cancelled(what: string, members: readonly Member[], begin: () => Promise<undefined>): void {
     const there = members.map(({ points, lab }) => {
-      const { offset, length } = points.restored?.range ?? { offset: 0, length: Infinity }
-      return { points, range: { offset, length: Math.min(length, lab.volume.sizeBytes - offset) }, undo: points.restored?.undo }
+      const { undo, range } = points.restored ?? {}
+      const { offset, length } = range ?? { offset: 0, length: Infinity }
+      return { points, undo, range: { offset, length: Math.min(length, lab.volume.sizeBytes - offset) } }
     })
     for (const { points, undo } of there) if (undo !== undefined) points.lookAtNew(undo)
-    if (there.some(({ points, undo }) => undo === undefined || !points.contentOf(undo) || !points.canBeRestored)) return false
-    const makings = there.map(({ points, undo, range }) => points.restoring(undo!, points.contentOf(undo!)!, range))
-    const shown = new Set<RestoreMaking>()
-    for (const [i, member] of members.entries()) {
-      member.lab.stirred()
-      const { whenHeld, atInstant } = makings[i]
-      member.hooks = { whenHeld, atInstant: () => { shown.add(makings[i]); atInstant() } }
-    }
-    this.lab.ground.fly(what, begin, () => {
-      for (const making of makings) making.done()
-      this.lab.ground.count(`cancel of ${members.length}: done`)
-    }, () => {
-      for (const making of makings) shown.has(making) ? making.done() : making.failed()
-    }, ['bad-argument'])
-    return true
+    if (there.some(({ points, undo }) => undo === undefined || !points.contentOf(undo) || !points.canBeRestored)) return
+    const parts = there.map(({ points, undo, range }, i) => ({ member: members[i], making: points.restoring(undo!, points.contentOf(undo!)!, range) }))
+    this.#restore(what, parts, begin)
   }
 
   async quiet(): Promise<void> {

@@ -3,14 +3,18 @@
  * of their instant, and from their first look on that one; what differs is among what a point says has changed; only undo points
  * may be given up, and only for want of space.
  */
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
 import type { Kept, PointKind } from '../../src/volume/snappoint.js'
+import type { Run } from '../../src/volume/volume-map.js'
 import { GRAIN } from './lab.js'
 import { IN_GRAIN, type Lab, place, POINTS_EVER, SECTORS, Wrong } from './storm-lab.js'
 import { type Allowed, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
 
 /** Names there may be at a time. */
 const POINTS_MAX = 5
+const OWNER = 'the storm'
+const LABEL = 'noted'
 
 interface Known {
   readonly kind: PointKind
@@ -26,6 +30,11 @@ interface Known {
   readonly image?: { readonly from: number, readonly isMine: () => boolean } | undefined
   /** Another may have its name later. */
   uuid?: string | undefined
+  /** Whether it is pinned, and what its label says, each any of these. */
+  readonly pinned: Set<boolean>
+  readonly label: Set<string | undefined>
+  /** One of them is being changed. */
+  isNoted: boolean
 }
 
 /** Of bytes. */
@@ -73,9 +82,7 @@ export class StormPoints {
   making(name: string, kind: PointKind, { mayGo = false, from }: { readonly mayGo?: boolean, readonly from?: number } = {}): Making {
     const lab = this.#lab
     const isMine = lab.lives()
-    const known: Known = {
-      kind, mayGo, state: 'making', allowed: undefined, content: undefined, image: from === undefined ? undefined : { from, isMine },
-    }
+    const known = { ...fresh(kind, mayGo), image: from === undefined ? undefined : { from, isMine } }
     this.#made++
     this.#points.set(name, known)
     return {
@@ -146,9 +153,11 @@ export class StormPoints {
     const lab = this.#lab
     const name = this.#one(['snapshot', 'bookmark'])
     if (name === undefined) return
-    const { allowed } = this.#points.get(name)!
-    const now = lab.model.allowed()
-    const differs = now.some((values, sector) => [...values].every(value => !isSame(allowed![sector], value)))
+    const before = this.#points.get(name)!.allowed!
+    const differing = [...lab.model.allowed().entries()].filter(([sector, now]) => [...now].every(value => !isSame(before[sector], value)))
+    const runs = lab.volume.points.changedRuns(name)
+    for (const [sector, now] of differing) this.#judgeMarked(`asked in the midst, since ${name}`, runs, sector, before, [...now])
+    const differs = differing.length > 0
     let answer = false
     const begin = async (): Promise<void> => { answer = await lab.volume.points.hasChanged(name) }
     // What was there when it was asked counts; later ones may have put it back.
@@ -208,8 +217,13 @@ export class StormPoints {
     const content = isForeign ? source.valuesOf(name!) : name === undefined ? undefined : this.#points.get(name)!.content
     if (name === undefined || !content || !this.canBeRestored) return
     const range = this.range()
+    const within = isForeign && lab.random(2) === 0 ? all(lab.core.map.grains) : undefined
     const { whenHeld, atInstant, done, failed } = this.restoring(name, content, range)
-    const options = { from: name, ...isForeign ? { sourceVolume } : {}, ...range, whenHeld, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
+    const narrow = (): void => {
+      if (within) this.#narrow(within, content)
+      whenHeld()
+    }
+    const options = { from: name, ...isForeign ? { sourceVolume, ...within && { within } } : {}, ...range, whenHeld: narrow, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
     const what = range ? `restore ${name} ${place(range.offset, range.length)}` : `restore ${name}`
     lab.fly(what, () => lab.volume.restore(options), done, failed, ['bad-argument'])
   }
@@ -229,7 +243,7 @@ export class StormPoints {
       whenHeld: () => {
         if (!isMine()) return
         restoring.range = range ?? { offset: 0, length: lab.volume.sizeBytes }
-        restoring.undo = { kind: 'snapshot', mayGo: true, state: 'making', allowed: lab.model.allowed(), content: undefined }
+        restoring.undo = { ...fresh('snapshot', true), allowed: lab.model.allowed() }
         restoring.op = lab.model.begin(`restore ${from}`, restored(content, range, lab.volume.sizeBytes))
       },
       atInstant: () => { if (isMine()) lab.model.atOnce(restoring.op!) },
@@ -258,6 +272,17 @@ export class StormPoints {
         if (isShown && !op) throw new Wrong(`restore ${from} is there, and nothing was held`)
         if (op && op.state !== 'done') isShown ? lab.model.done(op) : lab.model.never(op)
       },
+    }
+  }
+
+  /** What the snapshot surely holds as the volume does is not within it any more, or some of that. */
+  #narrow(within: GrainBitmap, content: readonly number[]): void {
+    const { model, random } = this.#lab
+    const now = model.allowed()
+    for (let grain = 0; grain < within.length; grain++) {
+      const ends = [grain * IN_GRAIN, (grain + 1) * IN_GRAIN]
+      const isEqual = now.slice(...ends).every((values, i) => values.size === 1 && values.has(content[ends[0] + i]))
+      if (isEqual && random(4) > 0) within.clear(grain, grain + 1)
     }
   }
 
@@ -304,7 +329,9 @@ export class StormPoints {
     const { points } = lab.volume
     this.#lookForSacrifices()
     const there = [...this.#points].filter(([, { state }]) => state === 'there')
-    for (const [name, { kind, image }] of there) {
+    for (const [name, known] of there) {
+      const { kind, image } = known
+      this.#judgeInfo(what, name, known)
       if (kind === 'snapshot' || image?.isMine()) await lab.answered(`${what}: read ${name}`, this.#content(name))
     }
     for (const [i, [since, { allowed, content }]] of there.entries()) {
@@ -320,9 +347,52 @@ export class StormPoints {
   #judgeMarks(what: string, since: string, until: string | undefined, before: Allowed, after: readonly number[]): void {
     const runs = this.#lab.volume.points.changedRuns(since, until)
     for (const [sector, value] of after.entries()) {
-      const grain = Math.floor(sector / IN_GRAIN)
-      if (isSame(before[sector], value) || runs.some(({ start, end }) => start <= grain && grain < end)) continue
-      throw new Wrong(`${what}: grain ${grain} is not marked, was ${[...before[sector]].join(' ')}, is ${value}`)
+      if (!isSame(before[sector], value)) this.#judgeMarked(what, runs, sector, before, [value])
+    }
+  }
+
+  #judgeMarked(what: string, runs: readonly Run[], sector: number, before: Allowed, now: readonly number[]): void {
+    const grain = Math.floor(sector / IN_GRAIN)
+    if (runs.some(({ start, end }) => start <= grain && grain < end)) return
+    throw new Wrong(`${what}: grain ${grain} is not marked, was ${[...before[sector]].join(' ')}, is ${now.join(' ')}`)
+  }
+
+  /** Pins and labels come and go. */
+  note(): void {
+    const lab = this.#lab
+    const name = this.#one(['snapshot', 'bookmark'])
+    if (name === undefined) return
+    const known = this.#points.get(name)!
+    if (known.isNoted) return
+    const { points } = lab.volume
+    if (lab.random(2) === 0) {
+      const value = lab.random(3) === 0 ? undefined : `l${lab.serial}`
+      this.#put(`label ${name} ${value}`, () => points.label(name, LABEL, value ?? null), known, known.label, value)
+    } else if (known.pinned.has(true)) this.#put(`unpin ${name}`, () => points.unpin(name, OWNER), known, known.pinned, false)
+    else this.#put(`pin ${name}`, () => points.pin(name, { owner: OWNER, expiresAt: null }), known, known.pinned, true)
+  }
+
+  #put<T>(what: string, put: () => Promise<void>, known: Known, may: Set<T>, value: T): void {
+    known.isNoted = true
+    may.add(value)
+    const over = (): void => { known.isNoted = false }
+    this.#lab.fly(what, put, () => {
+      over()
+      may.clear()
+      may.add(value)
+    }, over)
+  }
+
+  #judgeInfo(what: string, name: string, known: Known): void {
+    const { pinned, label } = known
+    known.isNoted = false
+    const info = this.#lab.volume.points.get(name)!
+    const isPinned = info.pins.some(({ owner }) => owner === OWNER)
+    if (!pinned.has(isPinned)) throw new Wrong(`${what}: ${name} is ${isPinned ? '' : 'not '}pinned`)
+    if (!label.has(info.labels[LABEL])) throw new Wrong(`${what}: ${name} has label ${info.labels[LABEL]}, not one of ${[...label].join(' ')}`)
+    for (const [may, is] of [[pinned, isPinned], [label, info.labels[LABEL]]] as const) {
+      may.clear()
+      may.add(is as never)
     }
   }
 
@@ -339,6 +409,16 @@ export class StormPoints {
     if (this.#restoring) this.#foundUndo()
     for (const name of names) if (!this.#points.has(name)) throw new Wrong(`${what}: ${name} is there`)
   }
+}
+
+function fresh(kind: PointKind, mayGo: boolean): Known {
+  return { kind, mayGo, state: 'making', allowed: undefined, content: undefined, pinned: new Set([false]), label: new Set([undefined]), isNoted: false }
+}
+
+function all(grains: number): GrainBitmap {
+  const map = new GrainBitmap(grains)
+  map.set(0, grains)
+  return map
 }
 
 function exactly(content: readonly number[]): Allowed { return content.map(value => new Set([value])) }

@@ -8,6 +8,7 @@
  */
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
+import type { InheritJob } from '../../src/volume/copier.js'
 import { GRAIN, SLOW } from './lab.js'
 import type { Ending } from './storm-disks.js'
 import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
@@ -23,6 +24,8 @@ export class Storm {
   readonly points: StormPoints
   /** One write in so many is of parts of grains. */
   readonly #wholes: number
+  /** The last one of this process. */
+  #promotion: InheritJob | undefined
   /** The volume is about to have this size, or may be. */
   #resizingTo: number | undefined
 
@@ -117,7 +120,10 @@ export class Storm {
   promote(): void {
     const { lab } = this
     const pace = lab.random(2) === 0 ? 2 * GRAIN : undefined
-    lab.fly('promote', () => lab.volume.inheritor.promote(pace), () => undefined)
+    const begin = async (): Promise<void> => { this.#promotion = await lab.volume.inheritor.promote(pace) }
+    const stop = async (): Promise<void> => { await this.#promotion!.cancel() }
+    if (this.#promotion && lab.random(3) === 0) lab.fly('stop a promotion', stop, () => undefined)
+    else lab.fly('promote', begin, () => undefined)
   }
 
   /** As volumes.ts does it. */
@@ -232,7 +238,7 @@ export class Storm {
 
   async judgeOpened(what: string, isDurable: boolean): Promise<void> {
     const { lab } = this
-    this.#resizingTo = undefined
+    this.#resizingTo = this.#promotion = undefined
     this.points.takeStock(what)
     const now = await lab.contents(what)
     lab.model.found(now, isDurable)
@@ -266,7 +272,7 @@ export class Storm {
     return [
       ...often([20, 60, 200], () => this.write()), ...often([0, 0, 3, 8], () => this.clear('zero')), ...often([0, 0, 3, 8], () => this.clear('trim')),
       ...often([1, 5, 20], () => this.flush()), ...often([3, 8, 15], () => points.create('snapshot')), ...often([0, 2], () => points.create('bookmark')),
-      ...often([2, 5, 9], () => points.delete()), ...often([0, 3], () => points.ask()), ...often([0, 2], () => points.look()),
+      ...often([2, 5, 9], () => points.delete()), ...often([0, 3], () => points.ask()), ...often([0, 1, 4], () => points.note()), ...often([0, 2], () => points.look()),
       ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4, 20], () => points.restore()), ...often([0, 1, 5], () => this.resize()),
       ...this.lab.isClone ? often([0, 1], () => this.promote()) : [],
       ...this.lab.hasBudget ? often([0, 1, 3], () => this.lab.setSpace(someRule(random))) : [],

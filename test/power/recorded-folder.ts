@@ -1,0 +1,220 @@
+/**
+ * RecordedFolder: everything this process does to the files below one folder, in order, by the functions of node:fs that the
+ * product uses. What may be left of it when the power fails is folder-states.ts's.
+ *
+ * Each change has a beginning and an end: what has begun may be there, and a sync covers only what had ended when it began.
+ * Limits: no hard links, no renames from one folder to another, no holes made by fallocate (a child process; the test hides it).
+ */
+import fs from 'node:fs'
+import { type FileHandle } from 'node:fs/promises'
+import { syncBuiltinESMExports } from 'node:module'
+import { basename, dirname, relative } from 'node:path'
+
+/** Files and folders are numbers, the folder itself 0; a name is what is said of one `within` another, and changes. */
+export type Change =
+  | { readonly what: 'write', readonly file: number, readonly offset: number, readonly data: Buffer }
+  | { readonly what: 'size', readonly file: number, readonly bytes: number }
+  | { readonly what: 'make', readonly name: string, readonly id: number, readonly isFolder: boolean, readonly within: number }
+  | { readonly what: 'rename', readonly id: number, readonly name: string, readonly within: number }
+  /** And everything in it. */
+  | { readonly what: 'remove', readonly id: number, readonly within: number }
+  /** Of a file, or the names in a folder. */
+  | { readonly what: 'sync', readonly id: number }
+
+  /** Of whoever makes the changes. */
+  | { readonly what: 'note', readonly note: unknown }
+
+/** Positions in the history; `end` is Infinity while it is on its way. */
+export interface Recorded<C extends Change = Change> {
+  readonly begun: number
+  end: number
+  readonly change: C
+}
+
+/** What was there before, and how it came to be there. */
+interface Before { readonly paths: ReadonlyMap<string, number>, readonly history: readonly Recorded[], readonly position: number }
+
+interface FileIds { readonly byName: Map<string, number>, readonly byDescriptor: Map<number, number> }
+
+export class RecordedFolder {
+  readonly history: Recorded[] = []
+  #position = 0
+  readonly #root: string
+  readonly #ids: FileIds = { byName: new Map([['', 0]]), byDescriptor: new Map() }
+  #nextId = 1
+  readonly #restore: () => void
+
+  /** From now on, until `stop`. @param before what `root` holds; by default nothing */
+  constructor(root: string, before?: Before) {
+    this.#root = root
+    if (before) this.#goOn(before)
+    this.#restore = replaced(fs, {
+      writeSync: original => (...args: Parameters<typeof fs.writeSync>) => {
+        const [fd, from, at, length, offset] = args as unknown as [number, Buffer, number, number, number]
+        return this.#writing(fd, from, at, length, offset, () => Reflect.apply(original, fs, args))
+      },
+      write: original => (...args: unknown[]) => {
+        const [fd, from, at, length, offset, done] = args as [number, Buffer, number, number, number, (error: unknown, bytes: number) => void]
+        const end = this.#beginWrite(fd, from, at, length, offset)
+        Reflect.apply(original, fs, [fd, from, at, length, offset, (error: unknown, bytes: number) => {
+          end()
+          done(error, bytes)
+        }])
+      },
+      fdatasync: original => (fd: number, done: (error: unknown) => void) => {
+        const end = this.#beginSync(this.#ids.byDescriptor.get(fd))
+        Reflect.apply(original, fs, [fd, (error: unknown) => {
+          end()
+          done(error)
+        }])
+      },
+    }, fs.promises, {
+      open: original => async (...args: Parameters<typeof fs.promises.open>) => this.#opened(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
+      mkdir: original => async (...args: Parameters<typeof fs.promises.mkdir>) => this.#making(String(args[0]), true, () => Reflect.apply(original, fs.promises, args)),
+      rename: original => async (...args: Parameters<typeof fs.promises.rename>) => this.#renaming(String(args[0]), String(args[1]), () => Reflect.apply(original, fs.promises, args)),
+      rm: original => async (...args: Parameters<typeof fs.promises.rm>) => this.#removing(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
+      unlink: original => async (...args: Parameters<typeof fs.promises.unlink>) => this.#removing(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
+    })
+  }
+
+  get position(): number { return this.#position }
+
+  note(note: unknown): void {
+    const position = ++this.#position
+    this.history.push({ begun: position, end: position, change: { what: 'note', note } })
+  }
+
+  stop(): void { this.#restore() }
+
+  #goOn({ paths, history, position }: Before): void {
+    for (const [path, id] of paths) this.#ids.byName.set(path, id)
+    this.history.push(...history)
+    this.#position = position
+    // What was lost has had numbers as well, each smaller than its position.
+    this.#nextId = position
+  }
+
+  #name(path: string): string | undefined {
+    const name = relative(this.#root, path)
+    return name.startsWith('..') ? undefined : name
+  }
+
+  #begin(change: Change): () => void {
+    const recorded: Recorded = { begun: ++this.#position, end: Infinity, change }
+    this.history.push(recorded)
+    return () => { recorded.end = ++this.#position }
+  }
+
+  #beginWrite(fd: number, from: Buffer, at: number, length: number, offset: number): () => void {
+    const file = this.#ids.byDescriptor.get(fd)
+    if (file === undefined) return () => undefined
+    return this.#begin({ what: 'write', file, offset, data: Buffer.from(from.subarray(at, at + length)) })
+  }
+
+  #beginSync(id: number | undefined): () => void { return id === undefined ? () => undefined : this.#begin({ what: 'sync', id }) }
+
+  #writing<T>(fd: number, from: Buffer, at: number, length: number, offset: number, work: () => T): T {
+    const end = this.#beginWrite(fd, from, at, length, offset)
+    try {
+      return work()
+    } finally {
+      end()
+    }
+  }
+
+  async #opened(path: string, work: () => Promise<FileHandle>): Promise<FileHandle> {
+    const name = this.#name(path)
+    if (name === undefined) return work()
+    const isThere = fs.existsSync(path)
+    const handle = isThere ? await work() : await this.#making(path, false, work)
+    const id = this.#ids.byName.get(name)!
+    this.#ids.byDescriptor.set(handle.fd, id)
+    const { fd } = handle
+    const around = <K extends 'truncate' | 'sync' | 'datasync' | 'writeFile' | 'close'>(method: K, begin: (...args: Parameters<FileHandle[K]>) => () => void): void => {
+      const original = handle[method]
+      Object.defineProperty(handle, method, { value: async (...args: Parameters<FileHandle[K]>) => {
+        const end = begin(...args)
+        try {
+          return await Reflect.apply(original, handle, args)
+        } finally {
+          end()
+        }
+      } })
+    }
+    around('truncate', bytes => this.#begin({ what: 'size', file: id, bytes: bytes ?? 0 }))
+    around('sync', () => this.#beginSync(id))
+    around('datasync', () => this.#beginSync(id))
+    around('writeFile', data => this.#begin({ what: 'write', file: id, offset: 0, data: Buffer.from(data as Buffer) }))
+    around('close', () => {
+      this.#ids.byDescriptor.delete(fd)
+      return () => undefined
+    })
+    return handle
+  }
+
+  /** It is there as soon as it has begun, and what is done to it has a number at once; it goes again when it fails. */
+  async #making<T>(path: string, isFolder: boolean, work: () => Promise<T>): Promise<T> {
+    const name = this.#name(path)
+    if (name === undefined || fs.existsSync(path)) return work()
+    const id = this.#nextId++
+    const end = this.#begin({ what: 'make', name: basename(name), id, isFolder, within: this.#folderOf(name) })
+    const done = await work()
+    this.#ids.byName.set(name, id)
+    end()
+    return done
+  }
+
+  async #renaming(from: string, to: string, work: () => Promise<void>): Promise<void> {
+    const [name, target] = [this.#name(from), this.#name(to)]
+    if (name === undefined || target === undefined || !fs.existsSync(from)) return work()
+    const end = this.#begin({ what: 'rename', id: this.#ids.byName.get(name)!, name: basename(target), within: this.#folderOf(name) })
+    await work()
+    const { byName } = this.#ids
+    this.#forget(target)
+    for (const [other, id] of [...byName]) {
+      if (other !== name && !other.startsWith(`${name}/`)) continue
+      byName.delete(other)
+      byName.set(target + other.slice(name.length), id)
+    }
+    end()
+  }
+
+  async #removing(path: string, work: () => Promise<void>): Promise<void> {
+    const name = this.#name(path)
+    if (name === undefined || !fs.existsSync(path)) return work()
+    const end = this.#begin({ what: 'remove', id: this.#ids.byName.get(name)!, within: this.#folderOf(name) })
+    await work()
+    this.#forget(name)
+    end()
+  }
+
+  #forget(name: string): void {
+    for (const other of [...this.#ids.byName.keys()]) if (other === name || other.startsWith(`${name}/`)) this.#ids.byName.delete(other)
+  }
+
+  #folderOf(name: string): number {
+    const folder = dirname(name)
+    return this.#ids.byName.get(folder === '.' ? '' : folder)!
+  }
+}
+
+type AnyFunction = (...args: never[]) => unknown
+type Replacements = Readonly<Record<string, (original: AnyFunction) => unknown>>
+
+/** Returns what undoes it. */
+function replaced(...pairs: readonly (object | Replacements)[]): () => void {
+  const undo: (() => void)[] = []
+  for (let i = 0; i < pairs.length; i += 2) {
+    const object = pairs[i] as Record<string, unknown>
+    for (const [name, replacement] of Object.entries(pairs[i + 1] as Replacements)) {
+      const original = object[name] as AnyFunction
+      object[name] = replacement(original)
+      undo.push(() => { object[name] = original })
+    }
+  }
+  syncBuiltinESMExports()
+  return () => {
+    for (const one of undo) one()
+    syncBuiltinESMExports()
+  }
+}
