@@ -273,7 +273,8 @@ async function holdFor(point: NewPoint, sinceMs: number, { begin, end }: Holding
   const locked = begin(point)
   let late = false
   const whenLate = (): void => { if (late) end(point) }
-  locked.then(whenLate, whenLate)
+  // One whose disk has failed is not held.
+  locked.then(whenLate, () => undefined)
   await point.by(sinceMs + HOLD_MS, locked, () => { late = true })
 }
 
