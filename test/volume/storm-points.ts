@@ -223,7 +223,10 @@ export class StormPoints {
       if (within) this.#narrow(within, content)
       whenHeld()
     }
-    const options = { from: name, ...isForeign ? { sourceVolume, ...within && { within } } : {}, ...range, whenHeld: narrow, atInstant, ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
+    const options = {
+      from: name, ...isForeign ? { sourceVolume, ...within && { within } } : {}, ...range, whenHeld: narrow, atInstant,
+      ...lab.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {},
+    }
     const what = range ? `restore ${name} ${place(range.offset, range.length)}` : `restore ${name}`
     lab.fly(what, () => lab.volume.restore(options), done, failed, ['bad-argument'])
   }
