@@ -263,8 +263,8 @@ export class VolumePoints implements Snappoints {
   #mapsBetween(since: string, until: Point | undefined): GrainBitmap[] {
     const maps = this.#marksBetween(since, until)
     // What is staged is marked only when it is moved to its place.
-    const staged = until ? undefined : this.#parts.core.staging?.grains()
-    return staged ? [...maps, staged] : maps
+    const { staging } = this.#parts.core
+    return until || !staging || staging.idle ? maps : [...maps, staging.grains()]
   }
 
   #marksBetween(since: string, until: Point | undefined): GrainBitmap[] {

@@ -115,9 +115,10 @@ export class Space {
 
   /** What is staged has its promise, asked for or not: taken while there was no budget, or found at open. */
   expect(): void {
-    const staged = this.#core.staging?.grains()
-    if (this.#rule.budgetBytes === null || !staged) return
-    for (const { start, end } of staged.runs()) this.promise(this.needs(start, end))
+    const { staging } = this.#core
+    if (this.#rule.budgetBytes === null || !staging || staging.idle) return
+    for (const { start, end } of staging.grains().runs()) this.promise(this.needs(start, end))
+    this.promise([...staging.grains('later').runs()].map(run => ({ ...run, isLent: false })))
   }
 
   get facts(): SpaceFacts {

@@ -150,11 +150,11 @@ export class Staging {
     return entry && entry.sequence > this.#log!.applied ? entry : undefined
   }
 
-  /** All grains that `meets` knows of; undefined: none. */
-  grains(): GrainBitmap | undefined {
-    if (this.#grains.size === 0) return undefined
+  /** All grains that `meets` knows of; or those that a snapshot in the making is going to need, by their latest entries. */
+  grains(which: 'all' | 'later' = 'all'): GrainBitmap {
     const grains = new GrainBitmap(this.#core.map.grains)
-    for (const grain of this.#grains.keys()) grains.set(grain, grain + 1)
+    const from = which === 'all' ? -1 : this.#division?.keeps ? this.#division.last : Infinity
+    for (const [grain, { sequence }] of this.#grains) if (sequence > from) grains.set(grain, grain + 1)
     return grains
   }
 

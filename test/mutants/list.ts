@@ -488,4 +488,5 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'a volume is filled before its content is durable', file: 'volume/volumes.js', find: 'await fill(volume);\n            await volume.flush();',
     put: 'await fill(volume);', judge: 'power/power-cuts' },
   { name: 'a staging log without a length is one', file: 'store/point-files.js', find: 'size > 0', put: 'size >= 0', judge: 'store/point-files' },
+  { name: 'a budget that comes behind an instant knows nothing of it', file: 'volume/space.js', find: "[...staging.grains('later').runs()]", put: '[]', judge: 'volume/instants' },
 ]

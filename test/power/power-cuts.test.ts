@@ -73,7 +73,7 @@ async function ended({ history, position }: RecordedFolder, from: number, random
   writeLeft(left, path)
   const notes = history.flatMap(({ begun, change }) => begun <= at && change.what === 'note' ? [change.note as StoryNote] : [])
   const { text, worlds } = notes.at(-1) ?? { text: 'before anything', worlds: [undefined] }
-  const found = await judged(join(path, 'store'), worlds, ending === 'cut')
+  const found = await judged(join(path, 'store'), worlds, ending)
   rmSync(path, { recursive: true })
   return typeof found === 'string' ? `${left.story}, ${text}: ${found}` : { left, world: found.world }
 }

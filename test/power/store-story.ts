@@ -11,6 +11,7 @@ import type { Random } from '../../src/device/testing.js'
 import { openStore, type Store } from '../../src/volume/open-store.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
+import type { Ending } from './folder-states.js'
 import type { RecordedFolder } from './recorded-folder.js'
 
 const GRAIN = 4096
@@ -238,11 +239,19 @@ export class Story {
   #with(name: string, live: Live): World { return new Map([...this.#world!, [name, live]]) }
 }
 
+/** What they are behind a kill, which loses nothing: a sector is what it was in one of them. */
+function afterKill(worlds: readonly World[]): World[] {
+  const known = worlds.filter(world => world !== undefined)
+  return worlds.map(world => world && new Map([...world].map(([name, live]) => {
+    const others = known.map(other => other.get(name)?.now).filter(now => now?.length === live.now.length)
+    return [name, { ...live, sectors: live.now.map((_, sector) => new Set(others.map(now => now![sector]!))) }]
+  })))
+}
+
 /**
  * Which of these worlds a store is that was opened anew, with the content that it has; a text: what is wrong with it, for it is none.
- * @param isDurable all that is there is
  */
-export async function judged(path: string, worlds: readonly World[], isDurable: boolean): Promise<{ readonly world: World } | string> {
+export async function judged(path: string, worlds: readonly World[], ending: Ending): Promise<{ readonly world: World } | string> {
   let store: Store
   try {
     store = await openStore({ path })
@@ -252,9 +261,9 @@ export async function judged(path: string, worlds: readonly World[], isDurable: 
   }
   try {
     const problems: string[] = []
-    for (const world of worlds) {
+    for (const [i, world] of (ending === 'cut' ? worlds : afterKill(worlds)).entries()) {
       const problem = world && await problemOf(store, world)
-      if (world && problem === undefined) return { world: await foundIn(store, world, isDurable) }
+      if (world && problem === undefined) return { world: await foundIn(store, worlds[i]!, ending === 'cut') }
       problems.push(problem ?? 'there is a store')
     }
     return problems.join('; or ')
@@ -263,6 +272,7 @@ export async function judged(path: string, worlds: readonly World[], isDurable: 
   }
 }
 
+/** @param isDurable all that is there is */
 async function foundIn(store: Store, world: NonNullable<World>, isDurable: boolean): Promise<World> {
   const found = new Map<string, Live>()
   for (const [name, live] of world) {

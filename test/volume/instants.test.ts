@@ -169,11 +169,12 @@ for (const kind of ['snapshot', 'bookmark'] as const) {
   })
 }
 
-t.test('with a budget what is staged beside it has a promise, and nothing that is answered finds no room', async t => {
-  const { volume, points, made } = await divided('snapshot', 6 * G)
+for (const isLate of [false, true]) t.test(`with a budget${isLate ? ' that comes later' : ''} what is staged beside it has a promise, and nothing that is answered finds no room`, async t => {
+  const { volume, points, made } = await divided('snapshot', isLate ? null : 6 * G)
   // The old one has one grain, and a promise of three; two are left, and the new one needs what the old one has.
   t.ok(await isOver(volume.write(11 * G, G, filled(3), 0)))
   t.ok(await isOver(volume.write(4 * G, G, filled(4), 0)))
+  if (isLate) volume.setSpace({ budgetBytes: 6 * G, order: 'fail' })
   const third = Promise.resolve(volume.write(5 * G, G, filled(5), 0)).then(() => 'done', (error: unknown) => (error as NbdeltaError).code)
   t.notOk(await isOver(third), 'it waits with those that cannot be staged')
   points.release()
