@@ -265,9 +265,8 @@ export class StormPoints {
         if (!inDoubt) this.#restoring = undefined
       },
       isLeftAlone: () => {
-        const { op } = restoring
-        const before = op && lab.model.allowed(op)
-        return op?.state === 'failed' && [...op.values].every(([sector, value]) => before![sector].has(value))
+        const { op, undo } = restoring
+        return op?.state === 'failed' && [...op.values].every(([sector, value]) => undo!.allowed![sector].has(value))
       },
       found: isShown => {
         const { op } = restoring
