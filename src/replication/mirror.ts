@@ -97,7 +97,7 @@ export class Mirror {
 
   /** What the declared point was frozen together with, at one instant; undefined: it was frozen alone. */
   get instant(): string | undefined {
-    try { return instantOf(this.#basePoint(this.#parts.source())) } catch { return undefined }
+    try { return instantOf(this.#points.find(this.#parts.source(), this.state.base?.point)) } catch { return undefined }
   }
 
   /** As people know the target; a volume that is gone by its uuid. */
@@ -161,8 +161,7 @@ export class Mirror {
       const inside = this.#inside = new Turns()
       try {
         return await work({
-          mirror: this,
-          cycle: (options, freeze) => inside.take(() => this.#run({ ...options, freeze })),
+          mirror: this, cycle: (options, freeze) => inside.take(() => this.#run({ ...options, freeze })),
           run: (options, run) => inside.take(() => this.#running(options, run)),
           release: () => inside.take(() => this.#endStream().then(() => this.#release()).catch((error: unknown) => {
             this.#failed(error)
@@ -223,9 +222,7 @@ export class Mirror {
     return this.#take(async () => {
       if (!this.#accept('split')) return false
       if (!atOnce) await this.#run({ ...options, last: true })
-      await this.#endStream()
-      await this.#parts.target.release()
-      await this.#put({ ...this.state, phase: 'split', keep: true })
+      await this.#letGo()
       this.#decisions.add({ rule: 'split', inputs: { point: this.state.base?.point ?? null }, outcome: 'both are on their own' })
       this.#arm()
       return true
@@ -294,13 +291,19 @@ export class Mirror {
     await this.#turns.take(async () => {
       const { target, logger } = this.#parts
       const stays = (err: unknown): void => { logger.warn({ err, mirror: this.#record.name }, 'points of a deleted mirror stay') }
-      const steps = [
-        async () => { if (this.state.base && !this.isApart) await target.release() },
-        async () => this.#points.sweep(this.#parts.source(), []),
-        async () => target.forget(),
-      ]
-      for (const step of steps) await step().catch(stays)
+      const isOwned = (this.state.base || this.state.phase === 'resyncing') && !this.isApart
+      // Without its points a target that was not let go would be left at half a cycle.
+      const end = async (): Promise<void> => isOwned ? this.#letGo().then(() => target.forget()) : target.forget()
+      for (const step of [end, async () => this.#points.sweep(this.#parts.source(), [])]) await step().catch(stays)
     })
+  }
+
+  /** The target stands on its own, at its declared point; what a resync had not kept yet is kept (D14). */
+  async #letGo(): Promise<void> {
+    const { keep, cycle } = this.state
+    await this.#endStream()
+    await this.#parts.target.release(keep ? cycle + 1 : undefined)
+    await this.#put({ ...this.state, phase: 'split', releasing: false, keep: true })
   }
 
   /** False: it is so already. Errors: wrong-state. */
@@ -431,7 +434,7 @@ export class Mirror {
     if (this.state.phase !== 'paired' || this.#lagBytes() !== 0) return false
     if (this.state.mode !== 'periodic' && !this.#streaming?.isLive) return false
     const volume = this.#parts.source()
-    const { kind, sizeBytes } = this.#basePoint(volume)!
+    const { kind, sizeBytes } = this.#points.find(volume, this.state.base?.point)!
     if (kind === 'snapshot' || sizeBytes !== volume.sizeBytes) return false
     this.#renewedAt = this.#parts.clock.wallTime().toISOString()
     this.#dueAtMs = this.#parts.clock.now() + this.state.intervalSeconds * 1000
@@ -440,11 +443,6 @@ export class Mirror {
 
   #lagBytes(): number | null {
     try { return this.#points.changedBytes(this.#parts.source(), this.state.base?.point) } catch { return null }
-  }
-
-  #basePoint(volume: StoreVolume): PointInfo | undefined {
-    const { base } = this.state
-    return base ? this.#points.find(volume, base.point) : undefined
   }
 
   #cycleParts(volume: StoreVolume, { onProgress }: TransferOptions, signal = new AbortController().signal): CycleParts {
@@ -490,8 +488,8 @@ export class Mirror {
       const isDue = this.#dueAtMs <= this.#parts.clock.now()
       if (this.state.releasing) await this.#release().catch((error: unknown) => { this.#failed(error) })
       if (this.state.phase === 'split') return this.#arm()
-      const { lagBytes } = this.state
-      if (isDue || (lagBytes !== null && (this.#lagBytes() ?? 0) >= lagBytes)) await this.#run({}, false).catch(() => undefined)
+      const isBehind = (this.#lagBytes() ?? 0) >= (this.state.lagBytes ?? Infinity)
+      if (isDue || isBehind) await this.#run({}, false).catch(() => undefined)
       await turn()
       this.#arm()
     })
