@@ -85,8 +85,9 @@ export class Hosts {
     if (name) await volume.points.delete(name).then(() => { this.snapshots.delete(name) }, expected)
     for (const { name: undo, labels } of volume.points.list()) {
       // One that a release has made goes by itself, perhaps while another is looked at.
-      if (labels['auto'] !== 'undo' || !volume.points.get(undo) || wanted(await snapshotOf(volume, undo))) continue
-      await volume.points.delete(undo).catch(expected)
+      if (labels['auto'] !== 'undo' || !volume.points.get(undo)) continue
+      const image = await snapshotOf(volume, undo).catch(unlessLeaving)
+      if (image !== undefined && !wanted(image)) await volume.points.delete(undo).catch(expected)
     }
   }
 

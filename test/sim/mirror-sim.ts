@@ -42,7 +42,7 @@ interface SimResult {
 }
 
 /** Where the targets of a life are. */
-const KINDS = [['volume', 'far'], ['peer'], ['peer'], ['peer', 'far']] as const
+const KINDS = [['volume', 'far'], ['peer'], ['peer'], ['peer', 'far'], ['volume', 'peer', 'far']] as const
 
 /** One of so many lives is about going apart and coming back: what is done in it more often than elsewhere, or less. */
 const RETURNS_EVERY = 3
@@ -66,13 +66,14 @@ class Life {
       [4, 'snapshot', () => this.#host(place => place.hosts.snapshot(place.volume))],
       [3, 'restore', () => this.#host(place => place.hosts.restore(place.volume))],
       [4, 'delete', () => this.#host(place => place.hosts.delete(place.volume, image => place.isKept(image)))],
-      [12, 'sync', () => operator.mirror(mirror => mirror.sync())], [3, 'tick', () => this.#tick()],
+      [12, 'sync', () => operator.cancellable((mirror, signal) => mirror.sync({ signal }))], [3, 'tick', () => this.#tick()],
       [3, 'pause', () => operator.mirror(mirror => mirror.state.paused ? mirror.resume() : mirror.pause())],
-      [3, 'split', () => operator.mirror(mirror => mirror.split({ atOnce: random(2) === 0 }))],
-      [5, 'resync', () => operator.mirror(mirror => operator.resync(mirror))],
-      [5, 'group', () => { operator.group() }], [7, 'reverse', () => { operator.reverse() }], [2, 'cancel', () => operator.cancel()],
+      [3, 'split', () => operator.cancellable((mirror, signal) => mirror.split({ atOnce: random(2) === 0, signal }))],
+      [5, 'resync', () => operator.cancellable((mirror, signal) => operator.resync(mirror, signal))],
+      [5, 'group', () => { operator.group() }], [7, 'reverse', () => { operator.reverse() }], [3, 'cancel', () => operator.cancel()],
       [5, 'write far', () => operator.writeFar()],
-      [1, 'verify', () => operator.mirror(mirror => operator.verify(mirror))],
+      [2, 'verify', () => operator.cancellable((mirror, signal) => operator.verify(mirror, signal))],
+      [1, 'verify there', () => { operator.verifyReplica() }], [1, 'delete mirror', () => { operator.delete() }],
       [2, 'promote', () => operator.promote()], [6, 'repair', () => operator.repair()],
       [4, 'cut', () => { network.cut() }], [6, 'notice', () => { network.notice() }],
       [2, 'network', () => { network.isDown = true }],
@@ -89,10 +90,10 @@ class Life {
   static async begin(seed: number): Promise<Life> {
     const life = new Life(seed)
     const { scene } = life
-    const kinds: readonly string[] = KINDS[seed % KINDS.length]!
-    const names = kinds.includes('peer') ? ['a', 'b'] : ['a']
+    const kinds = scene.kinds = KINDS[seed % KINDS.length]!
+    const names = scene.kinds.includes('peer') ? ['a', 'b'] : ['a']
     for (const name of names) {
-      const volumes = kinds.includes('volume') ? ['v', 'w'] : ['v']
+      const volumes = scene.kinds.includes('volume') ? ['v', 'w'] : ['v']
       scene.sites.push(await Site.start(await Machine.fresh(name, volumes), scene))
       for (const volume of volumes) scene.places.push(new Place(scene.site(name), volume, scene.random, uuid => scene.watchOf(uuid)))
     }

@@ -128,8 +128,12 @@ export class Place {
     const watch = this.#watchOf(this.owner)
     const point = this.volume.points.list().findLast(({ labels, pins }) => labels['mirror'] === this.owner && labels['frozen'] === undefined && pins.length > 0)
     const shown = point ? { point: point.uuid, origin: point.labels['origin'], image } : this.#shown && { ...this.#shown, image }
-    if (shown) watch.letGo(this.#shown = shown)
+    if (shown && point) watch.letGo(this.#shown = shown)
+    else if (shown) watch.ended(shown.image)
     else if (watch.hasShown) throw new Wrong(`volume ${this.#label} was let go at no point (C10, S1)`)
+    if (this.#own && this.#own.image !== image && !await this.#hasKept(this.#own.image)) {
+      throw new Wrong(`what was done on volume ${this.#label} was not kept when it was let go (D14)`)
+    }
     this.#own = undefined
     this.hosts.taken(image, !shown)
     this.#released = shown

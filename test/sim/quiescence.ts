@@ -92,6 +92,10 @@ export class Quiescence {
       this.#scene.primary = site
     }
     const { process } = this.#scene.primary
+    if (this.#operator.deleteAgain()) {
+      await this.#scene.pumped(Promise.all(process.running))
+      return false
+    }
     // What a volume was let go at its hosts see before the next mirror freezes it.
     for (const place of this.#scene.places) await place.look()
     if (this.#scene.sites.length > 1 && !this.#scene.peerMirror()) {

@@ -28,6 +28,8 @@ export class Scene implements World {
   readonly disk: FarDisk
   readonly sites: Site[] = []
   readonly places: Place[] = []
+  /** Where the targets are: `volume`, `peer`, `far`. */
+  kinds: readonly string[] = []
   /** The site whose volume is the one that counts. */
   primary!: Site
   /** Those that run. */

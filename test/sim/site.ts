@@ -41,6 +41,8 @@ export class Process {
   readonly #closed = new Map<string, number>()
   /** What was begun and goes on. */
   readonly running = new Set<Promise<void>>()
+  /** Of those, what can be cancelled. */
+  readonly aborts = new Set<AbortController>()
   /** Names of the mirrors that are being split together. */
   splitting: readonly string[] = []
   #exposed = 0

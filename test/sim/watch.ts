@@ -111,6 +111,15 @@ export class Watch {
     this.#answered = -1
   }
 
+  /** Its mirror was deleted, and its points with it: what clients see since is one of those that it may have declared last, or received. */
+  ended(image: Image): void {
+    const since = this.#seen?.seq ?? -1
+    const isDeclared = [...this.#seen ? [this.#seen] : [], ...this.#frozen.values()].some(frozen =>
+      frozen.image === image && frozen.seq >= since && lastOf(frozen) >= Math.max(this.#at, this.#answered))
+    if (!isDeclared) this.#judgeReceived(image, this.#answered)
+    this.#answered = -1
+  }
+
   #judge({ origin, image }: Shown, atLeast: number): void {
     if (origin === undefined) return this.#judgeReceived(image, atLeast)
     const frozen = this.#known(origin)
