@@ -21,6 +21,7 @@ import { Backoff } from './backoff.js'
 import { runCycles } from './carry.js'
 import type { CompareOptions, Difference } from './compare.js'
 import { type CycleParts, type CycleResult, differing, type Doubt } from './cycle.js'
+import { Ending } from './ending.js'
 import type { LogBudget } from './log-budget.js'
 import type { MirrorRecord, MirrorState } from './mirror-record.js'
 import { accepts, resyncing, type Verb } from './mirror-state.js'
@@ -278,24 +279,23 @@ export class Mirror {
     this.#dueNow()
   }
 
-  /** Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one. */
+  /**
+   * Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one.
+   * Errors: no-space, busy (a target here cannot be let go now: it goes on).
+   */
   async dissolve(): Promise<void> {
     this.#work.end()
-    const noneVerifies = this.#verifications.close(this.#gone())
+    const ending = new Ending(this.#parts, this.#record.name)
     await this.#turns.take(async () => {
+      await this.#endStream()
+      this.#dueNow()
+      const isOwned = (this.state.base !== null || this.state.phase === 'resyncing') && !this.isApart
+      if (isOwned) await ending.letGo(() => this.#letGo(), () => this.shownPoint() !== undefined)
       this.#stopped = this.#deleted = true
       this.#timer?.cancel()
-      await this.#endStream()
     })
-    await noneVerifies
-    await this.#turns.take(async () => {
-      const { target, logger } = this.#parts
-      const stays = (err: unknown): void => { logger.warn({ err, mirror: this.#record.name }, 'points of a deleted mirror stay') }
-      const isOwned = (this.state.base || this.state.phase === 'resyncing') && !this.isApart
-      // Without its points a target that was not let go would be left at half a cycle.
-      const end = async (): Promise<void> => isOwned ? this.#letGo().then(() => target.forget()) : target.forget()
-      for (const step of [end, async () => this.#points.sweep(this.#parts.source(), [])]) await step().catch(stays)
-    })
+    await this.#verifications.close(this.#gone())
+    await this.#turns.take(() => ending.forget(async () => this.#points.sweep(this.#parts.source(), [])))
   }
 
   /** The target stands on its own, at its declared point; what a resync had not kept yet is kept (D14). */

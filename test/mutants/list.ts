@@ -315,6 +315,8 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'the work of a split target is not kept', file: 'replication/volume-target.js', find: 'if (keep)', put: 'if (false)', judge: 'crash/simulated-mirrors' },
   { name: 'a mirror that is deleted takes with it what a resync had not kept yet', file: 'replication/mirror.js', find: 'keep ? cycle + 1 : undefined',
     put: 'undefined', judge: 'replication/own-work' },
+  { name: 'a mirror is deleted although its target cannot be let go', file: 'replication/ending.js', find: 'FOR_NOW.includes(error.code)', put: 'false',
+    judge: 'replication/own-work' },
   { name: 'a secondary is taken back before the work on it is kept', file: 'replication/secondary-session.js', judge: 'replication/own-work',
     find: 'await target.keepWork(point.cycle, true);', put: ';' },
   { name: 'a write that waits does not count as a change', file: 'volume/points.js', judge: 'volume/changed-map',

@@ -74,6 +74,32 @@ t.test('a mirror of the same name is made again, over what was done meanwhile', 
   await lab.close()
 })
 
+t.test('a mirror is not deleted while its target has no room to be let go', async t => {
+  const lab = await Lab.open(t.testdir())
+  const volume = await lab.volume('v', GRAINS)
+  await fill(volume, 0, 1, GRAINS)
+  const mirror = await lab.mirror({ volume: 'v', target: 'w' })
+  const target = lab.store.get('w')!
+  const before = await shown(target)
+  for (const grain of [5, 9]) await fill(volume, grain, 2)
+  let writes = 0
+  const asBefore = onWrite(target, () => { if (++writes === 2) throw new Error('cut off') })
+  await t.rejects(mirror.sync(), /cut off/)
+  asBefore()
+  const restore = target.restore.bind(target)
+  target.restore = async () => { throw new NbdeltaError('no-space', 'of the budget all is used') }
+  await t.rejects(lab.mirrors.delete('m'), { code: 'no-space' })
+  t.equal(lab.mirrors.ownerOf(target.uuid), mirror, 'half a cycle is shown to nobody')
+  t.same(await shownAt(target, mirror.shownPoint()!.name), before)
+  await mirror.sync()
+  t.same(await mirror.verify(), [], 'it goes on')
+  await fill(volume, 3, 3)
+  target.restore = restore
+  await lab.mirrors.delete('m')
+  t.match([await shown(target), lab.mirrors.list()], [{ 5: 2, 9: 2, 3: 1 }, []])
+  await lab.close()
+})
+
 t.test('a deletion is cut short when the target has let go of its points', async t => {
   const lab = await Lab.open(t.testdir())
   await fill(await lab.volume('v', GRAINS), 0, 1, GRAINS)
