@@ -74,6 +74,7 @@ class Life {
       [5, 'write far', () => operator.writeFar()],
       [2, 'verify', () => operator.cancellable((mirror, signal) => operator.verify(mirror, signal))],
       [1, 'verify there', () => { operator.verifyReplica() }], [1, 'delete mirror', () => { operator.delete() }],
+      [2, 'budget', () => { operator.budget() }],
       [2, 'promote', () => operator.promote()], [6, 'repair', () => operator.repair()],
       [4, 'cut', () => { network.cut() }], [6, 'notice', () => { network.notice() }],
       [2, 'network', () => { network.isDown = true }],

@@ -4,6 +4,7 @@
  */
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Mirror } from '../../src/replication/mirror.js'
+import { GRAIN } from './image.js'
 import { Reverse } from './reverse.js'
 import type { Scene } from './scene.js'
 import type { Process } from './site.js'
@@ -11,6 +12,10 @@ import { expected, Wrong } from './wrong.js'
 
 /** What one process has begun and not ended. */
 const BEGUN_MAX = 2
+
+/** Grains that the points of a volume may keep. */
+const BUDGETS = [null, 0, 1, 2, 3, 5, 8] as const
+const ORDERS = ['drop-undo-then-fail', 'drop-undo-then-fail', 'fail'] as const
 
 const MODES = ['periodic', 'periodic', 'async', 'sync'] as const
 /** Mirrors that are made anew have the names of others that are gone, and both sites some of the same. */
@@ -90,6 +95,15 @@ export class Operator {
       await process.secondaries.verify('v', { signal })
       this.#scene.count('verified there')
     }))
+  }
+
+  /** What points may keep, of a source or of a target. */
+  budget(): void {
+    const { site: { process, isPaused }, name } = this.#scene.some(this.#scene.places)
+    if (isPaused) return
+    const grains = this.#scene.some(BUDGETS)
+    const rule = { budgetBytes: grains === null ? null : grains * GRAIN, order: this.#scene.some(ORDERS) }
+    this.#begin(process, () => process.store.setSpace(name, rule))
   }
 
   /** A mirror ends, whatever it does; its target stands on its own. */
