@@ -2,7 +2,8 @@
  * One simulated life of mirrored volumes, deterministic by its seed: the shipped code of volumes, mirrors and secondaries, on machines
  * whose processes are killed and whose power fails, over a network that holds messages back, reorders, loses and repeats them and leaves
  * connections half open; with hosts that write on, on either side of what is split, and an operator who snapshots, restores, splits,
- * resyncs, reverses (reverse.ts) and cancels that, verifies, pauses, promotes.
+ * resyncs, reverses (reverse.ts), verifies, pauses, promotes, cancels any of that, deletes mirrors and makes others of the same name, gives
+ * volumes budgets that are too small, and stops servers in good order.
  *
  * A step is one thing that happens: a message arrives, a connection breaks, a host writes, an operator begins something, a machine stands
  * still, a process dies. What was begun goes on with the messages that arrive in later steps, so that everything happens in the middle of
@@ -80,7 +81,7 @@ class Life {
       [2, 'network', () => { network.isDown = true }],
       [3, 'stand still', () => { scene.some(scene.sites).isPaused = true }],
       [16, 'mend', () => { this.#mend() }],
-      [2, 'kill', () => this.#crash(false)], [2, 'power', () => this.#crash(true)],
+      [2, 'stop', () => { operator.stop() }], [2, 'kill', () => this.#crash(false)], [2, 'power', () => this.#crash(true)],
     ]
     if (Math.floor(seed / KINDS.length) % RETURNS_EVERY === 0) {
       this.#table = this.#table.map(([weight, name, run]) => [RETURNING[name] ?? weight, name, run])
@@ -130,6 +131,7 @@ class Life {
   async #check(): Promise<void> {
     if (this.scene.failure) throw this.scene.failure
     if (this.scene.network.bug) throw this.scene.network.bug
+    await this.#operator.startAgain()
     for (const place of this.scene.places) await place.look()
     if (this.#steps++ % PENDING_EVERY > 0) return
     for (const place of this.scene.places) {

@@ -67,8 +67,8 @@ export class Operator {
     }))
   }
 
-  #begin({ running }: Process, ask: () => Promise<unknown>): void {
-    if (running.size >= BEGUN_MAX) return
+  #begin({ running, stopping }: Process, ask: () => Promise<unknown>): void {
+    if (running.size >= BEGUN_MAX || stopping) return
     const work = (async () => { await ask() })().catch(expected).catch((error: unknown) => { this.#scene.failed(error) })
       .finally(() => { running.delete(work) })
     running.add(work)
@@ -95,6 +95,26 @@ export class Operator {
       await process.secondaries.verify('v', { signal })
       this.#scene.count('verified there')
     }))
+  }
+
+  /** A server is told to end. */
+  stop(): void {
+    const site = this.#scene.some(this.#scene.sites)
+    const { places, reversals } = this.#scene
+    const isBusy = places.some(place => place.site === site && place.waiting) || [...reversals].some(({ process }) => process === site.process)
+    if (site.isPaused || site.process.stopping || isBusy) return
+    site.process.stop()
+    site.process.stopping!.catch((error: unknown) => { this.#scene.failed(error) })
+  }
+
+  /** Those that have ended are started again. */
+  async startAgain(): Promise<void> {
+    for (const site of this.#scene.sites) {
+      if (!site.process.isStopped) continue
+      await site.restart()
+      this.#scene.count('stopped')
+      for (const place of this.#scene.places) if (place.site === site) await place.reopened(false)
+    }
   }
 
   /** What points may keep, of a source or of a target. */

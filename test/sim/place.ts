@@ -53,7 +53,7 @@ export class Place {
   get shown(): Shown | undefined { return this.#shown }
   get isFree(): boolean {
     const { process } = this.site
-    return this.owner === undefined && ownerOf(process, this.volume.uuid) === undefined && !process.isClosed(this.name)
+    return !process.stopping && this.owner === undefined && ownerOf(process, this.volume.uuid) === undefined && !process.isClosed(this.name)
   }
 
   /** So often its hosts have deleted something, or an undo point was given up for want of space. */

@@ -85,6 +85,8 @@ export class Quiescence {
   /** One more round of bringing everything together; true: nothing was left to do. */
   async #settled(): Promise<boolean> {
     for (const { process } of this.#scene.sites) await this.#scene.pumped(Promise.all(process.running))
+    for (const { process: { stopping } } of this.#scene.sites) await this.#scene.pumped(Promise.resolve(stopping))
+    await this.#operator.startAgain()
     await this.#madeRoom()
     for (const { waiting } of this.#scene.places) await this.#scene.pumped(Promise.resolve(waiting))
     for (const site of this.#scene.sites) {
