@@ -84,7 +84,7 @@ export class Quiescence {
 
   /** One more round of bringing everything together; true: nothing was left to do. */
   async #settled(): Promise<boolean> {
-    for (const { process } of this.#scene.sites) await this.#scene.pumped(Promise.all(process.running))
+    for (const { process } of this.#scene.sites) await this.#scene.pumped(Promise.all(process.running), true)
     for (const { process: { stopping } } of this.#scene.sites) await this.#scene.pumped(Promise.resolve(stopping))
     await this.#operator.startAgain()
     await this.#madeRoom()
@@ -98,14 +98,14 @@ export class Quiescence {
     }
     const { process } = this.#scene.primary
     if (this.#operator.deleteAgain()) {
-      await this.#scene.pumped(Promise.all(process.running))
+      await this.#scene.pumped(Promise.all(process.running), true)
       return false
     }
     // What a volume was let go at its hosts see before the next mirror freezes it.
     for (const place of this.#scene.places) await place.look()
     if (this.#scene.sites.length > 1 && !this.#scene.peerMirror()) {
       this.#operator.repair()
-      await this.#scene.pumped(Promise.all(process.running))
+      await this.#scene.pumped(Promise.all(process.running), true)
       return false
     }
     const all = []

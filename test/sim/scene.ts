@@ -168,8 +168,8 @@ export class Scene implements World {
     return this.primary.process.mirrors.list().find(({ state }) => state.target.kind === 'peer')
   }
 
-  /** Everything that is on its way arrives, until that has ended. */
-  async pumped<T>(work: Promise<T>): Promise<T> {
+  /** Everything that is on its way arrives, until that has ended. @param looks at volumes, which may change hands meanwhile */
+  async pumped<T>(work: Promise<T>, looks = false): Promise<T> {
     let over = false
     const done = (): void => { over = true }
     work.then(done, done)
@@ -178,6 +178,7 @@ export class Scene implements World {
       else if (idle > PATIENCE) this.network.notice()
       if (idle > 5000) throw new Wrong('something never ends')
       await turn()
+      if (looks) for (const place of this.places) await place.look()
     }
     return work
   }
