@@ -30,7 +30,7 @@ import type { PulledVolumes } from './pulled.js'
 import { Reversal } from './reversal.js'
 import { AT_ONCE, Rendezvous } from './rendezvous.js'
 
-/** Errors of a restore that are told before its record is written. */
+/** Errors of a restore that are told before its record is written, though all volumes may be held by then. */
 const BEFORE_THE_RECORD: readonly string[] = ['busy', 'wrong-state', 'not-found', 'bad-argument']
 const NOTHING_TO_COPY: InheritJob = {
   finished: Promise.resolve(), cancel: async () => undefined,
@@ -226,9 +226,14 @@ export class MirrorGroup {
 
   /** @param doubt told what is not known while it is not */
   async #restore(reversals: readonly Reversal[], doubt: (now: 'unknown' | 'nothing') => void): Promise<InheritJob> {
-    const wanted = reversals.flatMap(({ restore }) => restore ?? [])
+    const wanted = reversals.flatMap(({ restore }) => !restore ? [] : [{
+      ...restore,
+      whenHeld: () => {
+        doubt('unknown')
+        restore.whenHeld?.()
+      },
+    }])
     if (wanted.length === 0) return NOTHING_TO_COPY
-    doubt('unknown')
     try {
       return await this.#store.restoreTogether(wanted)
     } catch (error) {

@@ -21,6 +21,7 @@ import { Backoff } from './backoff.js'
 import { runCycles } from './carry.js'
 import type { CompareOptions, Difference } from './compare.js'
 import { type CycleParts, type CycleResult, differing, type Doubt } from './cycle.js'
+import { Ending } from './ending.js'
 import type { LogBudget } from './log-budget.js'
 import type { MirrorRecord, MirrorState } from './mirror-record.js'
 import { accepts, resyncing, type Verb } from './mirror-state.js'
@@ -97,7 +98,7 @@ export class Mirror {
 
   /** What the declared point was frozen together with, at one instant; undefined: it was frozen alone. */
   get instant(): string | undefined {
-    try { return instantOf(this.#basePoint(this.#parts.source())) } catch { return undefined }
+    try { return instantOf(this.#points.find(this.#parts.source(), this.state.base?.point)) } catch { return undefined }
   }
 
   /** As people know the target; a volume that is gone by its uuid. */
@@ -161,8 +162,7 @@ export class Mirror {
       const inside = this.#inside = new Turns()
       try {
         return await work({
-          mirror: this,
-          cycle: (options, freeze) => inside.take(() => this.#run({ ...options, freeze })),
+          mirror: this, cycle: (options, freeze) => inside.take(() => this.#run({ ...options, freeze })),
           run: (options, run) => inside.take(() => this.#running(options, run)),
           release: () => inside.take(() => this.#endStream().then(() => this.#release()).catch((error: unknown) => {
             this.#failed(error)
@@ -223,9 +223,7 @@ export class Mirror {
     return this.#take(async () => {
       if (!this.#accept('split')) return false
       if (!atOnce) await this.#run({ ...options, last: true })
-      await this.#endStream()
-      await this.#parts.target.release()
-      await this.#put({ ...this.state, phase: 'split', keep: true })
+      await this.#letGo()
       this.#decisions.add({ rule: 'split', inputs: { point: this.state.base?.point ?? null }, outcome: 'both are on their own' })
       this.#arm()
       return true
@@ -281,26 +279,31 @@ export class Mirror {
     this.#dueNow()
   }
 
-  /** Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one. */
+  /**
+   * Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one.
+   * Errors: no-space, busy (a target here cannot be let go now: it goes on).
+   */
   async dissolve(): Promise<void> {
     this.#work.end()
-    const noneVerifies = this.#verifications.close(this.#gone())
+    const ending = new Ending(this.#parts, this.#record.name)
     await this.#turns.take(async () => {
+      await this.#endStream()
+      this.#dueNow()
+      const isOwned = (this.state.base !== null || this.state.phase === 'resyncing') && !this.isApart
+      if (isOwned) await ending.letGo(() => this.#letGo(), () => this.shownPoint() !== undefined)
       this.#stopped = this.#deleted = true
       this.#timer?.cancel()
-      await this.#endStream()
     })
-    await noneVerifies
-    await this.#turns.take(async () => {
-      const { target, logger } = this.#parts
-      const stays = (err: unknown): void => { logger.warn({ err, mirror: this.#record.name }, 'points of a deleted mirror stay') }
-      const steps = [
-        async () => { if (this.state.base && !this.isApart) await target.release() },
-        async () => this.#points.sweep(this.#parts.source(), []),
-        async () => target.forget(),
-      ]
-      for (const step of steps) await step().catch(stays)
-    })
+    await this.#verifications.close(this.#gone())
+    await this.#turns.take(() => ending.forget(async () => this.#points.sweep(this.#parts.source(), [])))
+  }
+
+  /** The target stands on its own, at its declared point; what a resync had not kept yet is kept (D14). */
+  async #letGo(): Promise<void> {
+    const { keep, cycle } = this.state
+    await this.#endStream()
+    await this.#parts.target.release(keep ? cycle + 1 : undefined)
+    await this.#put({ ...this.state, phase: 'split', releasing: false, keep: true })
   }
 
   /** False: it is so already. Errors: wrong-state. */
@@ -431,7 +434,7 @@ export class Mirror {
     if (this.state.phase !== 'paired' || this.#lagBytes() !== 0) return false
     if (this.state.mode !== 'periodic' && !this.#streaming?.isLive) return false
     const volume = this.#parts.source()
-    const { kind, sizeBytes } = this.#basePoint(volume)!
+    const { kind, sizeBytes } = this.#points.find(volume, this.state.base?.point)!
     if (kind === 'snapshot' || sizeBytes !== volume.sizeBytes) return false
     this.#renewedAt = this.#parts.clock.wallTime().toISOString()
     this.#dueAtMs = this.#parts.clock.now() + this.state.intervalSeconds * 1000
@@ -440,11 +443,6 @@ export class Mirror {
 
   #lagBytes(): number | null {
     try { return this.#points.changedBytes(this.#parts.source(), this.state.base?.point) } catch { return null }
-  }
-
-  #basePoint(volume: StoreVolume): PointInfo | undefined {
-    const { base } = this.state
-    return base ? this.#points.find(volume, base.point) : undefined
   }
 
   #cycleParts(volume: StoreVolume, { onProgress }: TransferOptions, signal = new AbortController().signal): CycleParts {
@@ -490,8 +488,8 @@ export class Mirror {
       const isDue = this.#dueAtMs <= this.#parts.clock.now()
       if (this.state.releasing) await this.#release().catch((error: unknown) => { this.#failed(error) })
       if (this.state.phase === 'split') return this.#arm()
-      const { lagBytes } = this.state
-      if (isDue || (lagBytes !== null && (this.#lagBytes() ?? 0) >= lagBytes)) await this.#run({}, false).catch(() => undefined)
+      const isBehind = (this.#lagBytes() ?? 0) >= (this.state.lagBytes ?? Infinity)
+      if (isDue || isBehind) await this.#run({}, false).catch(() => undefined)
       await turn()
       this.#arm()
     })

@@ -148,23 +148,28 @@ export class SecondarySession {
     return this.#secondaries.target(volume.uuid).changed(frozen?.point) ?? null
   }
 
-  /** Of a released one what was done on it is kept, and nothing is added to it while it is looked at. */
+  /** Of a released one what was done on it is kept, before it is a secondary again that may be let go; nobody adds to it then. */
   async #begin(held: Held, { point, keep, seen }: PeerParams<'begin'>): Promise<null> {
     const { volume } = held
     const state = this.#secondaries.of(volume.uuid)!
+    const target = this.#secondaries.target(volume.uuid)
+    const judge = async (): Promise<void> => {
+      if (seen === null || (await this.#map(held))?.count() === seen) return
+      throw new NbdeltaError('busy', `volume ${volume.name} was written to meanwhile; what changed is looked at again`)
+    }
     if (state.phase === 'released') {
       if (!keep) {
         throw new NbdeltaError('wrong-state', `volume ${volume.name} was released, and may have been written to`,
           { hint: `nbdelta mirror split ${state.name} says so here as well; then resync` })
       }
-      const take = (): Promise<void> => this.#secondaries.put(volume.uuid, { ...state, phase: 'secondary' })
-      await this.#secondaries.parts.whileUnattached(volume.name, take)
-    }
-    if (seen !== null && (await this.#map(held))?.count() !== seen) {
-      throw new NbdeltaError('busy', `volume ${volume.name} was written to meanwhile; what changed is looked at again`)
-    }
+      await this.#secondaries.parts.whileUnattached(volume.name, async () => {
+        await judge()
+        await target.keepWork(point.cycle, true)
+        await this.#secondaries.put(volume.uuid, { ...state, phase: 'secondary' })
+      })
+    } else await judge()
     await this.#receive(held)
-    await (await this.#secondaries.target(volume.uuid).open()).begin(point, keep)
+    await (await target.open()).begin(point, keep)
     held.begun = point.uuid
     held.mixes = false
     return null
@@ -258,8 +263,11 @@ export class SecondarySession {
     return null
   }
 
-  async #forget({ volume, exposure }: Held): Promise<null> {
+  /** Whoever asks may not have been heard when it was to be released. */
+  async #forget(held: Held): Promise<null> {
+    const { volume, exposure } = held
     await exposure.close()
+    if (this.#secondaries.declaredPoint(volume.uuid)) await this.#release(held)
     await this.#secondaries.drop(volume.uuid)
     return null
   }

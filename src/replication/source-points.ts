@@ -52,7 +52,7 @@ export class SourcePoints {
     return points.list().filter(point => point.kind === kind && point.labels[MIRROR_LABEL] === this.#mirror.uuid)
   }
 
-  find(volume: StoreVolume, uuid: string): PointInfo | undefined {
+  find(volume: StoreVolume, uuid: string | undefined): PointInfo | undefined {
     return [...this.list(volume, 'bookmark'), ...snapshotsOf(volume)].find(point => point.uuid === uuid)
   }
 
@@ -115,13 +115,13 @@ export class SourcePoints {
 
   /** What has changed since a point of it, bytes; null: it is not there. */
   changedBytes(volume: StoreVolume, uuid: string | undefined): number | null {
-    const point = uuid === undefined ? undefined : this.find(volume, uuid)
+    const point = this.find(volume, uuid)
     return point ? bytesOf(volume.points.changedMap(point.name), volume.grainBytes, volume.sizeBytes) : null
   }
 
   /** The base stays, and what is newer: a target may have declared it without anybody having heard of it. */
   async sweepTo(volume: StoreVolume, base: string | undefined): Promise<void> {
-    const point = base === undefined ? undefined : this.find(volume, base)
+    const point = this.find(volume, base)
     const isNewer = ({ seq }: PointInfo): boolean => seq > (point?.seq ?? 0)
     const newer = [...this.list(volume, 'bookmark').filter(isNewer).slice(-NEWER_KEPT), ...snapshotsOf(volume).filter(isNewer)]
     await this.sweep(volume, [...point ? [point] : [], ...newer].map(({ uuid }) => uuid))

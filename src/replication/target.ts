@@ -126,8 +126,12 @@ export interface MirrorTarget {
   readonly keepsSnapshots: boolean
   /** Errors: unreachable, not-found, and whatever the device reports. */
   open(wish: SessionWish): Promise<TargetSession>
-  /** Shows the declared point again, and may be written to by others from now on. Errors: wrong-state (it has none), io. */
-  release(): Promise<void>
+  /**
+   * Shows the declared point again, and may be written to by others from now on. Errors: wrong-state (it has none), io.
+   * @param keep number of the cycle that was to keep somebody's own work, and may not have begun: now it is kept. A target that
+   *   is told of others' work by `begin` alone needs it not
+   */
+  release(keep?: number): Promise<void>
   /** The mirror is over: what the target keeps for it goes. */
   forget(): Promise<void>
   /** Whether it can hold a declared point to be compared; of a peer as of the last session. */

@@ -31,6 +31,8 @@ const RECEIVED_LABEL = 'received'
 const ROOT_LABEL = 'root'
 /** Uuid of the source's snapshot of which it is a copy: it stays when newer ones are declared. */
 const SNAPSHOT_LABEL = 'snapshot'
+/** Of a snapshot of somebody's own work: which mirror, and which cycle, would have overwritten it. */
+const KEPT_LABEL = 'kept'
 /** Leaves room for what tells it from one that has the name already. */
 const COPY_NAME_MAX = 120
 /** Number of the point; those of before it was kept have none. */
@@ -157,10 +159,11 @@ export class VolumeTarget implements MirrorTarget {
     await this.#declare(volume, stem, { [RECEIVED_LABEL]: 'stream', [AUTO_LABEL]: AUTO_MIRROR })
   }
 
-  async release(): Promise<void> {
+  async release(keep?: number): Promise<void> {
     const volume = this.#parts.volume()
     const shown = this.shownPoint()
     if (!shown) throw new NbdeltaError('wrong-state', `volume ${volume.name} has no declared point yet`)
+    if (keep !== undefined) await this.keepWork(keep)
     if (volume.sizeBytes !== shown.sizeBytes) await this.#parts.resize(volume.name, shown.sizeBytes)
     const before = new Set(volume.points.list().map(({ uuid }) => uuid))
     await volume.restore({ from: shown.name })
@@ -202,11 +205,26 @@ export class VolumeTarget implements MirrorTarget {
   }
 
   async #begin(volume: StoreVolume, { cycle, sizeBytes }: PlannedPoint, keep: boolean): Promise<void> {
-    const { name } = this.#parts.mirror
+    if (keep) await this.keepWork(cycle)
+    if (volume.sizeBytes !== sizeBytes) await this.#parts.resize(volume.name, sizeBytes)
+  }
+
+  /**
+   * Somebody's own work, once: a cycle that is tried again has written to the volume.
+   * @param isFree it can still be added to, and is kept again if it was
+   */
+  async keepWork(cycle: number, isFree = false): Promise<void> {
+    const volume = this.#parts.volume()
+    const { points } = volume
+    const { uuid, name } = this.#parts.mirror
     const declared = this.declaredPoint()
     // A client's last write before it became a target again may wait for old content to be kept.
-    if (keep && (!declared || await volume.points.hasChanged(declared.name))) await keepAs(volume, `before-${name}-${cycle}`)
-    if (volume.sizeBytes !== sizeBytes) await this.#parts.resize(volume.name, sizeBytes)
+    if (declared && !await points.hasChanged(declared.name)) return
+    const kept = `${uuid} ${cycle}`
+    const found = points.list().findLast(({ labels }) => labels[KEPT_LABEL] === kept)
+    if (found && !(isFree && await points.hasChanged(found.name))) return
+    const labels = { [AUTO_LABEL]: 'undo', [KEPT_LABEL]: kept }
+    await points.create({ name: freePointName(volume, `before-${name}-${cycle}`), kind: 'snapshot', labels })
   }
 
   async #commit(volume: StoreVolume, { uuid, cycle, root, snapshot, kept }: DeclaredPoint): Promise<void> {
@@ -262,10 +280,4 @@ async function forgetUndo(volume: StoreVolume, undo: readonly PointInfo[]): Prom
     await volume.inheriting?.finished
     for (const { name, uuid } of undo) if (volume.points.get(name)?.uuid === uuid) await volume.points.delete(name)
   } catch { /* the volume was closed, or somebody reads it */ }
-}
-
-/** Once: a cycle that is tried again finds it. */
-async function keepAs({ points }: StoreVolume, name: string): Promise<void> {
-  if (points.get(name)) return
-  await points.create({ name, kind: 'snapshot', labels: { [AUTO_LABEL]: 'undo' } })
 }

@@ -248,8 +248,14 @@ export class Changes {
     this.#checkpointer.wanted()
   }
 
-  /** Writes zeros wherever [offset, end) is data; elsewhere it reads as zeros already. */
+  /** Writes zeros wherever [offset, end) is data; elsewhere it reads as zeros already. There is room for all of it, or none. */
   async #zerosOverData(offset: number, end: number, attempt: Attempt): Promise<void> {
+    const { space, grainBytes } = this.#core
+    const needs = (): ReturnType<typeof space.needs> => space.needs(Math.floor(offset / grainBytes), Math.ceil(end / grainBytes))
+    if (offset < end) await space.during(needs, () => this.#writeZeros(offset, end, attempt))
+  }
+
+  async #writeZeros(offset: number, end: number, attempt: Attempt): Promise<void> {
     const { map, live, grainBytes } = this.#core
     let sinceYield = 0
     for (let at = offset; at < end;) {

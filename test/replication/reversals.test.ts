@@ -328,6 +328,9 @@ t.test('a source that is written to meanwhile shows no mixture: what was written
     return restoreTogether.call(store, wanted)
   }
   await t.rejects(lab.near.mirrors.together(['m']).reverse(), { code: 'busy', message: /was changed while/ })
+  // An older restore has no room to be copied.
+  store.restoreTogether = async () => { throw new NbdeltaError('no-space', 'of the budget all is used') }
+  await t.rejects(lab.near.mirrors.together(['m']).reverse(), { code: 'no-space' })
   store.restoreTogether = restoreTogether
   t.match([mirror.state.phase, await shown(volume)], ['split', { 2: 1, 57: 8 }])
   t.same(await left(store), ['v'])

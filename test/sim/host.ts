@@ -6,7 +6,7 @@
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Pending } from '../../src/device/block-device.js'
 import type { Random } from '../../src/device/testing.js'
-import { differenceOf, GRAIN, GRAINS, type Image, imageOf, isMixOf, patched, SECTOR, ZEROS } from './image.js'
+import { differenceOf, GRAIN, GRAINS, type Image, imageOf, isMixOf, partOf, patched, SECTOR, SIZE, ZEROS } from './image.js'
 import type { SimVolume } from './machine.js'
 import { never } from './medium.js'
 import { expected, Wrong } from './wrong.js'
@@ -17,6 +17,8 @@ const BYTES = 255
 const UNFLUSHED_MAX = 12
 type Change = (image: Image) => Image
 interface Asked { readonly change: Change | undefined, next: Image | undefined }
+/** What is refused so has changed nothing: there is no room for what a snapshot keeps, or the snapshot is gone. */
+const REFUSALS: readonly string[] = ['no-space', 'not-found', 'busy']
 const SLOW = { allocate: false, fast: false }
 
 export class Hosts {
@@ -35,6 +37,8 @@ export class Hosts {
   #becoming: readonly Image[] = []
   /** So often they have deleted something. */
   deletions = 0
+  /** So often something was refused to them. */
+  refused = 0
   /** What a mirror wrote here may not be durable: a power cut leaves anybody's bytes, until the next flush. */
   #isLoose = false
   #byte = 0
@@ -72,10 +76,20 @@ export class Hosts {
   }
 
   async restore(volume: SimVolume): Promise<void> {
-    const name = this.#some()
-    if (!name) return
-    const snapshot = this.snapshots.get(name)!
-    await this.#change(volume, () => snapshot, async () => { await volume.restore({ from: name }) })
+    const [name, snapshot] = await this.#wanted(volume)
+    if (name === undefined || snapshot === undefined) return
+    const { offset, length } = this.#random(3) > 0 ? { offset: 0, length: SIZE } : this.#range()
+    const change = (image: Image): Image => partOf(image, snapshot, offset, length)
+    await this.#change(volume, change, async () => { await volume.restore({ from: name, ...length < SIZE && { offset, length } }) })
+  }
+
+  /** One of their own, or what a restore or a mirror has kept. */
+  async #wanted(volume: SimVolume): Promise<readonly [name: string | undefined, image: Image | undefined]> {
+    const undo = volume.points.list().filter(({ labels }) => labels['auto'] === 'undo')
+    const own = this.#some()
+    if (undo.length === 0 || this.#random(4) > 0) return [own, own === undefined ? undefined : this.snapshots.get(own)]
+    const { name } = undo[this.#random(undo.length)]!
+    return [name, await snapshotOf(volume, name).catch(unlessLeaving)]
   }
 
   /** One of theirs, or what restores and mirrors have kept. */
@@ -85,8 +99,9 @@ export class Hosts {
     if (name) await volume.points.delete(name).then(() => { this.snapshots.delete(name) }, expected)
     for (const { name: undo, labels } of volume.points.list()) {
       // One that a release has made goes by itself, perhaps while another is looked at.
-      if (labels['auto'] !== 'undo' || !volume.points.get(undo) || wanted(await snapshotOf(volume, undo))) continue
-      await volume.points.delete(undo).catch(expected)
+      if (labels['auto'] !== 'undo' || !volume.points.get(undo)) continue
+      const image = await snapshotOf(volume, undo).catch(unlessLeaving)
+      if (image !== undefined && !wanted(image)) await volume.points.delete(undo).catch(expected)
     }
   }
 
@@ -152,8 +167,9 @@ export class Hosts {
     return this.#asked?.next === undefined ? [this.image] : [this.image, this.#asked.next]
   }
 
-  /** What somebody who looks now may find. */
-  isSeen(image: Image): boolean {
+  /** What somebody who looks now may find. @param isPiecewise what is asked for may be there in part */
+  isSeen(image: Image, isPiecewise: boolean): boolean {
+    if (this.#asked && isPiecewise && isMixOf(image, this.current)) return true
     if (!this.current.includes(image)) return false
     if (!this.#asked) this.#settle(image)
     return true
@@ -168,24 +184,36 @@ export class Hosts {
 
   async #change(volume: SimVolume, change: Change, run: () => Pending): Promise<void> {
     const next = change(this.image)
-    this.views.push(next)
-    await this.#ask(volume, change, run)
+    const place = this.views.push(next) - 1
+    // Nobody can have seen what was refused.
+    if (!await this.#ask(volume, change, run)) this.views[place] = this.image
   }
 
-  async #ask(volume: SimVolume, change: Change | undefined, run: () => Pending): Promise<void> {
+  /** False: it was refused. */
+  async #ask(volume: SimVolume, change: Change | undefined, run: () => Pending): Promise<boolean> {
     const asked: Asked = { change, next: change?.(this.image) }
     this.#asked = asked
-    const pending = run()
-    if (pending) await pending
-    const found = this.#doubt.length > 0 ? await imageOf(volume) : undefined
+    const isWhole = !volume.inheriting
+    const isDone = await done(run)
+    // While a restore is copied a request goes piece by piece: before one that finds no room some are done.
+    const isPiecewise = !isDone && !(isWhole && !volume.inheriting)
+    const found = this.#doubt.length > 0 || isPiecewise ? await imageOf(volume) : undefined
     // A crash was the answer.
     if (this.#asked !== asked) return never()
     this.#asked = undefined
-    if (asked.next !== undefined) this.#unflushed.push(this.image)
-    if (asked.next !== undefined) this.image = asked.next
-    if (found === undefined) return
+    if (asked.next !== undefined && isDone) {
+      this.#unflushed.push(this.image)
+      this.image = asked.next
+    }
+    if (!isDone) this.refused++
+    if (found === undefined) return isDone
+    if (isPiecewise && isMixOf(found, [this.image, asked.next ?? this.image, ...this.#doubt])) {
+      this.#unflushed.push(this.image)
+      this.#doubt = [found]
+    }
     if (!this.#doubt.includes(found)) throw new Wrong(`what was asked for around a reversal is neither before nor behind it: ${differenceOf(this.image, found)}`)
     this.#settle(found)
+    return isDone
   }
 
   #some(): string | undefined { return [...this.snapshots.keys()][this.#random(Math.max(1, this.snapshots.size))] }
@@ -195,6 +223,18 @@ export class Hosts {
     if (this.#random(3) > 0) return { offset: grain * GRAIN, length: GRAIN * (1 + this.#random(GRAINS - grain)) }
     const sector = this.#random(8)
     return { offset: grain * GRAIN + sector * SECTOR, length: SECTOR * (1 + this.#random(8 - sector)) }
+  }
+}
+
+/** False: it was refused. */
+async function done(run: () => Pending): Promise<boolean> {
+  try {
+    const pending = run()
+    if (pending) await pending
+    return true
+  } catch (error) {
+    if (error instanceof NbdeltaError && REFUSALS.includes(error.code)) return false
+    throw error
   }
 }
 
@@ -213,7 +253,7 @@ export async function hasUndo(volume: SimVolume, fits: (image: Image) => boolean
   return false
 }
 
-/** It is listed until its deletion is on the disk, and nobody opens it any more. */
-function unlessLeaving(error: unknown): undefined {
-  if (!(error instanceof NbdeltaError) || error.code !== 'busy') throw error
+/** It is listed until its deletion is on the disk, and nobody opens it any more; or it has gone by then. */
+export function unlessLeaving(error: unknown): undefined {
+  if (!(error instanceof NbdeltaError) || (error.code !== 'busy' && error.code !== 'not-found')) throw error
 }

@@ -41,6 +41,12 @@ export function patched(image: Image, offset: number, length: number, byte: numb
   return image.slice(0, offset / SECTOR) + String.fromCharCode(byte).repeat(length / SECTOR) + image.slice((offset + length) / SECTOR)
 }
 
+/** With that part of another one. */
+export function partOf(image: Image, other: Image, offset: number, length: number): Image {
+  const [from, to] = [offset / SECTOR, (offset + length) / SECTOR]
+  return image.slice(0, from) + other.slice(from, to) + image.slice(to)
+}
+
 /** Whether each sector is one that one of them has: what a power cut may leave of writes that nobody flushed. */
 export function isMixOf(image: Image, images: readonly Image[]): boolean {
   for (let sector = 0; sector < SECTORS; sector++) {

@@ -69,6 +69,7 @@ export class SimStore implements Pick<SecondariesParts['store'], keyof Secondari
   removeMirror(uuid: string): Promise<void> { return this.#directory.points.put({ removeMirrors: [uuid] }) }
   fillVolume: Store['fillVolume'] = (options, fill) => this.#volumes.import(judgeCreateVolume(options), fill)
   deleteVolume: Store['deleteVolume'] = name => this.#volumes.delete(name)
+  setSpace: Store['setSpace'] = (name, rule) => this.#volumes.setSpace(name, rule)
   createVolume(): never { throw new Error('there is a volume already') }
   resizeVolume(): never { throw new Error('sizes are fixed') }
 }

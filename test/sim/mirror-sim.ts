@@ -2,7 +2,8 @@
  * One simulated life of mirrored volumes, deterministic by its seed: the shipped code of volumes, mirrors and secondaries, on machines
  * whose processes are killed and whose power fails, over a network that holds messages back, reorders, loses and repeats them and leaves
  * connections half open; with hosts that write on, on either side of what is split, and an operator who snapshots, restores, splits,
- * resyncs, reverses (reverse.ts) and cancels that, verifies, pauses, promotes.
+ * resyncs, reverses (reverse.ts), verifies, pauses, promotes, cancels any of that, deletes mirrors and makes others of the same name, gives
+ * volumes budgets that are too small, and stops servers in good order.
  *
  * A step is one thing that happens: a message arrives, a connection breaks, a host writes, an operator begins something, a machine stands
  * still, a process dies. What was begun goes on with the messages that arrive in later steps, so that everything happens in the middle of
@@ -42,7 +43,7 @@ interface SimResult {
 }
 
 /** Where the targets of a life are. */
-const KINDS = [['volume', 'far'], ['peer'], ['peer'], ['peer', 'far']] as const
+const KINDS = [['volume', 'far'], ['peer'], ['peer'], ['peer', 'far'], ['volume', 'peer', 'far']] as const
 
 /** One of so many lives is about going apart and coming back: what is done in it more often than elsewhere, or less. */
 const RETURNS_EVERY = 3
@@ -66,19 +67,21 @@ class Life {
       [4, 'snapshot', () => this.#host(place => place.hosts.snapshot(place.volume))],
       [3, 'restore', () => this.#host(place => place.hosts.restore(place.volume))],
       [4, 'delete', () => this.#host(place => place.hosts.delete(place.volume, image => place.isKept(image)))],
-      [12, 'sync', () => operator.mirror(mirror => mirror.sync())], [3, 'tick', () => this.#tick()],
+      [12, 'sync', () => operator.cancellable((mirror, signal) => mirror.sync({ signal }))], [3, 'tick', () => this.#tick()],
       [3, 'pause', () => operator.mirror(mirror => mirror.state.paused ? mirror.resume() : mirror.pause())],
-      [3, 'split', () => operator.mirror(mirror => mirror.split({ atOnce: random(2) === 0 }))],
-      [5, 'resync', () => operator.mirror(mirror => operator.resync(mirror))],
-      [5, 'group', () => { operator.group() }], [7, 'reverse', () => { operator.reverse() }], [2, 'cancel', () => operator.cancel()],
+      [3, 'split', () => operator.cancellable((mirror, signal) => mirror.split({ atOnce: random(2) === 0, signal }))],
+      [5, 'resync', () => operator.cancellable((mirror, signal) => operator.resync(mirror, signal))],
+      [5, 'group', () => { operator.group() }], [7, 'reverse', () => { operator.reverse() }], [3, 'cancel', () => operator.cancel()],
       [5, 'write far', () => operator.writeFar()],
-      [1, 'verify', () => operator.mirror(mirror => operator.verify(mirror))],
+      [2, 'verify', () => operator.cancellable((mirror, signal) => operator.verify(mirror, signal))],
+      [1, 'verify there', () => { operator.verifyReplica() }], [1, 'delete mirror', () => { operator.delete() }],
+      [2, 'budget', () => { operator.budget() }],
       [2, 'promote', () => operator.promote()], [6, 'repair', () => operator.repair()],
       [4, 'cut', () => { network.cut() }], [6, 'notice', () => { network.notice() }],
       [2, 'network', () => { network.isDown = true }],
       [3, 'stand still', () => { scene.some(scene.sites).isPaused = true }],
       [16, 'mend', () => { this.#mend() }],
-      [2, 'kill', () => this.#crash(false)], [2, 'power', () => this.#crash(true)],
+      [2, 'stop', () => { operator.stop() }], [2, 'kill', () => this.#crash(false)], [2, 'power', () => this.#crash(true)],
     ]
     if (Math.floor(seed / KINDS.length) % RETURNS_EVERY === 0) {
       this.#table = this.#table.map(([weight, name, run]) => [RETURNING[name] ?? weight, name, run])
@@ -89,10 +92,10 @@ class Life {
   static async begin(seed: number): Promise<Life> {
     const life = new Life(seed)
     const { scene } = life
-    const kinds: readonly string[] = KINDS[seed % KINDS.length]!
-    const names = kinds.includes('peer') ? ['a', 'b'] : ['a']
+    const kinds = scene.kinds = KINDS[seed % KINDS.length]!
+    const names = scene.kinds.includes('peer') ? ['a', 'b'] : ['a']
     for (const name of names) {
-      const volumes = kinds.includes('volume') ? ['v', 'w'] : ['v']
+      const volumes = scene.kinds.includes('volume') ? ['v', 'w'] : ['v']
       scene.sites.push(await Site.start(await Machine.fresh(name, volumes), scene))
       for (const volume of volumes) scene.places.push(new Place(scene.site(name), volume, scene.random, uuid => scene.watchOf(uuid)))
     }
@@ -128,6 +131,7 @@ class Life {
   async #check(): Promise<void> {
     if (this.scene.failure) throw this.scene.failure
     if (this.scene.network.bug) throw this.scene.network.bug
+    await this.#operator.startAgain()
     for (const place of this.scene.places) await place.look()
     if (this.#steps++ % PENDING_EVERY > 0) return
     for (const place of this.scene.places) {

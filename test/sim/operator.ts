@@ -4,6 +4,7 @@
  */
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Mirror } from '../../src/replication/mirror.js'
+import { GRAIN } from './image.js'
 import { Reverse } from './reverse.js'
 import type { Scene } from './scene.js'
 import type { Process } from './site.js'
@@ -12,19 +13,39 @@ import { expected, Wrong } from './wrong.js'
 /** What one process has begun and not ended. */
 const BEGUN_MAX = 2
 
+/** Grains that the points of a volume may keep. */
+const BUDGETS = [null, 0, 1, 2, 3, 5, 8] as const
+const ORDERS = ['drop-undo-then-fail', 'drop-undo-then-fail', 'fail'] as const
+
 const MODES = ['periodic', 'periodic', 'async', 'sync'] as const
+/** Mirrors that are made anew have the names of others that are gone, and both sites some of the same. */
+const NAMES = ['m1', 'm2', 'm3', 'm4', 'm5', 'm6'] as const
 
 export class Operator {
   readonly #scene: Scene
   #mirrors = 0
+  /** Mirrors that were to be deleted, by uuid. */
+  readonly #ended = new Set<string>()
 
   constructor(scene: Scene) { this.#scene = scene }
 
   /** Something is asked of some mirror, and goes on while other steps are made. */
-  mirror(ask: (mirror: Mirror) => Promise<unknown>): void {
+  mirror(ask: (mirror: Mirror, process: Process) => Promise<unknown>): void {
     const { process, isPaused } = this.#scene.some(this.#scene.sites)
     const mirrors = process.mirrors.list()
-    if (mirrors.length > 0 && !isPaused && process.splitting.length === 0) this.#begin(process, () => ask(this.#scene.some(mirrors)))
+    if (mirrors.length === 0 || isPaused || process.splitting.length > 0) return
+    this.#begin(process, () => ask(this.#scene.some(mirrors), process))
+  }
+
+  /** One of `mirror` that may be cancelled. */
+  cancellable(ask: (mirror: Mirror, signal: AbortSignal) => Promise<unknown>): void {
+    this.mirror((mirror, process) => this.#cancellable(process, signal => ask(mirror, signal)))
+  }
+
+  async #cancellable({ aborts }: Process, ask: (signal: AbortSignal) => Promise<unknown>): Promise<void> {
+    const abort = new AbortController()
+    aborts.add(abort)
+    try { await ask(abort.signal) } finally { aborts.delete(abort) }
   }
 
   /** All mirrors of a process as one, which nothing else of it is done meanwhile. */
@@ -34,35 +55,93 @@ export class Operator {
     if (names.length < 2 || isPaused || process.running.size > 0) return
     const group = process.mirrors.together(names)
     const what = this.#scene.some(['sync', 'split', 'split at once', 'resync'])
-    this.#begin(process, async () => {
-      if (what === 'sync') return group.sync()
+    this.#begin(process, () => this.#cancellable(process, async signal => {
+      if (what === 'sync') return group.sync({ signal })
       if (what === 'resync') return group.beginResync({ whole: false })
       if (group.mirrors.some(({ state }) => state.phase === 'split')) return
       process.splitting = names
       try {
-        if (await group.split({ atOnce: what === 'split at once' })) this.#scene.count('split together')
+        if (await group.split({ atOnce: what === 'split at once', signal })) this.#scene.count('split together')
         judgeTogether(group.mirrors)
       } finally { process.splitting = [] }
-    })
+    }))
   }
 
-  #begin({ running }: Process, ask: () => Promise<unknown>): void {
-    if (running.size >= BEGUN_MAX) return
+  #begin({ running, stopping }: Process, ask: () => Promise<unknown>): void {
+    if (running.size >= BEGUN_MAX || stopping) return
     const work = (async () => { await ask() })().catch(expected).catch((error: unknown) => { this.#scene.failed(error) })
       .finally(() => { running.delete(work) })
     running.add(work)
   }
 
-  async resync(mirror: Mirror): Promise<void> {
+  async resync(mirror: Mirror, signal: AbortSignal): Promise<void> {
     const whole = this.#scene.random(4) === 0
     if (mirror.state.phase !== 'split' && !whole) return
     await mirror.beginResync({ whole })
-    await mirror.sync()
+    await mirror.sync({ signal })
   }
 
-  async verify(mirror: Mirror): Promise<void> {
-    const found = await mirror.verify()
+  async verify(mirror: Mirror, signal: AbortSignal): Promise<void> {
+    const found = await mirror.verify({ signal })
     if (found.length > 0) throw new Wrong(`verification finds differences: ${JSON.stringify(found)}`)
+    this.#scene.count('verified')
+  }
+
+  /** What the server of a secondary does by itself. */
+  verifyReplica(): void {
+    const { process, isPaused } = this.#scene.some(this.#scene.sites)
+    if (isPaused || !process.secondaries.of(process.volume('v').uuid)) return
+    this.#begin(process, () => this.#cancellable(process, async signal => {
+      await process.secondaries.verify('v', { signal })
+      this.#scene.count('verified there')
+    }))
+  }
+
+  /** A server is told to end. */
+  stop(): void {
+    const site = this.#scene.some(this.#scene.sites)
+    const { places, reversals } = this.#scene
+    const isBusy = places.some(place => place.site === site && place.waiting) || [...reversals].some(({ process }) => process === site.process)
+    if (site.isPaused || site.process.stopping || isBusy) return
+    site.process.stop()
+    site.process.stopping!.catch((error: unknown) => { this.#scene.failed(error) })
+  }
+
+  /** Those that have ended are started again. */
+  async startAgain(): Promise<void> {
+    for (const site of this.#scene.sites) {
+      if (!site.process.isStopped) continue
+      await site.restart()
+      this.#scene.count('stopped')
+      for (const place of this.#scene.places) if (place.site === site) await place.reopened(false)
+    }
+  }
+
+  /** What points may keep, of a source or of a target. */
+  budget(): void {
+    const { site: { process, isPaused }, name } = this.#scene.some(this.#scene.places)
+    if (isPaused) return
+    const grains = this.#scene.some(BUDGETS)
+    const rule = { budgetBytes: grains === null ? null : grains * GRAIN, order: this.#scene.some(ORDERS) }
+    this.#begin(process, () => process.store.setSpace(name, rule))
+  }
+
+  /** A mirror ends, whatever it does; its target stands on its own. */
+  delete(): void {
+    this.mirror(async (mirror, process) => {
+      const { record: { name, uuid }, state: { target } } = mirror
+      this.#ended.add(uuid)
+      await process.mirrors.delete(name)
+      this.#scene.count(`deleted ${target.kind}`)
+    })
+  }
+
+  /** A deletion that nobody has answered is asked for again. False: there is none. */
+  deleteAgain({ primary: { process, isPaused } } = this.#scene): boolean {
+    const left = process.mirrors.list().find(({ record }) => this.#ended.has(record.uuid))
+    if (!left || isPaused || process.running.size > 0) return false
+    this.#begin(process, () => process.mirrors.delete(left.record.name))
+    return true
   }
 
   /** A source takes over what its split target has. */
@@ -97,7 +176,9 @@ export class Operator {
   }
 
   cancel(): void {
-    if (this.#scene.reversals.size > 0) this.#scene.some([...this.#scene.reversals]).abort.abort()
+    const aborts = [...this.#scene.reversals].map(({ abort }) => abort)
+    for (const { process } of this.#scene.sites) aborts.push(...process.aborts)
+    if (aborts.length > 0) this.#scene.some(aborts).abort()
   }
 
   /** Somebody else uses what a mirror was split from. */
@@ -123,6 +204,9 @@ export class Operator {
 
   /** What an operator does to have two sites mirrored again, one thing at a time. */
   repair(): void {
+    if (this.deleteAgain()) return
+    const missing = this.#missing()
+    if (missing !== undefined) return this.#begin(this.#scene.primary.process, () => this.create(this.#scene.primary.process, missing))
     const other = this.#scene.sites.find(site => site !== this.#scene.primary)
     if (!other || this.#scene.peerMirror()) return
     const [here, there] = [this.#scene.primary.process, other.process]
@@ -146,12 +230,24 @@ export class Operator {
     this.#begin(here, () => this.create(here, `nbdelta://${other.name}/v`))
   }
 
+  /** Target that is no peer's of a mirror that was deleted; what is not told from others' goes to one at a time. */
+  #missing(): string | undefined {
+    const { primary, kinds, sites, random } = this.#scene
+    const { mirrors, running } = primary.process
+    if (primary.isPaused || running.size > 0 || random(2) === 0) return undefined
+    const has = (kind: string, all = mirrors.list()): boolean => all.some(({ state }) => state.target.kind === kind)
+    if (kinds.includes('volume') && !has('volume')) return 'w'
+    if (kinds.includes('far') && !has('nbd', sites.flatMap(({ process }) => process.mirrors.list()))) return 'nbd://far'
+    return undefined
+  }
+
   async create({ mirrors }: Process, target: string): Promise<void> {
-    const mode = this.#scene.some(MODES)
-    const keepSnapshots = !target.startsWith('nbd:') ? this.#scene.some([0, 1, 3]) : 0
+    const { random, some } = { random: this.#scene.random, some: <T>(all: readonly T[]) => this.#scene.some(all) }
+    const keepSnapshots = !target.startsWith('nbd:') ? some([0, 1, 3]) : 0
     await mirrors.create({
-      name: `m${++this.#mirrors}`, volume: 'v', target, mode, keepSnapshots, intervalSeconds: 60, lagBytes: null, bytesPerSecond: null,
-      overwrite: this.#mirrors > 2 || this.#scene.random(2) === 0, ...target.startsWith('nbdelta:') && { secretFile: '/secret' },
+      name: some(NAMES.filter(name => !mirrors.list().some(({ record }) => record.name === name))), volume: 'v', target, mode: some(MODES),
+      keepSnapshots, intervalSeconds: some([60, 60, 5]), timeoutSeconds: some([5, 5, 1]), lagBytes: some([null, null, 1]), bytesPerSecond: null,
+      overwrite: ++this.#mirrors > 2 || random(2) === 0, ...target.startsWith('nbdelta:') && { secretFile: '/secret' },
     })
     this.#scene.count('created')
   }

@@ -10,7 +10,7 @@
  */
 import type { Random } from '../../src/device/testing.js'
 import type { PointInfo } from '../../src/volume/snappoint.js'
-import { Hosts, snapshotOf } from './host.js'
+import { hasUndo, Hosts, snapshotOf } from './host.js'
 import { differenceOf, type Image, imageOf, ZEROS } from './image.js'
 import type { SimVolume } from './machine.js'
 import type { Process, Site } from './site.js'
@@ -33,6 +33,9 @@ export class Place {
   #shown: Shown | undefined
   /** What was on it, and has to be kept; until the mirror shows another point on it. */
   #own: { readonly image: Image, readonly point: string | undefined } | undefined
+  /** Snapshots that were given up for want of space, as of the last look; and whether some were since the one before. */
+  #given: { readonly process: Process | undefined, readonly count: number } = { process: undefined, count: 0 }
+  #hasGiven = false
   #looked: { process: Process, changes: number } | undefined
   /** A promotion was answered: this mirror is refused from now on. */
   #promoted: { readonly mirror: string, readonly epoch: number } | undefined
@@ -50,8 +53,11 @@ export class Place {
   get shown(): Shown | undefined { return this.#shown }
   get isFree(): boolean {
     const { process } = this.site
-    return this.owner === undefined && ownerOf(process, this.volume.uuid) === undefined && !process.isClosed(this.name)
+    return !process.stopping && this.owner === undefined && ownerOf(process, this.volume.uuid) === undefined && !process.isClosed(this.name)
   }
+
+  /** So often its hosts have deleted something, or an undo point was given up for want of space. */
+  get losses(): number { return this.hosts.deletions + (this.volume.space?.sacrifices ?? 0) }
 
   /** What its hosts wait for; undefined: for nothing. */
   get waiting(): Promise<void> | undefined {
@@ -78,8 +84,14 @@ export class Place {
       throw new Wrong(`hosts of ${this.#label} wait for a target that is lost`)
     }
     const changes = machine.changes(this.name)
+    const given = this.volume.space?.sacrifices ?? 0
+    this.#hasGiven = given > (this.#given.process === process ? this.#given.count : 0)
+    this.#given = { process, count: given }
+    await this.#giveUp()
     const owner = ownerOf(process, this.volume.uuid)
     if (owner !== undefined && owner !== this.#known) this.#watchOf(owner).restart()
+    // A change for which it has no room may end a stream, and then the declared point is what counts.
+    if (owner !== undefined && this.volume.space?.budgetBytes !== null) this.#watchOf(owner).targetFailed()
     this.#known = process.secondaries.of(this.volume.uuid)?.mirror ?? process.mirrors.ofTarget(this.volume.uuid)?.record.uuid
     const same = this.#looked?.process === process && this.#looked.changes === changes && !this.volume.inheriting
     if (same && owner === this.owner && (!owner || this.#shown?.point === shownBy(process, this.volume.uuid)?.uuid)) return
@@ -91,7 +103,7 @@ export class Place {
 
   /** A crash of its site. */
   async reopened(power: boolean): Promise<void> {
-    if (this.owner !== undefined) this.#watchOf(this.owner).targetDied()
+    if (this.owner !== undefined) this.#watchOf(this.owner).targetFailed()
     if (this.owner === undefined) return this.hosts.reopened(this.volume, power)
     if (!power || !this.#own || await this.#hasKept(this.#own.image)) return
     // No cycle has begun yet: what hosts had not flushed may be gone.
@@ -122,14 +134,18 @@ export class Place {
   async #lookFree(): Promise<void> {
     const image = await imageOf(this.volume)
     if (this.owner === undefined) {
-      if (!this.hosts.isSeen(image)) throw new Wrong(`volume ${this.#label} is not what was written to it (S4, X9): ${differenceOf(this.hosts.image, image)}`)
-      return
+      if (this.hosts.isSeen(image, this.volume.inheriting !== undefined)) return
+      throw new Wrong(`volume ${this.#label} is not what was written to it (S4, X9): ${differenceOf(this.hosts.image, image)}`)
     }
     const watch = this.#watchOf(this.owner)
     const point = this.volume.points.list().findLast(({ labels, pins }) => labels['mirror'] === this.owner && labels['frozen'] === undefined && pins.length > 0)
     const shown = point ? { point: point.uuid, origin: point.labels['origin'], image } : this.#shown && { ...this.#shown, image }
-    if (shown) watch.letGo(this.#shown = shown)
+    if (shown && point) watch.letGo(this.#shown = shown)
+    else if (shown) watch.ended(shown.image)
     else if (watch.hasShown) throw new Wrong(`volume ${this.#label} was let go at no point (C10, S1)`)
+    if (this.#own && this.#own.image !== image && !await this.#hasKept(this.#own.image)) {
+      throw new Wrong(`what was done on volume ${this.#label} was not kept when it was let go (D14)`)
+    }
     this.#own = undefined
     this.hosts.taken(image, !shown)
     this.#released = shown
@@ -145,6 +161,7 @@ export class Place {
       const { image } = this.hosts
       // Of a blank one there is nothing to be kept.
       this.#own = image === ZEROS || this.#isAsReleased(image) ? undefined : { image, point: this.#released?.point }
+      await this.#giveUp()
     }
     const found = shownBy(this.site.process, this.volume.uuid)
     this.#shown = found && { point: found.uuid, origin: found.labels['origin'], image: await snapshotOf(this.volume, found.name) }
@@ -159,11 +176,13 @@ export class Place {
   /** Hosts have done nothing since that is left. */
   #isAsReleased(image: Image): boolean { return image === (this.#released?.image ?? ZEROS) }
 
-  async #hasKept(image: Image): Promise<boolean> {
-    for (const { name, labels } of this.volume.points.list()) {
-      if (labels['auto'] === 'undo' && await snapshotOf(this.volume, name) === image) return true
-    }
-    return false
+  /** There was no room for what was kept of it. */
+  async #giveUp(): Promise<void> {
+    if (this.#own && this.#hasGiven && !await this.#hasKept(this.#own.image)) this.#own = undefined
+  }
+
+  #hasKept(image: Image): Promise<boolean> {
+    return hasUndo(this.volume, one => one === image)
   }
 
   #judgePromotion({ mirror, epoch }: { readonly mirror: string, readonly epoch: number }): void {

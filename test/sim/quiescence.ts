@@ -14,6 +14,8 @@ import { expected, turn, turns, Wrong } from './wrong.js'
 
 /** Within so many turns what is not needed any more is gone. */
 const SOON_TURNS = 200
+/** Whoever copies what was restored, and found no room, tries again then. */
+const COPY_AGAIN_MS = 30_000
 
 export class Quiescence {
   readonly #scene: Scene
@@ -82,7 +84,10 @@ export class Quiescence {
 
   /** One more round of bringing everything together; true: nothing was left to do. */
   async #settled(): Promise<boolean> {
-    for (const { process } of this.#scene.sites) await this.#scene.pumped(Promise.all(process.running))
+    for (const { process } of this.#scene.sites) await this.#scene.pumped(Promise.all(process.running), true)
+    for (const { process: { stopping } } of this.#scene.sites) await this.#scene.pumped(Promise.resolve(stopping))
+    await this.#operator.startAgain()
+    await this.#madeRoom()
     for (const { waiting } of this.#scene.places) await this.#scene.pumped(Promise.resolve(waiting))
     for (const site of this.#scene.sites) {
       const state = site.process.secondaries.of(site.process.volume('v').uuid)
@@ -92,16 +97,29 @@ export class Quiescence {
       this.#scene.primary = site
     }
     const { process } = this.#scene.primary
+    if (this.#operator.deleteAgain()) {
+      await this.#scene.pumped(Promise.all(process.running), true)
+      return false
+    }
     // What a volume was let go at its hosts see before the next mirror freezes it.
     for (const place of this.#scene.places) await place.look()
     if (this.#scene.sites.length > 1 && !this.#scene.peerMirror()) {
       this.#operator.repair()
-      await this.#scene.pumped(Promise.all(process.running))
+      await this.#scene.pumped(Promise.all(process.running), true)
       return false
     }
     const all = []
     for (const mirror of process.mirrors.list()) all.push(await this.#scene.pumped(this.#brought(mirror)))
     return all.every(done => done)
+  }
+
+  /** There is room for everything, and what is copied comes to its end. */
+  async #madeRoom(): Promise<void> {
+    for (const { site: { process }, name, volume } of this.#scene.places) {
+      if (volume.space?.budgetBytes !== null) await process.store.setSpace(name, { budgetBytes: null })
+      for (let left = SOON_TURNS; volume.inheriting && left > 0; left--) await turn()
+      if (volume.inheriting) await process.clock.advance(COPY_AGAIN_MS)
+    }
   }
 
   /** Whether the target has what the source has; otherwise what an operator does about it is done. */

@@ -112,7 +112,7 @@ export class Reverse {
         },
         atInstant: () => {
           before = hosts.current
-          deletions = hosts.deletions
+          deletions = source.losses
           this.#restored = true
           source.restored([...this.#contents])
           wanted.atInstant?.()
@@ -120,7 +120,7 @@ export class Reverse {
       })
     } finally {
       hosts.mayBecome([])
-      const kept = !this.#restored || hosts.deletions > deletions || await hasUndo(source.volume, image => before.includes(image))
+      const kept = !this.#restored || source.losses > deletions || await hasUndo(source.volume, image => before.includes(image))
       if (!kept) throw new Wrong(`what ${source.name} showed before it was reversed was not kept`)
     }
   }

@@ -5,7 +5,7 @@
 import { type Random, seededRandom } from '../../src/device/testing.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import { FarDisk } from './far-disk.js'
-import { snapshotOf } from './host.js'
+import { snapshotOf, unlessLeaving } from './host.js'
 import { differenceOf, type Image, imageOf } from './image.js'
 import type { SimStore } from './machine.js'
 import { Network } from './network.js'
@@ -28,6 +28,8 @@ export class Scene implements World {
   readonly disk: FarDisk
   readonly sites: Site[] = []
   readonly places: Place[] = []
+  /** Where the targets are: `volume`, `peer`, `far`. */
+  kinds: readonly string[] = []
   /** The site whose volume is the one that counts. */
   primary!: Site
   /** Those that run. */
@@ -101,10 +103,9 @@ export class Scene implements World {
           if (options.kind === 'bookmark') this.watchOf(mirror).marked(info.uuid)
           if (found) this.watchOf(mirror).froze(await found, hosts.views, from, info.seq)
           else if (IMAGE_NAME.test(info.name)) {
-            const device = points.open(info.name)
-            const image = await imageOf(device)
-            await device.close()
-            this.watchOf(mirror).froze(image, hosts.views, from, info.seq)
+            const image = await snapshotOf(volume, info.name).catch(unlessLeaving)
+            // Given up before anybody has read it.
+            if (image !== undefined) this.watchOf(mirror).froze(image, hosts.views, from, info.seq)
           }
         } catch (error) { this.failed(error) }
         return info
@@ -117,13 +118,12 @@ export class Scene implements World {
     const freeze = store.createPointsTogether
     store.createPointsTogether = async wanted => {
       const { volume: name, labels } = wanted[0]!
-      const { hosts, volume: { points } } = this.place(site, name)
+      const { hosts, volume, volume: { points } } = this.place(site, name)
       const from = hosts.now
       const made = await freeze(wanted)
       try {
-        const device = points.open(made[0]!.point.name)
-        const image = await imageOf(device)
-        await device.close()
+        const image = await snapshotOf(volume, made[0]!.point.name).catch(unlessLeaving)
+        if (image === undefined) return made
         const bookmarks = points.list().filter(({ kind }) => kind === 'bookmark')
         const first = bookmarks.findLast(point => point.labels['mirror'] === labels?.['mirror'])
         for (const point of bookmarks) {
@@ -168,8 +168,8 @@ export class Scene implements World {
     return this.primary.process.mirrors.list().find(({ state }) => state.target.kind === 'peer')
   }
 
-  /** Everything that is on its way arrives, until that has ended. */
-  async pumped<T>(work: Promise<T>): Promise<T> {
+  /** Everything that is on its way arrives, until that has ended. @param looks at volumes, which may change hands meanwhile */
+  async pumped<T>(work: Promise<T>, looks = false): Promise<T> {
     let over = false
     const done = (): void => { over = true }
     work.then(done, done)
@@ -178,6 +178,7 @@ export class Scene implements World {
       else if (idle > PATIENCE) this.network.notice()
       if (idle > 5000) throw new Wrong('something never ends')
       await turn()
+      if (looks) for (const place of this.places) await place.look()
     }
     return work
   }
@@ -208,6 +209,6 @@ export class Scene implements World {
 /** What a target holds that was frozen for its source. */
 async function frozenBack({ owner, hosts, volume }: Place, name: string): Promise<Image> {
   const image = await snapshotOf(volume, name)
-  if (owner !== undefined || hosts.isSeen(image)) return image
+  if (owner !== undefined || hosts.isSeen(image, volume.inheriting !== undefined)) return image
   throw new Wrong(`what was frozen of a target is not what it holds (D12): ${differenceOf(hosts.image, image)}`)
 }

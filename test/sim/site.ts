@@ -41,8 +41,14 @@ export class Process {
   readonly #closed = new Map<string, number>()
   /** What was begun and goes on. */
   readonly running = new Set<Promise<void>>()
+  /** Of those, what can be cancelled. */
+  readonly aborts = new Set<AbortController>()
   /** Names of the mirrors that are being split together. */
   splitting: readonly string[] = []
+  /** It is told to end, and lets nobody begin anything. */
+  stopping: Promise<void> | undefined
+  /** It has ended in good order. */
+  isStopped = false
   #exposed = 0
 
   constructor(site: Site, world: World, store: SimStore, power: Power, clock: ManualClock) {
@@ -78,6 +84,11 @@ export class Process {
   /** Errors: busy. */
   assertUnattached(name: string): void {
     if (this.attached.has(name)) throw new NbdeltaError('busy', `${name} has clients`)
+  }
+
+  /** As the daemon ends: mirrors bring what is on its way to their targets. Hosts have been answered by then. */
+  stop(): void {
+    this.stopping = this.mirrors.stop().then(() => { this.isStopped = true })
   }
 
   volume(name: string): SimVolume { return this.store.get(name)! }
@@ -120,6 +131,13 @@ export class Site {
     await this.#boot()
   }
 
+  /** Behind the end of its process in good order. */
+  async restart(): Promise<void> {
+    this.#process.power.isDead = true
+    this.#world.network.vanish(this, true)
+    await this.#boot()
+  }
+
   connect(uri: string, how: How): Promise<BlockDevice> {
     // What a link said of its exports: `exportUri` is a site's name and an export's.
     const [name, served] = uri.split('/') as [string, string]
@@ -130,7 +148,10 @@ export class Site {
   async link(uri: string): Promise<PeerLink> {
     const [, name = '', volume = ''] = PEER.exec(uri)!
     const there = this.#world.site(name)
-    const link = await openLink(this.#world.network, this, there, volume, hangUp => there.process.secondaries.session(hangUp))
+    const link = await openLink(this.#world.network, this, there, volume, hangUp => {
+      if (there.process.stopping) throw new NbdeltaError('unreachable', 'the server is stopping')
+      return there.process.secondaries.session(hangUp)
+    })
     return { ...link, exportUri: (_places, served) => `${name}/${served}` }
   }
 

@@ -52,8 +52,8 @@ export class Watch {
   #bookmark = ''
   /** Place in the views of what was answered in step; -1: nothing was. */
   #answered = -1
-  /** The server of the target has died since it showed a new declared point: what it had received is gone. */
-  #died = false
+  /** The target has failed since it showed a new declared point: what it had received is gone. */
+  #failed = false
   /** What streams have brought, and was shown. */
   received = 0
   /** So often there was something that had to be there when the target was let go. */
@@ -83,17 +83,17 @@ export class Watch {
   restart(): void {
     this.#seen = undefined
     this.#at = 0
-    this.targetDied()
+    this.targetFailed()
   }
 
-  /** The process that has the target. */
-  targetDied(): void {
+  /** What streams had brought may count no more: the process that has the target has died, or it may have refused some of it. */
+  targetFailed(): void {
     this.#answered = -1
-    this.#died = true
+    this.#failed = true
   }
 
   /** Hosts had an answer in step. @param place in the views, of what they have seen then */
-  answered(place: number): void { if (!this.#died) this.#answered = place }
+  answered(place: number): void { if (!this.#failed) this.#answered = place }
 
   /** The image that the point stands for. */
   imageOf(origin: string): Image | undefined { return this.#known(origin)?.image }
@@ -111,6 +111,15 @@ export class Watch {
     this.#answered = -1
   }
 
+  /** Its mirror was deleted, and its points with it: what clients see since is one of those that it may have declared last, or received. */
+  ended(image: Image): void {
+    const since = this.#seen?.seq ?? -1
+    const isDeclared = [...this.#seen ? [this.#seen] : [], ...this.#frozen.values()].some(frozen =>
+      frozen.image === image && frozen.seq >= since && lastOf(frozen) >= Math.max(this.#at, this.#answered))
+    if (!isDeclared) this.#judgeReceived(image, this.#answered)
+    this.#answered = -1
+  }
+
   #judge({ origin, image }: Shown, atLeast: number): void {
     if (origin === undefined) return this.#judgeReceived(image, atLeast)
     const frozen = this.#known(origin)
@@ -120,7 +129,7 @@ export class Watch {
     if (frozen.seq < before || lastOf(frozen) < this.#at) throw new Wrong('the target went back to an older point (C1)')
     if (lastOf(frozen) < atLeast) throw new Wrong('what was answered in step is not there (sync)')
     if (frozen.seq > before) {
-      this.#died = false
+      this.#failed = false
       this.cycles++
     }
     this.#seen = frozen

@@ -64,6 +64,21 @@ t.test('a request of many grains fits, or fails before anything of it is kept', 
   await rig.volume.close()
 })
 
+t.test('zeros over data with holes in between find room for all of it, or nothing is zeroed', async t => {
+  const rig = await SpaceRig.open({ budget: 1 })
+  await rig.volume.trim(4 * GRAIN, GRAIN)
+  await rig.snapshot('s')
+  const before = await rig.live()
+  await t.rejects((async () => rig.volume.zero(3 * GRAIN, 3 * GRAIN, { allocate: false, fast: false }))(), NO_SPACE)
+  t.strictSame(await rig.live(), before)
+  t.match(rig.volume.space, { keptBytes: 0, failing: 'budget' })
+  rig.budget = 2
+  await rig.volume.zero(3 * GRAIN, 3 * GRAIN, { allocate: false, fast: false })
+  t.strictSame((await rig.live()).slice(2, 7), [1, 0, 0, 0, 1])
+  t.strictSame((await rig.content('s')).slice(2, 7), [1, 1, 0, 1, 1])
+  await rig.volume.close()
+})
+
 /** u1 keeps 0 and 1; s and mark nothing; u2 2 and 3; t nothing. */
 async function chainOfFive(budget: number, order: 'drop-undo-then-fail' | 'fail' = 'drop-undo-then-fail'): Promise<SpaceRig> {
   const rig = await SpaceRig.open({ budget, order })

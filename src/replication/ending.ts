@@ -1,0 +1,42 @@
+/**
+ * Ending: how a mirror is deleted. Its target stands on its own first, at its declared point; then the mirror's points go.
+ *
+ * A target that could not be let go keeps its points, without which it would be left at half a cycle: a peer goes on showing
+ * what it declares until it is promoted there. A volume here would be shown as it is, since nobody would know whose it was:
+ * where it has no room or no time, the mirror is not deleted.
+ */
+import { NbdeltaError } from '../device/errors.js'
+import type { Logger } from '../device/logger.js'
+import type { MirrorTarget } from './target.js'
+
+/** Errors of a release that another attempt may not meet. */
+const FOR_NOW: readonly string[] = ['no-space', 'busy']
+
+export class Ending {
+  readonly #parts: { readonly target: MirrorTarget, readonly logger: Logger }
+  readonly #mirror: string
+  #isFree = true
+
+  constructor(parts: { readonly target: MirrorTarget, readonly logger: Logger }, mirror: string) {
+    this.#parts = parts
+    this.#mirror = mirror
+  }
+
+  /** @param isHere it is a volume of this store, with a declared point. Errors: no-space, busy; then nothing has ended */
+  async letGo(work: () => Promise<void>, isHere: () => boolean): Promise<void> {
+    try { await work() } catch (error) {
+      if (isHere() && error instanceof NbdeltaError && FOR_NOW.includes(error.code)) throw error
+      this.#isFree = false
+      this.#stays(error)
+    }
+  }
+
+  /** @param sweep drops the source's points. Never rejects. */
+  async forget(sweep: () => Promise<void>): Promise<void> {
+    const stays = (error: unknown): void => { this.#stays(error) }
+    if (this.#isFree) await this.#parts.target.forget().catch(stays)
+    await sweep().catch(stays)
+  }
+
+  #stays(err: unknown): void { this.#parts.logger.warn({ err, mirror: this.#mirror }, 'points of a deleted mirror stay') }
+}
