@@ -273,8 +273,9 @@ export class Groups {
     // Nothing is there to give up before they are switched.
     const begun: RestoreSwitch[] = []
     for (const one of restores) begun.push(await one.inheritor.begin(one.options, sources.get(one)))
-    const needed = await Promise.all(begun.map(one => one.isNeeded()))
-    if (!needed.includes(true)) return []
+    let isNeeded = false
+    await allSettled(begun.map(async one => { if (await one.isNeeded()) isNeeded = true }))
+    if (!isNeeded) return []
     const switched = await switchTogether(begun, changes => this.#table.put({
       points: changes.flatMap(({ uuid, points }) => points.map(record => entryOf(uuid, record))),
       volumes: changes.map(({ uuid, inheritance }) => ({ volume: uuid, inherit: inheritance })),

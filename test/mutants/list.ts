@@ -495,4 +495,9 @@ export const MUTANTS: readonly Mutant[] = [
     put: 'await fill(volume);', judge: 'power/power-cuts' },
   { name: 'a staging log without a length is one', file: 'store/point-files.js', find: 'size > 0', put: 'size >= 0', judge: 'store/point-files' },
   { name: 'a budget that comes behind an instant knows nothing of it', file: 'volume/space.js', find: "[...staging.grains('later').runs()]", put: '[]', judge: 'volume/instants' },
+  { name: 'what was laid for a volume left alone fails the others', file: 'volume/restore-switch.js', find: 'one.leave()', put: 'one.giveUp()', judge: 'volume/left-alone' },
+  { name: 'whoever fails late is unlocked', file: 'volume/point-creation.js', find: 'locked.then(whenLate, () => undefined)', put: 'locked.then(whenLate, whenLate)',
+    judge: 'volume/late-hold' },
+  { name: 'zeros find room run by run', file: 'volume/changes.js', find: 'space.during(needs, () => this.#writeZeros(offset, end, attempt))',
+    put: 'this.#writeZeros(offset, end, attempt)', judge: 'volume/space' },
 ]

@@ -24,7 +24,7 @@ const SLOW = { allocate: false, fast: false }
 export class Hosts {
   image: Image = ZEROS
   /** All that they saw, oldest first; what an operation that runs will show comes last. */
-  readonly views: Image[] = [ZEROS]
+  readonly views = Object.assign([ZEROS], { pieces: new Map<number, readonly Image[]>() })
   readonly snapshots = new Map<string, Image>()
   /** Before each operation since the last flush. */
   #unflushed: Image[] = []
@@ -185,6 +185,8 @@ export class Hosts {
   async #change(volume: SimVolume, change: Change, run: () => Pending): Promise<void> {
     const next = change(this.image)
     const place = this.views.push(next) - 1
+    // While a restore is copied it goes piece by piece.
+    if (volume.inheriting) this.views.pieces.set(place, [this.image, next])
     // Nobody can have seen what was refused.
     if (!await this.#ask(volume, change, run)) this.views[place] = this.image
   }

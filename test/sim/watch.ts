@@ -9,7 +9,7 @@
  * What hosts saw is one list, in order; an image may be in it more than once, and what is asked is then whether any of its places will do.
  */
 import type { Image } from './image.js'
-import { differenceOf } from './image.js'
+import { differenceOf, isMixOf } from './image.js'
 import { Wrong } from './wrong.js'
 
 export interface Shown {
@@ -20,15 +20,20 @@ export interface Shown {
   readonly image: Image
 }
 
+/** What hosts saw; `pieces`: between which images those lie, by the place of the second, that may have been seen on the way to it. */
+export type Views = readonly Image[] & { readonly pieces: ReadonlyMap<number, readonly Image[]> }
+
 /** The first place in the views that it may be, and the number of its point in the volume: the same order for bookmarks' images and snapshots. */
-export interface Frozen { readonly image: Image, readonly views: readonly Image[], readonly first: number, readonly seq: number }
+export interface Frozen { readonly image: Image, readonly views: Views, readonly first: number, readonly seq: number }
 
 /** A bookmark, where in the views it was made, and what the target may have had then. */
-export interface Mark { readonly images: ReadonlySet<Image>, readonly views: readonly Image[], readonly from: number, readonly seq: number }
+export interface Mark { readonly images: ReadonlySet<Image>, readonly views: Views, readonly from: number, readonly seq: number }
 
 /** @param from place in the views of the first that could be seen meanwhile. Errors: Wrong, if it is none of them */
-export function frozenOf(image: Image, views: readonly Image[], from: number, seq: number): Frozen {
-  const first = views.indexOf(image, from)
+export function frozenOf(image: Image, views: Views, from: number, seq: number): Frozen {
+  const part = [...views.pieces].find(([place, images]) => place >= from && isMixOf(image, images))
+  const whole = views.indexOf(image, from)
+  const first = whole < 0 ? part?.[0] ?? -1 : whole
   if (first < 0) throw new Wrong('the frozen image is not what hosts saw (C2)')
   return { image, views, first, seq }
 }
@@ -42,7 +47,7 @@ export class Watch {
   readonly #marks = new Map<string, Mark>()
   readonly #snapshot: (uuid: string) => Frozen | undefined
   /** Of the source, all of them. */
-  #views: readonly Image[] = []
+  #views: Views = Object.assign([], { pieces: new Map<number, readonly Image[]>() })
   /** The newest that was shown; undefined: nothing was. */
   #seen: Frozen | undefined
   /** So many different points were shown. */
@@ -66,7 +71,7 @@ export class Watch {
   marked(bookmark: string): void { this.#bookmark = bookmark }
 
   /** As `frozenOf`. */
-  froze(image: Image, views: readonly Image[], from: number, seq: number, bookmark = this.#bookmark): void {
+  froze(image: Image, views: Views, from: number, seq: number, bookmark = this.#bookmark): void {
     this.#views = views
     this.#frozen.set(bookmark, frozenOf(image, views, from, seq))
   }

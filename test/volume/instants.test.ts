@@ -169,7 +169,7 @@ for (const kind of ['snapshot', 'bookmark'] as const) {
   })
 }
 
-for (const isLate of [false, true]) t.test(`with a budget${isLate ? ' that comes later' : ''} what is staged beside it has a promise, and nothing that is answered finds no room`, async t => {
+for (const isLate of [false, true]) t.test(`with a budget${isLate ? ' that comes later' : ''} what is staged beside it has a promise, and finds room`, async t => {
   const { volume, points, made } = await divided('snapshot', isLate ? null : 6 * G)
   // The old one has one grain, and a promise of three; two are left, and the new one needs what the old one has.
   t.ok(await isOver(volume.write(11 * G, G, filled(3), 0)))
