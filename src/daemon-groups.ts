@@ -31,10 +31,12 @@ export class DaemonGroups implements GroupsAdmin {
   }
 
   async snapshot({ group, name, bookmark, labels }: Options<'snapshot'>): Promise<GroupPointsRow> {
-    for (const volume of this.#get(group).volumes) usable(this.#access, volume)
+    const { volumes } = this.#get(group)
+    for (const volume of volumes) usable(this.#access, volume)
     refuseAuto(labels)
+    const judge = (): void => { for (const volume of volumes) this.#access.assertWhole(volume) }
     const kind = bookmark ? 'bookmark' : 'snapshot'
-    const made = await this.#access.store.createGroupPoints({ group, name, kind, labels })
+    const made = await this.#access.store.createGroupPoints({ group, name, kind, labels, judge })
     const { createdAt } = made[0]!.point
     return { group, name, kind, volumes: made.map(({ volume }) => volume), createdAt }
   }

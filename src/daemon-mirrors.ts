@@ -27,6 +27,13 @@ export function shownInstead({ mirrors, secondaries }: Owners, { uuid }: StoreVo
   return mirror && (mirror.shownPoint() ?? null)
 }
 
+/** What a volume has to hold if it is to be frozen; undefined: whatever it holds is a moment of its source, or its own. */
+export function wholeAt(owners: Owners, volume: StoreVolume): PointInfo | null | undefined {
+  const { mirrors, secondaries } = owners
+  const isReceiving = secondaries.isReceiving(volume.uuid) || mirrors.ownerOf(volume.uuid)?.isReceiving
+  return isReceiving ? undefined : shownInstead(owners, volume)
+}
+
 /** Refuses what would change a volume that belongs to its mirror. Errors: wrong-state. */
 export function refuseTarget({ mirrors, secondaries }: Owners, { uuid, name }: StoreVolume, doing: string): void {
   refuseSecondary({ secondaries }, { uuid, name }, doing)

@@ -23,7 +23,8 @@ export class DaemonPoints implements PointsAdmin {
   async create({ volume: of, name, bookmark, labels }: Options<'create'>): Promise<PointRow> {
     const volume = usable(this.#access, of)
     refuseAuto(labels)
-    const point = await volume.points.create({ name, kind: bookmark ? 'bookmark' : 'snapshot', labels })
+    const judge = (): void => { this.#access.assertWhole(of) }
+    const point = await volume.points.create({ name, kind: bookmark ? 'bookmark' : 'snapshot', labels, judge })
     return this.#row(volume, point, Date.now() + FACTS_MS)
   }
 

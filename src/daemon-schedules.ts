@@ -8,11 +8,11 @@
  * A point is made first, others are dropped afterwards. A volume that fails is tried again after RETRY_MS, then twice as long,
  * up to RETRY_MAX_MS; the log says so each time, and `schedule show` what it was. The other volumes do not wait for it.
  */
-import { NbdeltaError, freePointName, judgeRetention, nextDue, planRetention } from './index.js'
+import { NbdeltaError, freePointName, judgeRetention, judgeWhole, nextDue, planRetention } from './index.js'
 import { usable } from './daemon-shared.js'
 import type { ActionRow } from './control/admin.js'
 import type { ScheduleRow, SchedulesAdmin } from './control/admin-points.js'
-import type { Retention, Store, StoreVolume } from './index.js'
+import type { Retention, Store, StoreVolume, WholeAt } from './index.js'
 
 const CHECK_MS = 3_600_000
 const RETRY_MS = 60_000
@@ -27,6 +27,8 @@ interface Clock {
 interface Parts {
   readonly store: Pick<Store, 'list' | 'get' | 'scheduleOf' | 'setSchedule'>
   readonly clock: Clock
+  /** What a volume has to hold of which a snapshot is taken. */
+  readonly wholeAt?: WholeAt
   readonly logger: { info(fields: object, text: string): void, warn(fields: object, text: string): void }
 }
 
@@ -149,14 +151,17 @@ export class Schedules implements SchedulesAdmin {
     logger.warn({ err: failed, volume: volume.name, retrySeconds: waitMs / 1000 }, 'a scheduled snapshot failed')
   }
 
-  async #take({ name: volume, points }: StoreVolume, { keepBookmarks }: Retention): Promise<void> {
+  async #take(of: StoreVolume, { keepBookmarks }: Retention): Promise<void> {
+    const { name: volume, points } = of
+    const judge = (): void => { judgeWhole(of, this.#parts.wholeAt) }
     const stem = `auto-${this.#parts.clock.wallTime().toISOString().replace(/[-:]|\.\d+/g, '')}`
     // The clock may have been put back to where it had been.
     const name = freePointName({ points }, stem, '-')
     const labels = { auto: 'schedule' }
     // Before the snapshot: what changed since the snapshot has then changed since the bookmark as well.
-    if (keepBookmarks && !points.get(`${name}-mark`)) await points.create({ name: `${name}-mark`, kind: 'bookmark', labels })
-    await points.create({ name, kind: 'snapshot', labels })
+    const mark = `${name}-mark`
+    if (keepBookmarks && !points.get(mark)) await points.create({ name: mark, kind: 'bookmark', labels, judge })
+    await points.create({ name, kind: 'snapshot', labels, judge })
     this.#parts.logger.info({ volume, snapshot: name }, 'scheduled snapshot taken')
   }
 

@@ -15,6 +15,8 @@ export interface Access {
   assertUnattached(name: string, doing: string): void
   /** Throws wrong-state if the volume belongs to a mirror whose target it is. */
   assertOwn(name: string, doing: string): void
+  /** Throws busy if it is one, and holds what is no whole point of its source. */
+  assertWhole(name: string): void
   /** Runs `work` while no new client can attach. */
   closedToNew<T>(name: string, work: () => Promise<T>): Promise<T>
 }

@@ -13,7 +13,7 @@ import { createControlServer } from './control/server.js'
 import { DaemonAdmin } from './daemon-admin.js'
 import { judgeArguments, tryPlaces } from './daemon-arguments.js'
 import { openPeerLink, PeerExports, placesOf, servePeers } from './daemon-link.js'
-import { shownInstead } from './daemon-mirrors.js'
+import { shownInstead, wholeAt } from './daemon-mirrors.js'
 import { undoImports } from './daemon-imports.js'
 import { createLog, endByBugs } from './daemon-log.js'
 import { RemoteExports } from './daemon-remote.js'
@@ -98,7 +98,7 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     const limits = { memoryBytes: options.memory }
     const server = holder.server = await createServer({ exports: all, listen, limits, logger, spin: options.spin })
     open.unshift(() => server.close({ deadlineMs: 0 }))
-    const schedules = new Schedules({ store, clock: systemClock, logger })
+    const schedules = new Schedules({ store, clock: systemClock, logger, wholeAt: volume => wholeAt(owners, volume) })
     const admin = holder.admin = new DaemonAdmin(
       { store, server, exports, health, schedules, remote, ...owners, version: options.version, control: controlAt, ...limits,
         peerAddresses: () => holder.link ? [holder.link.address] : [] })
@@ -131,7 +131,7 @@ function ownersOf(
   const mirrors: Mirrors = new Mirrors({
     store, clock: systemClock, logBytes: mirrorMemory, logger, link: openPeerLink,
     connect: (uri, { ordered }) => openNbdClient({ uri, ...ordered ? STREAM_LINK : MIRROR_LINK, logger }),
-    above: uuid => secondaries.above(uuid),
+    above: uuid => secondaries.above(uuid), wholeAt: volume => wholeAt({ mirrors, secondaries }, volume),
   })
   return { mirrors, secondaries }
 }

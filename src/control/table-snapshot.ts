@@ -61,7 +61,8 @@ export const SNAPSHOT_COMMANDS = [
     summary: 'take a snapshot or bookmark',
     description: 'Keeps the volume as it is at this instant, under a name, while clients go on: what was answered before is '
       + 'in it, what comes later is not. A snapshot takes space only for what is overwritten later. With --bookmark only the '
-      + 'changes since are recorded: enough for incremental backups and for a delta from there, not for reading or restoring.',
+      + 'changes since are recorded: enough for incremental backups and for a delta from there, not for reading or restoring. '
+      + 'A volume that is the target of a mirror gets one between two cycles, or amid a stream; else it is busy.',
     positional: [OF_VOLUME, { ...NEW_NAME, help: 'name of the new point, letters, digits, points, dashes, underscores' }],
     options: [BOOKMARK, LABEL],
     result: { many: false, fields: POINT_FIELDS, sentence: 'created {kind} {name} of volume {volume}' },

@@ -46,6 +46,8 @@ interface MirrorParts {
   readonly logger: Logger
   /** The source as it is now. Errors: not-found, and why it cannot be opened. */
   source(): StoreVolume
+  /** In the tick in which it is frozen. Errors: busy (it holds what is no point of it). */
+  judgeSource?(this: void, volume: StoreVolume): void
   put(record: MirrorRecord): Promise<void>
 }
 
@@ -77,7 +79,7 @@ export class Mirror {
   constructor(parts: MirrorParts) {
     this.#parts = parts
     this.#record = parts.record
-    this.#points = new SourcePoints(parts.record)
+    this.#points = new SourcePoints(parts.record, parts.judgeSource)
     this.#work = new Running(parts.clock)
     this.#decisions = new Decisions(parts)
     this.#verifications = new Verifications(parts)
@@ -107,11 +109,11 @@ export class Mirror {
     try { return this.#parts.target.label } catch { return target.kind === 'volume' ? target.uuid : target.uri }
   }
 
-  /** What clients of a target that is a volume see. */
-  shownPoint(): PointInfo | undefined {
-    const { target } = this.#parts
-    try { return target instanceof VolumeTarget ? target.shownPoint() : undefined } catch { return undefined }
-  }
+  get #copy(): VolumeTarget | undefined { return this.#parts.target instanceof VolumeTarget ? this.#parts.target : undefined }
+  /** What clients of a target that is a volume here see. */
+  shownPoint(): PointInfo | undefined { try { return this.#copy?.shownPoint() } catch { return undefined } }
+  /** Such a target holds what a stream has brought, and that counts. */
+  get isReceiving(): boolean { return this.#copy?.isReceiving ?? false }
 
   /** Errors: wrong-state, if the phase rejects it. */
   judge(verb: Verb): void { this.#accept(verb) }

@@ -23,6 +23,7 @@ import {
 import { PulledVolumes } from './pulled.js'
 import type { MirrorTarget } from './target.js'
 import { VolumeTarget } from './volume-target.js'
+import { judgeWhole, type WholeAt } from './whole.js'
 
 /** How such targets are told from a volume's name. */
 const URI = /^nbds?(\+unix)?:\/\//
@@ -47,6 +48,8 @@ interface MirrorsParts {
   connect(uri: string, how: { readonly ordered: boolean }): Promise<BlockDevice>
   /** Opens a link to a peer nbdelta. Errors: bad-argument (the URI, the secret), not-found, denied, unreachable, bad-peer. */
   link?(uri: string, secretFile: string): Promise<PeerLink>
+  /** What a volume has to hold that is frozen. */
+  readonly wholeAt?: WholeAt
   /** What a volume is a copy of on another server, nearest first. */
   above?(uuid: string): readonly string[]
 }
@@ -257,6 +260,7 @@ export class Mirrors {
       record, target: this.#opened(record), clock, logger, logs: this.#logs,
       source: () => this.#byUuid(record.volume, 'source'),
       put: next => store.putMirror(next),
+      judgeSource: volume => { judgeWhole(volume, this.#parts.wholeAt) },
     })
   }
 

@@ -211,6 +211,9 @@ export class Secondaries {
     await holder.fenced()
   }
 
+  /** What it holds is what a stream has brought, and that counts. */
+  isReceiving(volume: string): boolean { return this.#holders.get(volume)?.isReceiving ?? false }
+
   isHolder(volume: string, session: SecondarySession): boolean { return this.#holders.get(volume) === session }
 
   target(volume: string): VolumeTarget {

@@ -74,6 +74,9 @@ export class SecondarySession {
     return (this.#methods[method] as (params: unknown) => Promise<unknown>)(judged)
   }
 
+  /** As volume-target.ts has it. */
+  get isReceiving(): boolean { return this.#held !== undefined && this.#held.streams && !this.#held.device.failed }
+
   /** In the turn in which it was attached. Errors: gone. */
   hold(volume: StoreVolume): void {
     if (this.#ended) throw gone()

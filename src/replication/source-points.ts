@@ -44,8 +44,13 @@ interface Planned { readonly options: CreatePointOptions, readonly wanted: Abort
 
 export class SourcePoints {
   readonly #mirror: { readonly uuid: string, readonly name: string }
+  readonly #judge: (volume: StoreVolume) => void
 
-  constructor(mirror: { readonly uuid: string, readonly name: string }) { this.#mirror = mirror }
+  /** @param judge throws if a volume must not be frozen as it is */
+  constructor(mirror: { readonly uuid: string, readonly name: string }, judge: (volume: StoreVolume) => void = () => undefined) {
+    this.#mirror = mirror
+    this.#judge = judge
+  }
 
   /** The mirror's own, of one volume, oldest first; not those that another mirror has declared on it. */
   list({ points }: StoreVolume, kind: PointInfo['kind']): PointInfo[] {
@@ -142,7 +147,7 @@ export class SourcePoints {
   #options(volume: StoreVolume, stem: string, kind: PointInfo['kind']): CreatePointOptions {
     return {
       name: freePointName(volume, stem), kind, labels: { [AUTO_LABEL]: AUTO_MIRROR, [MIRROR_LABEL]: this.#mirror.uuid },
-      pins: [{ owner: ownerOf(this.#mirror.name), expiresAt: null }],
+      pins: [{ owner: ownerOf(this.#mirror.name), expiresAt: null }], judge: () => { this.#judge(volume) },
     }
   }
 }

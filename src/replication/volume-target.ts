@@ -53,8 +53,12 @@ export class VolumeTarget implements MirrorTarget {
   readonly keepsSnapshots = true
   readonly holds = true
   readonly #parts: Parts
+  #isReceiving = (): boolean => false
 
   constructor(parts: Parts) { this.#parts = parts }
+
+  /** What the volume holds is what a stream has brought: what the source held at some moment. */
+  get isReceiving(): boolean { return this.#isReceiving() }
 
   get label(): string { return this.#parts.volume().name }
 
@@ -75,9 +79,10 @@ export class VolumeTarget implements MirrorTarget {
     let streams = false
     let frozen: PointInfo | undefined
     const turns = new Turns()
+    this.#isReceiving = () => streams && !ordered.failed
     // Whoever ends it a second time goes on when the first has ended: what is shown is what was received by then.
     const suspend = (): Promise<void> => turns.take(async () => {
-      const counts = streams && !ordered.failed
+      const counts = this.#isReceiving()
       streams = false
       if (counts) await this.receive()
     })

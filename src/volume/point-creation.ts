@@ -54,6 +54,7 @@ interface Parts { readonly core: VolumeCore, readonly checkpointer: Checkpointer
 export class NewPoint {
   readonly record: PointRecord
   readonly #parts: Parts
+  readonly #judge: (() => void) | undefined
   readonly #atInstant: (() => void) | undefined
   readonly #letGo: (() => void) | undefined
   readonly #within: Bounds | undefined
@@ -67,6 +68,7 @@ export class NewPoint {
     const { name, kind, pins = [] } = options
     const labels = { ...options.labels, ...within && { [AUTO_LABEL]: IMAGE } }
     this.#parts = parts
+    this.#judge = options.judge
     this.#atInstant = options.atInstant
     this.#letGo = options.letGo
     this.#within = within
@@ -138,6 +140,9 @@ export class NewPoint {
     this.#parts.core.staging?.unite()
     this.unlock()
   }
+
+  /** It is held. Errors: why it is not to be made. */
+  judge(): void { this.#judge?.() }
 
   /** The instant; it is held. */
   divide(): void {
@@ -248,6 +253,7 @@ async function takeAll(points: readonly NewPoint[]): Promise<void> {
   }
   try {
     await inTime(points, { begin: point => point.hold(), end: point => { point.release() } }, held)
+    for (const point of points) point.judge()
     for (const point of points) point.divide()
     await allSettled(points.map(async point => {
       await point.settle()

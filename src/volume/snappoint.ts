@@ -81,6 +81,8 @@ export interface CreatePointOptions {
   readonly labels?: Readonly<Record<string, string>>
   /** Held from the beginning, by the same record. */
   readonly pins?: readonly Pin[]
+  /** Called before its instant, when nothing of the volume is in flight: what it throws is why it is not made. */
+  readonly judge?: () => void
   /** Called at its instant: nothing of the volume is in flight, and what comes from now on is not in the point. Never throws. */
   readonly atInstant?: () => void
   /**

@@ -500,4 +500,5 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'volume/late-hold' },
   { name: 'zeros find room run by run', file: 'volume/changes.js', find: 'space.during(needs, () => this.#writeZeros(offset, end, attempt))',
     put: 'this.#writeZeros(offset, end, attempt)', judge: 'volume/space' },
+  { name: 'a target is frozen amid a cycle', file: 'volume/point-creation.js', find: 'point.judge();', put: ';', judge: 'replication/whole' },
 ]

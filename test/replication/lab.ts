@@ -10,6 +10,7 @@ import type { Mirror } from '../../src/replication/mirror.js'
 import type { MirrorState } from '../../src/replication/mirror-record.js'
 import { type CreateMirrorOptions, Mirrors } from '../../src/replication/mirrors.js'
 import { openStore, type Store } from '../../src/volume/open-store.js'
+import type { PointInfo } from '../../src/volume/snappoint.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 
 export const G = 4096
@@ -79,8 +80,15 @@ export class Lab {
         if (!this.wire) throw new NbdeltaError('unreachable', 'nobody answers')
         return this.wire
       },
+      wholeAt: volume => this.wholeAt(volume),
     })
     this.mirrors.start()
+  }
+
+  /** As the daemon has it. */
+  wholeAt({ uuid }: StoreVolume): PointInfo | null | undefined {
+    const mirror = this.mirrors.ownerOf(uuid)
+    return mirror?.isReceiving ? undefined : mirror && (mirror.shownPoint() ?? null)
   }
 
   async close(): Promise<void> {

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openPeerLink, PeerExports, placesOf, servePeers, type DaemonLink } from '../../src/daemon-link.js'
-import { shownInstead } from '../../src/daemon-mirrors.js'
+import { shownInstead, wholeAt } from '../../src/daemon-mirrors.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { ManualClock } from '../../src/device/testing.js'
 import { systemClock } from '../../src/device/clock.js'
@@ -63,7 +63,7 @@ export class Node {
         uri, connections: ordered ? 1 : 2, resendWrites: !ordered, reconnect: ordered ? { attempts: 0 } : { limitMs: 2000 },
       })),
       link: async (uri, secret) => this.onLink(await openPeerLink(uri, secret)),
-      above: uuid => secondaries.above(uuid),
+      above: uuid => secondaries.above(uuid), wholeAt: volume => wholeAt({ mirrors, secondaries }, volume),
     })
     secondaries.start()
     mirrors.start()

@@ -2,6 +2,7 @@
  * A simulated site: a machine, and the process of nbdelta that runs on it now: shipped mirrors and secondaries over its store. A crash
  * ends the process, and a new one is there at once.
  */
+import { wholeAt } from '../../src/daemon-mirrors.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { silentLogger } from '../../src/device/logger.js'
@@ -68,7 +69,7 @@ export class Process {
       store, clock, logger: silentLogger,
       connect: (uri, how) => alive(() => uri.startsWith('nbd:') ? world.far(site, how) : site.connect(uri, how)),
       link: uri => alive(() => site.link(uri)),
-      above: uuid => this.secondaries.above(uuid),
+      above: uuid => this.secondaries.above(uuid), wholeAt: volume => wholeAt(this, volume),
     })
   }
 
