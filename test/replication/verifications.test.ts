@@ -214,6 +214,8 @@ for (const [what, open] of Object.entries(PAIRS)) {
     await third.reached
     const mirrors = pair.lab instanceof PeerLab ? pair.lab.near.mirrors : pair.lab.mirrors
     const deletion = mirrors.delete('m')
+    // As long as a target may refuse to be let go a verification goes on.
+    await until('the target is let go', () => mirror.state.phase === 'split')
     third.go()
     await t.rejects(deleted, { code: 'not-found', message: /was deleted meanwhile/ })
     await t.rejects(queued, { code: 'not-found' })
