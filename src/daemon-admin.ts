@@ -12,7 +12,7 @@ import { resumedJobs } from './daemon-inherit.js'
 import { DaemonPoints } from './daemon-points.js'
 import { defined, FACTS_MS, noVolume, pointOf, usable, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
-import { judgeWhole, NbdeltaError } from './index.js'
+import { judgeFreezable, NbdeltaError } from './index.js'
 import { volumeNameOf } from './point-exports.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
 import type { SchedulesAdmin } from './control/admin-points.js'
@@ -61,7 +61,7 @@ export class DaemonAdmin implements ServerAdmin {
       show: name => this.showVolume(name),
       assertUnattached: (name, doing) => { this.#assertUnattached(name, doing) },
       assertOwn: (name, doing) => { refuseTarget(parts, this.#get(name), doing) },
-      assertWhole: name => { judgeWhole(this.#get(name), volume => wholeAt(parts, volume)) },
+      assertWhole: name => { judgeFreezable(this.#get(name), volume => wholeAt(parts, volume)) },
       closedToNew: (name, work) => this.#closedToNew(name, work),
     }
     this.#transfers = new Transfers({ ...parts, ...access })

@@ -8,7 +8,7 @@
  * A point is made first, others are dropped afterwards. A volume that fails is tried again after RETRY_MS, then twice as long,
  * up to RETRY_MAX_MS; the log says so each time, and `schedule show` what it was. The other volumes do not wait for it.
  */
-import { NbdeltaError, freePointName, judgeRetention, judgeWhole, nextDue, planRetention } from './index.js'
+import { NbdeltaError, freePointName, judgeRetention, judgeFreezable, nextDue, planRetention } from './index.js'
 import { usable } from './daemon-shared.js'
 import type { ActionRow } from './control/admin.js'
 import type { ScheduleRow, SchedulesAdmin } from './control/admin-points.js'
@@ -153,7 +153,7 @@ export class Schedules implements SchedulesAdmin {
 
   async #take(of: StoreVolume, { keepBookmarks }: Retention): Promise<void> {
     const { name: volume, points } = of
-    const judge = (): void => { judgeWhole(of, this.#parts.wholeAt) }
+    const judge = (): void => { judgeFreezable(of, this.#parts.wholeAt) }
     const stem = `auto-${this.#parts.clock.wallTime().toISOString().replace(/[-:]|\.\d+/g, '')}`
     // The clock may have been put back to where it had been.
     const name = freePointName({ points }, stem, '-')

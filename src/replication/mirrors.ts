@@ -23,7 +23,7 @@ import {
 import { PulledVolumes } from './pulled.js'
 import type { MirrorTarget } from './target.js'
 import { VolumeTarget } from './volume-target.js'
-import { judgeWhole, type WholeAt } from './whole.js'
+import { judgeFreezable, type WholeAt } from './whole.js'
 
 /** How such targets are told from a volume's name. */
 const URI = /^nbds?(\+unix)?:\/\//
@@ -260,7 +260,7 @@ export class Mirrors {
       record, target: this.#opened(record), clock, logger, logs: this.#logs,
       source: () => this.#byUuid(record.volume, 'source'),
       put: next => store.putMirror(next),
-      judgeSource: volume => { judgeWhole(volume, this.#parts.wholeAt) },
+      judgeSource: volume => { judgeFreezable(volume, this.#parts.wholeAt) },
     })
   }
 

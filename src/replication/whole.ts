@@ -14,7 +14,7 @@ import type { StoreVolume } from '../volume/store-volume.js'
 export type WholeAt = (volume: StoreVolume) => PointInfo | null | undefined
 
 /** To be called when nothing of the volume is in flight. Errors: busy. */
-export function judgeWhole(volume: StoreVolume, wholeAt: WholeAt = () => undefined): void {
+export function judgeFreezable(volume: StoreVolume, wholeAt: WholeAt = () => undefined): void {
   const { points, sizeBytes, grainBytes, name } = volume
   const point = wholeAt(volume)
   if (point === undefined) return

@@ -260,8 +260,10 @@ export class Groups {
   /** Who has copied all as well, as long as one has not. Errors: wrong-state (all have), not-found, those of a restore. */
   async #takeBack(shown: ReadonlyMap<MemberRestore, RestoreSwitch>): Promise<void> {
     const all = [...shown]
-    if (all.every(([{ inheritor }, begun]) => inheritor.isOver(begun))) throw restoreOver()
-    await this.#restore(all.map(([one, begun]) => ({ ...one, options: one.inheritor.undoing(begun) })))
+    if (all.every(([{ inheritor }, { layer }]) => inheritor.isOver(layer))) throw restoreOver()
+    await this.#restore(all.map(([one, { layer, changes }]) => {
+      return { ...one, options: one.inheritor.undoing(layer, changes.inheritance) }
+    }))
   }
 
   /** Undefined: an earlier restore has begun meanwhile. @param shown gets those that show their snapshot */

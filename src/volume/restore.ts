@@ -33,9 +33,7 @@ import { Layer, type LayerKind } from './inherited.js'
 import type { Point } from './point.js'
 import type { PointRecord, PointStore } from './point-store.js'
 import type { VolumePoints } from './points.js'
-import {
-  composedSource, RestoreSwitch, type RestoreRequest, type RestoreSource, type SwitchChanges, switchTogether,
-} from './restore-switch.js'
+import { composedSource, RestoreSwitch, type RestoreRequest, type RestoreSource, switchTogether } from './restore-switch.js'
 import { judgeWhole, type PointDevice, type PointInfo, type Snappoints } from './snappoint.js'
 
 const NAME_MAX = 128
@@ -345,18 +343,16 @@ export class Inheritor {
 
   async #cancelRestore(layer: Layer): Promise<void> {
     const inheritance = this.#inheritances.find(({ kind }) => kind === 'restore')
-    if (this.isOver({ layer }) || !inheritance) throw restoreOver()
-    await this.restore(this.undoing({ layer, changes: { inheritance } }))
+    if (this.isOver(layer) || !inheritance) throw restoreOver()
+    await this.restore(this.undoing(layer, inheritance))
   }
 
   /** All of it has been copied. */
-  isOver({ layer }: Pick<RestoreSwitch, 'layer'>): boolean { return !this.#parts.core.inherit.layers.includes(layer) }
+  isOver(layer: Layer): boolean { return !this.#parts.core.inherit.layers.includes(layer) }
 
   /** The restore that brings back what was there before that one. */
-  undoing(
-    { layer, changes }: { readonly layer: Layer, readonly changes: Pick<SwitchChanges, 'inheritance'> },
-  ): RestoreOptions {
-    const { offset, length } = changes.inheritance.range!
+  undoing(layer: Layer, { range }: Inheritance): RestoreOptions {
+    const { offset, length } = range!
     return { from: layer.undo!.info.name, offset, length: Math.min(length, this.#parts.core.sizeBytes - offset) }
   }
 

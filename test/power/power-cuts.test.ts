@@ -1,9 +1,9 @@
 // A store on a file system that loses what no fsync covers, names as well as content: a story is recorded, and at every moment of it
 // the power may fail. Whatever is left opens, and holds what was answered (DESIGN D1, D3, D4, D6).
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, existsSync } from 'node:fs'
-import { join } from 'node:path'
-import { tmpdir } from 'node:os'
 import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import t from 'tap'
 import { type Random, seededRandom } from '../../src/device/testing.js'
 import { type Left, leftOf, writeLeft } from './folder-states.js'

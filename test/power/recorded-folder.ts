@@ -6,7 +6,7 @@
  * Limits: no hard links, no renames from one folder to another, no holes made by fallocate (a child process; the test hides it).
  */
 import fs from 'node:fs'
-import { type FileHandle } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
 import { basename, dirname, relative } from 'node:path'
 
@@ -20,7 +20,6 @@ export type Change =
   | { readonly what: 'remove', readonly id: number, readonly within: number }
   /** Of a file, or the names in a folder. */
   | { readonly what: 'sync', readonly id: number }
-
   /** Of whoever makes the changes. */
   | { readonly what: 'note', readonly note: unknown }
 
@@ -34,13 +33,12 @@ export interface Recorded<C extends Change = Change> {
 /** What was there before, and how it came to be there. */
 interface Before { readonly paths: ReadonlyMap<string, number>, readonly history: readonly Recorded[], readonly position: number }
 
-interface FileIds { readonly byName: Map<string, number>, readonly byDescriptor: Map<number, number> }
-
 export class RecordedFolder {
   readonly history: Recorded[] = []
   #position = 0
   readonly #root: string
-  readonly #ids: FileIds = { byName: new Map([['', 0]]), byDescriptor: new Map() }
+  readonly #byName = new Map([['', 0]])
+  readonly #byDescriptor = new Map<number, number>()
   #nextId = 1
   readonly #restore: () => void
 
@@ -48,7 +46,7 @@ export class RecordedFolder {
   constructor(root: string, before?: Before) {
     this.#root = root
     if (before) this.#goOn(before)
-    this.#restore = replaced(fs, {
+    this.#restore = replaced([fs, {
       writeSync: original => (...args: Parameters<typeof fs.writeSync>) => {
         const [fd, from, at, length, offset] = args as unknown as [number, Buffer, number, number, number]
         return this.#writing(fd, from, at, length, offset, () => Reflect.apply(original, fs, args))
@@ -62,19 +60,19 @@ export class RecordedFolder {
         }])
       },
       fdatasync: original => (fd: number, done: (error: unknown) => void) => {
-        const end = this.#beginSync(this.#ids.byDescriptor.get(fd))
+        const end = this.#beginSync(this.#byDescriptor.get(fd))
         Reflect.apply(original, fs, [fd, (error: unknown) => {
           end()
           done(error)
         }])
       },
-    }, fs.promises, {
+    }], [fs.promises, {
       open: original => async (...args: Parameters<typeof fs.promises.open>) => this.#opened(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
       mkdir: original => async (...args: Parameters<typeof fs.promises.mkdir>) => this.#making(String(args[0]), true, () => Reflect.apply(original, fs.promises, args)),
       rename: original => async (...args: Parameters<typeof fs.promises.rename>) => this.#renaming(String(args[0]), String(args[1]), () => Reflect.apply(original, fs.promises, args)),
       rm: original => async (...args: Parameters<typeof fs.promises.rm>) => this.#removing(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
       unlink: original => async (...args: Parameters<typeof fs.promises.unlink>) => this.#removing(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
-    })
+    }])
   }
 
   get position(): number { return this.#position }
@@ -87,7 +85,7 @@ export class RecordedFolder {
   stop(): void { this.#restore() }
 
   #goOn({ paths, history, position }: Before): void {
-    for (const [path, id] of paths) this.#ids.byName.set(path, id)
+    for (const [path, id] of paths) this.#byName.set(path, id)
     this.history.push(...history)
     this.#position = position
     // What was lost has had numbers as well, each smaller than its position.
@@ -106,7 +104,7 @@ export class RecordedFolder {
   }
 
   #beginWrite(fd: number, from: Buffer, at: number, length: number, offset: number): () => void {
-    const file = this.#ids.byDescriptor.get(fd)
+    const file = this.#byDescriptor.get(fd)
     if (file === undefined) return () => undefined
     return this.#begin({ what: 'write', file, offset, data: Buffer.from(from.subarray(at, at + length)) })
   }
@@ -127,8 +125,8 @@ export class RecordedFolder {
     if (name === undefined) return work()
     const isThere = fs.existsSync(path)
     const handle = isThere ? await work() : await this.#making(path, false, work)
-    const id = this.#ids.byName.get(name)!
-    this.#ids.byDescriptor.set(handle.fd, id)
+    const id = this.#byName.get(name)!
+    this.#byDescriptor.set(handle.fd, id)
     const { fd } = handle
     const around = <K extends 'truncate' | 'sync' | 'datasync' | 'writeFile' | 'close'>(method: K, begin: (...args: Parameters<FileHandle[K]>) => () => void): void => {
       const original = handle[method]
@@ -146,20 +144,20 @@ export class RecordedFolder {
     around('datasync', () => this.#beginSync(id))
     around('writeFile', data => this.#begin({ what: 'write', file: id, offset: 0, data: Buffer.from(data as Buffer) }))
     around('close', () => {
-      this.#ids.byDescriptor.delete(fd)
+      this.#byDescriptor.delete(fd)
       return () => undefined
     })
     return handle
   }
 
-  /** It is there as soon as it has begun, and what is done to it has a number at once; it goes again when it fails. */
+  /** One that fails stays on its way. */
   async #making<T>(path: string, isFolder: boolean, work: () => Promise<T>): Promise<T> {
     const name = this.#name(path)
     if (name === undefined || fs.existsSync(path)) return work()
     const id = this.#nextId++
     const end = this.#begin({ what: 'make', name: basename(name), id, isFolder, within: this.#folderOf(name) })
     const done = await work()
-    this.#ids.byName.set(name, id)
+    this.#byName.set(name, id)
     end()
     return done
   }
@@ -167,14 +165,12 @@ export class RecordedFolder {
   async #renaming(from: string, to: string, work: () => Promise<void>): Promise<void> {
     const [name, target] = [this.#name(from), this.#name(to)]
     if (name === undefined || target === undefined || !fs.existsSync(from)) return work()
-    const end = this.#begin({ what: 'rename', id: this.#ids.byName.get(name)!, name: basename(target), within: this.#folderOf(name) })
+    const end = this.#begin({ what: 'rename', id: this.#byName.get(name)!, name: basename(target), within: this.#folderOf(name) })
     await work()
-    const { byName } = this.#ids
     this.#forget(target)
-    for (const [other, id] of [...byName]) {
-      if (other !== name && !other.startsWith(`${name}/`)) continue
-      byName.delete(other)
-      byName.set(target + other.slice(name.length), id)
+    for (const [other, id] of this.#within(name)) {
+      this.#byName.delete(other)
+      this.#byName.set(target + other.slice(name.length), id)
     }
     end()
   }
@@ -182,19 +178,19 @@ export class RecordedFolder {
   async #removing(path: string, work: () => Promise<void>): Promise<void> {
     const name = this.#name(path)
     if (name === undefined || !fs.existsSync(path)) return work()
-    const end = this.#begin({ what: 'remove', id: this.#ids.byName.get(name)!, within: this.#folderOf(name) })
+    const end = this.#begin({ what: 'remove', id: this.#byName.get(name)!, within: this.#folderOf(name) })
     await work()
     this.#forget(name)
     end()
   }
 
-  #forget(name: string): void {
-    for (const other of [...this.#ids.byName.keys()]) if (other === name || other.startsWith(`${name}/`)) this.#ids.byName.delete(other)
-  }
+  #forget(name: string): void { for (const [gone] of this.#within(name)) this.#byName.delete(gone) }
+
+  #within(name: string): [string, number][] { return [...this.#byName].filter(([other]) => other === name || other.startsWith(`${name}/`)) }
 
   #folderOf(name: string): number {
     const folder = dirname(name)
-    return this.#ids.byName.get(folder === '.' ? '' : folder)!
+    return this.#byName.get(folder === '.' ? '' : folder)!
   }
 }
 
@@ -202,14 +198,13 @@ type AnyFunction = (...args: never[]) => unknown
 type Replacements = Readonly<Record<string, (original: AnyFunction) => unknown>>
 
 /** Returns what undoes it. */
-function replaced(...pairs: readonly (object | Replacements)[]): () => void {
+function replaced(...pairs: readonly (readonly [object, Replacements])[]): () => void {
   const undo: (() => void)[] = []
-  for (let i = 0; i < pairs.length; i += 2) {
-    const object = pairs[i] as Record<string, unknown>
-    for (const [name, replacement] of Object.entries(pairs[i + 1] as Replacements)) {
-      const original = object[name] as AnyFunction
-      object[name] = replacement(original)
-      undo.push(() => { object[name] = original })
+  for (const [object, replacements] of pairs) {
+    for (const [name, replacement] of Object.entries(replacements)) {
+      const original = (object as Record<string, AnyFunction>)[name]!
+      Object.assign(object, { [name]: replacement(original) })
+      undo.push(() => { Object.assign(object, { [name]: original }) })
     }
   }
   syncBuiltinESMExports()

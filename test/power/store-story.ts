@@ -6,16 +6,16 @@
  *
  * Sectors of live have any of the values that they had since the last flush; snapshots exactly what was there.
  */
+import type { BlockDevice } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Random } from '../../src/device/testing.js'
 import { openStore, type Store } from '../../src/volume/open-store.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
-import type { BlockDevice } from '../../src/device/block-device.js'
+import { contentOf, SECTOR, valuesOf } from '../volume/storm-model.js'
 import type { Ending } from './folder-states.js'
 import type { RecordedFolder } from './recorded-folder.js'
 
 const GRAIN = 4096
-const SECTOR = 512
 const IN_GRAIN = GRAIN / SECTOR
 const GRAINS_MAX = 12
 const VOLUMES_MAX = 3
@@ -110,7 +110,7 @@ export class Story {
     const start = random(2) === 0 ? random(count) : random(count / IN_GRAIN) * IN_GRAIN
     const end = Math.min(count, start + (random(2) === 0 ? 1 + random(3 * IN_GRAIN) : IN_GRAIN))
     const kind = (['write', 'write', 'write', 'zero', 'trim'] as const)[random(5)]!
-    const value = kind === 'write' ? 1 + ++this.#serial % 250 : 0
+    const value = kind === 'write' ? ++this.#serial : 0
     const bytes = (end - start) * SECTOR
     const within = (sector: number): boolean => sector >= start && sector < end
     const widened = {
@@ -118,13 +118,13 @@ export class Story {
       now: live.now.map((before, sector) => within(sector) ? value : before),
     }
     await this.#do(`${kind} ${volume.name} ${start}-${end} ${value}`, this.#with(volume.name, widened), async () => {
-      if (kind === 'write') await volume.write(start * SECTOR, bytes, Buffer.alloc(bytes, value), 0)
+      if (kind === 'write') await volume.write(start * SECTOR, bytes, contentOf(value, bytes), 0)
       else if (kind === 'zero') await volume.zero(start * SECTOR, bytes, { allocate: false, fast: false })
       else await volume.trim(start * SECTOR, bytes)
     })
     if (kind !== 'trim') return
     // A hint: whole grains at most.
-    const content = await contentOf(volume)
+    const content = await contentsOf(volume)
     this.#world = this.#with(volume.name, { ...widened, now: content })
     this.#note('the trim was looked at', [this.#world])
   }
@@ -159,11 +159,11 @@ export class Story {
     if (this.#world!.size >= VOLUMES_MAX) return
     const name = `f${++this.#serial}`
     const bytes = (2 + this.#random(GRAINS_MAX - 1)) * GRAIN
-    const value = 1 + this.#serial % 250
+    const value = this.#serial
     const now = Array<number>(bytes / SECTOR).fill(value)
     const after = this.#with(name, { sectors: exactly(now), now, points: new Map() })
     await this.#do(`fill ${name}`, after, () => this.#store.fillVolume({ name, sizeBytes: bytes, grainBytes: GRAIN }, async volume => {
-      await volume.write(0, bytes, Buffer.alloc(bytes, value), 0)
+      await volume.write(0, bytes, contentOf(value, bytes), 0)
     }))
   }
 
@@ -276,7 +276,7 @@ export async function judged(path: string, worlds: readonly World[], ending: End
 async function foundIn(store: Store, world: NonNullable<World>, isDurable: boolean): Promise<World> {
   const found = new Map<string, Live>()
   for (const [name, live] of world) {
-    const now = await contentOf(store.get(name)!)
+    const now = await contentsOf(store.get(name)!)
     found.set(name, { ...live, now, sectors: isDurable ? exactly(now) : live.sectors.map((values, sector) => new Set([...values, now[sector]!])) })
   }
   return found
@@ -295,7 +295,7 @@ async function problemOf(store: Store, world: NonNullable<World>): Promise<strin
 async function problemOfVolume(volume: StoreVolume, live: Live): Promise<string | undefined> {
   if (volume.problem) return `it cannot be opened: ${volume.problem.message}`
   if (volume.sizeBytes !== live.now.length * SECTOR) return `${volume.sizeBytes / SECTOR} sectors, not ${live.now.length}`
-  const now = await contentOf(volume)
+  const now = await contentsOf(volume)
   const wrong = now.findIndex((value, sector) => !live.sectors[sector]!.has(value))
   if (wrong >= 0) return `sector ${wrong} is ${now[wrong]}, not one of ${[...live.sectors[wrong]!].join(' ')}`
   const [found, expected] = [volume.points.list().map(({ name }) => name).sort().join(), [...live.points.keys()].sort().join()]
@@ -307,7 +307,7 @@ async function problemOfVolume(volume: StoreVolume, live: Live): Promise<string 
     if (missing >= 0) return `since ${name} sector ${missing} was ${content[missing]}, is ${now[missing]}, and is not marked`
     if (kind === 'bookmark') continue
     const device = volume.points.open(name)
-    const kept = await contentOf(device)
+    const kept = await contentsOf(device)
     await device.close()
     const lost = content.findIndex((value, sector) => kept[sector] !== value)
     if (lost >= 0 || kept.length !== content.length) return `${name}: sector ${lost} is ${kept[lost]}, not ${content[lost]}`
@@ -315,14 +315,11 @@ async function problemOfVolume(volume: StoreVolume, live: Live): Promise<string 
   return undefined
 }
 
-/** By sector; -1: of several values. */
-async function contentOf(device: Pick<BlockDevice, 'read' | 'sizeBytes'>): Promise<number[]> {
+/** By sector. */
+async function contentsOf(device: Pick<BlockDevice, 'read' | 'sizeBytes'>): Promise<number[]> {
   const into = Buffer.alloc(device.sizeBytes)
   await device.read(0, into.length, into, 0)
-  return Array.from({ length: into.length / SECTOR }, (_, sector) => {
-    const part = into.subarray(sector * SECTOR, (sector + 1) * SECTOR)
-    return part.every(byte => byte === part[0]) ? part[0]! : -1
-  })
+  return valuesOf(into, into.length / SECTOR)
 }
 
 function exactly(values: readonly number[]): ReadonlySet<number>[] { return values.map(value => new Set([value])) }

@@ -8,6 +8,7 @@
 import type { BlockDevice, ZeroMode } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { MemoryDisk } from '../../src/device/testing.js'
+import type { Mirror } from '../../src/replication/mirror.js'
 import type { Snappoints } from '../../src/volume/snappoint.js'
 import { G } from './lab.js'
 
@@ -149,4 +150,12 @@ export async function until(what: string, isSo: () => boolean | Promise<boolean>
     if (performance.now() > endsAtMs) throw new Error(`it was never so: ${what}`)
     await new Promise<void>(resolve => { if (turn < TURNS_MAX) setImmediate(resolve); else setTimeout(resolve, 1) })
   }
+}
+
+/** A stream is in step, and nothing is behind. */
+export function arrived(mirror: Mirror): Promise<void> {
+  return until('the target is in step', () => {
+    const { stream } = mirror.status()
+    return stream?.behindBytes === 0 && stream.inStep
+  })
 }

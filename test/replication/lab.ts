@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { wholeAt } from '../../src/daemon-mirrors.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { ManualClock, MemoryDisk, type Random } from '../../src/device/testing.js'
 import { NbdeltaError } from '../../src/device/errors.js'
@@ -9,6 +10,7 @@ import { silentLogger } from '../../src/device/logger.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { MirrorState } from '../../src/replication/mirror-record.js'
 import { type CreateMirrorOptions, Mirrors } from '../../src/replication/mirrors.js'
+import type { Secondaries } from '../../src/replication/secondaries.js'
 import { openStore, type Store } from '../../src/volume/open-store.js'
 import type { PointInfo } from '../../src/volume/snappoint.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
@@ -85,10 +87,10 @@ export class Lab {
     this.mirrors.start()
   }
 
-  /** As the daemon has it. */
-  wholeAt({ uuid }: StoreVolume): PointInfo | null | undefined {
-    const mirror = this.mirrors.ownerOf(uuid)
-    return mirror?.isReceiving ? undefined : mirror && (mirror.shownPoint() ?? null)
+  /** As the daemon has it, with nobody's secondaries. */
+  wholeAt(volume: StoreVolume): PointInfo | null | undefined {
+    const secondaries = { isReceiving: () => false, of: () => undefined } as unknown as Secondaries
+    return wholeAt({ mirrors: this.mirrors, secondaries }, volume)
   }
 
   async close(): Promise<void> {

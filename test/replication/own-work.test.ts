@@ -1,7 +1,9 @@
 // What was done on a target while it stood on its own is never lost, however the mirror that takes it back ends (SEEDS D14, S5).
 import { setTimeout as ms } from 'node:timers/promises'
 import t from 'tap'
+import type { BlockDevice } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
+import type { Mirror } from '../../src/replication/mirror.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { fill, Lab, onWrite, shown, shownAt } from './lab.js'
 import { changed, PeerLab } from './peer-lab.js'
@@ -21,22 +23,46 @@ async function kept(volume: StoreVolume): Promise<number[][]> {
   return Promise.all(undo.map(({ name }) => shownAt(volume, name)))
 }
 
-async function split(directory: string): Promise<{ lab: Lab, target: StoreVolume, before: number[] }> {
+interface Pair { readonly lab: Lab, readonly volume: StoreVolume, readonly mirror: Mirror, readonly target: StoreVolume, readonly before: number[] }
+
+async function pair(directory: string): Promise<Pair> {
   const lab = await Lab.open(directory)
   const volume = await lab.volume('v', GRAINS)
   await fill(volume, 0, 1, GRAINS)
   const mirror = await lab.mirror({ volume: 'v', target: 'w' })
   const target = lab.store.get('w')!
-  const before = await shown(target)
+  return { lab, volume, mirror, target, before: await shown(target) }
+}
+
+/** Somebody has worked on the target. */
+async function split(directory: string): Promise<Pair> {
+  const made = await pair(directory)
+  await made.mirror.split({ atOnce: false })
+  await fill(made.target, 3, 7)
+  return made
+}
+
+/** The same with a target at a peer. */
+async function splitPeer(directory: string): Promise<{ lab: PeerLab, mirror: Mirror, target: StoreVolume, work: number[] }> {
+  const lab = await PeerLab.open(directory)
+  await lab.source('v', GRAINS)
+  const mirror = await lab.mirror()
   await mirror.split({ atOnce: false })
+  const target = lab.far.store.get('w')!
   await fill(target, 3, 7)
-  return { lab, target, before }
+  return { lab, mirror, target, work: await shown(target) }
+}
+
+/** Write number n fails, until what it answers is called. */
+function cutOff(device: BlockDevice, n: number): () => void {
+  let writes = 0
+  return onWrite(device, () => { if (++writes === n) throw new Error('cut off') })
 }
 
 t.test('a mirror is deleted between a resync and its first cycle', async t => {
-  const { lab, target, before } = await split(t.testdir())
+  const { lab, mirror, target, before } = await split(t.testdir())
   const work = await shown(target)
-  await lab.mirrors.get('m').beginResync({ whole: false })
+  await mirror.beginResync({ whole: false })
   await lab.mirrors.delete('m')
   t.same(await shown(target), before, 'it is at its declared point')
   t.same(await kept(target), [work])
@@ -45,13 +71,12 @@ t.test('a mirror is deleted between a resync and its first cycle', async t => {
 
 t.test('a mirror is deleted in the middle of a resync', async t => {
   for (const whole of [false, true]) {
-    const { lab, target, before } = await split(t.testdir({ [`whole-${whole}`]: {} }) + `/whole-${whole}`)
+    const { lab, volume, mirror, target, before } = await split(t.testdir({ [`whole-${whole}`]: {} }) + `/whole-${whole}`)
     const work = await shown(target)
-    for (const grain of [5, 9]) await fill(lab.store.get('v')!, grain, 2)
-    await lab.mirrors.get('m').beginResync({ whole })
-    let writes = 0
-    const asBefore = onWrite(target, () => { if (++writes === 3) throw new Error('cut off') })
-    await t.rejects(lab.mirrors.get('m').sync(), /cut off/)
+    for (const grain of [5, 9]) await fill(volume, grain, 2)
+    await mirror.beginResync({ whole })
+    const asBefore = cutOff(target, 3)
+    await t.rejects(mirror.sync(), /cut off/)
     asBefore()
     await lab.mirrors.delete('m')
     t.same(await shown(target), before, 'it is at its declared point, and not half a cycle further')
@@ -75,15 +100,9 @@ t.test('a mirror of the same name is made again, over what was done meanwhile', 
 })
 
 t.test('a mirror is not deleted while its target has no room to be let go', async t => {
-  const lab = await Lab.open(t.testdir())
-  const volume = await lab.volume('v', GRAINS)
-  await fill(volume, 0, 1, GRAINS)
-  const mirror = await lab.mirror({ volume: 'v', target: 'w' })
-  const target = lab.store.get('w')!
-  const before = await shown(target)
+  const { lab, volume, mirror, target, before } = await pair(t.testdir())
   for (const grain of [5, 9]) await fill(volume, grain, 2)
-  let writes = 0
-  const asBefore = onWrite(target, () => { if (++writes === 2) throw new Error('cut off') })
+  const asBefore = cutOff(target, 2)
   await t.rejects(mirror.sync(), /cut off/)
   asBefore()
   const restore = target.restore.bind(target)
@@ -101,10 +120,7 @@ t.test('a mirror is not deleted while its target has no room to be let go', asyn
 })
 
 t.test('a deletion is cut short when the target has let go of its points', async t => {
-  const lab = await Lab.open(t.testdir())
-  await fill(await lab.volume('v', GRAINS), 0, 1, GRAINS)
-  await lab.mirror({ volume: 'v', target: 'w' })
-  const before = await shown(lab.store.get('w')!)
+  const { lab, before } = await pair(t.testdir())
   lab.store.removeMirror = async () => { throw new Error('killed') }
   await t.rejects(lab.mirrors.delete('m'), /killed/)
   const next = await lab.killed()
@@ -126,9 +142,8 @@ t.test('a peer does not hear in the middle of a cycle that it is released, and t
     const target = lab.far.store.get('w')!
     const before = await shown(target)
     for (const grain of [5, 9]) await fill(volume, grain, 2)
-    let writes = 0
     lab.near.onConnect = device => {
-      onWrite(device, () => { if (++writes === 2) throw new Error('cut off') })
+      cutOff(device, 2)
       return device
     }
     await t.rejects(lab.near.mirrors.get('m').sync(), /cut off/)
@@ -147,13 +162,7 @@ t.test('a peer does not hear in the middle of a cycle that it is released, and t
 })
 
 t.test('a peer takes a secondary back, and is promoted before the first write of the cycle', async t => {
-  const lab = await PeerLab.open(t.testdir())
-  await lab.source('v', GRAINS)
-  const mirror = await lab.mirror()
-  await mirror.split({ atOnce: false })
-  const target = lab.far.store.get('w')!
-  await fill(target, 3, 7)
-  const work = await shown(target)
+  const { lab, mirror, target, work } = await splitPeer(t.testdir())
   // It has changed more than the source has seen: looked at again.
   const link = await lab.far.dial('w')
   const { record, state } = mirror
@@ -170,13 +179,7 @@ t.test('a peer takes a secondary back, and is promoted before the first write of
 })
 
 t.test('a peer is killed when it has taken a secondary back, and is promoted', async t => {
-  const lab = await PeerLab.open(t.testdir())
-  await lab.source('v', GRAINS)
-  const mirror = await lab.mirror()
-  await mirror.split({ atOnce: false })
-  const target = lab.far.store.get('w')!
-  await fill(target, 3, 7)
-  const work = await shown(target)
+  const { lab, mirror, work } = await splitPeer(t.testdir())
   const put = lab.far.store.putMirror.bind(lab.far.store)
   lab.far.store.putMirror = async entry => {
     await put(entry)

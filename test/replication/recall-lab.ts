@@ -9,7 +9,7 @@ import type { StoreVolume } from '../../src/index.js'
 import { seededRandom } from '../../src/device/testing.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { CreateMirrorOptions } from '../../src/replication/mirrors.js'
-import { until } from './held.js'
+import { arrived, until } from './held.js'
 import { fill, G, Lab, onWrite } from './lab.js'
 import { changed, PeerLab } from './peer-lab.js'
 
@@ -86,14 +86,6 @@ export async function stand(t: Test, mode: CreateMirrorOptions['mode'] = 'period
   await mirror.sync()
   Object.assign(link, { bytes: 0, dataBytes: 0, calls: [] })
   return { lab, volume, mirror, target: lab.far.store.get('w')!, wanted, link }
-}
-
-/** A stream is in step, and nothing is behind. */
-export function arrived(mirror: Mirror): Promise<void> {
-  return until('the target is in step', () => {
-    const { stream } = mirror.status()
-    return stream?.behindBytes === 0 && stream.inStep
-  })
 }
 
 export function noise(bytes: number): Buffer {

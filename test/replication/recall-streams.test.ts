@@ -2,11 +2,11 @@
 import { setTimeout } from 'node:timers/promises'
 import { NbdeltaError, type StoreVolume } from '../../src/index.js'
 import type { Mirror } from '../../src/replication/mirror.js'
-import { until } from './held.js'
+import { arrived, until } from './held.js'
 import { fill, G, onWrite, shown, shownAt } from './lab.js'
 import { changed } from './peer-lab.js'
 import {
-  arrived, CHANGED, contentOf, copies, decided, flipBit, here, MIB, peers, REFERENCE_BYTES_MAX, restored, seen, SIZE, snapshotOf, stand, test,
+  CHANGED, contentOf, copies, decided, flipBit, here, MIB, peers, REFERENCE_BYTES_MAX, restored, seen, SIZE, snapshotOf, stand, test,
 } from './recall-lab.js'
 
 const MODES = ['async', 'sync'] as const

@@ -7,7 +7,7 @@ import { NbdeltaError } from '../../src/device/errors.js'
 import type { PeerLink } from '../../src/index.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
-import { until } from './held.js'
+import { arrived, until } from './held.js'
 import { changeAtRandom, fill, G, Lab, shown } from './lab.js'
 import { changed, PeerLab } from './peer-lab.js'
 
@@ -55,8 +55,6 @@ async function peerPair(t: Test, mode: Mode, keepSnapshots = 0, directory = t.te
 const PAIRS = { 'a volume of the same store': localPair, 'a peer\'s volume': peerPair } as const
 
 const rules = (mirror: Mirror): string[] => mirror.status().decisions.map(({ rule }) => rule)
-const inStep = (mirror: Mirror): Promise<void> =>
-  until('it is in step', () => mirror.status().stream?.inStep === true && mirror.status().stream!.behindBytes === 0)
 const declaredOn = (target: StoreVolume) => target.points.list().findLast(({ labels }) => labels['origin'] !== undefined)!
 
 /** Both sides have the root of the declared point. */
@@ -74,12 +72,12 @@ for (const [what, open] of Object.entries(PAIRS)) {
     t.test(`${what}, ${mode}: what is wrong is found at the next declared point, named and repaired`, async t => {
       const pair = await open(t, mode)
       const { volume, target, mirror } = pair
-      await inStep(mirror)
+      await arrived(mirror)
       const first = mirror.state.base!.root
       t.match(first, /^[0-9a-f]{64}$/)
       await fill(volume, 10, 2)
       await fill(volume, 300, 3)
-      await inStep(mirror)
+      await arrived(mirror)
       await mirror.sync()
       t.ok(mirror.status().stream)
       const root = await rooted(t, pair)
@@ -87,7 +85,7 @@ for (const [what, open] of Object.entries(PAIRS)) {
       await fill(volume, 20, 4)
       await fill(volume, 301, 5)
       await volume.zero(700 * G, 3 * G, { allocate: false, fast: false })
-      await inStep(mirror)
+      await arrived(mirror)
       await target.write(301 * G + 7, 1, Buffer.from([99]), 0)
       await mirror.sync()
       await until('it is in doubt', () => mirror.state.phase !== 'paired')
@@ -97,7 +95,7 @@ for (const [what, open] of Object.entries(PAIRS)) {
       await mirror.sync()
       t.match(mirror.status(), { phase: 'paired', problem: null, last: { data: G } }, 'what differs is sent again, and nothing else')
       t.same(await shown(target), await shown(volume))
-      await inStep(mirror)
+      await arrived(mirror)
       await fill(volume, 11, 7)
       await mirror.sync()
       await rooted(t, pair)
@@ -133,7 +131,7 @@ for (const [what, open] of Object.entries(PAIRS)) {
   t.test(`${what}: nobody waits for a comparison, and what it has left is compared at the next point`, async t => {
     const pair = await open(t, 'sync')
     const { volume, target, mirror } = pair
-    await inStep(mirror)
+    await arrived(mirror)
     const gated = gate(t, mirror)
     await fill(volume, 300, 2)
     await target.write(300 * G, 1, Buffer.from([99]), 0)
@@ -155,7 +153,7 @@ for (const [what, open] of Object.entries(PAIRS)) {
   t.test(`${what}: what changes while it is compared, and behind the point, is the next point's`, async t => {
     const pair = await open(t, 'async')
     const { volume, target, mirror } = pair
-    await inStep(mirror)
+    await arrived(mirror)
     const read = volume.read.bind(volume)
     const late: number[] = []
     // The very read of a comparison sees what a client has written behind the point.
@@ -178,7 +176,7 @@ for (const [what, open] of Object.entries(PAIRS)) {
     // And what only looks as if it were: it rests at the target's fault.
     late.push(300)
     await fill(volume, 299, 3, 3)
-    await inStep(mirror)
+    await arrived(mirror)
     await target.write(301 * G, 1, Buffer.from([99]), 0)
     await mirror.sync()
     await until('the rest of that region is compared all the same', () => mirror.state.phase !== 'paired')
@@ -189,7 +187,7 @@ for (const [what, open] of Object.entries(PAIRS)) {
     for (const how of ['split', 'delete', 'pause', 'stop'] as const) {
       const pair = await open(t, 'async', 0, join(t.testdir({ [how]: {} }), how))
       const { volume, target, mirror, lab } = pair
-      await inStep(mirror)
+      await arrived(mirror)
       const gated = gate(t, mirror)
       await fill(volume, 300, 2)
       await mirror.sync()
@@ -210,13 +208,13 @@ for (const [what, open] of Object.entries(PAIRS)) {
 t.test('a root goes on over the end of a stream, and what was left when it ended is compared by the next one', async t => {
   const pair = await localPair(t, 'async')
   const { volume, target, mirror } = pair
-  await inStep(mirror)
+  await arrived(mirror)
   await fill(volume, 10, 2)
   await mirror.sync()
   await rooted(t, pair)
   const gated = gate(t, mirror)
   await fill(volume, 11, 2)
-  await inStep(mirror)
+  await arrived(mirror)
   await target.write(11 * G, 1, Buffer.from([99]), 0)
   await mirror.sync()
   await until('it compares', () => gated.reached === 1)
@@ -227,13 +225,13 @@ t.test('a root goes on over the end of a stream, and what was left when it ended
   await fill(volume, 12, 2)
   await mirror.sync()
   t.equal(mirror.state.base!.root, null, 'the cycle does not know of all')
-  await inStep(mirror)
+  await arrived(mirror)
   await fill(volume, 13, 2)
   await mirror.sync()
   await until('it is in doubt', () => mirror.state.phase !== 'paired')
   t.match(mirror.status().decisions.at(-1), { rule: 'root-mismatch', inputs: { first: 11 * G } })
   await mirror.sync()
-  await inStep(mirror)
+  await arrived(mirror)
   t.match(mirror.state.base!.root, /^[0-9a-f]{64}$/)
   await fill(volume, 14, 2)
   await mirror.sync()
@@ -244,7 +242,7 @@ t.test('a root goes on over the end of a stream, and what was left when it ended
 t.test('a root that was not known yet when a stream ended comes behind it', async t => {
   const pair = await localPair(t, 'async')
   const { volume, mirror } = pair
-  await inStep(mirror)
+  await arrived(mirror)
   const gated = gate(t, mirror)
   await fill(volume, 11, 2)
   await mirror.sync()
@@ -255,7 +253,7 @@ t.test('a root that was not known yet when a stream ended comes behind it', asyn
   await mirror.resume()
   await mirror.sync()
   t.equal(mirror.state.base!.root, null)
-  await inStep(mirror)
+  await arrived(mirror)
   await fill(volume, 13, 2)
   await mirror.sync()
   await rooted(t, pair)
@@ -274,10 +272,10 @@ t.test('an older peer: without points nothing is compared, without roots none is
     })
     const volume = await lab.source('v', GRAINS)
     const mirror = await lab.mirror({ mode: 'async' })
-    await inStep(mirror)
+    await arrived(mirror)
     const target = lab.far.store.get('w')!
     await fill(volume, 300, 2)
-    await inStep(mirror)
+    await arrived(mirror)
     await target.write(300 * G, 1, Buffer.from([99]), 0)
     await mirror.sync()
     const holds = can.includes('hold')
@@ -343,13 +341,13 @@ for (const [what, open] of Object.entries(PAIRS)) {
         await new Promise<void>(resolve => { setTimeout(resolve, 5) })
       }
       await fill(volume, 7, 9)
-      await inStep(mirror)
+      await arrived(mirror)
       await mirror.sync()
       await rooted(t, pair)
       t.comment(`${roots} roots`)
       t.same(await mirror.verify(), [], 'and it is the same')
       await fill(volume, 8, 9, 3)
-      await inStep(mirror)
+      await arrived(mirror)
       await target.write(9 * G, 1, Buffer.from([99]), 0)
       await mirror.sync()
       await until('what is wrong is found all the same', () => rules(mirror).includes('root-mismatch'))

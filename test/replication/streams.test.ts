@@ -5,6 +5,7 @@ import { NbdeltaError } from '../../src/device/errors.js'
 import { seededRandom } from '../../src/device/testing.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
+import { arrived } from './held.js'
 import { changeAtRandom, disk, fill, G, Lab, onWrite, shown, shownAt, URI, type Wire } from './lab.js'
 import { PeerLab } from './peer-lab.js'
 
@@ -35,10 +36,6 @@ async function streaming(
 
 async function turns(): Promise<void> {
   for (let i = 0; i < 200; i++) await new Promise<void>(resolve => { setImmediate(resolve) })
-}
-
-function arrived(mirror: Mirror): Promise<void> {
-  return until(() => mirror.status().stream?.behindBytes === 0 && mirror.status().stream!.inStep)
 }
 
 /** Requests of that kind wait until what it answers is called. */

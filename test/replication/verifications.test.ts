@@ -5,7 +5,7 @@ import { REGION_BYTES_MIN } from '../../src/replication/content-digest.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import type { PeerLink } from '../../src/index.js'
-import { until } from './held.js'
+import { arrived, until } from './held.js'
 import { disk, fill, G, Lab, shown, shownAt, URI } from './lab.js'
 import { PeerLab } from './peer-lab.js'
 
@@ -66,8 +66,6 @@ function gate({ target }: Mirror): { readonly reached: Promise<void>, go(): void
 }
 
 const rules = (mirror: Mirror): string[] => mirror.status().decisions.map(({ rule }) => rule)
-const inStep = (mirror: Mirror): Promise<void> =>
-  until('it is in step', () => mirror.status().stream?.inStep === true && mirror.status().stream!.behindBytes === 0)
 /** Nothing is left of a verification. */
 async function isTidy({ volume, target }: Pair): Promise<void> {
   await until('only the last points are left', () => {
@@ -143,7 +141,7 @@ for (const [what, open] of Object.entries(PAIRS)) {
     t.test(`${what}, ${mode}: the stream stays, and what it brings meanwhile does no harm`, async t => {
       const pair = await open(t.testdir(), mode)
       const { volume, target, mirror } = pair
-      await inStep(mirror)
+      await arrived(mirror)
       const { reached, go } = gate(mirror)
       // Before the point is taken, while it is, and behind it: none of that may be on one side only.
       let isHeld = false
@@ -158,7 +156,7 @@ for (const [what, open] of Object.entries(PAIRS)) {
       isHeld = true
       await writing
       for (let grain = 0; grain < GRAINS; grain += 7) await fill(volume, grain, 3)
-      await inStep(mirror)
+      await arrived(mirror)
       t.same(await shown(target), await shown(volume), 'it has arrived')
       await mirror.sync()
       t.ok(mirror.status().stream, 'a point was declared among the changes')

@@ -1,6 +1,7 @@
 // A target amid a cycle holds what its source never showed: no snapshot is made of that, and no mirror of a mirror ships it (C1, S1).
 import t from 'tap'
-import { judgeWhole } from '../../src/replication/whole.js'
+import { judgeFreezable } from '../../src/replication/whole.js'
+import { arrived, until } from './held.js'
 import { fill, G, Lab, onWrite, shown, shownAt } from './lab.js'
 
 const BUSY = { code: 'busy', message: /no whole point/ }
@@ -12,7 +13,7 @@ t.test('a cycle stops half-way: the target is not frozen until the next one has 
   const m = await lab.mirror({ volume: 'v', target: 'w' })
   const n = await lab.mirror({ name: 'n', volume: 'w', target: 'x' })
   const [w, x] = ['w', 'x'].map(name => lab.store.get(name)!) as [typeof v, typeof v]
-  const snapshot = (name: string, of = w) => of.points.create({ name, kind: 'snapshot', judge: () => { judgeWhole(of, volume => lab.wholeAt(volume)) } })
+  const snapshot = (name: string, of = w) => of.points.create({ name, kind: 'snapshot', judge: () => { judgeFreezable(of, volume => lab.wholeAt(volume)) } })
   await snapshot('whole')
   await fill(v, 0, 2)
   await fill(v, 5, 2)
@@ -45,20 +46,17 @@ t.test('amid a stream what has arrived is a moment of the source, until a change
   const v = await lab.volume('v', 8)
   await fill(v, 0, 1, 8)
   const m = await lab.mirror({ volume: 'v', target: 'w', mode: 'async' })
-  const arrived = async (): Promise<void> => {
-    while (!(m.status().stream?.behindBytes === 0 && m.status().stream!.inStep)) await new Promise<void>(resolve => { setImmediate(resolve) })
-  }
-  await arrived()
+  await arrived(m)
   await fill(v, 3, 2)
-  await arrived()
+  await arrived(m)
   const w = lab.store.get('w')!
-  const judge = (): void => { judgeWhole(w, volume => lab.wholeAt(volume)) }
+  const judge = (): void => { judgeFreezable(w, volume => lab.wholeAt(volume)) }
   t.notSame(await shown(w), await shownAt(w, m.shownPoint()!.name))
   await w.points.create({ name: 'amid', kind: 'snapshot', judge })
   t.same(await shownAt(w, 'amid'), [1, 1, 1, 2, 1, 1, 1, 1])
   const again = onWrite(w, () => { throw new Error('cut off') })
   await fill(v, 4, 2)
-  while (m.isReceiving) await new Promise<void>(resolve => { setImmediate(resolve) })
+  await until('the change has failed', () => !m.isReceiving)
   again()
   await fill(w, 4, 3)
   await t.rejects(w.points.create({ name: 'failed', kind: 'snapshot', judge }), BUSY)
@@ -72,7 +70,7 @@ t.test('a target that has nothing to show yet', async t => {
   const w = await lab.volume('w', 2)
   onWrite(w, () => { throw new Error('cut off') })
   await t.rejects(lab.mirror({ volume: 'v', target: 'w' }), /cut off/)
-  const judge = (): void => { judgeWhole(w, volume => lab.wholeAt(volume)) }
+  const judge = (): void => { judgeFreezable(w, volume => lab.wholeAt(volume)) }
   await t.rejects(w.points.create({ name: 's', kind: 'snapshot', judge }), BUSY)
   await lab.close()
 })

@@ -69,6 +69,39 @@ export class Ground {
     this.phase = 'running'
   }
 
+  /** With requests in flight, which have their turn. */
+  async closed(close: () => Promise<void>): Promise<void> {
+    this.machine.fuse = Infinity
+    this.log('close')
+    this.phase = 'closing'
+    try {
+      await this.answered('close', close())
+      await this.landed()
+    } catch (error) {
+      if (!(error instanceof NbdeltaError) || (this.machine.calm && !this.machine.isHurt)) throw error
+      this.count(`close ${error.code}`)
+      await this.landed()
+    }
+    this.rethrow()
+  }
+
+  /** What is wrong with what `run` finds; undefined: nothing. @param counts gets what has happened */
+  async judged(run: () => Promise<void>, counts?: Map<string, number>): Promise<string | undefined> {
+    try {
+      await run()
+      return undefined
+    } catch (error) {
+      for (const line of this.trace) process.stderr.write(`${line}\n`)
+      return error instanceof Wrong ? error.message : error instanceof Error ? error.stack : String(error)
+    } finally {
+      this.machine.dead = true
+      for (const [what, count] of this.counts) {
+        const kind = what.replace(/[\d.]+/g, 'N')
+        counts?.set(kind, (counts.get(kind) ?? 0) + count)
+      }
+    }
+  }
+
   /** Another process is to open what this one leaves. Nothing is refused at first. */
   restart(ending: Ending): void {
     this.machine.dead = true

@@ -6,7 +6,6 @@
  * is a restore, whatever is left by a crash; the instants of one operation are one, so that of two writes to two volumes, the second
  * sent when the first was answered, no group of snapshots has the second alone; what is pinned for another volume stays.
  */
-import { NbdeltaError } from '../../src/device/errors.js'
 import type { PointTable } from '../../src/store/point-table.js'
 import type { InheritJob } from '../../src/volume/copier.js'
 import type { CreatePointOptions, PointKind } from '../../src/volume/snappoint.js'
@@ -316,19 +315,7 @@ class GroupStorm {
   }
 
   async reopen(): Promise<void> {
-    const { ground } = this.lab
-    ground.machine.fuse = Infinity
-    ground.log('close')
-    ground.phase = 'closing'
-    try {
-      await ground.answered('close', this.lab.close())
-      await ground.landed()
-    } catch (error) {
-      if (!(error instanceof NbdeltaError) || (ground.machine.calm && !ground.machine.isHurt)) throw error
-      ground.count(`close ${error.code}`)
-      await ground.landed()
-    }
-    ground.rethrow()
+    await this.lab.ground.closed(() => this.lab.close())
     await this.crash('closed')
   }
 
@@ -385,17 +372,7 @@ class GroupStorm {
   }
 }
 
-export async function groupStorm(seed: number, steps: number, counts?: Map<string, number>): Promise<string | undefined> {
+export function groupStorm(seed: number, steps: number, counts?: Map<string, number>): Promise<string | undefined> {
   const run = new GroupStorm(seed)
-  const { ground } = run.lab
-  try {
-    await run.run(steps)
-    return undefined
-  } catch (error) {
-    for (const line of ground.trace) process.stderr.write(`${line}\n`)
-    return error instanceof Wrong ? error.message : error instanceof Error ? error.stack : String(error)
-  } finally {
-    ground.machine.dead = true
-    if (counts) for (const [what, count] of ground.counts) counts.set(what.replace(/[\d.]+/g, 'N'), (counts.get(what.replace(/[\d.]+/g, 'N')) ?? 0) + count)
-  }
+  return run.lab.ground.judged(() => run.run(steps), counts)
 }

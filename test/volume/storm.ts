@@ -246,21 +246,8 @@ export class Storm {
     lab.judgeBooks(what, false)
   }
 
-  /** With requests in flight, which have their turn. */
   async reopen(): Promise<void> {
-    const { lab } = this
-    lab.machine.fuse = Infinity
-    lab.log('close')
-    lab.ground.phase = 'closing'
-    try {
-      await lab.answered('close', lab.volume.close())
-      await lab.landed()
-    } catch (error) {
-      if (!(error instanceof NbdeltaError) || (lab.machine.calm && !lab.machine.isHurt)) throw error
-      lab.count(`close ${error.code}`)
-      await lab.landed()
-    }
-    lab.rethrow()
+    await this.lab.ground.closed(() => this.lab.volume.close())
     await this.crash('closed')
   }
 
@@ -312,16 +299,7 @@ export class Storm {
   }
 }
 
-export async function storm(seed: number, steps: number, counts?: Map<string, number>): Promise<string | undefined> {
+export function storm(seed: number, steps: number, counts?: Map<string, number>): Promise<string | undefined> {
   const run = new Storm(new Lab(seed))
-  try {
-    await run.run(steps)
-    return undefined
-  } catch (error) {
-    for (const line of run.lab.trace) process.stderr.write(`${line}\n`)
-    return error instanceof Wrong ? error.message : error instanceof Error ? error.stack : String(error)
-  } finally {
-    run.lab.machine.dead = true
-    if (counts) for (const [what, count] of run.lab.counts) counts.set(what.replace(/[\d.]+/g, 'N'), (counts.get(what.replace(/[\d.]+/g, 'N')) ?? 0) + count)
-  }
+  return run.lab.ground.judged(() => run.run(steps), counts)
 }
