@@ -217,7 +217,14 @@ export class Inheritor {
         const layer = this.#parts.core.inherit.of('clone')
         if (!layer) throw new NbdeltaError('wrong-state', 'this volume is no clone, or stands alone already')
         if (this.#copiers.get('clone') !== before) return undefined
-        await this.#put([], () => this.#with('clone', inheritance => ({ ...inheritance, copier: { bytesPerSecond: pace } })))
+        const earlier = this.#inheritances.find(({ kind }) => kind === 'clone')!.copier
+        try {
+          await this.#put([], () => this.#with('clone', inheritance => ({ ...inheritance, copier: { bytesPerSecond: pace } })))
+        } catch (error) {
+          // Nothing has changed: the earlier one goes on.
+          if (before && earlier && !this.#stopped) this.#copy(layer, earlier.bytesPerSecond)
+          throw error
+        }
         return this.#copy(layer, pace)
       })
       if (job) return job
@@ -357,12 +364,13 @@ export class Inheritor {
   }
 
   async #cancelPromotion(copier: Copier): Promise<void> {
-    await copier.stop(cancelled('the promotion was stopped'))
     await this.#parts.points.inTurn(async () => {
       if (this.#copiers.get('clone') !== copier) return
       await this.#put([], () => this.#with('clone', inheritance => ({ ...inheritance, copier: undefined })))
-      this.#copiers.delete('clone')
     })
+    // In nobody's turn: one that is at its end waits for its own. And not before it is said: refused, it would go on at the next open.
+    await copier.stop(cancelled('the promotion was stopped'))
+    if (this.#copiers.get('clone') === copier) this.#copiers.delete('clone')
   }
 
   #put(points: readonly PointRecord[], inheritance: () => Inheritance | null): Promise<void> {
