@@ -6,6 +6,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, open, readFile, stat, statfs, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { asNbdeltaError, NbdeltaError } from './errors.js'
+import { syncFolder } from './sync-folder.js'
 
 export type FileKind = 'file' | 'block'
 
@@ -65,16 +66,6 @@ export async function openFile(path: string, readOnly: boolean): Promise<OpenedF
     }
   } catch (error) {
     throw explain(error, path, 'open')
-  }
-}
-
-/** Makes the names in a folder durable. */
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, constants.O_RDONLY)
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
   }
 }
 

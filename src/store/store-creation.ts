@@ -23,6 +23,7 @@ import { decodeRecord, encodeRecord, RECORD_OWNER_BYTES, type RecordPlace, recor
 import { count } from '../device/count.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
+import { syncFolder } from '../device/sync-folder.js'
 import { CATALOG_BYTES, CATALOG_MAGIC } from './catalog.js'
 import { formatRecordLog, formatSparseLog } from './open-record-log.js'
 import { POINTS_BYTES, POINTS_MAGIC } from './point-table.js'
@@ -176,15 +177,5 @@ async function writeDurably(path: string, bytes: Buffer): Promise<void> {
     await file.sync()
   } finally {
     await file.close()
-  }
-}
-
-/** Makes the names in a folder durable. */
-export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, constants.O_RDONLY)
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
   }
 }

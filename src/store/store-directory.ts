@@ -16,6 +16,7 @@ import { type Clock, systemClock } from '../device/clock.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { type FileDisk, openFileDisk } from '../device/file-disk.js'
 import { type Logger, silentLogger } from '../device/logger.js'
+import { syncFolder } from '../device/sync-folder.js'
 import { isUri } from '../device/uri.js'
 import { type Catalog, type CatalogEntry, openCatalog } from './catalog.js'
 import { PointFolders } from './point-files.js'
@@ -24,7 +25,7 @@ import { openPointTable, type PointTable } from './point-table.js'
 import { lockStore, type StoreLock } from './lock.js'
 import {
   creationSteps, FILES, type FoundIdentity, makePoints, raiseVersion, readIdentity, refuseForeignFolder, STORE_VERSION,
-  type StoreIdentity, syncFolder, uuidBytes,
+  type StoreIdentity, uuidBytes,
 } from './store-creation.js'
 import { VolumeFolders, type VolumeFiles, type VolumeLayout } from './volume-files.js'
 

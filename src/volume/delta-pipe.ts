@@ -21,7 +21,7 @@ import {
 } from '../../native-free/delta-record.js'
 import { DeltaDecoder, type DeltaItem, type DeltaReason, type DeltaRefusal } from '../../native-free/delta-stream.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
-import { syncFolder } from '../store/store-creation.js'
+import { syncFolder } from '../device/sync-folder.js'
 import { writeStream } from './image-stream.js'
 import { assertActive, transferCancelled } from './transfer.js'
 

@@ -19,7 +19,7 @@ import { isZero } from '../../native-free/zero-scan.js'
 import { type BlockDevice, STATE_ZERO } from '../device/block-device.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { openFileDisk } from '../device/file-disk.js'
-import { syncFolder } from '../store/store-creation.js'
+import { syncFolder } from '../device/sync-folder.js'
 import { readStream, writeStream } from './image-stream.js'
 import { assertActive, type TransferOptions } from './transfer.js'
 

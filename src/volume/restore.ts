@@ -368,7 +368,7 @@ export class Inheritor {
       if (this.#copiers.get('clone') !== copier) return
       await this.#put([], () => this.#with('clone', inheritance => ({ ...inheritance, copier: undefined })))
     })
-    // In nobody's turn: one that is at its end waits for its own. And not before it is said: refused, it would go on at the next open.
+    // In nobody's turn: one that is at its end waits for its own. And not before it is recorded, which may be refused.
     await copier.stop(cancelled('the promotion was stopped'))
     if (this.#copiers.get('clone') === copier) this.#copiers.delete('clone')
   }
