@@ -7,7 +7,7 @@ import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { $ as zx } from 'zx'
+import { $ as zx } from './zx.js'
 import { MUTANTS, type Mutant } from '../test/mutants/list.js'
 
 /** dist/scripts -> the root of the checkout. */

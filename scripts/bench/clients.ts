@@ -3,7 +3,7 @@
  */
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
-import { $ } from 'zx'
+import { $ } from '../zx.js'
 import { withCpuPeak } from './server-process.js'
 import type { ServerProcess } from './server-process.js'
 import { uriOf } from './sides.js'

@@ -8,7 +8,7 @@
  */
 import { rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { $ } from 'zx'
+import { $ } from '../zx.js'
 import type { StoreVolume } from '../../src/index.js'
 import { Load } from './clients.js'
 import { median } from './results.js'

@@ -4,7 +4,7 @@
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { $ } from 'zx'
+import { $ } from '../zx.js'
 import { openStore, type StoreVolume } from '../../src/index.js'
 import { ServerProcess } from './server-process.js'
 import type { Started } from './server-process.js'

@@ -11,7 +11,7 @@
  */
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { $ } from 'zx'
+import { $ } from '../zx.js'
 import type { PointKind, StoreVolume } from '../../src/index.js'
 import { Load } from './clients.js'
 import { median } from './results.js'

@@ -12,7 +12,7 @@ import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { $ } from 'zx'
+import { $ } from '../zx.js'
 import type { Place } from './sides.js'
 
 const SOURCES = fileURLToPath(new URL('../../../scripts/bench/', import.meta.url))

@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { $ as zx } from 'zx'
+import { $ as zx } from '../zx.js'
 
 /** dist/scripts/interop -> the root of the checkout. */
 export const ROOT = fileURLToPath(new URL('../../../', import.meta.url))
