@@ -17,6 +17,11 @@ export interface Mutant {
 }
 
 export const MUTANTS: readonly Mutant[] = [
+  // Adopted files (settle.ts)
+  { name: 'a volume goes, and its file has not what it showed', file: 'volume/volumes.js', find: 'await volume.settle();', put: ';',
+    judge: 'volume/adopted' },
+  { name: 'what is lent stays in the file of a volume that goes', file: 'volume/settle.js', find: 'await gate.admit(start, end);', put: ';',
+    judge: 'volume/adopted' },
   // Preserving and marking (preserver.ts, gate.ts, chain.ts)
   { name: 'PRESERVE before the copy is flushed', file: 'volume/preserver.js', find: 'await point.files.preserved.flush();',
     put: ';', judge: 'preserving' },
