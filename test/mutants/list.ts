@@ -17,6 +17,9 @@ export interface Mutant {
 }
 
 export const MUTANTS: readonly Mutant[] = [
+  // Files of deltas (delta-pipe.ts)
+  { name: 'a packed delta is done before all of it is written', file: 'volume/delta-pipe.js', judge: 'volume/delta-pipe',
+    find: "await this.#interruptibly(writeStream(this.#target, Buffer.alloc(0), 'write the delta'));", put: ';' },
   // Adopted files (settle.ts)
   { name: 'a volume goes, and its file has not what it showed', file: 'volume/volumes.js', find: 'await volume.settle();', put: ';',
     judge: 'volume/adopted' },
