@@ -29,6 +29,8 @@ interface Life<World> { readonly left: Left | undefined, readonly world: World |
 export class Lives<World, Note> {
   /** In memory: what the medium would do with it, these states say. */
   readonly #root = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'nbdelta-power-'))
+  /** Always the same: a store knows where the files are that it has adopted. */
+  readonly #here = join(this.#root, 'here')
   readonly #tale: Tale<World, Note>
   readonly #states: number
 
@@ -48,7 +50,7 @@ export class Lives<World, Note> {
     const wrong: string[] = []
     let life: Life<World> = { left: undefined, world: undefined }
     for (let n = 0; n < LIVES && wrong.length === 0; n++) {
-      const recorded = await this.#lived(join(this.#root, `life-${seed}-${n}`), life, random, n)
+      const recorded = await this.#lived(life, random, n)
       for (let i = 0; i < this.#states && wrong.length < 3; i++) {
         const next = await this.#ended(recorded, life.left?.position ?? 0, random)
         if (typeof next === 'string') wrong.push(`seed ${seed}, life ${n}, state ${i}, ${next}`)
@@ -58,7 +60,8 @@ export class Lives<World, Note> {
     return wrong
   }
 
-  async #lived(folder: string, { left, world }: Life<World>, random: Random, n: number): Promise<RecordedFolder> {
+  async #lived({ left, world }: Life<World>, random: Random, n: number): Promise<RecordedFolder> {
+    const folder = this.#here
     left ? writeLeft(left, folder) : mkdirSync(folder)
     const punching = PUNCHING[random(PUNCHING.length)]!
     const tools = join(this.#root, 'tools')
@@ -80,7 +83,7 @@ export class Lives<World, Note> {
     // Whatever is done once is done at the beginning.
     const at = from + 1 + random(random(4) === 0 ? Math.min(100, position - from) : position - from)
     const left = (this.#tale.left ?? leftOf)(history, at, ending, random)
-    const path = join(this.#root, 'left')
+    const path = this.#here
     writeLeft(left, path)
     const notes = history.flatMap(({ begun, change }) => begun <= at && change.what === 'note' ? [change.note as Note] : [])
     const found = await this.#tale.judge(path, notes, ending, random)
