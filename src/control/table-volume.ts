@@ -66,8 +66,8 @@ export const VOLUME_COMMANDS = [
       + 'A name consists of letters, digits, points, dashes and underscores; a size is a multiple of 512 bytes. '
       + 'With --backing an existing raw image file, block device or export of another NBD server (a URI) is adopted as it is: '
       + 'its content becomes the volume\'s content, its size the volume\'s size. '
-      + 'It stays where it is; delete leaves it alone. An export must take writes and FLUSH, and nobody else may write to it: '
-      + 'see docs/remote-images.md.',
+      + 'It stays where it is, also when the volume is deleted. An export must take writes and FLUSH, and nobody else may write '
+      + 'to it: see docs/remote-images.md.',
     positional: [VOLUME],
     options: [
       { ...size, help: 'size that clients see; needed unless --backing is given' },
@@ -206,7 +206,8 @@ export const VOLUME_COMMANDS = [
     summary: 'delete a volume and its content',
     description: 'Deletes a volume for good. It is refused while clients are attached or a job works on it, unless --force '
       + 'closes and cancels them first. '
-      + 'An adopted file or block device (--backing) is left as it is.',
+      + 'An adopted file, block device or export (--backing) stays, and holds what the volume showed: what a restore has not '
+      + 'copied yet is copied first.',
     positional: [VOLUME],
     options: [
       { name: 'force', type: 'bool', default: false, help: 'close attached clients and cancel jobs first' },

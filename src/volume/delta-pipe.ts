@@ -228,6 +228,9 @@ export class DeltaOutput {
     if (this.#packer) {
       this.#packer.end()
       await this.#interruptibly(this.#packed)
+      // Packed is not written: the pipeline ends when the last of it has been handed over.
+      if (this.#target.errored) throw asNbdeltaError(this.#target.errored, 'write the delta')
+      await this.#interruptibly(writeStream(this.#target, Buffer.alloc(0), 'write the delta'))
     }
     this.#target.off('error', ignore)
     await this.#file?.finish()

@@ -111,6 +111,24 @@ export class Reclaimer {
     }
   }
 
+  /** All of it, however long it takes, by zeros if need be. Errors: busy (somebody holds some of it), those of the disk. */
+  async finishAll(): Promise<void> {
+    await this.stop()
+    try {
+      while (this.#core.map.stale.size > 0) {
+        const batch = this.#lockBatch()
+        if (batch.length === 0) throw new NbdeltaError('busy', 'ranges that were trimmed are written to')
+        try {
+          if (await this.#giveBack(batch) === 'impossible') this.#impossible = true
+        } finally {
+          this.#unlock(batch)
+        }
+      }
+    } finally {
+      this.#stopped = false
+    }
+  }
+
   /** Batch after batch until nothing is stale. A failure of the disk is retried later; a client's flush will meet it as well. */
   async #work(): Promise<void> {
     const { map, clock, logger } = this.#core

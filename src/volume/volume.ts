@@ -44,6 +44,7 @@ import type { Reclaimer } from './reclaim.js'
 import type { Recovered } from './recovery.js'
 import type { Inheritor, RestoreOptions } from './restore.js'
 import { resizeVolume } from './resize.js'
+import { settleLive } from './settle.js'
 import type { SpaceFacts } from './space.js'
 import type { Staging } from './staging.js'
 import type { ChangeWatcher, Watchers } from './watchers.js'
@@ -242,16 +243,13 @@ export class Volume implements BlockDevice {
    * open has nothing to recover, and closes the three devices. Content is not flushed. After a failed
    * flush there is no checkpoint: the next open recovers as after a crash.
    */
-  close(): Promise<void> {
-    this.#closing ??= this.#close(true)
-    return this.#closing
-  }
+  close(): Promise<void> { return this.#closing ??= this.#close(true) }
 
   /** As `close`, but leaves everything as a crash would: for a volume that is about to be deleted. */
-  abandon(): Promise<void> {
-    this.#closing ??= this.#close(false)
-    return this.#closing
-  }
+  abandon(): Promise<void> { return this.#closing ??= this.#close(false) }
+
+  /** Live itself holds what the volume shows: for one that goes while its live stays. Nobody writes meanwhile (settle.ts). */
+  settle(): Promise<void> { return settleLive(this.#parts) }
 
   #readBelow(offset: number, length: number, into: Buffer, at: number, origin: Origin | undefined): Pending {
     if (this.#allData(offset, length)) return this.#live.read(offset, length, into, at, origin)

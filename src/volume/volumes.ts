@@ -244,8 +244,13 @@ export class Volumes {
     })
   }
 
-  /** Closes and removes; an adopted backing stays as it is. The caller has detached the clients. Errors: not-found, io. */
-  delete(name: string): Promise<void> {
+  /**
+   * Closes and removes; an adopted backing stays, and holds what the volume showed. The caller has detached the clients.
+   * Errors: not-found, no-space (for what the backing lacks), io.
+   */
+  async delete(name: string): Promise<void> {
+    // What takes long keeps nobody else waiting.
+    await this.#settle(this.#byName.get(name))
     return this.#turns.take(async () => {
       const volume = this.#known(name)
       const heirs = this.#lineage.heirsOf(volume.uuid)
@@ -254,6 +259,7 @@ export class Volumes {
         throw new NbdeltaError('busy', `volume '${name}' is needed by: ${heirs.join(', ')}`, { hint })
       }
       const links = this.#lineage.linksOf(volume.uuid)
+      await this.#settle(volume)
       // Somebody's own file outlives its volume and is left in order; the store's own goes anyway.
       if (volume instanceof OpenStoreVolume && volume.backing === null) await volume.abandon()
       else await volume.close()
@@ -268,6 +274,22 @@ export class Volumes {
       await this.#lineage.release(links)
       this.#logger.info({ volume: name, uuid: volume.uuid }, 'volume deleted')
     })
+  }
+
+  /** For the backing of a volume that goes: no snapshot, no log and no map says any more what it does not hold itself. */
+  async #settle(volume: Kept | undefined): Promise<void> {
+    if (!(volume instanceof OpenStoreVolume) || volume.backing === null) return
+    try {
+      await volume.settle()
+    } catch (error) {
+      const { name, backing } = volume
+      if (error instanceof NbdeltaError && error.code === 'no-space') {
+        throw new NbdeltaError('no-space', `no room to bring what volume '${name}' shows into ${backing}`,
+          { cause: error, hint: 'make room, or delete its snapshots first' })
+      }
+      // One that is damaged could never be deleted.
+      this.#logger.error({ err: error, volume: name, backing }, 'a volume goes, and what it showed is not all in its backing')
+    }
   }
 
   /** Flushes and closes all of them; the first failure is thrown when every one is closed. */

@@ -17,6 +17,19 @@ export interface Mutant {
 }
 
 export const MUTANTS: readonly Mutant[] = [
+  // Files of deltas (delta-pipe.ts)
+  { name: 'a packed delta is done before all of it is written', file: 'volume/delta-pipe.js', judge: 'volume/delta-pipe',
+    find: "await this.#interruptibly(writeStream(this.#target, Buffer.alloc(0), 'write the delta'));", put: ';' },
+  { name: 'the name of an exported image is not durable', file: 'volume/image.js', find: 'await syncFolder(dirname(path));', put: ';', judge: 'power/files' },
+  { name: 'an exported image has its name before it is durable', file: 'volume/image.js', find: 'await file.flush();', put: ';', judge: 'power/files' },
+  { name: 'the name of a delta is not durable', file: 'volume/delta-pipe.js', find: 'await syncFolder(dirname(this.#path));', put: ';',
+    judge: 'power/files' },
+  { name: 'a delta has its name before it is durable', file: 'volume/delta-pipe.js', find: 'await this.#handle.sync();', put: ';', judge: 'power/files' },
+  // Adopted files (settle.ts)
+  { name: 'a volume goes, and its file has not what it showed', file: 'volume/volumes.js', find: 'await volume.settle();', put: ';',
+    judge: 'volume/adopted' },
+  { name: 'what is lent stays in the file of a volume that goes', file: 'volume/settle.js', find: 'await gate.admit(start, end);', put: ';',
+    judge: 'volume/adopted' },
   // Preserving and marking (preserver.ts, gate.ts, chain.ts)
   { name: 'PRESERVE before the copy is flushed', file: 'volume/preserver.js', find: 'await point.files.preserved.flush();',
     put: ';', judge: 'preserving' },

@@ -5,7 +5,7 @@
  * Of the rest a coin is thrown, in one of these ways: all of it is there, nothing is, each change by itself (writes torn at 512 bytes);
  * of names also the first so many of all, which is what a file system with a journal leaves. What was under way may be there or not.
  */
-import { closeSync, ftruncateSync, mkdirSync, openSync, writeSync } from 'node:fs'
+import { closeSync, ftruncateSync, linkSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Random } from '../../src/device/testing.js'
 import type { Change, Recorded } from './recorded-folder.js'
@@ -16,15 +16,18 @@ type Way = typeof WAYS[number]
 export type Ending = 'killed' | 'cut'
 
 type Sync = Extract<Change, { what: 'sync' }>
-type Naming = Extract<Change, { what: 'make' | 'rename' | 'remove' }>
+type Naming = Extract<Change, { what: 'make' | 'link' | 'rename' | 'remove' }>
 type Content = Extract<Change, { what: 'write' | 'size' }>
-interface Entry { readonly name: string, readonly within: number, readonly isFolder: boolean }
+/** `file` is its number, unless it is a further name of one. */
+interface Entry { readonly name: string, readonly within: number, readonly isFolder: boolean, readonly file: number }
 type Tree = Map<number, Entry>
 
 export interface Left {
   /** Relative to the folder, which is not among them. */
   readonly paths: ReadonlyMap<string, number>
   readonly folders: ReadonlySet<number>
+  /** Of further names: the file. */
+  readonly links: ReadonlyMap<number, number>
   /** What has happened to it, for whoever goes on with it. */
   readonly history: readonly Recorded[]
   readonly position: number
@@ -37,10 +40,10 @@ export function leftOf(history: readonly Recorded[], position: number, ending: E
   const contentWay = ending === 'killed' ? 'all' : WAYS[random(WAYS.length - 1)]!
   const syncs = begun.filter((one): one is Recorded<Sync> => one.change.what === 'sync' && one.end <= position)
   const isCovered = ({ end, change }: Recorded<Naming | Content>): boolean => {
-    const id = 'file' in change ? change.file : change.within
+    const id = 'within' in change ? change.within : change.file
     return syncs.some(sync => sync.begun > end && sync.change.id === id)
   }
-  const namings = begun.filter((one): one is Recorded<Naming> => ['make', 'rename', 'remove'].includes(one.change.what))
+  const namings = begun.filter((one): one is Recorded<Naming> => ['make', 'link', 'rename', 'remove'].includes(one.change.what))
   const open = new Set(namings.filter(one => !isCovered(one)))
   const first = new Set([...open].slice(0, random(open.size + 1)))
   const tree: Tree = new Map()
@@ -52,15 +55,17 @@ export function leftOf(history: readonly Recorded[], position: number, ending: E
     if (change.what === 'sync' && ending === 'killed' && isOver) keep(one, change)
     else if (change.what === 'write' || change.what === 'size') {
       for (const part of isCovered({ ...one, change }) ? [change] : partsOf(change, contentWay, isOver, random)) keep(one, part)
-    } else if (change.what === 'make' || change.what === 'rename' || change.what === 'remove') {
+    } else if (change.what !== 'sync' && change.what !== 'note') {
       const isThere = !open.has(one as Recorded<Naming>) || isNamed(nameWay, first.has(one as Recorded<Naming>), isOver, random)
       for (const part of isThere ? namingsOf(tree, change, isOver, random) : []) if (apply(tree, part)) keep(one, part)
     }
   }
-  if (ending === 'cut') for (const id of [0, ...tree.keys()]) kept.push({ begun: position + 1, end: position + 2, change: { what: 'sync', id } })
+  const all = new Set([0, ...[...tree].flatMap(([id, { file }]) => [id, file])])
+  if (ending === 'cut') for (const id of all) kept.push({ begun: position + 1, end: position + 2, change: { what: 'sync', id } })
   const story = `${ending} at ${position}${ending === 'cut' ? `, of names that no sync covers ${nameWay}, of contents ${contentWay}` : ''}`
   const folders = new Set([...tree].filter(([, { isFolder }]) => isFolder).map(([id]) => id))
-  return { paths: new Map([...tree.keys()].map(id => [pathOf(tree, id), id])), folders, history: kept, position: position + 2, story }
+  const links = new Map([...tree].filter(([id, { file }]) => file !== id).map(([id, { file }]) => [id, file]))
+  return { paths: new Map([...tree.keys()].map(id => [pathOf(tree, id), id])), folders, links, history: kept, position: position + 2, story }
 }
 
 function isNamed(way: Way, isFirst: boolean, isOver: boolean, random: Random): boolean {
@@ -86,12 +91,14 @@ function below(tree: Tree, id: number): number[] {
 
 /** False: it cannot be, for what was to be there before is not. */
 function apply(tree: Tree, change: Naming): boolean {
-  if (change.what === 'make' ? change.within !== 0 && !tree.has(change.within) : !tree.has(change.id)) return false
+  const isNew = change.what === 'make' || change.what === 'link'
+  if (isNew ? change.within !== 0 && !tree.has(change.within) : !tree.has(change.id)) return false
   if (change.what === 'remove') return drop(tree, change.id)
   const { id, name, within } = change
   const other = [...tree].find(([, entry]) => entry.within === within && entry.name === name)?.[0]
   if (other !== undefined && other !== id) drop(tree, other)
-  tree.set(id, { name, within, isFolder: change.what === 'make' ? change.isFolder : tree.get(id)!.isFolder })
+  const file = change.what === 'link' ? change.file : tree.get(id)?.file ?? id
+  tree.set(id, { name, within, file, isFolder: change.what === 'make' ? change.isFolder : tree.get(id)?.isFolder ?? false })
   return true
 }
 
@@ -116,15 +123,21 @@ function partsOf(change: Content, way: Way, isOver: boolean, random: Random): Co
 }
 
 /** @param path of a folder that is not there */
-export function writeLeft({ paths, folders, history }: Left, path: string): void {
+export function writeLeft({ paths, folders, links, history }: Left, path: string): void {
   mkdirSync(path, { mode: 0o700 })
   const descriptors = new Map<number, number>()
+  const places = new Map<number, string>()
   for (const [name, id] of [...paths].sort(([a], [b]) => a < b ? -1 : 1)) {
-    if (folders.has(id)) mkdirSync(join(path, name), { mode: 0o700 })
-    else descriptors.set(id, openSync(join(path, name), 'w', 0o600))
+    const [file, place] = [links.get(id) ?? id, join(path, name)]
+    if (folders.has(id)) mkdirSync(place, { mode: 0o700 })
+    else if (places.has(file)) linkSync(places.get(file)!, place)
+    else {
+      places.set(file, place)
+      descriptors.set(file, openSync(place, 'w', 0o600))
+    }
   }
   for (const { change } of history) {
-    const fd = 'file' in change ? descriptors.get(change.file) : undefined
+    const fd = change.what === 'size' || change.what === 'write' ? descriptors.get(change.file) : undefined
     if (fd === undefined) continue
     if (change.what === 'size') ftruncateSync(fd, change.bytes)
     else if (change.what === 'write') writeSync(fd, change.data, 0, change.data.length, change.offset)

@@ -3,18 +3,25 @@
  * product uses. What may be left of it when the power fails is folder-states.ts's.
  *
  * Each change has a beginning and an end: what has begun may be there, and a sync covers only what had ended when it began.
- * Limits: no hard links, no renames from one folder to another, no holes made by fallocate (a child process; the test hides it).
+ * Holes are punched by fallocate, a child process: it is played here, by zeros (hole-puncher.ts).
+ * Limits: no renames from one folder to another.
  */
+import childProcess, { type ChildProcess } from 'node:child_process'
 import fs from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
 import { basename, dirname, relative } from 'node:path'
+import { type Punching, playedPuncher } from './hole-puncher.js'
 
-/** Files and folders are numbers, the folder itself 0; a name is what is said of one `within` another, and changes. */
+/**
+ * Files and folders are numbers, the folder itself 0; a name is what is said of one `within` another, and changes. A further name of
+ * a file has a number of its own.
+ */
 export type Change =
   | { readonly what: 'write', readonly file: number, readonly offset: number, readonly data: Buffer }
   | { readonly what: 'size', readonly file: number, readonly bytes: number }
   | { readonly what: 'make', readonly name: string, readonly id: number, readonly isFolder: boolean, readonly within: number }
+  | { readonly what: 'link', readonly file: number, readonly name: string, readonly id: number, readonly within: number }
   | { readonly what: 'rename', readonly id: number, readonly name: string, readonly within: number }
   /** And everything in it. */
   | { readonly what: 'remove', readonly id: number, readonly within: number }
@@ -31,7 +38,13 @@ export interface Recorded<C extends Change = Change> {
 }
 
 /** What was there before, and how it came to be there. */
-interface Before { readonly paths: ReadonlyMap<string, number>, readonly history: readonly Recorded[], readonly position: number }
+interface Before {
+  readonly paths: ReadonlyMap<string, number>
+  /** Of further names: the file. */
+  readonly links: ReadonlyMap<number, number>
+  readonly history: readonly Recorded[]
+  readonly position: number
+}
 
 export class RecordedFolder {
   readonly history: Recorded[] = []
@@ -39,14 +52,23 @@ export class RecordedFolder {
   readonly #root: string
   readonly #byName = new Map([['', 0]])
   readonly #byDescriptor = new Map<number, number>()
+  readonly #links = new Map<number, number>()
   #nextId = 1
   readonly #restore: () => void
 
   /** From now on, until `stop`. @param before what `root` holds; by default nothing */
-  constructor(root: string, before?: Before) {
+  constructor(root: string, before?: Before, punching: Punching = 'refused') {
     this.#root = root
     if (before) this.#goOn(before)
-    this.#restore = replaced([fs, {
+    const { writeSync } = fs
+    const punch = (fd: number, offset: number, length: number): void => {
+      const zeros = Buffer.alloc(Math.max(0, Math.min(length, fs.fstatSync(fd).size - offset)))
+      this.#writing(fd, zeros, 0, zeros.length, offset, () => { writeSync(fd, zeros, 0, zeros.length, offset) })
+    }
+    this.#restore = replaced([childProcess, {
+      spawn: original => (...args: unknown[]): ChildProcess =>
+        playedPuncher(args, punching, punch) ?? Reflect.apply(original, childProcess, args) as ChildProcess,
+    }], [fs, {
       writeSync: original => (...args: Parameters<typeof fs.writeSync>) => {
         const [fd, from, at, length, offset] = args as unknown as [number, Buffer, number, number, number]
         return this.#writing(fd, from, at, length, offset, () => Reflect.apply(original, fs, args))
@@ -69,6 +91,7 @@ export class RecordedFolder {
     }], [fs.promises, {
       open: original => async (...args: Parameters<typeof fs.promises.open>) => this.#opened(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
       mkdir: original => async (...args: Parameters<typeof fs.promises.mkdir>) => this.#making(String(args[0]), true, () => Reflect.apply(original, fs.promises, args)),
+      link: original => async (...args: Parameters<typeof fs.promises.link>) => this.#linking(String(args[0]), String(args[1]), () => Reflect.apply(original, fs.promises, args)),
       rename: original => async (...args: Parameters<typeof fs.promises.rename>) => this.#renaming(String(args[0]), String(args[1]), () => Reflect.apply(original, fs.promises, args)),
       rm: original => async (...args: Parameters<typeof fs.promises.rm>) => this.#removing(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
       unlink: original => async (...args: Parameters<typeof fs.promises.unlink>) => this.#removing(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
@@ -84,8 +107,9 @@ export class RecordedFolder {
 
   stop(): void { this.#restore() }
 
-  #goOn({ paths, history, position }: Before): void {
+  #goOn({ paths, links, history, position }: Before): void {
     for (const [path, id] of paths) this.#byName.set(path, id)
+    for (const [id, file] of links) this.#links.set(id, file)
     this.history.push(...history)
     this.#position = position
     // What was lost has had numbers as well, each smaller than its position.
@@ -125,9 +149,10 @@ export class RecordedFolder {
     if (name === undefined) return work()
     const isThere = fs.existsSync(path)
     const handle = isThere ? await work() : await this.#making(path, false, work)
-    const id = this.#byName.get(name)!
+    const id = this.#fileOf(name)
     this.#byDescriptor.set(handle.fd, id)
     const { fd } = handle
+    let at = 0
     const around = <K extends 'truncate' | 'sync' | 'datasync' | 'writeFile' | 'close'>(method: K, begin: (...args: Parameters<FileHandle[K]>) => () => void): void => {
       const original = handle[method]
       Object.defineProperty(handle, method, { value: async (...args: Parameters<FileHandle[K]>) => {
@@ -142,7 +167,11 @@ export class RecordedFolder {
     around('truncate', bytes => this.#begin({ what: 'size', file: id, bytes: bytes ?? 0 }))
     around('sync', () => this.#beginSync(id))
     around('datasync', () => this.#beginSync(id))
-    around('writeFile', data => this.#begin({ what: 'write', file: id, offset: 0, data: Buffer.from(data as Buffer) }))
+    around('writeFile', data => {
+      const offset = at
+      at += (data as Buffer).length
+      return this.#begin({ what: 'write', file: id, offset, data: Buffer.from(data as Buffer) })
+    })
     around('close', () => {
       this.#byDescriptor.delete(fd)
       return () => undefined
@@ -160,6 +189,17 @@ export class RecordedFolder {
     this.#byName.set(name, id)
     end()
     return done
+  }
+
+  async #linking(from: string, to: string, work: () => Promise<void>): Promise<void> {
+    const [name, target] = [this.#name(from), this.#name(to)]
+    if (name === undefined || target === undefined || fs.existsSync(to)) return work()
+    const [id, file] = [this.#nextId++, this.#fileOf(name)]
+    const end = this.#begin({ what: 'link', file, id, name: basename(target), within: this.#folderOf(target) })
+    await work()
+    this.#byName.set(target, id)
+    this.#links.set(id, file)
+    end()
   }
 
   async #renaming(from: string, to: string, work: () => Promise<void>): Promise<void> {
@@ -187,6 +227,11 @@ export class RecordedFolder {
   #forget(name: string): void { for (const [gone] of this.#within(name)) this.#byName.delete(gone) }
 
   #within(name: string): [string, number][] { return [...this.#byName].filter(([other]) => other === name || other.startsWith(`${name}/`)) }
+
+  #fileOf(name: string): number {
+    const id = this.#byName.get(name)!
+    return this.#links.get(id) ?? id
+  }
 
   #folderOf(name: string): number {
     const folder = dirname(name)

@@ -6,6 +6,7 @@
  *
  * Sectors of live have any of the values that they had since the last flush; snapshots exactly what was there.
  */
+import { join } from 'node:path'
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Random } from '../../src/device/testing.js'
@@ -13,6 +14,7 @@ import { openStore, type Store } from '../../src/volume/open-store.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { contentOf, SECTOR, valuesOf } from '../volume/storm-model.js'
 import type { Ending } from './folder-states.js'
+import type { Tale } from './lives.js'
 import type { RecordedFolder } from './recorded-folder.js'
 
 const GRAIN = 4096
@@ -26,10 +28,21 @@ const PAUSES_MS = [0, 0, 2, 15, 60]
 interface Point { readonly kind: 'snapshot' | 'bookmark', readonly content: readonly number[] }
 interface Live { readonly sectors: readonly ReadonlySet<number>[], readonly now: readonly number[], readonly points: ReadonlyMap<string, Point> }
 /** All there is, by names of volumes; undefined: no store yet. */
-export type World = ReadonlyMap<string, Live> | undefined
-export interface StoryNote { readonly text: string, readonly worlds: readonly World[] }
+type World = ReadonlyMap<string, Live> | undefined
+interface StoryNote { readonly text: string, readonly worlds: readonly World[] }
 
-export class Story {
+const STEPS = 20
+
+export const storeTale: Tale<NonNullable<World>, StoryNote> = {
+  tell: (folder, random, recorded, world, serial) => new Story(join(folder, 'store'), random, recorded, world, serial).run(STEPS),
+  judge: async (folder, notes, ending) => {
+    const { text, worlds } = notes.at(-1) ?? { text: 'before anything', worlds: [undefined] }
+    const found = await judged(join(folder, 'store'), worlds, ending)
+    return typeof found === 'string' ? `${text}: ${found}` : found
+  },
+}
+
+class Story {
   readonly #random: Random
   readonly #path: string
   readonly #recorded: RecordedFolder
@@ -251,7 +264,7 @@ function afterKill(worlds: readonly World[]): World[] {
 /**
  * Which of these worlds a store is that was opened anew, with the content that it has; a text: what is wrong with it, for it is none.
  */
-export async function judged(path: string, worlds: readonly World[], ending: Ending): Promise<{ readonly world: World } | string> {
+async function judged(path: string, worlds: readonly World[], ending: Ending): Promise<{ readonly world: World } | string> {
   let store: Store
   try {
     store = await openStore({ path })

@@ -138,6 +138,29 @@ t.test('a sink that fails ends the export with its reason', async t => {
   }
 })
 
+t.test('it is done when the sink has taken all of it, and failed when it has not', async t => {
+  const noise = MemoryDisk.from(randomBytes(MIB))
+  const to = { point: { ...q.point, sizeBytes: MIB }, read: noise.read.bind(noise), zeroRun: noise.zeroRun.bind(noise) }
+  for (const compress of ['none', 'gzip'] as const) {
+    const taken: Buffer[] = []
+    const slow = new Writable({
+      write: (chunk: Buffer, _encoding, done) => { setTimeout(() => { taken.push(chunk); done() }, 10) },
+    })
+    await exportDelta({ volume: options.volume, to, sink: slow, compress })
+    const packed = Buffer.concat(taken)
+    t.equal((await verifyDelta(chunked(packed, MIB))).position.target, q.point.uuid, compress)
+    // The very last of it finds no room.
+    let room = packed.length - 1
+    const full = new Writable({
+      write: (chunk: Buffer, _encoding, done) => {
+        room -= chunk.length
+        setTimeout(done, 10, room >= 0 ? null : Object.assign(new Error('no room'), { code: 'ENOSPC' }))
+      },
+    })
+    await t.rejects(exportDelta({ volume: options.volume, to, sink: full, compress }), { code: 'no-space' }, compress)
+  }
+})
+
 t.test('a stream that was handed in stays open', async t => {
   for (const compress of ['none', 'gzip'] as const) {
     const sink = new PassThrough()
