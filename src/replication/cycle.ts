@@ -21,7 +21,7 @@
  * puts that right before anything else (B22).
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
-import { allSettled } from '../device/all-settled.js'
+import { together } from '../device/all-settled.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Kept, PointInfo } from '../volume/snappoint.js'
@@ -270,7 +270,10 @@ async function deliver(
     onRead: offset => { image.forget(offset) }, onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })
   // An image whose disk failed has not been what it was taken for.
-  await allSettled([session.device.flush(), image.flush()])
+  await together(add => {
+    add(session.device.flush())
+    add(image.flush())
+  })
   if (!sent) return { shipped, differing: total, root: null }
   await judgeContent(parts, state, await sent.differing(session.digests!(runs(), regionBytes)))
   // A base without a root says nothing of what this cycle has not looked at.
