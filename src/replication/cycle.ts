@@ -21,7 +21,7 @@
  * puts that right before anything else (B22).
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
-import { allSettled } from '../device/all-settled.js'
+import { together } from '../device/all-settled.js'
 import type { Clock } from '../device/clock.js'
 import { NbdeltaError } from '../device/errors.js'
 import type { Kept, PointInfo } from '../volume/snappoint.js'
@@ -136,8 +136,8 @@ export async function runCycle(parts: CycleParts, before: MirrorState): Promise<
 /** What is known of a cycle before its freeze. */
 interface Plan {
   readonly base: PointInfo | undefined
-  /** Of the target: what lies behind its end is shipped. */
-  readonly targetBytes: number
+  /** Both the target and the base have so much: what lies behind is in no map, and shipped. */
+  readonly knownBytes: number
   /** What has changed there; asked for after the freeze where nothing hangs on it before. */
   readonly theirs: GrainBitmap | undefined
   /** All that it will read of the image; undefined: anything. */
@@ -148,15 +148,16 @@ async function planCycle(
   { volume, freeze, witness, unsure }: CycleParts, { mode, phase }: MirrorState, session: TargetSession,
   base: PointInfo | undefined,
 ): Promise<Plan> {
-  const targetBytes = session.device.sizeBytes
-  if (!base || phase === 'resyncing') return { base, targetBytes, theirs: undefined, keeps: undefined }
+  // A plain device may be larger, and hold there whatever was there before, or when the source was larger.
+  const knownBytes = Math.min(session.device.sizeBytes, base?.sizeBytes ?? Infinity)
+  if (!base || phase === 'resyncing') return { base, knownBytes, theirs: undefined, keeps: undefined }
   // Nobody but the mirror writes to a paired target; what a cut-short cycle left there is in the source's map as well. What a
   // stream has sent is not, if the source has lost it in a crash before it was durable there, with its mark.
   const theirs = mode === 'periodic' ? undefined : await session.changed()
   const isKnown = mode === 'periodic' || theirs !== undefined || !unsure
-  if (!isKnown || freeze || witness) return { base, targetBytes, theirs, keeps: undefined }
-  const keeps = { since: base.name, from: Math.floor(targetBytes / volume.grainBytes), also: theirs }
-  return { base, targetBytes, theirs, keeps }
+  if (!isKnown || freeze || witness) return { base, knownBytes, theirs, keeps: undefined }
+  const keeps = { since: base.name, from: Math.floor(knownBytes / volume.grainBytes), also: theirs }
+  return { base, knownBytes, theirs, keeps }
 }
 
 /**
@@ -227,7 +228,7 @@ export function settle(parts: CycleParts, { base, phase }: MirrorState, session:
 }
 
 async function deliver(
-  parts: CycleParts, state: MirrorState, session: TargetSession, { base, targetBytes, theirs: known }: Plan, frozen: Frozen,
+  parts: CycleParts, state: MirrorState, session: TargetSession, { base, knownBytes, theirs: known }: Plan, frozen: Frozen,
 ): Promise<{ readonly shipped: Shipped, readonly differing: number, readonly root: string | null }> {
   const { volume, points, clock, signal } = parts
   const { image } = frozen
@@ -240,9 +241,8 @@ async function deliver(
   const theirs = known ?? (base && (resync || (carries && !streams)) ? await session.changed() : undefined)
   const unknown = base && !theirs && (resync || (streams && parts.unsure))
   if (theirs) map.or(fitted(theirs, map.length))
-  // What lies behind the target's end is in no map of the source, if it was the target that was made shorter.
   if (unknown) map.set(0, map.length)
-  else if (targetBytes < image.sizeBytes) map.set(Math.floor(targetBytes / volume.grainBytes), map.length)
+  else if (knownBytes < image.sizeBytes) map.set(Math.floor(knownBytes / volume.grainBytes), map.length)
   const { blank } = state
   const compare = !blank && (!base || resync || unknown === true)
   const total = bytesOf(map, volume.grainBytes, image.sizeBytes)
@@ -270,7 +270,10 @@ async function deliver(
     onRead: offset => { image.forget(offset) }, onProgress: bytes => { parts.onProgress(done += bytes, total) },
   })
   // An image whose disk failed has not been what it was taken for.
-  await allSettled([session.device.flush(), image.flush()])
+  await together(add => {
+    add(session.device.flush())
+    add(image.flush())
+  })
   if (!sent) return { shipped, differing: total, root: null }
   await judgeContent(parts, state, await sent.differing(session.digests!(runs(), regionBytes)))
   // A base without a root says nothing of what this cycle has not looked at.

@@ -3,14 +3,14 @@
  *
  * A target that could not be let go keeps its points, without which it would be left at half a cycle: a peer goes on showing
  * what it declares until it is promoted there. A volume here would be shown as it is, since nobody would know whose it was:
- * where it has no room or no time, the mirror is not deleted.
+ * where it has no room or no time, or its disk fails, the mirror is not deleted.
  */
 import { NbdeltaError } from '../device/errors.js'
 import type { Logger } from '../device/logger.js'
 import type { MirrorTarget } from './target.js'
 
 /** Errors of a release that another attempt may not meet. */
-const FOR_NOW: readonly string[] = ['no-space', 'busy']
+const FOR_NOW: readonly string[] = ['no-space', 'busy', 'io', 'flush-failed']
 
 export class Ending {
   readonly #parts: { readonly target: MirrorTarget, readonly logger: Logger }
@@ -22,7 +22,7 @@ export class Ending {
     this.#mirror = mirror
   }
 
-  /** @param isHere it is a volume of this store, with a declared point. Errors: no-space, busy; then nothing has ended */
+  /** @param isHere it is a volume of this store, with a declared point. Errors: FOR_NOW; then nothing has ended */
   async letGo(work: () => Promise<void>, isHere: () => boolean): Promise<void> {
     try { await work() } catch (error) {
       if (isHere() && error instanceof NbdeltaError && FOR_NOW.includes(error.code)) throw error

@@ -242,17 +242,20 @@ export class MirrorGroup {
     }
   }
 
-  /** Those whose targets have accepted it are paired, by one record. Errors: those of the others. */
+  /** Those whose targets have accepted it are paired, by one record. Errors: those of the others, and of the record. */
   async #accept(begun: ReadonlyMap<MirrorTurn, Reversal>): Promise<void> {
     const turns = [...begun.keys()]
     const results = await Promise.allSettled([...begun].map(([turn, one]) =>
       named(turn.mirror, turn.run({}, parts => one.finish(parts)))))
     const done = results.flatMap((result, place) =>
       result.status === 'fulfilled' ? [{ turn: turns[place]!, ...result.value }] : [])
+    const failures = results.flatMap(result => result.status === 'rejected' ? [result.reason as unknown] : [])
+    const paired = done.map(({ turn }) => turn)
     if (done.length > 0) {
-      await this.#decide(done.map(({ turn }) => turn), (_, place) => done[place]!.state, (_, place) => done[place]!.decision)
+      await this.#decide(paired, (_, place) => done[place]!.state, (_, place) => done[place]!.decision)
+        .catch((error: unknown) => { failures.push(unrecorded(paired, error)) })
     }
-    throwAll(results.flatMap(result => result.status === 'rejected' ? [result.reason as unknown] : []))
+    throwAll(failures)
   }
 
   /**
@@ -268,6 +271,14 @@ export class MirrorGroup {
     await this.#store.putMirrors(records)
     for (const [place, turn] of turns.entries()) turn.adopt(records[place]!.state, decision(records[place]!.state, place))
   }
+}
+
+/** Their sources have been restored, and their targets have accepted that. */
+function unrecorded(turns: readonly MirrorTurn[], error: unknown): unknown {
+  if (!(error instanceof NbdeltaError)) return error
+  const whose = turns.map(({ mirror: { record } }) => `the source of ${record.name}`).join(', ')
+  return new NbdeltaError(error.code, `${whose} shows what its target had, but they are still split: ${error.message}`,
+    { hint: 'once more nbdelta mirror resync --reverse, which has little left to do', cause: error })
 }
 
 /** One error that says them all, which name their mirrors; one of nobody's making goes before. */

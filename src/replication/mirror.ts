@@ -283,7 +283,7 @@ export class Mirror {
 
   /**
    * Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one.
-   * Errors: no-space, busy (a target here cannot be let go now: it goes on).
+   * Errors: no-space, busy, io, flush-failed (a target here cannot be let go now: it goes on).
    */
   async dissolve(): Promise<void> {
     this.#work.end()

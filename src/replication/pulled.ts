@@ -16,6 +16,7 @@
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { BlockDevice, ZeroMode } from '../device/block-device.js'
 import type { Clock } from '../device/clock.js'
+import { NbdeltaError } from '../device/errors.js'
 import type { Logger } from '../device/logger.js'
 import { ForwardingDevice } from '../device/forwarding-device.js'
 import { freeName } from '../volume/free-name.js'
@@ -140,7 +141,16 @@ export function changedBeside(source: StoreVolume, since: string, taken: GrainBi
   return changed
 }
 
-/** Writes to the volume what is different in the source, whole grains, and remembers which. Without a source: everything. */
+/** Errors of whoever finds a source to be another one than when it was begun. */
+export function changedMeanwhile(name: string): NbdeltaError {
+  return new NbdeltaError('busy', `volume ${name} was changed while the content of its target was fetched`,
+    { hint: 'detach its clients, and try again' })
+}
+
+/**
+ * Writes to the volume what is different in the source, whole grains, and remembers which. Without a source: everything.
+ * Errors: busy (the source has another size by now).
+ */
 class Taker extends ForwardingDevice {
   protected readonly inner: StoreVolume
   readonly #taken: GrainBitmap
@@ -163,16 +173,22 @@ class Taker extends ForwardingDevice {
     const end = offset + length
     for (let at = offset; at < end; at += ZEROS.length) {
       const bytes = Math.min(ZEROS.length, end - at)
-      if (this.#source && this.#source.zeroRun(at, bytes) <= -bytes) continue
+      if ((this.#judged()?.zeroRun(at, bytes) ?? 0) <= -bytes) continue
       for (const run of await this.#differing(at, bytes, ZEROS, 0)) await this.inner.zero(run.start, run.end - run.start, mode)
     }
+  }
+
+  #judged(): StoreVolume | undefined {
+    if (this.#source && this.#source.sizeBytes !== this.inner.sizeBytes) throw changedMeanwhile(this.#source.name)
+    return this.#source
   }
 
   /** Runs of whole grains, bytes; they count as taken. */
   async #differing(offset: number, length: number, from: Buffer, at: number): Promise<{ start: number, end: number }[]> {
     const { grainBytes } = this.inner
-    const here = this.#source && Buffer.allocUnsafe(length)
-    if (here) await this.#source!.read(offset, length, here, 0)
+    const source = this.#judged()
+    const here = source && Buffer.allocUnsafe(length)
+    if (here) await source.read(offset, length, here, 0)
     const runs: { start: number, end: number }[] = []
     for (let done = 0; done < length; done += grainBytes) {
       const stop = Math.min(length, done + grainBytes)

@@ -37,7 +37,7 @@ import type { ChangeWatcher } from '../volume/watchers.js'
 import { caughtUp, type CycleParts, type Decision, settle } from './cycle.js'
 import { bytesOf, fitted } from './grain-bytes.js'
 import type { MirrorState } from './mirror-record.js'
-import { changedBeside, type Pulled, type PulledVolumes } from './pulled.js'
+import { changedBeside, changedMeanwhile, type Pulled, type PulledVolumes } from './pulled.js'
 import type { TargetSession } from './target.js'
 
 export type WantedRestore = RestoreOptions & { readonly volume: string }
@@ -221,9 +221,4 @@ class Quiet implements ChangeWatcher {
   }
   pointed(): void { /* is no change */ }
   lost(): void { this.#changed = true }
-}
-
-function changedMeanwhile(name: string): NbdeltaError {
-  return new NbdeltaError('busy', `volume ${name} was changed while the content of its target was fetched`,
-    { hint: 'detach its clients, and try again' })
 }

@@ -169,6 +169,28 @@ t.test('a volume that shrinks and grows, and grows (A17, X6)', async t => {
   await lab.close()
 })
 
+t.test('a device that is larger: what it holds behind the source does not come back when that grows', async t => {
+  const lab = await Lab.open(t.testdir())
+  const volume = await lab.volume('v', GRAINS)
+  const wire = lab.wire = disk(2 * GRAINS)
+  await fill(wire, GRAINS + 8, 7)
+  await fill(volume, 0, 1, GRAINS)
+  const mirror = await lab.mirror({ volume: 'v', target: URI, overwrite: true })
+  await lab.store.resizeVolume('v', 16 * G - 512)
+  await mirror.sync()
+  t.equal((await shown(wire))[16], 1, 'it keeps the end of the source')
+  const alike = async (): Promise<void> => { t.same((await shown(wire)).slice(0, volume.sizeBytes / G), await shown(volume)) }
+  await lab.store.resizeVolume('v', GRAINS * G)
+  await mirror.sync()
+  await alike()
+  t.same((await shown(wire)).slice(15, 18), [1, 0, 0])
+  await lab.store.resizeVolume('v', 2 * GRAINS * G)
+  await fill(volume, GRAINS + 4, 2)
+  await mirror.sync()
+  await alike()
+  await lab.close()
+})
+
 t.test('a first copy that is tried again: what the first attempt wrote does not stay', async t => {
   const lab = await Lab.open(t.testdir())
   const volume = await lab.volume('v', GRAINS)

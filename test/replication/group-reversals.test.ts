@@ -61,6 +61,23 @@ t.test('all of three, or none while one of them cannot be had', async t => {
   await lab.close()
 })
 
+t.test('what cannot be recorded any more is split still, and the error says that the sources have it', async t => {
+  const { lab, contents, phases } = await three(t.testdir())
+  const wanted = await contents('far')
+  const { store } = lab.near
+  const put = store.putMirrors.bind(store)
+  store.putMirrors = async () => { throw new NbdeltaError('io', 'planted') }
+  const message = /^the source of m, the source of m2, the source of m3 shows what its target had, but they are still split: planted$/
+  await t.rejects(lab.near.mirrors.together(NAMES).reverse(), { code: 'io', message })
+  t.same(await contents('near'), wanted)
+  t.same(phases(), ['split', 'split', 'split'])
+  store.putMirrors = put
+  await lab.near.mirrors.together(NAMES).reverse()
+  t.same(phases(), ['paired', 'paired', 'paired'])
+  t.same(await contents('near'), wanted)
+  await lab.close()
+})
+
 t.test('one that cannot be told any more is split still, and named; again, and little is left to do', async t => {
   const { lab, contents, phases } = await three(t.testdir())
   const wanted = await contents('far')

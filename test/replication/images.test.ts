@@ -1,5 +1,7 @@
 // What the image of a cycle keeps: what the cycle is still going to read, and nothing else; and what arrives is of its instant all the same.
+import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
+import { NbdeltaError } from '../../src/device/errors.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { until } from './held.js'
@@ -119,5 +121,29 @@ t.test('nothing is declared of an image whose disk has lost some of it', async t
   await mirror.sync()
   t.notSame(declared(), before)
   t.equal((await shown(lab.store.get('w')!))[3], 2)
+  await lab.close()
+})
+
+t.test('a flush of an image that fails at once leaves no other one behind, which is nobody\'s then', async t => {
+  const lab = await Lab.open(t.testdir())
+  const wire = lab.wire = disk(GRAINS)
+  const volume = await lab.volume('v', GRAINS)
+  const mirror = await lab.mirror({ volume: 'v', target: URI, overwrite: true })
+  await fill(volume, 0, 1, GRAINS)
+  await mirror.sync()
+  await fill(volume, 3, 2)
+  const open = volume.points.open.bind(volume.points)
+  // As a disk does whose flush has failed before.
+  volume.points.open = (name, options) => Object.assign(open(name, options), { flush: () => { throw new Error('planted') } })
+  let isAsked = false
+  wire.flush = async () => {
+    isAsked = true
+    await turn()
+    throw new NbdeltaError('unreachable', 'the connection was lost')
+  }
+  await t.rejects(mirror.sync())
+  // What is nobody's would fail the test, as it ends a server.
+  await turn()
+  t.ok(isAsked)
   await lab.close()
 })

@@ -99,15 +99,15 @@ t.test('a mirror of the same name is made again, over what was done meanwhile', 
   await lab.close()
 })
 
-t.test('a mirror is not deleted while its target has no room to be let go', async t => {
+for (const code of ['no-space', 'io', 'flush-failed'] as const) t.test(`a mirror is not deleted while its target cannot be let go: ${code}`, async t => {
   const { lab, volume, mirror, target, before } = await pair(t.testdir())
   for (const grain of [5, 9]) await fill(volume, grain, 2)
   const asBefore = cutOff(target, 2)
   await t.rejects(mirror.sync(), /cut off/)
   asBefore()
   const restore = target.restore.bind(target)
-  target.restore = async () => { throw new NbdeltaError('no-space', 'of the budget all is used') }
-  await t.rejects(lab.mirrors.delete('m'), { code: 'no-space' })
+  target.restore = async () => { throw new NbdeltaError(code, 'planted') }
+  await t.rejects(lab.mirrors.delete('m'), { code })
   t.equal(lab.mirrors.ownerOf(target.uuid), mirror, 'half a cycle is shown to nobody')
   t.same(await shownAt(target, mirror.shownPoint()!.name), before)
   await mirror.sync()

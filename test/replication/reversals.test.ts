@@ -440,6 +440,23 @@ t.test('what a server has in its cache only is not taken over: its power fails, 
   await lab.close()
 })
 
+t.test('a source that gets another size while it is compared is left alone', async t => {
+  const lab = await Lab.open(t.testdir())
+  const volume = await lab.volume('v', GRAINS)
+  const wire = lab.wire = disk(GRAINS)
+  const mirror = await lab.mirror({ volume: 'v', target: URI })
+  await mirror.split({ atOnce: true })
+  await fill(wire, 3, 3)
+  const read = wire.read.bind(wire)
+  wire.read = async (...asked) => {
+    await lab.store.resizeVolume('v', 8 * G)
+    await read(...asked)
+  }
+  await t.rejects(lab.mirrors.together(['m']).reverse(), { code: 'busy', message: /was changed while/ })
+  t.same([mirror.state.phase, await shown(volume)], ['split', Array<number>(8).fill(0)])
+  await lab.close()
+})
+
 t.test('of any NBD server everything is compared, and what differs restored', async t => {
   const lab = await Lab.open(t.testdir())
   const volume = await lab.volume('v', GRAINS)
