@@ -224,11 +224,9 @@ export class Volumes {
   reopen(name: string): Promise<StoreVolume> {
     return this.#turns.take(async () => {
       const volume = this.#known(name)
-      const heirs = this.#lineage.heirsOf(volume.uuid)
-      if (heirs.length > 0) {
-        throw new NbdeltaError('busy', `volume '${name}' is read by: ${heirs.join(', ')}`, { hint: 'restart the server instead' })
-      }
+      this.#refuseHeirs(volume, 'read', 'restart the server instead')
       if (volume instanceof OpenStoreVolume) {
+        volume.points.leave()
         // What it could not flush is in doubt, which is why it is opened anew.
         try {
           await volume.flush()
@@ -248,15 +246,12 @@ export class Volumes {
   delete(name: string): Promise<void> {
     return this.#turns.take(async () => {
       const volume = this.#known(name)
-      const heirs = this.#lineage.heirsOf(volume.uuid)
-      if (heirs.length > 0) {
-        const hint = 'promote or delete them first'
-        throw new NbdeltaError('busy', `volume '${name}' is needed by: ${heirs.join(', ')}`, { hint })
-      }
-      const links = this.#lineage.linksOf(volume.uuid)
+      this.#refuseHeirs(volume, 'needed', 'promote or delete them first')
       // Somebody's own file outlives its volume and is left in order; the store's own goes anyway.
       if (volume instanceof OpenStoreVolume && volume.backing === null) await volume.abandon()
       else await volume.close()
+      // A restore that had begun has happened by now, or will not.
+      const links = this.#lineage.linksOf(volume.uuid)
       try {
         await this.#directory.removeVolumeFiles(name)
       } catch (error) {
@@ -330,8 +325,20 @@ export class Volumes {
     if (this.#directory.catalog.get(entry.name)) await this.#reopen(entry)
   }
 
+  /** Nobody but its heirs needs it, and who is about to show content of it counts, though no record says so yet. Errors: busy. */
+  #refuseHeirs(volume: Kept, how: 'read' | 'needed', hint: string): void {
+    const heirs = this.#lineage.heirsOf(volume.uuid)
+    if (heirs.length === 0 && !(volume instanceof OpenStoreVolume && volume.points.hasHeirs)) return
+    const names = heirs.join(', ') || 'a volume that is being restored from it'
+    throw new NbdeltaError('busy', `volume '${volume.name}' is ${how} by: ${names}`, { hint })
+  }
+
   async #reopen(entry: CatalogEntry): Promise<void> {
     const volume = await this.#open(entry)
+    // Who pinned one of its points while it was closed could not have it, nor let go of it.
+    await this.#lineage.releaseLeftPins([volume]).catch((error: unknown) => {
+      this.#logger.warn({ err: error, volume: entry.name }, 'a pin that nobody needs is left; the next start releases it')
+    })
     this.#byName.set(entry.name, volume)
     if (volume instanceof OpenStoreVolume) this.#lineage.attach(volume)
   }
