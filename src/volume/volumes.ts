@@ -219,12 +219,15 @@ export class Volumes {
 
   /**
    * Closes the volume, if it is open, and opens it as the next opening of the store would. The caller has detached the clients.
-   * When it cannot be opened it is kept as broken. Errors: not-found, busy (clones read it), and why it cannot be opened.
+   * When it cannot be opened it is kept as broken. Errors: not-found, busy (clones read it), flush-failed (what the store says of its
+   * volumes and points only the next opening of the store tells), and why it cannot be opened.
    */
   reopen(name: string): Promise<StoreVolume> {
     return this.#turns.take(async () => {
       const volume = this.#known(name)
       this.#refuseHeirs(volume, 'read', 'restart the server instead')
+      const doubt = this.#doubt
+      if (doubt) throw doubt
       if (volume instanceof OpenStoreVolume) {
         volume.points.leave()
         // What it could not flush is in doubt, which is why it is opened anew.
@@ -334,7 +337,9 @@ export class Volumes {
   }
 
   async #reopen(entry: CatalogEntry): Promise<void> {
-    const volume = await this.#open(entry)
+    // Opened by what was known, it would take a point that may be in the table for one that never was, and remove its files.
+    const doubt = this.#doubt
+    const volume = doubt ? new BrokenStoreVolume(entry, doubt) : await this.#open(entry)
     // Who pinned one of its points while it was closed could not have it, nor let go of it.
     await this.#lineage.releaseLeftPins([volume]).catch((error: unknown) => {
       this.#logger.warn({ err: error, volume: entry.name }, 'a pin that nobody needs is left; the next start releases it')
@@ -378,6 +383,14 @@ export class Volumes {
       await Promise.allSettled(Object.values(files).map((disk: VolumeFiles['live']) => disk.close()))
       throw error
     }
+  }
+
+  /** Why no volume can be opened anew. */
+  get #doubt(): NbdeltaError | undefined {
+    const { catalog, points } = this.#directory
+    if (!catalog.inDoubt && !points.inDoubt) return undefined
+    return new NbdeltaError('flush-failed', 'a change of what the store says of its volumes and points has failed, and may be there',
+      { hint: 'restart the server: it then has all of it or nothing' })
   }
 
   #known(name: string): Kept {

@@ -506,4 +506,6 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'what leaves is restored from', file: 'volume/volume.js', find: 'points.leave();', put: ';', judge: 'volume/leaving' },
   { name: 'points of a volume that was closed are changed', file: 'volume/points.js', find: 'if (this.#stopped)\n            throw closed();', put: ';',
     judge: 'volume/leaving' },
+  { name: 'a volume is opened anew by a table in doubt', file: 'volume/volumes.js', find: 'if (!catalog.inDoubt && !points.inDoubt)', put: 'if (catalog)',
+    judge: 'volume/reopen-doubt' },
 ]
