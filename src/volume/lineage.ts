@@ -49,7 +49,7 @@ export class Lineage {
       const source = this.#open(volume)
       const info = source?.points.list().find(({ uuid }) => uuid === point)
       if (source && info) {
-        heir.inheritor.attach(kind, source.points.open(info.name), () => this.#unpin(volume, point, ownerOf(kind, heir.name)))
+        heir.inheritor.attach(kind, source.points.open(info.name, { heir: true }), () => this.#unpin(volume, point, ownerOf(kind, heir.name)))
         continue
       }
       this.#logger.error({ volume: heir.name, source: volume, point },
@@ -62,16 +62,16 @@ export class Lineage {
     for (const { heir, kind, volume, point } of links) await this.#unpin(volume, point, ownerOf(kind, heir.name))
   }
 
-  /** After a crash between a pin and the record that needs it. */
-  async releaseLeftPins(): Promise<void> {
+  /** After a crash between a pin and the record that needs it. @param of those that nobody can use yet */
+  async releaseLeftPins(of: Iterable<StoreVolume> = this.#volumes()): Promise<void> {
     const needed = new Set(this.#links().map(({ heir, kind, point }) => `${point} ${ownerOf(kind, heir.name)}`))
-    for (const volume of this.#volumes()) {
+    for (const volume of of) {
       if (!(volume instanceof OpenStoreVolume)) continue
       for (const { uuid, name, pins } of volume.points.list()) {
         for (const { owner } of pins) {
           if (!/^(clone|restore) /.test(owner) || needed.has(`${uuid} ${owner}`)) continue
           await volume.points.unpin(name, owner)
-          this.#logger.warn({ volume: volume.name, point: name, owner }, 'a pin was left by a crash; it was released')
+          this.#logger.warn({ volume: volume.name, point: name, owner }, 'a pin was left by a crash, or a close; it was released')
         }
       }
     }

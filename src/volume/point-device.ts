@@ -44,9 +44,9 @@ type Owners = Owned | 0
 
 /**
  * keeps: while it is open the point cannot be deleted. yields: likewise, but when there is no room for what the point keeps it is
- * closed soon (snappoint.ts). looks: only its map is looked at, and the point may go.
+ * closed soon (snappoint.ts). inherits: as `keeps`, by another volume. looks: only its map is looked at, and the point may go.
  */
-export type PointUse = 'keeps' | 'yields' | 'looks'
+export type PointUse = 'keeps' | 'yields' | 'inherits' | 'looks'
 
 export class OpenPointDevice implements PointDevice {
   readonly capabilities: Capabilities
@@ -70,6 +70,7 @@ export class OpenPointDevice implements PointDevice {
     this.#use = use
     if (use !== 'looks') point.users++
     if (use === 'yields') point.yielding++
+    if (use === 'inherits') point.heirs++
     const { rotational } = core.live.capabilities
     this.capabilities = Object.freeze({ readOnly: true, trim: false, fastZero: false, rotational })
     this.blockSizes = Object.freeze({ minimum: 1, preferred: Math.max(4096, core.grainBytes), maximum: 32 * 2 ** 20 })
@@ -141,6 +142,7 @@ export class OpenPointDevice implements PointDevice {
     this.#pages.clear()
     if (this.#use === 'looks') return
     if (this.#use === 'yields') this.#point.yielding--
+    if (this.#use === 'inherits') this.#point.heirs--
     if (--this.#point.users === 0) this.#point.onUnused?.()
   }
 

@@ -78,6 +78,8 @@ export class Point {
   /** Views that read it, and how many of them end when `spare` says so. */
   users = 0
   yielding = 0
+  /** Of them, other volumes that show it. */
+  heirs = 0
   /** That it goes is on its way to the disk: nobody opens it any more. */
   leaving = false
   /** Called when nobody reads it any more. */

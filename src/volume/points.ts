@@ -6,6 +6,7 @@
  * - Changes of the set, and resizes, run one after the other (`inTurn`); merging goes on in the background.
  * - What is listed is in the table, durably. Memory follows the disk.
  * - What is being deleted counts towards the limit of the table until it is merged. Whoever makes a point waits for that.
+ * - Nobody has a turn behind `stop`: the volume may be open anew by then, or gone, and the table is not this one's to change.
  */
 import { holdUnmoved } from './holds.js'
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
@@ -41,6 +42,7 @@ export class VolumePoints implements Snappoints {
   readonly #turns = new Turns()
   /** Why nothing is changed any more, nor points made: what the volume holds, or its size, only the next open tells. */
   refusal: NbdeltaError | undefined
+  #isLeaving = false
   #stopped = false
 
   constructor(parts: Parts, store: PointStore | undefined) {
@@ -54,7 +56,11 @@ export class VolumePoints implements Snappoints {
     if (this.#points.some(({ state }) => state === 'deleting')) this.#merger!.wake()
   }
 
+  /** The volume is about to be closed: no point is begun, pinned or opened any more. Who has a turn, or waits for one, gets it. */
+  leave(): void { this.#isLeaving = true }
+
   async stop(): Promise<void> {
+    this.leave()
     this.#stopped = true
     await this.#turns.idle
     await this.#merger?.stop()
@@ -63,6 +69,9 @@ export class VolumePoints implements Snappoints {
   async close(): Promise<void> {
     await Promise.all(this.#points.map(({ files }) => files.close()))
   }
+
+  /** Another volume shows content of one of them, or is about to: this one must not be closed alone. */
+  get hasHeirs(): boolean { return this.#points.some(({ heirs }) => heirs > 0) }
 
   list(): readonly PointInfo[] { return this.#points.filter(({ state }) => state === 'ready').map(({ info }) => info) }
 
@@ -109,12 +118,13 @@ export class VolumePoints implements Snappoints {
   async room(): Promise<void> {
     while (this.isCrowded) {
       await this.#merger!.next()
-      if (this.#stopped) throw new NbdeltaError('wrong-state', 'the volume is closed')
+      this.#judgeStaying()
     }
   }
 
   /** A point in the making; asked for in turn. `group`: uuid of what makes others with it. Errors: exists, bad-argument. */
   begin(options: CreatePointOptions, group: string | null): NewPoint {
+    this.#judgeStaying()
     if (this.refusal) throw this.refusal
     const store = this.#needStore()
     this.#judgeFree(options.name)
@@ -174,6 +184,7 @@ export class VolumePoints implements Snappoints {
 
   async pin(name: string, pin: Pin): Promise<void> {
     await this.inTurn(() => {
+      this.#judgeStaying()
       const point = this.#known(name)
       return this.#put(point, { ...point.info, pins: [...point.info.pins.filter(({ owner }) => owner !== pin.owner), pin] })
     })
@@ -186,12 +197,13 @@ export class VolumePoints implements Snappoints {
     })
   }
 
-  open(name: string, { yields = false, image = false }: OpenPointOptions = {}): PointDevice {
+  open(name: string, { yields = false, image = false, heir = false }: OpenPointOptions = {}): PointDevice {
+    this.#judgeStaying()
     const point = this.#known(name)
     if (!point.isSnapshot) throw new NbdeltaError('bad-argument', `'${name}' is a bookmark: it keeps no content`)
     if (!image) judgeWhole(point.info)
     if (point.leaving) throw new NbdeltaError('busy', `'${name}' is being deleted`)
-    return this.#device(point, yields ? 'yields' : 'keeps')
+    return this.#device(point, yields ? 'yields' : heir ? 'inherits' : 'keeps')
   }
 
   openPoint(point: Point): PointDevice { return this.#device(point, 'keeps') }
@@ -204,8 +216,13 @@ export class VolumePoints implements Snappoints {
     return this.#runs(since, until === undefined ? undefined : this.#known(until))
   }
 
-  /** One after the other, whoever changes the set of points or the size. */
-  inTurn<T>(change: () => Promise<T>): Promise<T> { return this.#turns.take(change) }
+  /** One after the other, whoever changes the set of points or the size. Errors: wrong-state (the volume is closed). */
+  async inTurn<T>(change: () => Promise<T>): Promise<T> {
+    if (this.#stopped) throw closed()
+    return this.#turns.take(change)
+  }
+
+  #judgeStaying(): void { if (this.#isLeaving) throw closed() }
 
   get #points(): readonly Point[] { return this.#parts.core.chain.points }
 
@@ -331,6 +348,8 @@ export class VolumePoints implements Snappoints {
     return this.#store
   }
 }
+
+function closed(): NbdeltaError { return new NbdeltaError('wrong-state', 'the volume is closed') }
 
 function refusePinned(info: PointInfo, clock: Clock, owners: readonly string[]): void {
   const pin = pinOf(info, clock.wallTime(), owners)

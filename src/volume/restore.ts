@@ -273,7 +273,7 @@ export class Inheritor {
     const release = this.#share('restore', info.uuid, () => points.unpin(nameOf(points, info), owner))
     try {
       await points.pin(info.name, { owner, expiresAt: null })
-      return { info, volume: sourceVolume.uuid, device: points.open(info.name), release }
+      return { info, volume: sourceVolume.uuid, device: points.open(info.name, { heir: true }), release }
     } catch (error) {
       await release().catch(() => undefined)
       throw error

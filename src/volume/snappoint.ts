@@ -99,6 +99,8 @@ export interface OpenPointOptions {
   readonly yields?: boolean
   /** By who made it, and reads no more of it than it keeps. */
   readonly image?: boolean
+  /** By another volume that shows it: until it is closed the volume it is of can neither be deleted nor opened anew. */
+  readonly heir?: boolean
 }
 
 /** Content of a snapshot, read-only; it stays as it is whatever happens to the volume. Closing it releases the snapshot. */
@@ -128,7 +130,7 @@ export interface Snappoints {
   label(name: string, label: string, value: string | null): Promise<void>
   pin(name: string, pin: Pin): Promise<void>
   unpin(name: string, owner: string): Promise<void>
-  /** Errors: not-found, bad-argument (a bookmark, or an image), busy (it is being deleted). */
+  /** Errors: not-found, bad-argument (a bookmark, or an image), busy (it is being deleted), wrong-state (the volume is closed). */
   open(name: string, how?: OpenPointOptions): PointDevice
   /** Grains changed from `since` up to `until` (a newer point), or up to now. A superset of the truth, bounded (D4). */
   changedRuns(since: string, until?: string): Run[]

@@ -442,6 +442,7 @@ export class Volume implements BlockDevice {
   async #close(tidy: boolean): Promise<void> {
     this.#open = false
     const { core, checkpointer, reclaimer, scan, points, inheritor } = this.#parts
+    points.leave()
     await scan.stop()
     await inheritor.stop()
     await core.space.stop()

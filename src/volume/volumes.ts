@@ -219,16 +219,17 @@ export class Volumes {
 
   /**
    * Closes the volume, if it is open, and opens it as the next opening of the store would. The caller has detached the clients.
-   * When it cannot be opened it is kept as broken. Errors: not-found, busy (clones read it), and why it cannot be opened.
+   * When it cannot be opened it is kept as broken. Errors: not-found, busy (clones read it), flush-failed (what the store says of its
+   * volumes and points only the next opening of the store tells), and why it cannot be opened.
    */
   reopen(name: string): Promise<StoreVolume> {
     return this.#turns.take(async () => {
       const volume = this.#known(name)
-      const heirs = this.#lineage.heirsOf(volume.uuid)
-      if (heirs.length > 0) {
-        throw new NbdeltaError('busy', `volume '${name}' is read by: ${heirs.join(', ')}`, { hint: 'restart the server instead' })
-      }
+      this.#refuseHeirs(volume, 'read', 'restart the server instead')
+      const doubt = this.#doubt
+      if (doubt) throw doubt
       if (volume instanceof OpenStoreVolume) {
+        volume.points.leave()
         // What it could not flush is in doubt, which is why it is opened anew.
         try {
           await volume.flush()
@@ -253,16 +254,15 @@ export class Volumes {
     await this.#settle(this.#byName.get(name))
     return this.#turns.take(async () => {
       const volume = this.#known(name)
-      const heirs = this.#lineage.heirsOf(volume.uuid)
-      if (heirs.length > 0) {
-        const hint = 'promote or delete them first'
-        throw new NbdeltaError('busy', `volume '${name}' is needed by: ${heirs.join(', ')}`, { hint })
-      }
-      const links = this.#lineage.linksOf(volume.uuid)
+      const refuse = (): void => this.#refuseHeirs(volume, 'needed', 'promote or delete them first')
+      refuse()
       await this.#settle(volume)
+      refuse()
       // Somebody's own file outlives its volume and is left in order; the store's own goes anyway.
       if (volume instanceof OpenStoreVolume && volume.backing === null) await volume.abandon()
       else await volume.close()
+      // A restore that had begun has happened by now, or will not.
+      const links = this.#lineage.linksOf(volume.uuid)
       try {
         await this.#directory.removeVolumeFiles(name)
       } catch (error) {
@@ -352,8 +352,22 @@ export class Volumes {
     if (this.#directory.catalog.get(entry.name)) await this.#reopen(entry)
   }
 
+  /** Nobody but its heirs needs it, and who is about to show content of it counts, though no record says so yet. Errors: busy. */
+  #refuseHeirs(volume: Kept, how: 'read' | 'needed', hint: string): void {
+    const heirs = this.#lineage.heirsOf(volume.uuid)
+    if (heirs.length === 0 && !(volume instanceof OpenStoreVolume && volume.points.hasHeirs)) return
+    const names = heirs.join(', ') || 'a volume that is being restored from it'
+    throw new NbdeltaError('busy', `volume '${volume.name}' is ${how} by: ${names}`, { hint })
+  }
+
   async #reopen(entry: CatalogEntry): Promise<void> {
-    const volume = await this.#open(entry)
+    // Opened by what was known, it would take a point that may be in the table for one that never was, and remove its files.
+    const doubt = this.#doubt
+    const volume = doubt ? new BrokenStoreVolume(entry, doubt) : await this.#open(entry)
+    // Who pinned one of its points while it was closed could not have it, nor let go of it.
+    await this.#lineage.releaseLeftPins([volume]).catch((error: unknown) => {
+      this.#logger.warn({ err: error, volume: entry.name }, 'a pin that nobody needs is left; the next start releases it')
+    })
     this.#byName.set(entry.name, volume)
     if (volume instanceof OpenStoreVolume) this.#lineage.attach(volume)
   }
@@ -393,6 +407,14 @@ export class Volumes {
       await Promise.allSettled(Object.values(files).map((disk: VolumeFiles['live']) => disk.close()))
       throw error
     }
+  }
+
+  /** Why no volume can be opened anew. */
+  get #doubt(): NbdeltaError | undefined {
+    const { catalog, points } = this.#directory
+    if (!catalog.inDoubt && !points.inDoubt) return undefined
+    return new NbdeltaError('flush-failed', 'a change of what the store says of its volumes and points has failed, and may be there',
+      { hint: 'restart the server: it then has all of it or nothing' })
   }
 
   #known(name: string): Kept {

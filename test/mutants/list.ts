@@ -514,4 +514,11 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'zeros find room run by run', file: 'volume/changes.js', find: 'space.during(needs, () => this.#writeZeros(offset, end, attempt))',
     put: 'this.#writeZeros(offset, end, attempt)', judge: 'volume/space' },
   { name: 'a target is frozen amid a cycle', file: 'volume/point-creation.js', find: 'point.judge();', put: ';', judge: 'replication/whole' },
+  { name: 'whoever is about to be restored from a volume does not keep it', file: 'volume/volumes.js', find: 'volume.points.hasHeirs', put: 'false',
+    judge: 'volume/leaving' },
+  { name: 'what leaves is restored from', file: 'volume/volume.js', find: 'points.leave();', put: ';', judge: 'volume/leaving' },
+  { name: 'points of a volume that was closed are changed', file: 'volume/points.js', find: 'if (this.#stopped)\n            throw closed();', put: ';',
+    judge: 'volume/leaving' },
+  { name: 'a volume is opened anew by a table in doubt', file: 'volume/volumes.js', find: 'if (!catalog.inDoubt && !points.inDoubt)', put: 'if (catalog)',
+    judge: 'volume/reopen-doubt' },
 ]

@@ -33,6 +33,8 @@ export type Ending = 'killed' | 'cut' | 'closed'
 /** Of a disk, one request in so many is refused; 0: none. */
 export interface Refusing { readonly reads: number, readonly writes: number, readonly flushes: number }
 const WILLING: Refusing = { reads: 0, writes: 0, flushes: 0 }
+/** One disk, for a while: it is full, or fails. */
+export interface Spell { readonly name: string, readonly refusing: Refusing, readonly isFull: boolean }
 /** Who writes them takes nothing more after a refusal, until they are opened anew. */
 const LOGS = ['journal', 'table', 'catalog']
 
@@ -44,6 +46,8 @@ export class Machine {
   readonly disks = new Map<string, StormDisk>()
   /** By name. */
   refusing: ReadonlyMap<string, Refusing> = new Map()
+  /** What one of them is under. */
+  spell: Spell | undefined
   /** Nothing is refused for a while. */
   calm = true
   /** A refusal has left something that only the next open mends. */
@@ -72,13 +76,16 @@ export class Machine {
     return disk
   }
 
-  refusingOf(name: string): Refusing { return this.calm ? WILLING : this.refusing.get(name) ?? WILLING }
+  refusingOf(name: string): Refusing {
+    if (this.calm) return WILLING
+    return this.spell?.name === name ? this.spell.refusing : this.refusing.get(name) ?? WILLING
+  }
 
   /** What a disk says that refuses a write. */
   refusal(name: string): NbdeltaError {
     this.onRefused('write', name)
     if (LOGS.includes(partOf(name))) this.isHurt = true
-    else if (this.random(2) === 0) {
+    else if (this.spell?.name === name ? this.spell.isFull : this.random(2) === 0) {
       this.wasFull = true
       return new NbdeltaError('no-space', 'refused by the storm', { cause: Object.assign(new Error('full'), { code: 'ENOSPC' }) })
     }
@@ -104,10 +111,16 @@ export class Machine {
     await new Promise<void>(resolve => { setImmediate(resolve) })
   }
 
+  /** These are opened anew, with nothing of them in flight. */
+  renew(names: readonly string[]): void {
+    for (const name of names) this.disks.set(name, this.disks.get(name)!.restarted(this, 'closed', 0))
+  }
+
   /** What is left. */
   restarted(ending: Ending): Machine {
     const next = new Machine(this.random)
     next.refusing = this.refusing
+    next.spell = this.spell
     next.onRefused = this.onRefused
     next.onLost = this.onLost
     next.onWrite = this.onWrite

@@ -8,7 +8,7 @@ import { type Ending, Machine } from './storm-disks.js'
 
 const FLIGHTS_MAX = 14
 /** Within these everything in flight is answered. */
-const TURNS_MAX = 4000
+const TURNS_MAX = 12_000
 /** Nothing takes longer on a disk; what it belongs to may need some more requests before it fails. */
 const TURNS_OF_A_REQUEST = 26
 const REQUESTS_OF_A_FAILURE = 5

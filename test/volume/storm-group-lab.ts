@@ -1,10 +1,11 @@
 /** What one run of group-storm.test.ts stands on: a machine with volumes on it, that share a table of points and a catalog. */
+import { NbdeltaError } from '../../src/device/errors.js'
 import { silentLogger } from '../../src/device/logger.js'
-import { openCatalog } from '../../src/store/catalog.js'
+import { type Catalog, openCatalog } from '../../src/store/catalog.js'
 import type { PointTable } from '../../src/store/point-table.js'
 import { Groups } from '../../src/volume/groups.js'
 import { Lineage } from '../../src/volume/lineage.js'
-import type { RestoreOptions } from '../../src/volume/restore.js'
+import type { OpenStoreVolume } from '../../src/volume/store-volume.js'
 import { freshTable, openTable } from '../crash/points-store.js'
 import type { Ending } from './storm-disks.js'
 import { Ground, Wrong } from './storm-ground.js'
@@ -14,13 +15,9 @@ import { Storm } from './storm.js'
 /** Of the group that all volumes are in. */
 export const GROUP = 'g'
 
-type Hooks = Pick<RestoreOptions, 'whenHeld' | 'atInstant'>
-
 export class Member {
   readonly lab: Lab
   readonly storm: Storm
-  /** Of the restore that is on its way, where nobody can give it any. */
-  hooks: Hooks = {}
 
   constructor(ground: Ground, index: number) {
     const uuid = `00000000-0000-4000-8000-00000000000${index + 1}`
@@ -39,14 +36,6 @@ export class Member {
     this.lab.source = { names, valuesOf: name => name === undefined ? undefined : points.contentOf(name) }
     this.lab.sourceVolume = volume
   }
-
-  /** The volume was opened. */
-  hook(): void {
-    const { inheritor } = this.lab.volume
-    const begin = inheritor.begin.bind(inheritor)
-    inheritor.begin = (options, source) => begin({ ...this.hooks, ...options }, source)
-    this.hooks = {}
-  }
 }
 
 export class GroupLab {
@@ -54,6 +43,7 @@ export class GroupLab {
   readonly members: readonly Member[]
   groups!: Groups
   #lineage!: Lineage
+  #opened!: { readonly catalog: Catalog, readonly table: PointTable }
   /** Told what the table says when it is opened, before anybody changes it. */
   onTable: (table: PointTable) => void = () => undefined
 
@@ -108,15 +98,37 @@ export class GroupLab {
     const table = await openTable(disks.get('table')!)
     this.onTable(table)
     await Promise.all(this.members.map(({ lab }) => lab.openOn(catalog, table)))
-    for (const member of this.members) member.hook()
-    const volumes = this.members.map(({ lab }) => lab.volume)
+    const all = (): OpenStoreVolume[] => this.members.map(({ lab }) => lab.volume)
     this.groups = new Groups(table, {
-      usable: name => volumes.find(volume => volume.name === name)!, nameOf: uuid => volumes.find(volume => volume.uuid === uuid)?.name,
+      usable: name => all().find(volume => volume.name === name)!, nameOf: uuid => all().find(volume => volume.uuid === uuid)?.name,
     })
-    this.#lineage = new Lineage({ catalog, points: table }, () => volumes, silentLogger)
+    this.#lineage = new Lineage({ catalog, points: table }, all, silentLogger)
     await this.#lineage.releaseLeftPins()
     this.#judgePins()
-    for (const volume of volumes) this.#lineage.attach(volume)
+    for (const volume of all()) this.#lineage.attach(volume)
+    this.#opened = { catalog, table }
+  }
+
+  /** As volumes.ts does it, beside whatever the others do. False: others need it. Errors: why it could not be opened. */
+  async reopen({ lab }: Member): Promise<boolean> {
+    const { volume, uuid } = lab
+    const { machine } = this.ground
+    const isMine = this.ground.lives()
+    if (this.#lineage.heirsOf(uuid).length > 0 || volume.points.hasHeirs) return false
+    volume.points.leave()
+    await (async () => { await volume.flush() })().catch(() => undefined)
+    await volume.close()
+    // Whoever had its answer at the last moment hears it.
+    await new Promise<void>(resolve => { machine.at(1, resolve) })
+    if (!isMine()) return false
+    const { catalog, table } = this.#opened
+    if (catalog.inDoubt || table.inDoubt) throw new NbdeltaError('flush-failed', 'kept as broken')
+    lab.model.crashed(false)
+    machine.renew(PARTS.map(part => lab.disk(part)))
+    await lab.openOn(catalog, table)
+    await this.#lineage.releaseLeftPins([lab.volume])
+    this.#lineage.attach(lab.volume)
+    return true
   }
 
   /** What a volume shows of another is there and pinned, and nothing else is pinned for it. */

@@ -40,6 +40,7 @@ class GroupStorm {
   /** Of snapshots of all volumes, made by one operation. */
   readonly #names = new Set<string>()
   #cancellable: Cancellable | undefined
+  readonly #reopening = new Set<Member>()
   /** The machine may die where it matters. */
   #isAimed = false
 
@@ -229,7 +230,7 @@ class GroupStorm {
         return there.includes(true) ? there.map((isThere, i) => isThere || parts[i].making.isLeftAlone()) : there
       },
     }
-    for (const { member, making: { whenHeld, atInstant } } of parts) member.hooks = { whenHeld, atInstant }
+    for (const { member, making: { whenHeld, atInstant } } of parts) member.lab.hooks = { whenHeld, atInstant }
     this.#fly(what, parts, one, begin, job => {
       const undos = new Map(parts.flatMap(({ member }) => member.points.restored ? [[member, member.points.restored.undo]] : []))
       this.#cancellable = job && undos.size > 0 ? { job, undos } : undefined
@@ -256,6 +257,25 @@ class GroupStorm {
     if (inheriting && member.lab.volume.inheritor.isRestoring) this.#cancelled(`cancel of ${member.name}`, [member], async () => {
       await inheriting.cancel()
       return undefined
+    })
+  }
+
+  /** One of them, while the others go on. */
+  reopenOne(): void {
+    const { ground } = this.lab
+    const member = this.#one(this.#members)
+    if (this.#reopening.has(member)) return
+    this.#reopening.add(member)
+    let isDone = false
+    ground.fly(`reopen ${member.name}`, async () => { isDone = await this.lab.reopen(member) }, () => {
+      this.#reopening.delete(member)
+      if (!isDone) return
+      ground.count('reopened beside others')
+      member.points.some([])
+      member.storm.read()
+    }, () => {
+      // It is closed.
+      ground.machine.isHurt = true
     })
   }
 
@@ -296,6 +316,7 @@ class GroupStorm {
     ground.log(ending)
     this.lab.restart(ending)
     this.#cancellable = undefined
+    this.#reopening.clear()
     ground.machine.calm = ground.random(2) === 0
     await this.#opened(`after it was ${ending}`, ending === 'cut')
   }
@@ -328,7 +349,7 @@ class GroupStorm {
       ...often([1, 3], () => this.chain()), ...often([2, 4, 8], () => this.createPoints()),
       ...often([0, 2, 4], () => this.restoreAll()), ...often([1, 2, 4], () => this.restoreSome()),
       ...often([2, 4], () => this.#one(this.#members).points.lookAtNew()),
-      ...often([0, 4], () => this.cancel()), ...often([0, 2], () => this.cancelOne()),
+      ...often([0, 4], () => this.cancel()), ...often([0, 2], () => this.cancelOne()), ...often([0, 1, 3], () => this.reopenOne()),
     ]
     // One step in so many is of several.
     const share = [2, 4, 8][random(3)]

@@ -14,11 +14,11 @@ import type { VolumeCore } from '../../src/volume/core.js'
 import type { InheritStore } from '../../src/volume/inherit-store.js'
 import { openVolumeParts } from '../../src/volume/open-volume.js'
 import type { PointStore, StagedPlace } from '../../src/volume/point-store.js'
-import type { SourceVolume } from '../../src/volume/restore.js'
+import type { RestoreOptions, SourceVolume } from '../../src/volume/restore.js'
 import { OpenStoreVolume } from '../../src/volume/store-volume.js'
 import { freshFolders, freshTable, openPoints, openTable, type PointDisks, pointsOf } from '../crash/points-store.js'
 import { type Disks, freshDisks, GRAIN, SMALL_JOURNAL_BYTES, UUID } from './lab.js'
-import { type Ending, type Machine, partOf, type Refusing } from './storm-disks.js'
+import { type Ending, type Machine, partOf, type Refusing, type Spell } from './storm-disks.js'
 import { Ground, Wrong } from './storm-ground.js'
 import { type Allowed, Model, SECTOR, valuesOf } from './storm-model.js'
 import { type Source, StormSource } from './storm-source.js'
@@ -37,6 +37,7 @@ export const PARTS = ['live', 'map', 'journal', 'folders', 'maps', 'preserved', 
 
 export { Wrong }
 
+type Hooks = Pick<RestoreOptions, 'whenHeld' | 'atInstant'>
 /** Who a volume of several on one machine is. */
 interface Place { readonly ground: Ground, readonly name: string, readonly uuid: string }
 
@@ -58,6 +59,8 @@ export class Lab {
   isClone = false
   /** Of what its points keep. */
   space: SpaceRule = NO_BUDGET
+  /** Of the restore that is on its way, where nobody can give it any. */
+  hooks: Hooks = {}
   /** Of this run. */
   hasBudget = false
   #freeFromBytes = Infinity
@@ -185,7 +188,15 @@ export class Lab {
     })
     const parts = await openVolumeParts({ uuid, name, sizeBytes: entry.sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
     Object.assign(this, { catalog, volume: new OpenStoreVolume(parts, entry), points, core: parts.core })
+    this.#hook()
     this.#limit()
+  }
+
+  #hook(): void {
+    const { inheritor } = this.volume
+    const begin = inheritor.begin.bind(inheritor)
+    inheritor.begin = (options, source) => begin({ ...this.hooks, ...options }, source)
+    this.hooks = {}
   }
 
   setSpace(rule: SpaceRule): void {
@@ -308,3 +319,13 @@ export function refusals(random: Random, names: readonly string[]): Map<string, 
   }))
 }
 
+/** A disk that fails, or is full, for a while. */
+export function someSpell(random: Random, names: readonly string[]): Spell {
+  const name = names[random(names.length)]
+  const isFull = random(3) === 0
+  const sometimes = (): number => random(4) === 0 ? 2 : 1
+  const refusing = isFull ? { reads: 0, writes: sometimes(), flushes: 0 }
+    : [{ reads: 1, writes: 0, flushes: 0 }, { reads: 0, writes: sometimes(), flushes: 0 }, { reads: 0, writes: 0, flushes: 1 },
+      { reads: 1, writes: 1, flushes: 0 }, { reads: 1, writes: 1, flushes: 1 }][random(5)]
+  return { name, refusing, isFull }
+}

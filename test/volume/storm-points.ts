@@ -110,6 +110,15 @@ export class StormPoints {
     return since === undefined ? undefined : { kind: 'snapshot', keeps: { since, from: random(SECTORS / IN_GRAIN) } }
   }
 
+  /** One that is there. */
+  some(kinds: readonly PointKind[]): string | undefined { return this.#one(kinds) }
+
+  /** What it may be. */
+  allowedOf(name: string): Allowed {
+    const { content, allowed } = this.#points.get(name)!
+    return content ? exactly(content) : allowed!
+  }
+
   #one(kinds: readonly PointKind[], states: readonly Known['state'][] = ['there']): string | undefined {
     this.#lookForSacrifices()
     const names = [...this.#points].filter(([, { kind, state }]) => states.includes(state) && kinds.includes(kind)).map(([name]) => name)
@@ -205,8 +214,13 @@ export class StormPoints {
       lab.count('images looked at')
       return
     }
-    lab.judge(name, values, known.content ? exactly(known.content) : known.allowed!)
-    known.content = values
+    this.saw(name, values)
+  }
+
+  /** All of a snapshot was read. */
+  saw(name: string, values: readonly number[]): void {
+    this.#lab.judge(name, values, this.allowedOf(name))
+    this.#points.get(name)!.content = [...values]
   }
 
   restore(): void {
@@ -229,6 +243,21 @@ export class StormPoints {
     }
     const what = range ? `restore ${name} ${place(range.offset, range.length)}` : `restore ${name}`
     lab.fly(what, () => lab.volume.restore(options), done, failed, ['bad-argument'])
+  }
+
+  /** Of a restore that is being copied, where it is known what was there. */
+  cancel(): void {
+    const lab = this.#lab
+    const { inheriting, inheritor, sizeBytes } = lab.volume
+    const { undo, range } = this.restored ?? {}
+    if (!inheriting || !inheritor.isRestoring || undo === undefined) return
+    this.lookAtNew(undo)
+    const content = this.contentOf(undo)
+    if (!content || !this.canBeRestored) return
+    const { offset, length } = range ?? { offset: 0, length: sizeBytes }
+    const { whenHeld, atInstant, done, failed } = this.restoring(undo, content, { offset, length: Math.min(length, sizeBytes - offset) })
+    lab.hooks = { whenHeld, atInstant }
+    lab.fly(`cancel, from ${undo}`, () => inheriting.cancel(), done, failed, ['bad-argument'])
   }
 
   /** One more point is not too many, nor a restore. */
@@ -347,7 +376,10 @@ export class StormPoints {
   }
 
   #judgeMarks(what: string, since: string, until: string | undefined, before: Allowed, after: readonly number[]): void {
-    const runs = this.#lab.volume.points.changedRuns(since, until)
+    this.judgeRuns(what, this.#lab.volume.points.changedRuns(since, until), before, after)
+  }
+
+  judgeRuns(what: string, runs: readonly Run[], before: Allowed, after: readonly number[]): void {
     for (const [sector, value] of after.entries()) {
       if (!isSame(before[sector], value)) this.#judgeMarked(what, runs, sector, before, [value])
     }

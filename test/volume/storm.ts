@@ -9,11 +9,12 @@
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { InheritJob } from '../../src/volume/copier.js'
-import { GRAIN, SLOW } from './lab.js'
+import { FAST, GRAIN, KEEP, SLOW } from './lab.js'
 import type { Ending } from './storm-disks.js'
-import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
+import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, PARTS, place, SECTORS, sectors, someRule, someSpell, Wrong } from './storm-lab.js'
 import { contentOf, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
 import { StormPoints } from './storm-points.js'
+import { StormReaders } from './storm-readers.js'
 
 /** A grain that nobody touches but whoever waits until everything else has come to rest. */
 const SCRATCH = 0
@@ -22,16 +23,20 @@ const GRAINS_MIN = 3
 export class Storm {
   readonly lab: Lab
   readonly points: StormPoints
+  readonly readers: StormReaders
   /** One write in so many is of parts of grains. */
   readonly #wholes: number
   /** The last one of this process. */
   #promotion: InheritJob | undefined
   /** The volume is about to have this size, or may be. */
   #resizingTo: number | undefined
+  /** One disk fails or is full for a while: of 100 times. */
+  #spells = 0
 
   constructor(lab: Lab) {
     this.lab = lab
     this.points = new StormPoints(this.lab)
+    this.readers = new StormReaders(this.lab, this.points)
     this.#wholes = [2, 5, 100][this.lab.random(3)]
   }
 
@@ -94,8 +99,11 @@ export class Storm {
     const op = lab.model.begin(how, sectors(offset, length, 0))
     // A trim is a hint.
     const done = (): void => { how === 'zero' ? lab.model.done(op) : lab.model.failed(op) }
-    const begin = (): unknown => how === 'zero' ? lab.volume.zero(offset, length, SLOW) : lab.volume.trim(offset, length)
-    lab.fly(`${how} ${place(offset, length)}`, begin, done, () => { lab.model.failed(op) })
+    const mode = [SLOW, SLOW, FAST, KEEP, { allocate: true, fast: true }][lab.random(5)]
+    const begin = (): unknown => how === 'zero' ? lab.volume.zero(offset, length, mode) : lab.volume.trim(offset, length)
+    const flags = how === 'zero' ? ` ${mode.allocate ? 'keep' : ''}${mode.fast ? 'fast' : ''}` : ''
+    const failed = (error: unknown): void => { isNotFast(error) ? lab.model.never(op) : lab.model.failed(op) }
+    lab.fly(`${how}${flags} ${place(offset, length)}`, begin, done, failed, mode.fast ? ['not-fast'] : [])
   }
 
   flush(): void {
@@ -158,6 +166,7 @@ export class Storm {
   async quiet(): Promise<void> {
     const { lab } = this
     lab.machine.fuse = Infinity
+    lab.machine.spell = undefined
     await lab.landed()
     if (lab.machine.dead) return
     lab.log('quiet')
@@ -178,6 +187,9 @@ export class Storm {
     const { lab } = this
     await lab.moved()
     await lab.answered('merges', lab.volume.points.settled())
+    const failure = (): NbdeltaError | undefined => lab.volume.inheriting?.problem()
+    const isCopying = (): boolean => failure() === undefined || failure()!.code === 'no-space'
+    await lab.ground.until(isCopying, () => { throw new Wrong(`copying does not go on: ${failure()!.message}`) })
     if (lab.random(2) === 0) {
       this.flush()
       await lab.landed()
@@ -254,13 +266,15 @@ export class Storm {
   /** A run does some things often, and others never. */
   weighed(): (() => void)[] {
     const { random } = this.lab
-    const { points } = this
+    const { points, readers } = this
     const often = (steps: readonly number[], step: () => void): (() => void)[] => Array.from({ length: steps[random(steps.length)] }, () => step)
     return [
       ...often([20, 60, 200], () => this.write()), ...often([0, 0, 3, 8], () => this.clear('zero')), ...often([0, 0, 3, 8], () => this.clear('trim')),
       ...often([1, 5, 20], () => this.flush()), ...often([3, 8, 15], () => points.create('snapshot')), ...often([0, 2], () => points.create('bookmark')),
       ...often([2, 5, 9], () => points.delete()), ...often([0, 3], () => points.ask()), ...often([0, 1, 4], () => points.note()), ...often([0, 2], () => points.look()),
-      ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4, 20], () => points.restore()), ...often([0, 1, 5], () => this.resize()),
+      ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4, 20], () => points.restore()), ...often([0, 1, 4], () => points.cancel()),
+      ...often([0, 2, 6], () => readers.status(this.#end)), ...often([0, 2], () => readers.statusOfOne()),
+      ...often([0, 1, 3], () => readers.follow()), ...often([0, 1, 5], () => this.resize()),
       ...this.lab.isClone ? often([0, 1], () => this.promote()) : [],
       ...this.lab.hasBudget ? often([0, 1, 3], () => this.lab.setSpace(someRule(random))) : [],
     ]
@@ -271,6 +285,7 @@ export class Storm {
     const { random } = lab
     const steps = this.weighed()
     const [turnsMax, rests] = [[2, 4, 12][random(3)], random(3)]
+    this.#spells = [0, 0, 2, 5][random(4)]
     await lab.start()
     this.points.create('snapshot')
     await lab.landed()
@@ -286,6 +301,12 @@ export class Storm {
     await this.reopen()
   }
 
+  #conjure(): void {
+    const { machine, random } = this.lab
+    machine.spell = someSpell(random, [...PARTS, 'table', 'catalog', 'elsewhere'])
+    this.lab.log(`${machine.spell.name} ${machine.spell.isFull ? 'is full' : `fails: ${JSON.stringify(machine.spell.refusing)}`}`)
+  }
+
   async #happens(roll: number, rests: number): Promise<void> {
     const { lab } = this
     const { random, machine } = lab
@@ -295,7 +316,9 @@ export class Storm {
     else if (roll < 8 + rests) await this.quiet()
     else if (roll < 11) await this.reopen()
     else if (roll < 20) await lab.clock.advance([20, 60, 60, 1000, 11_000][random(5)])
-    else if (roll < 20 + 2 * rests) await lab.landed()
+    else if (roll < 20 + this.#spells) this.#conjure()
+    else if (roll < 26 + 2 * rests && !machine.spell) await lab.landed()
+    else if (machine.spell && random(12) === 0) machine.spell = undefined
   }
 }
 
@@ -303,3 +326,6 @@ export function storm(seed: number, steps: number, counts?: Map<string, number>)
   const run = new Storm(new Lab(seed))
   return run.lab.ground.judged(() => run.run(steps), counts)
 }
+
+/** Nothing was done. */
+function isNotFast(error: unknown): boolean { return error instanceof NbdeltaError && error.code === 'not-fast' }
