@@ -121,7 +121,7 @@ export class DaemonAdmin implements ServerAdmin {
 
   async showVolume(name: string): Promise<VolumeRow> {
     const volume = this.#get(name)
-    const { allocatedBytes, mappedBytes } = await within(FACTS_MS, volume.facts(), UNKNOWN)
+    const { allocatedBytes, mappedBytes } = await within(FACTS_MS, volume.facts().catch(() => UNKNOWN), UNKNOWN)
     const { uuid, sizeBytes, grainBytes, backing, createdAt, description, space, problem } = volume
     return {
       name, uuid, sizeBytes, grainBytes, allocatedBytes, mappedBytes, clients: this.#clientsOf(name),

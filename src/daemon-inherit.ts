@@ -36,20 +36,27 @@ export function resumedJobs(store: Store): ReturnType<ServerAdmin['resumed']> {
 }
 
 /** To its end. Errors: cancelled, io. */
-export async function followJob(job: InheritJob, { signal, onProgress, onWaiting }: TransferControl): Promise<void> {
+export async function followJob(job: InheritJob, { signal, onProgress, onWaiting, onCancel }: TransferControl): Promise<void> {
   const report = (): void => {
     const { doneBytes, totalBytes } = job.progress()
     onWaiting?.(job.problem())
     onProgress(doneBytes, totalBytes)
   }
   let cancelled: Promise<void> | undefined
-  const cancel = (): void => {
-    cancelled = job.cancel()
-    cancelled.catch(() => undefined)
+  /** One that fails has changed nothing: the copying goes on, and can be asked again. */
+  const cancel = async (): Promise<void> => {
+    const attempt = job.cancel()
+    cancelled = attempt
+    await attempt.catch((error: unknown) => {
+      if (cancelled === attempt) cancelled = undefined
+      if (!isOver(error)) throw error
+    })
   }
   const timer = setInterval(report, PROGRESS_MS).unref()
-  if (signal.aborted) cancel()
-  else signal.addEventListener('abort', cancel, { once: true })
+  const aborted = (): void => { cancel().catch(() => undefined) }
+  if (onCancel) onCancel(cancel)
+  else if (signal.aborted) aborted()
+  else signal.addEventListener('abort', aborted, { once: true })
   report()
   try {
     await job.finished.catch(async (error: unknown) => {
@@ -57,24 +64,20 @@ export async function followJob(job: InheritJob, { signal, onProgress, onWaiting
       throw error
     })
     // A restore that is taken back copies to its end first.
-    if (cancelled && await tookBack(cancelled)) {
+    if (await tookBack(cancelled)) {
       const left = 'what it showed before is shown again'
       throw new NbdeltaError('cancelled', left, { left })
     }
     report()
   } finally {
     clearInterval(timer)
-    signal.removeEventListener('abort', cancel)
+    signal.removeEventListener('abort', aborted)
   }
 }
 
-/** False: it was over before it could be. */
-async function tookBack(cancelled: Promise<void>): Promise<boolean> {
-  try {
-    await cancelled
-    return true
-  } catch (error) {
-    if (error instanceof NbdeltaError && error.code === 'wrong-state') return false
-    throw error
-  }
+/** False: nobody has asked for it, it was over before it could be, or could not be; who asked is told why. */
+function tookBack(cancelled: Promise<void> | undefined): Promise<boolean> {
+  return cancelled ? cancelled.then(() => true, () => false) : Promise.resolve(false)
 }
+
+function isOver(error: unknown): boolean { return error instanceof NbdeltaError && error.code === 'wrong-state' }

@@ -141,6 +141,11 @@ export interface TransferControl {
   readonly onProgress: (doneBytes: number, totalBytes: number) => void
   /** Why it makes no progress; it goes on by itself when that is over. Undefined: it does. */
   readonly onWaiting?: (why: NbdeltaError | undefined) => void
+  /**
+   * Of what goes on when it cannot be cancelled: how it is asked to end, as often as somebody wants that; then `signal` says nothing.
+   * What that rejects with is told to whoever wanted it.
+   */
+  readonly onCancel?: (cancel: () => Promise<void>) => void
 }
 
 /** A transfer that was judged and can start. */

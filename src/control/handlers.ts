@@ -111,6 +111,8 @@ export class Handlers {
 
   async #delete(args: ArgumentsOf<'volume.delete'>): Promise<ActionRow> {
     if (!args.force) this.#jobs.assertFree(args.name, 'delete')
+    // What is refused has cancelled nothing.
+    else await this.#admin.deleteVolume({ ...args, dryRun: true })
     const cancelled = args.force && !args.dryRun ? await this.#jobs.cancelAll(args.name) : 0
     // An import that had created the volume has taken it away again when it was cancelled.
     return this.#admin.deleteVolume({ ...args, ifExists: args.ifExists || cancelled > 0 })

@@ -32,6 +32,8 @@ interface Job {
   readonly path: string | null
   readonly startedAt: string
   readonly abort: AbortController
+  /** How one is cancelled that then may go on all the same; of others it never comes. */
+  readonly cancelling: Promise<() => Promise<void>>
   /** Settles when the job has ended and cleaned up; never rejects. */
   ended: Promise<void>
   state: JobState
@@ -74,24 +76,27 @@ export class Jobs {
 
   /** Starts `work` at once. Its failure is kept in the job, not thrown. */
   start(kind: JobKind, volume: string, path: string | null, { run, volumes = [volume] }: Transfer): JobRow {
+    let onCancel!: (cancel: () => Promise<void>) => void
+    const cancelling = new Promise<() => Promise<void>>(resolve => { onCancel = resolve })
     const job: Job = {
       id: ++this.#lastId, kind, volume, volumes, path, startedAt: this.#clock.wallTime().toISOString(),
-      abort: new AbortController(), ended: Promise.resolve(),
+      abort: new AbortController(), cancelling, ended: Promise.resolve(),
       state: 'running', doneBytes: 0, totalBytes: null, finishedAt: null, error: null, waiting: undefined, note: null,
       watchers: new Set(), toldAtMs: -Infinity,
     }
     this.#jobs.set(job.id, job)
-    job.ended = this.#run(job, run)
+    job.ended = this.#run(job, run, onCancel)
     this.#forget()
     return rowOf(job)
   }
 
-  async #run(job: Job, work: Transfer['run']): Promise<void> {
+  async #run(job: Job, work: Transfer['run'], onCancel: (cancel: () => Promise<void>) => void): Promise<void> {
     try {
       const told = await work({
         signal: job.abort.signal,
         onProgress: (doneBytes, totalBytes) => { job.doneBytes = doneBytes; job.totalBytes = totalBytes; this.#tell(job) },
         onWaiting: why => { job.waiting = why },
+        onCancel,
       })
       job.note = told ?? null
       job.state = 'done'
@@ -139,10 +144,11 @@ export class Jobs {
     return rowOf(job)
   }
 
-  /** Stops a job and waits until it has cleaned up; one that has ended stays as it is. */
+  /** Stops a job and waits until it has cleaned up; one that has ended stays as it is. Rejects when it goes on, with why. */
   async cancel(id: number): Promise<JobRow> {
     const job = this.#get(id)
     job.abort.abort()
+    await Promise.race([job.ended, job.cancelling.then(cancel => cancel()).catch((error: unknown) => { throw goesOn(job, error) })])
     await job.ended
     return rowOf(job)
   }
@@ -159,8 +165,9 @@ export class Jobs {
     await this.#cancel(this.#running().filter(({ kind }) => !LASTING.has(kind)))
   }
 
+  /** What cannot be cancelled now goes on; it ends with its volume. */
   async #cancel(running: readonly Job[]): Promise<number> {
-    await Promise.all(running.map(job => this.cancel(job.id)))
+    await Promise.all(running.map(job => this.cancel(job.id).catch(() => undefined)))
     return running.length
   }
 
@@ -184,6 +191,12 @@ export class Jobs {
     const ended = [...this.#jobs.values()].filter(job => job.state !== 'running')
     for (const job of ended.slice(0, Math.max(0, ended.length - JOBS_KEPT_MAX))) this.#jobs.delete(job.id)
   }
+}
+
+function goesOn({ kind, volume }: Job, error: unknown): unknown {
+  if (!(error instanceof NbdeltaError)) return error
+  const { code, message, hint } = error
+  return new NbdeltaError(code, `the ${kind} of ${volume} cannot be cancelled now, and goes on: ${message}`, { hint, cause: error })
 }
 
 /** What a cancelled job has left behind, and what to do then. That it was cancelled is said already; another failure is not. */

@@ -1,6 +1,6 @@
 /** Rows of the command table: the server, its exports, clients and jobs, and what the command line does by itself. */
 import type { ClientRow, ExportRow, StatusRow } from './admin.js'
-import { DRY_RUN, QUIET, REMOTE_EXITS, VOLUME } from './command.js'
+import { CHANGES, DRY_RUN, QUIET, REMOTE_EXITS, VOLUME } from './command.js'
 import type { Command, Field } from './command.js'
 import type { Parameter } from './options.js'
 import { ACTION_FIELDS, JOB_FIELDS } from './table-volume.js'
@@ -191,10 +191,11 @@ export const SERVER_COMMANDS = [
   {
     noun: 'job', verb: 'cancel', remote: true,
     summary: 'cancel a job',
-    description: 'Stops a running job and waits until it has cleaned up after itself. A job that has ended stays as it is.',
+    description: 'Stops a running job and waits until it has cleaned up after itself. A job that has ended stays as it is. A restore is '
+      + 'taken back, for which it has to be copied to its end first: while there is no room for that, this is refused, and it goes on.',
     positional: [JOB], options: [],
     result: { many: false, fields: JOB_FIELDS },
-    exits: [...REMOTE_EXITS, 'notFound'],
+    exits: [...CHANGES],
     examples: ['job cancel 3'],
   },
   {
