@@ -238,16 +238,15 @@ export class Volume implements BlockDevice {
   }
 
   /**
-   * Waits for what runs, gives trimmed space back (live at rest is a plain raw image), writes a checkpoint, so that the next
-   * open has nothing to recover, and closes the three devices. Content is not flushed. After a failed
-   * flush there is no checkpoint: the next open recovers as after a crash.
+   * Waits for what runs, gives trimmed space back (live at rest is a plain raw image), writes a checkpoint (but after a failed
+   * flush), so that the next open has nothing to recover, and closes the three devices. Content is not flushed.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close(true)
     return this.#closing
   }
 
-  /** As `close`, but leaves everything as a crash would: for a volume that is about to be deleted. */
+  /** As `close`, but leaves everything as a crash would: of a volume that is deleted. */
   abandon(): Promise<void> {
     this.#closing ??= this.#close(false)
     return this.#closing
