@@ -49,7 +49,8 @@ export class Lineage {
       const source = this.#open(volume)
       const info = source?.points.list().find(({ uuid }) => uuid === point)
       if (source && info) {
-        heir.inheritor.attach(kind, source.points.open(info.name, { heir: true }), () => this.#unpin(volume, point, ownerOf(kind, heir.name)))
+        const release = (): Promise<void> => this.#unpin(volume, point, ownerOf(kind, heir.name))
+        heir.inheritor.attach(kind, source.points.open(info.name, { heir: true }), release)
         continue
       }
       this.#logger.error({ volume: heir.name, source: volume, point },

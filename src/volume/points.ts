@@ -56,7 +56,7 @@ export class VolumePoints implements Snappoints {
     if (this.#points.some(({ state }) => state === 'deleting')) this.#merger!.wake()
   }
 
-  /** The volume is about to be closed: no point is begun, pinned or opened any more. Who has a turn, or waits for one, gets it. */
+  /** The volume is about to be closed: no point is begun, pinned or opened any more. Who waits for a turn gets it. */
   leave(): void { this.#isLeaving = true }
 
   async stop(): Promise<void> {

@@ -130,7 +130,7 @@ export interface Snappoints {
   label(name: string, label: string, value: string | null): Promise<void>
   pin(name: string, pin: Pin): Promise<void>
   unpin(name: string, owner: string): Promise<void>
-  /** Errors: not-found, bad-argument (a bookmark, or an image), busy (it is being deleted), wrong-state (the volume is closed). */
+  /** Errors: not-found, bad-argument (a bookmark, or an image), busy (it is being deleted), wrong-state (closed). */
   open(name: string, how?: OpenPointOptions): PointDevice
   /** Grains changed from `since` up to `until` (a newer point), or up to now. A superset of the truth, bounded (D4). */
   changedRuns(since: string, until?: string): Run[]

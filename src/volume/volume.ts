@@ -239,9 +239,8 @@ export class Volume implements BlockDevice {
   }
 
   /**
-   * Waits for what runs, gives trimmed space back (live at rest is a plain raw image), writes a checkpoint, so that the next
-   * open has nothing to recover, and closes the three devices. Content is not flushed. After a failed
-   * flush there is no checkpoint: the next open recovers as after a crash.
+   * Waits for what runs, gives trimmed space back (live at rest is a plain raw image), writes a checkpoint (but after a failed
+   * flush), so that the next open has nothing to recover, and closes the three devices. Content is not flushed.
    */
   close(): Promise<void> { return this.#closing ??= this.#close(true) }
 

@@ -219,8 +219,8 @@ export class Volumes {
 
   /**
    * Closes the volume, if it is open, and opens it as the next opening of the store would. The caller has detached the clients.
-   * When it cannot be opened it is kept as broken. Errors: not-found, busy (clones read it), flush-failed (what the store says of its
-   * volumes and points only the next opening of the store tells), and why it cannot be opened.
+   * When it cannot be opened it is kept as broken. Errors: not-found, busy (clones read it), flush-failed (what the store says of
+   * its volumes and points is in doubt), and why it cannot be opened.
    */
   reopen(name: string): Promise<StoreVolume> {
     return this.#turns.take(async () => {
@@ -413,8 +413,8 @@ export class Volumes {
   get #doubt(): NbdeltaError | undefined {
     const { catalog, points } = this.#directory
     if (!catalog.inDoubt && !points.inDoubt) return undefined
-    return new NbdeltaError('flush-failed', 'a change of what the store says of its volumes and points has failed, and may be there',
-      { hint: 'restart the server: it then has all of it or nothing' })
+    const hint = 'restart the server: it then has all of it or nothing'
+    return new NbdeltaError('flush-failed', 'a change of volumes or points of the store has failed, and may be there', { hint })
   }
 
   #known(name: string): Kept {

@@ -4,7 +4,7 @@
  */
 import { NbdeltaError } from '../../src/device/errors.js'
 import { ManualClock, type Random, seededRandom } from '../../src/device/testing.js'
-import { type Ending, Machine } from './storm-disks.js'
+import { type Ending, Machine, type Spell } from './storm-disks.js'
 
 const FLIGHTS_MAX = 14
 /** Within these everything in flight is answered. */
@@ -110,6 +110,12 @@ export class Ground {
     this.machine = this.machine.restarted(ending)
   }
 
+  /** One of these disks fails or is full for a while. */
+  conjure(names: readonly string[]): void {
+    const { name, isFull, refusing } = this.machine.spell = someSpell(this.random, names)
+    this.log(`${name} ${isFull ? 'is full' : `fails: ${JSON.stringify(refusing)}`}`)
+  }
+
   /** Nobody asks for anything, and what goes on by itself meets disks that refuse. */
   async setOut(): Promise<void> {
     this.phase = 'setting out'
@@ -196,4 +202,15 @@ export class Ground {
   get isCrowded(): boolean { return this.#flights.size >= FLIGHTS_MAX }
   /** Nothing is in flight. */
   get isIdle(): boolean { return this.#flights.size === 0 }
+}
+
+/** A disk that fails, or is full, for a while. */
+function someSpell(random: Random, names: readonly string[]): Spell {
+  const name = names[random(names.length)]
+  const isFull = random(3) === 0
+  const sometimes = (): number => random(4) === 0 ? 2 : 1
+  const refusing = isFull ? { reads: 0, writes: sometimes(), flushes: 0 }
+    : [{ reads: 1, writes: 0, flushes: 0 }, { reads: 0, writes: sometimes(), flushes: 0 }, { reads: 0, writes: 0, flushes: 1 },
+      { reads: 1, writes: 1, flushes: 0 }, { reads: 1, writes: 1, flushes: 1 }][random(5)]
+  return { name, refusing, isFull }
 }

@@ -1,6 +1,6 @@
 /**
  * One run of group-storm.test.ts: two or three volumes of a group that share a table of points, each of them as in storm.ts, and all
- * together. `groupStorm` returns what is wrong, or undefined.
+ * together; one may be opened anew while the others go on. `groupStorm` returns what is wrong, or undefined.
  *
  * Judged, beside what storm.ts judges of each volume: the points of one operation are there in all of its volumes, or in none, and so
  * is a restore, whatever is left by a crash; the instants of one operation are one, so that of two writes to two volumes, the second
@@ -13,7 +13,7 @@ import { GRAIN } from './lab.js'
 import type { Ending } from './storm-disks.js'
 import { Wrong } from './storm-ground.js'
 import { GROUP, GroupLab, type Member } from './storm-group-lab.js'
-import { place } from './storm-lab.js'
+import { PARTS, place } from './storm-lab.js'
 import type { Making, RestoreMaking } from './storm-points.js'
 
 /** What is made of several volumes by one record, and has not been answered, or only with doubt. */
@@ -43,6 +43,8 @@ class GroupStorm {
   readonly #reopening = new Set<Member>()
   /** The machine may die where it matters. */
   #isAimed = false
+  /** One disk fails or is full for a while: of 100 times. */
+  #spells = 0
 
   constructor(seed: number) {
     this.lab = new GroupLab(seed)
@@ -295,6 +297,7 @@ class GroupStorm {
   async quiet(): Promise<void> {
     const { ground } = this.lab
     ground.machine.fuse = Infinity
+    ground.machine.spell = undefined
     await ground.landed()
     if (ground.machine.dead) return
     ground.log('quiet')
@@ -362,6 +365,7 @@ class GroupStorm {
     const { random } = ground
     await this.lab.start()
     this.#aim()
+    this.#spells = [0, 0, 2][random(3)]
     const steps = this.#weighed()
     const [turnsMax, patience, rests] = [[4, 12, 40][random(3)], [1, 40, 150][random(3)], random(3)]
     ground.machine.calm = false
@@ -389,7 +393,9 @@ class GroupStorm {
     else if (roll < 6 + rests) await this.quiet()
     else if (roll < 9) await this.reopen()
     else if (roll < 20) await ground.clock.advance(this.#one([20, 60, 60, 1000, 11_000]))
-    else if (roll < 20 + 2 * rests) await ground.landed()
+    else if (roll < 20 + this.#spells) ground.conjure(['table', 'catalog', ...this.#members.flatMap(({ lab }) => PARTS.map(part => lab.disk(part)))])
+    else if (roll < 22 + 2 * rests && !machine.spell) await ground.landed()
+    else if (machine.spell && random(12) === 0) machine.spell = undefined
   }
 }
 

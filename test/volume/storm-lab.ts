@@ -18,7 +18,7 @@ import type { RestoreOptions, SourceVolume } from '../../src/volume/restore.js'
 import { OpenStoreVolume } from '../../src/volume/store-volume.js'
 import { freshFolders, freshTable, openPoints, openTable, type PointDisks, pointsOf } from '../crash/points-store.js'
 import { type Disks, freshDisks, GRAIN, SMALL_JOURNAL_BYTES, UUID } from './lab.js'
-import { type Ending, type Machine, partOf, type Refusing, type Spell } from './storm-disks.js'
+import { type Ending, type Machine, partOf, type Refusing } from './storm-disks.js'
 import { Ground, Wrong } from './storm-ground.js'
 import { type Allowed, Model, SECTOR, valuesOf } from './storm-model.js'
 import { type Source, StormSource } from './storm-source.js'
@@ -317,15 +317,4 @@ export function refusals(random: Random, names: readonly string[]): Map<string, 
   return new Map(some([3, 8][random(2)]).map(name => {
     return [name, { reads: one([0, 0, 5, 20, 60]), writes: one([0, 5, 20, 60, 200]), flushes: one([0, 0, 10, 40, 120]) }]
   }))
-}
-
-/** A disk that fails, or is full, for a while. */
-export function someSpell(random: Random, names: readonly string[]): Spell {
-  const name = names[random(names.length)]
-  const isFull = random(3) === 0
-  const sometimes = (): number => random(4) === 0 ? 2 : 1
-  const refusing = isFull ? { reads: 0, writes: sometimes(), flushes: 0 }
-    : [{ reads: 1, writes: 0, flushes: 0 }, { reads: 0, writes: sometimes(), flushes: 0 }, { reads: 0, writes: 0, flushes: 1 },
-      { reads: 1, writes: 1, flushes: 0 }, { reads: 1, writes: 1, flushes: 1 }][random(5)]
-  return { name, refusing, isFull }
 }

@@ -1,17 +1,17 @@
 /**
- * One run of staged-storm.test.ts: a volume, perhaps a clone, many requests in flight, resizes, budgets, refusals, crashes. `storm`
- * returns what is wrong, or undefined.
+ * One run of staged-storm.test.ts: a volume, perhaps a clone, many requests in flight, resizes, budgets, refusals, disks that fail or
+ * are full for a while, crashes. `storm` returns what is wrong, or undefined.
  *
  * Judged: what is read, at any time, after a crash, and in quiet moments, after which it must stay; points (storm-points.ts); that
  * every request is answered; that everything can be done again once nothing is refused and the disks were opened anew; what is kept
- * and promised of the budget, and that what finds no room in it has changed nothing.
+ * and promised of the budget, and that what finds no room in it has changed nothing; whoever reads for long (storm-readers.ts).
  */
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { InheritJob } from '../../src/volume/copier.js'
 import { FAST, GRAIN, KEEP, SLOW } from './lab.js'
 import type { Ending } from './storm-disks.js'
-import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, PARTS, place, SECTORS, sectors, someRule, someSpell, Wrong } from './storm-lab.js'
+import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, PARTS, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
 import { contentOf, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
 import { StormPoints } from './storm-points.js'
 import { StormReaders } from './storm-readers.js'
@@ -301,12 +301,6 @@ export class Storm {
     await this.reopen()
   }
 
-  #conjure(): void {
-    const { machine, random } = this.lab
-    machine.spell = someSpell(random, [...PARTS, 'table', 'catalog', 'elsewhere'])
-    this.lab.log(`${machine.spell.name} ${machine.spell.isFull ? 'is full' : `fails: ${JSON.stringify(machine.spell.refusing)}`}`)
-  }
-
   async #happens(roll: number, rests: number): Promise<void> {
     const { lab } = this
     const { random, machine } = lab
@@ -316,7 +310,7 @@ export class Storm {
     else if (roll < 8 + rests) await this.quiet()
     else if (roll < 11) await this.reopen()
     else if (roll < 20) await lab.clock.advance([20, 60, 60, 1000, 11_000][random(5)])
-    else if (roll < 20 + this.#spells) this.#conjure()
+    else if (roll < 20 + this.#spells) lab.ground.conjure([...PARTS, 'table', 'catalog', 'elsewhere'])
     else if (roll < 26 + 2 * rests && !machine.spell) await lab.landed()
     else if (machine.spell && random(12) === 0) machine.spell = undefined
   }
