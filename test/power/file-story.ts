@@ -58,6 +58,8 @@ class FileStory {
     this.#random = random
     this.#folder = folder
     this.#recorded = recorded
+    // What ends before anything is done has to be that.
+    if (world) recorded.note({ text: 'begin', worlds: [world] } satisfies FilesNote)
     this.#world = world ?? { volumes: new Map(), files: new Map() }
     this.#serial = serial
   }

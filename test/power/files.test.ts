@@ -2,4 +2,4 @@
 import { fileTale } from './file-story.js'
 import { testLives } from './lives-test.js'
 
-testLives(fileTale, { stories: 2, states: 30 })
+testLives(fileTale, { stories: 3, states: 20 })
