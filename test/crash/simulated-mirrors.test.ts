@@ -27,7 +27,8 @@ t.test(`${LIVES} lives of ${STEPS} steps`, { timeout: LIMIT_MS }, async t => {
   t.comment(`${result.cpuSeconds} s of CPU: ${JSON.stringify(result.counts)}`)
   const wanted = ['restore', 'kill', 'power', 'split', 'resync', 'network', 'verify', 'stand still', 'promoted', 'twice', 'stale', 'cycles', 'received', 'group',
     'copies', 'restored by reversals', 'reversed volume', 'reversed nbd', 'reversed peer', 'killed reversals', 'write far',
-    'deleted volume', 'deleted nbd', 'deleted peer', 'budget', 'verified there', 'stopped']
+    'deleted volume', 'deleted nbd', 'deleted peer', 'budget', 'verified there', 'stopped',
+    'refused', 'hurt', 'resize']
   t.ok(result.counts['kept']! >= LIVES / 50, `kept: ${result.counts['kept']}`)
   for (const what of wanted) t.ok(result.counts[what]! >= LIVES / 10, `${what}: ${result.counts[what]}`)
 })

@@ -5,7 +5,7 @@
  */
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { MemoryDisk, type Random } from '../../src/device/testing.js'
-import { GRAIN, GRAINS, type Image, imageOf, SIZE } from './image.js'
+import { GRAIN, type Image, imageOf, SIZE, SIZE_MAX } from './image.js'
 import { Medium } from './medium.js'
 import type { Flow, Network, Party } from './network.js'
 import { type How, openWire, Served } from './wire.js'
@@ -13,7 +13,7 @@ import { type How, openWire, Served } from './wire.js'
 export class FarDisk implements Party {
   readonly name = 'far'
   isPaused = false
-  readonly #medium = new Medium(new MemoryDisk(SIZE))
+  readonly #medium: Medium
   readonly #network: Network
   readonly #random: Random
   #served!: Served
@@ -21,8 +21,11 @@ export class FarDisk implements Party {
   constructor(network: Network, random: Random) {
     this.#network = network
     this.#random = random
+    this.#medium = new Medium(new MemoryDisk(random(2) === 0 ? SIZE : SIZE_MAX))
     this.#boot()
   }
+
+  get sizeBytes(): number { return this.#medium.disk.sizeBytes }
 
   connect(client: Party, how: How): Promise<BlockDevice> {
     return openWire(this.#network, [client, this], how, () => this.#served, flow => { this.#settle(flow) })
@@ -30,7 +33,7 @@ export class FarDisk implements Party {
 
   /** Somebody's own write, durable. */
   async write(): Promise<void> {
-    const grain = this.#random(GRAINS)
+    const grain = this.#random(this.sizeBytes / GRAIN)
     const disk = this.#medium.open({ isDead: false, random: this.#random, latePerMille: 0 })
     await disk.write(grain * GRAIN, GRAIN, Buffer.alloc(GRAIN, this.#random(256)), 0)
     await disk.flush()

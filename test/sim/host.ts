@@ -6,9 +6,10 @@
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Pending } from '../../src/device/block-device.js'
 import type { Random } from '../../src/device/testing.js'
-import { differenceOf, GRAIN, GRAINS, type Image, imageOf, isMixOf, partOf, patched, SECTOR, SIZE, ZEROS } from './image.js'
+import { differenceOf, GRAIN, type Image, imageOf, isMixOf, partOf, patched, resized, SECTOR, ZEROS } from './image.js'
 import type { SimVolume } from './machine.js'
 import { never } from './medium.js'
+import type { Ending, Trouble } from './trouble.js'
 import { expected, Wrong } from './wrong.js'
 
 const SNAPSHOTS_MAX = 3
@@ -16,9 +17,13 @@ const BYTES = 255
 /** So many operations later hosts flush anyway. */
 const UNFLUSHED_MAX = 12
 type Change = (image: Image) => Image
+type Outcome = 'done' | 'refused' | 'failed'
 interface Asked { readonly change: Change | undefined, next: Image | undefined }
+/** What fails so, on a disk that fails, may be there in part; a mirror's target, for one, may have its size. */
+const FAILURES: readonly string[] = ['io', 'flush-failed', 'no-space']
 /** What is refused so has changed nothing: there is no room for what a snapshot keeps, or the snapshot is gone. */
 const REFUSALS: readonly string[] = ['no-space', 'not-found', 'busy']
+const SIZES = [2 * GRAIN, 3 * GRAIN, 3 * GRAIN + 3 * SECTOR, 4 * GRAIN, 4 * GRAIN, 5 * GRAIN + SECTOR, 6 * GRAIN] as const
 const SLOW = { allocate: false, fast: false }
 
 export class Hosts {
@@ -42,26 +47,42 @@ export class Hosts {
   /** What a mirror wrote here may not be durable: a power cut leaves anybody's bytes, until the next flush. */
   #isLoose = false
   #byte = 0
+  /** What failed since the volume was opened: it may be done all the same when it is opened anew. */
+  #mayBe: Image[] = []
   readonly #random: Random
+  readonly #trouble: () => Trouble
 
-  constructor(random: Random) { this.#random = random }
+  constructor(random: Random, trouble: () => Trouble) {
+    this.#random = random
+    this.#trouble = trouble
+  }
 
   async write(volume: SimVolume): Promise<void> {
-    const { offset, length } = this.#range()
+    const { offset, length } = this.#range(volume)
     const byte = this.#byte = 1 + this.#byte % BYTES
     await this.#change(volume, image => patched(image, offset, length, byte), () => volume.write(offset, length, Buffer.alloc(length, byte), 0))
     if (this.#unflushed.length > UNFLUSHED_MAX) await this.flush(volume)
   }
 
   async trim(volume: SimVolume): Promise<void> {
-    const { offset, length } = this.#range()
+    const { offset, length } = this.#range(volume)
     await this.#change(volume, image => patched(image, offset, length, 0), () => volume.zero(offset, length, SLOW))
   }
 
   async flush(volume: SimVolume): Promise<void> {
-    await this.#ask(volume, undefined, () => volume.flush())
+    if (await this.#ask(volume, undefined, () => volume.flush()) !== 'done') return
     this.#unflushed = []
     this.#isLoose = false
+  }
+
+  /** An operator gives the volume another size; hosts let it alone, should it become smaller. */
+  async resize(volume: SimVolume, run: (sizeBytes: number) => Promise<void>, wanted?: number): Promise<void> {
+    const sizeBytes = wanted ?? SIZES[this.#random(SIZES.length)]!
+    const change = (image: Image): Image => resized(image, sizeBytes)
+    await this.#change(volume, change, () => run(sizeBytes))
+    if (this.image.length * SECTOR !== sizeBytes) return
+    this.#unflushed = this.#unflushed.map(change)
+    this.#mayBe = this.#mayBe.map(change)
   }
 
   async snapshot(volume: SimVolume): Promise<void> {
@@ -71,16 +92,20 @@ export class Hosts {
     const name = `s${this.#names}`
     // At its instant: a reversal may come before it.
     let images = this.current
-    await volume.points.create({ name, kind: 'snapshot', atInstant: () => { images = this.current } })
+    try {
+      await volume.points.create({ name, kind: 'snapshot', atInstant: () => { images = this.current } })
+    } catch (error) { return this.#failed(error) }
     this.snapshots.set(name, images.length > 1 ? await snapshotOf(volume, name) : images[0]!)
   }
 
   async restore(volume: SimVolume): Promise<void> {
     const [name, snapshot] = await this.#wanted(volume)
     if (name === undefined || snapshot === undefined) return
-    const { offset, length } = this.#random(3) > 0 ? { offset: 0, length: SIZE } : this.#range()
+    const { sizeBytes } = volume
+    const isWhole = this.#random(3) > 0 || snapshot.length * SECTOR !== sizeBytes
+    const { offset, length } = isWhole ? { offset: 0, length: sizeBytes } : this.#range(volume)
     const change = (image: Image): Image => partOf(image, snapshot, offset, length)
-    await this.#change(volume, change, async () => { await volume.restore({ from: name, ...length < SIZE && { offset, length } }) })
+    await this.#change(volume, change, async () => { await volume.restore({ from: name, ...!isWhole && { offset, length } }) })
   }
 
   /** One of their own, or what a restore or a mirror has kept. */
@@ -96,7 +121,11 @@ export class Hosts {
   async delete(volume: SimVolume, wanted: (image: Image) => boolean = () => false): Promise<void> {
     this.deletions++
     const name = this.#some()
-    if (name) await volume.points.delete(name).then(() => { this.snapshots.delete(name) }, expected)
+    if (name) await volume.points.delete(name).then(() => { this.snapshots.delete(name) }, (error: unknown) => {
+      expected(error)
+      // It may have begun.
+      if (this.#isFailure(error)) this.snapshots.delete(name)
+    })
     for (const { name: undo, labels } of volume.points.list()) {
       // One that a release has made goes by itself, perhaps while another is looked at.
       if (labels['auto'] !== 'undo' || !volume.points.get(undo)) continue
@@ -106,12 +135,14 @@ export class Hosts {
   }
 
   /** The volume was opened again after a crash. */
-  async reopened(volume: SimVolume, power: boolean): Promise<void> {
+  async reopened(volume: SimVolume, ending: Ending): Promise<void> {
     const found = await imageOf(volume)
-    const was = this.current
+    const was = [...this.current]
     const becoming = this.#becoming.flatMap(image => this.#asked?.change ? [image, this.#asked.change(image)] : [image])
+    was.push(...this.#mayBe.splice(0))
     this.#asked = undefined
     this.#doubt = this.#becoming = []
+    const power = ending !== 'killed'
     if (!(power ? this.#isLoose || isMixOf(found, [...this.#unflushed, ...was]) : isMixOf(found, was))) {
       if (isMixOf(found, becoming)) {
         const before = power ? [...this.#unflushed, ...was] : was
@@ -119,11 +150,11 @@ export class Hosts {
         return this.taken(found)
       }
       const what = differenceOf(this.image, found)
-      throw new Wrong(`after a ${power ? 'power cut' : 'kill'} the volume is not what was written to it (D1, D2): ${what}`)
+      throw new Wrong(`after it was ${ending} the volume is not what was written to it (D1, D2): ${what}`)
     }
     // What a killed process had not flushed a power cut may take later.
-    if (power) this.taken(found)
-    else if (was.length > 1) {
+    if (ending === 'cut') this.taken(found)
+    else if (was.length > 1 || power) {
       this.#unflushed.push(...was)
       this.image = found
       this.views.push(found)
@@ -185,20 +216,24 @@ export class Hosts {
   async #change(volume: SimVolume, change: Change, run: () => Pending): Promise<void> {
     const next = change(this.image)
     const place = this.views.push(next) - 1
+    const isPiecewise = volume.inheriting !== undefined
     // While a restore is copied it goes piece by piece.
-    if (volume.inheriting) this.views.pieces.set(place, [this.image, next])
-    // Nobody can have seen what was refused.
-    if (!await this.#ask(volume, change, run)) this.views[place] = this.image
+    if (isPiecewise || this.#trouble().hasBegun) this.views.pieces.set(place, [this.image, next])
+    const outcome = await this.#ask(volume, change, run)
+    if (outcome === 'done' && !isPiecewise) this.views.pieces.delete(place)
+    // Nobody can have seen what was refused; what has failed a stream may have taken along.
+    if (outcome === 'failed') this.views.push(this.image)
+    else if (outcome === 'refused') this.views[place] = this.image
   }
 
-  /** False: it was refused. */
-  async #ask(volume: SimVolume, change: Change | undefined, run: () => Pending): Promise<boolean> {
+  async #ask(volume: SimVolume, change: Change | undefined, run: () => Pending): Promise<Outcome> {
     const asked: Asked = { change, next: change?.(this.image) }
     this.#asked = asked
     const isWhole = !volume.inheriting
-    const isDone = await done(run)
+    const outcome = await this.#outcome(run)
+    const isDone = outcome === 'done'
     // While a restore is copied a request goes piece by piece: before one that finds no room some are done.
-    const isPiecewise = !isDone && !(isWhole && !volume.inheriting)
+    const isPiecewise = outcome === 'failed' || (!isDone && !(isWhole && !volume.inheriting))
     const found = this.#doubt.length > 0 || isPiecewise ? await imageOf(volume) : undefined
     // A crash was the answer.
     if (this.#asked !== asked) return never()
@@ -208,35 +243,46 @@ export class Hosts {
       this.image = asked.next
     }
     if (!isDone) this.refused++
-    if (found === undefined) return isDone
+    if (outcome === 'failed') this.#mayBe.push(this.image, asked.next ?? this.image)
+    if (found === undefined) return outcome
     if (isPiecewise && isMixOf(found, [this.image, asked.next ?? this.image, ...this.#doubt])) {
       this.#unflushed.push(this.image)
       this.#doubt = [found]
     }
     if (!this.#doubt.includes(found)) throw new Wrong(`what was asked for around a reversal is neither before nor behind it: ${differenceOf(this.image, found)}`)
     this.#settle(found)
-    return isDone
+    return outcome
   }
+
+  async #outcome(run: () => Pending): Promise<Outcome> {
+    try {
+      const pending = run()
+      if (pending) await pending
+      return 'done'
+    } catch (error) {
+      if (this.#isFailure(error)) return 'failed'
+      if (error instanceof NbdeltaError && REFUSALS.includes(error.code)) return 'refused'
+      throw error
+    }
+  }
+
+  #isFailure(error: unknown): boolean {
+    return this.#trouble().hasBegun && error instanceof NbdeltaError && FAILURES.includes(error.code)
+  }
+
+  /** Throws what is none of a disk that fails. */
+  #failed(error: unknown): void { if (!this.#isFailure(error)) throw error }
 
   #some(): string | undefined { return [...this.snapshots.keys()][this.#random(Math.max(1, this.snapshots.size))] }
 
-  #range(): { offset: number, length: number } {
-    const grain = this.#random(GRAINS)
-    if (this.#random(3) > 0) return { offset: grain * GRAIN, length: GRAIN * (1 + this.#random(GRAINS - grain)) }
-    const sector = this.#random(8)
-    return { offset: grain * GRAIN + sector * SECTOR, length: SECTOR * (1 + this.#random(8 - sector)) }
-  }
-}
-
-/** False: it was refused. */
-async function done(run: () => Pending): Promise<boolean> {
-  try {
-    const pending = run()
-    if (pending) await pending
-    return true
-  } catch (error) {
-    if (error instanceof NbdeltaError && REFUSALS.includes(error.code)) return false
-    throw error
+  #range({ sizeBytes }: SimVolume): { offset: number, length: number } {
+    const grains = Math.ceil(sizeBytes / GRAIN)
+    const grain = this.#random(grains)
+    const offset = grain * GRAIN
+    if (this.#random(3) > 0) return { offset, length: Math.min(sizeBytes - offset, GRAIN * (1 + this.#random(grains - grain))) }
+    const sectors = Math.min(GRAIN, sizeBytes - offset) / SECTOR
+    const sector = this.#random(sectors)
+    return { offset: offset + sector * SECTOR, length: SECTOR * (1 + this.#random(sectors - sector)) }
   }
 }
 
@@ -245,14 +291,16 @@ export async function snapshotOf(volume: SimVolume, name: string): Promise<Image
   try { return await imageOf(device) } finally { await device.close() }
 }
 
-/** Whether one of the undo snapshots has such content. */
-export async function hasUndo(volume: SimVolume, fits: (image: Image) => boolean): Promise<boolean> {
+/** Whether one of the undo snapshots has such content; `leaving`: perhaps one that is being given up. */
+export async function hasUndo(volume: SimVolume, fits: (image: Image) => boolean): Promise<boolean | 'leaving'> {
+  let found: false | 'leaving' = false
   for (const { name, labels } of volume.points.list()) {
     if (labels['auto'] !== 'undo') continue
     const image = await snapshotOf(volume, name).catch(unlessLeaving)
-    if (image && fits(image)) return true
+    if (image === undefined) found = 'leaving'
+    else if (fits(image)) return true
   }
-  return false
+  return found
 }
 
 /** It is listed until its deletion is on the disk, and nobody opens it any more; or it has gone by then. */

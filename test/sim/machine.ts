@@ -14,6 +14,7 @@ import type { OpenStoreVolume } from '../../src/volume/store-volume.js'
 import { Volumes } from '../../src/volume/volumes.js'
 import type { Power } from './medium.js'
 import { type SimDirectory, StoreDisks } from './store-disks.js'
+import type { Trouble } from './trouble.js'
 
 export type SimVolume = OpenStoreVolume
 
@@ -27,12 +28,16 @@ export class Machine {
   }
 
   /** @param name one letter; of its volumes as well */
-  static async fresh(name: string, volumes: readonly string[]): Promise<Machine> {
-    return new Machine(name, await StoreDisks.fresh(volumes.map(volume => [volume, uuidOf(name, volume)])))
+  static async fresh(name: string, volumes: readonly string[], random: Random): Promise<Machine> {
+    return new Machine(name, await StoreDisks.fresh(volumes.map(volume => [volume, uuidOf(name, volume)]), random))
   }
 
   /** Writes to the disks of a volume so far. */
   changes(volume: string): number { return this.#disks.changes(uuidOf(this.name, volume)) }
+
+  /** Of its disks. */
+  get trouble(): Trouble { return this.#disks.trouble }
+  fail(): void { this.#disks.fail() }
 
   powerCut(random: Random): void { this.#disks.powerCut(random) }
 
@@ -44,7 +49,7 @@ export class Machine {
   }
 }
 
-/** Sizes are fixed; volumes come and go only as reversals make them. */
+/** Volumes come and go only as reversals make them. */
 export class SimStore implements Pick<SecondariesParts['store'], keyof SecondariesParts['store']> {
   readonly #directory: SimDirectory
   readonly #volumes: Volumes
@@ -71,7 +76,7 @@ export class SimStore implements Pick<SecondariesParts['store'], keyof Secondari
   deleteVolume: Store['deleteVolume'] = name => this.#volumes.delete(name)
   setSpace: Store['setSpace'] = (name, rule) => this.#volumes.setSpace(name, rule)
   createVolume(): never { throw new Error('there is a volume already') }
-  resizeVolume(): never { throw new Error('sizes are fixed') }
+  resizeVolume: Store['resizeVolume'] = (name, sizeBytes) => this.#volumes.resize(name, sizeBytes)
 }
 
 function uuidOf(machine: string, volume: string): string {

@@ -4,10 +4,13 @@
  *
  * A killed process leaves everything that it has written. A power cut leaves what a finished flush covered; of the rest each write is
  * there, lost, or torn at its sectors, in one of three histories (all, none, a coin for each), as in src/device/crash.ts.
+ * A flush that fails may have lost of what it was to cover any of it, for good: the process sees that until the disk is opened anew, and
+ * until then every flush of it fails (trouble.ts says when).
  */
 import type { BlockDevice, Extents, Pending, ZeroMode } from '../../src/device/block-device.js'
 import { MemoryDisk, type Random } from '../../src/device/testing.js'
 import { SECTOR } from './image.js'
+import { NO_TROUBLE, type Trouble } from './trouble.js'
 import { turn } from './wrong.js'
 
 const HISTORIES = ['kept', 'lost', 'coin'] as const
@@ -31,8 +34,19 @@ export class Medium {
   #uncovered: Before[] = []
   /** Pieces that were covered so far. */
   #covered = 0
+  /** A flush has failed that was to cover so many pieces. */
+  #lost: number | undefined
+  readonly trouble: Trouble
+  /** What the disk is, for `trouble`. */
+  readonly part: string
 
-  constructor(disk: MemoryDisk) { this.disk = disk }
+  constructor(disk: MemoryDisk, trouble: Trouble = NO_TROUBLE, part = '') {
+    this.disk = disk
+    this.trouble = trouble
+    this.part = part
+  }
+
+  get isLost(): boolean { return this.#lost !== undefined }
 
   open(power: Power): SimDisk { return new SimDisk(this, power) }
 
@@ -60,11 +74,36 @@ export class Medium {
     this.#covered = written
   }
 
+  /** Durable at once, as is what is cut off: what becomes of a length in a power cut is told apart in test/crash. */
+  resize(sizeBytes: number): void {
+    this.changes++
+    this.disk.setSize(sizeBytes)
+    this.#uncovered = this.#uncovered.map(({ offset, length, data }) => ({ offset, length: Math.min(length, Math.max(0, sizeBytes - offset)), data }))
+  }
+
+  /** A flush that began when so much was `written` has failed. */
+  lose(written: number): void { this.#lost ??= written }
+
+  /** By another process. */
+  openedAgain(random: Random): void {
+    if (this.#lost === undefined) return
+    this.#forget(random, this.#lost - this.#covered)
+    this.cover(this.#lost)
+    this.#lost = undefined
+  }
+
   powerCut(random: Random): void {
+    this.#forget(random, this.#uncovered.length)
+    this.cover(this.written)
+    this.#lost = undefined
+  }
+
+  /** Of the first so many pieces some. */
+  #forget(random: Random, count: number): void {
     const history = HISTORIES[random(3)]!
     const settled = new Set<number>()
-    for (const { offset, length, data } of [...this.#uncovered].reverse()) {
-      const fate = history === 'coin' ? HISTORIES[random(3)]! : history
+    for (const [place, { offset, length, data }] of [...this.#uncovered.entries()].reverse()) {
+      const fate = place >= count ? 'kept' : history === 'coin' ? HISTORIES[random(3)]! : history
       for (let at = offset; at < offset + length; at += SECTOR) {
         if (settled.has(at)) continue
         if (fate === 'kept' || (fate === 'coin' && random(2) === 0)) settled.add(at)
@@ -72,7 +111,6 @@ export class Medium {
         else this.disk.zero(at, SECTOR, { allocate: false, fast: false })
       }
     }
-    this.cover(this.written)
     this.changes++
   }
 }
@@ -94,25 +132,28 @@ export class SimDisk implements BlockDevice {
   get capabilities(): BlockDevice['capabilities'] { return this.#disk.capabilities }
 
   read(offset: number, length: number, into: Buffer, at: number): Pending {
-    return this.#power.isDead ? never() : this.#disk.read(offset, length, into, at)
+    if (this.#power.isDead) return never()
+    this.#medium.trouble.judge('read', this.#medium)
+    return this.#disk.read(offset, length, into, at)
   }
 
   write(offset: number, length: number, from: Buffer, at: number): Pending {
-    return this.#change(offset, length, () => { this.#disk.write(offset, length, from, at) })
+    return this.#change(offset, length, bytes => { this.#disk.write(offset, bytes, from, at) })
   }
 
   zero(offset: number, length: number, mode: ZeroMode): Pending {
-    return this.#change(offset, length, () => { this.#disk.zero(offset, length, mode) })
+    return this.#change(offset, length, bytes => { this.#disk.zero(offset, bytes, mode) })
   }
 
   trim(offset: number, length: number): Pending {
-    return this.#change(offset, length, () => { this.#disk.trim(offset, length) })
+    return this.#change(offset, length, bytes => { this.#disk.trim(offset, bytes) })
   }
 
   flush(): Pending {
     const { isDead, random, latePerMille } = this.#power
     if (isDead) return never()
     const { written } = this.#medium
+    this.#medium.trouble.judge('flush', this.#medium)
     if (random(1000) < latePerMille) return this.#later(() => { this.#medium.cover(written) })
     this.#medium.cover(written)
     return undefined
@@ -120,7 +161,13 @@ export class SimDisk implements BlockDevice {
 
   zeroRun(offset: number, length: number): number { return this.#disk.zeroRun(offset, length) }
   extents(offset: number, length: number, max: number): Extents { return this.#disk.extents(offset, length, max) }
-  async resize(): Promise<void> { throw new Error('sizes are fixed here') }
+  async resize(sizeBytes: number): Promise<void> {
+    if (this.#power.isDead) return never()
+    const refusal = this.#medium.trouble.refusal('write', this.#medium)
+    if (refusal) throw refusal
+    this.#medium.resize(sizeBytes)
+  }
+
   allocatedBytes(): Promise<number> { return this.#disk.allocatedBytes() }
 
   /** As FileDisk does. */
@@ -131,11 +178,17 @@ export class SimDisk implements BlockDevice {
 
   async close(): Promise<void> { /* the medium stays */ }
 
-  #change(offset: number, length: number, run: () => void): Pending {
+  /** One that is refused may have got as far as to the end of any of its sectors. */
+  #change(offset: number, length: number, run: (bytes: number) => void): Pending {
     const { isDead, random, latePerMille } = this.#power
     if (isDead) return never()
-    this.#medium.remember(offset, length)
-    run()
+    const refusal = this.#medium.trouble.refusal('write', this.#medium, offset, length)
+    const bytes = refusal ? Math.min(length, random(Math.floor(length / SECTOR) + 1) * SECTOR) : length
+    if (bytes > 0) {
+      this.#medium.remember(offset, bytes)
+      run(bytes)
+    }
+    if (refusal) throw refusal
     return random(1000) < latePerMille ? this.#later(() => undefined) : undefined
   }
 

@@ -3,7 +3,8 @@
  * whose processes are killed and whose power fails, over a network that holds messages back, reorders, loses and repeats them and leaves
  * connections half open; with hosts that write on, on either side of what is split, and an operator who snapshots, restores, splits,
  * resyncs, reverses (reverse.ts), verifies, pauses, promotes, cancels any of that, deletes mirrors and makes others of the same name, gives
- * volumes budgets that are too small, and stops servers in good order.
+ * volumes budgets that are too small, stops servers in good order, and in some lives gives volumes other sizes, or has disks that fail or
+ * are full for a while (trouble.ts).
  *
  * A step is one thing that happens: a message arrives, a connection breaks, a host writes, an operator begins something, a machine stands
  * still, a process dies. What was begun goes on with the messages that arrive in later steps, so that everything happens in the middle of
@@ -15,7 +16,7 @@ import crypto from 'node:crypto'
 import { syncBuiltinESMExports } from 'node:module'
 import { type Random, seededRandom } from '../../src/device/testing.js'
 import { Machine } from './machine.js'
-import { Operator, judgeTogether } from './operator.js'
+import { Operator } from './operator.js'
 import { judgePending } from './pending.js'
 import { Place } from './place.js'
 import { Quiescence } from './quiescence.js'
@@ -48,6 +49,11 @@ const KINDS = [['volume', 'far'], ['peer'], ['peer'], ['peer', 'far'], ['volume'
 /** One of so many lives is about going apart and coming back: what is done in it more often than elsewhere, or less. */
 const RETURNS_EVERY = 3
 const RETURNING: Readonly<Record<string, number>> = { split: 14, reverse: 20, resync: 4, group: 1, promote: 0, pause: 1, network: 1 }
+/** In one of so many disks refuse something now and then. */
+const TROUBLES_EVERY = 3
+/** In one of so many volumes are resized. */
+const RESIZES_EVERY = 3
+const TROUBLED: Readonly<Record<string, number>> = { trouble: 3, cure: 20 }
 
 class Life {
   readonly scene: Scene
@@ -81,11 +87,16 @@ class Life {
       [2, 'network', () => { network.isDown = true }],
       [3, 'stand still', () => { scene.some(scene.sites).isPaused = true }],
       [16, 'mend', () => { this.#mend() }],
+      [0, 'resize', () => this.#host(({ hosts, volume, name, site: { process } }) =>
+        hosts.resize(volume, sizeBytes => process.store.resizeVolume(name, sizeBytes)))],
+      [0, 'trouble', () => { operator.trouble() }], [0, 'cure', () => operator.cure()],
       [2, 'stop', () => { operator.stop() }], [2, 'kill', () => this.#crash(false)], [2, 'power', () => this.#crash(true)],
     ]
     if (Math.floor(seed / KINDS.length) % RETURNS_EVERY === 0) {
       this.#table = this.#table.map(([weight, name, run]) => [RETURNING[name] ?? weight, name, run])
     }
+    if (seed % TROUBLES_EVERY === 0) this.#table = this.#table.map(([weight, name, run]) => [TROUBLED[name] ?? weight, name, run])
+    if (seed % RESIZES_EVERY === 1) this.#table = this.#table.map(([weight, name, run]) => [name === 'resize' ? 3 : weight, name, run])
     this.#weights = this.#table.reduce((sum, [weight]) => sum + weight, 0)
   }
 
@@ -96,7 +107,7 @@ class Life {
     const names = scene.kinds.includes('peer') ? ['a', 'b'] : ['a']
     for (const name of names) {
       const volumes = scene.kinds.includes('volume') ? ['v', 'w'] : ['v']
-      scene.sites.push(await Site.start(await Machine.fresh(name, volumes), scene))
+      scene.sites.push(await Site.start(await Machine.fresh(name, volumes, scene.random), scene))
       for (const volume of volumes) scene.places.push(new Place(scene.site(name), volume, scene.random, uuid => scene.watchOf(uuid)))
     }
     scene.primary = scene.sites[0]!
@@ -139,8 +150,10 @@ class Life {
         const { decisions, stream } = mirror.status()
         if (decisions.some(({ rule }) => rule === 'root-mismatch')) throw new Wrong('a target is taken to be wrong that is not (X14)')
         if (stream && mirror.state.base?.root != null && mirror.state.cycle > 1) this.scene.count('rooted')
-        // What a stream had sent, and a crash of the source then lost, is found by the first cycle of the next process.
-        if (mirror.state.mode !== 'periodic' && mirror.status().last === null) continue
+        // What a stream had sent, and a crash of the source then lost, is found by the first cycle of the next process; what the source's
+        // disk then refused, by the next one.
+        const isInVain = place.site.machine.trouble.hasBegun && mirror.status().problem !== null
+        if (mirror.state.mode !== 'periodic' && (mirror.status().last === null || isInVain)) continue
         const target = mirror.state.phase === 'paired' ? await this.scene.targetOf(mirror) : undefined
         if (target !== undefined) await judgePending(mirror, place.volume, target)
       }
@@ -172,17 +185,7 @@ class Life {
 
   async #crash(power: boolean): Promise<void> {
     if (this.scene.random(this.scene.sites.length + 1) === 0) return power ? this.#farPower() : undefined
-    const site = this.scene.some(this.scene.sites)
-    site.isPaused = false
-    const { splitting } = site.process
-    for (const one of this.scene.reversals) {
-      if (one.process !== site.process) continue
-      this.scene.reversals.delete(one)
-      this.scene.count('killed reversals')
-    }
-    await site.crash(power)
-    judgeTogether(splitting.map(name => site.process.mirrors.get(name)))
-    for (const place of this.scene.places) if (place.site === site) await place.reopened(power)
+    await this.#operator.crash(this.scene.some(this.scene.sites), power)
   }
 
   async #farPower(): Promise<void> {

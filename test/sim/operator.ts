@@ -7,7 +7,7 @@ import type { Mirror } from '../../src/replication/mirror.js'
 import { GRAIN } from './image.js'
 import { Reverse } from './reverse.js'
 import type { Scene } from './scene.js'
-import type { Process } from './site.js'
+import type { Process, Site } from './site.js'
 import { expected, Wrong } from './wrong.js'
 
 /** What one process has begun and not ended. */
@@ -111,9 +111,40 @@ export class Operator {
   async startAgain(): Promise<void> {
     for (const site of this.#scene.sites) {
       if (!site.process.isStopped) continue
-      await site.restart()
+      const ending = await site.restart()
       this.#scene.count('stopped')
-      for (const place of this.#scene.places) if (place.site === site) await place.reopened(false)
+      for (const place of this.#scene.places) if (place.site === site) await place.reopened(ending)
+    }
+  }
+
+  /** The machine goes on at once. @param power true: its power fails; false: only the process dies */
+  async crash(site: Site, power: boolean): Promise<void> {
+    site.isPaused = false
+    const { splitting } = site.process
+    const { reversals, places } = this.#scene
+    for (const one of reversals) {
+      if (one.process !== site.process) continue
+      reversals.delete(one)
+      this.#scene.count('killed reversals')
+    }
+    const ending = await site.crash(power)
+    judgeTogether(splitting.map(name => site.process.mirrors.get(name)))
+    for (const place of places) if (place.site === site) await place.reopened(ending)
+  }
+
+  /** Disks that do not do what they are asked for; then they are well again, and servers that say so are begun anew. */
+  trouble(): void {
+    const { machine } = this.#scene.some(this.#scene.sites)
+    if (!machine.trouble.isOn) machine.fail()
+  }
+
+  async cure(): Promise<void> {
+    const site = this.#scene.some(this.#scene.sites)
+    const { trouble } = site.machine
+    if (!trouble.isOn && trouble.isHurt) await this.crash(site, false)
+    else if (trouble.isOn) {
+      trouble.end()
+      this.#scene.count(trouble.isHurt ? 'hurt' : trouble.refused > 0 ? 'refused' : 'spared')
     }
   }
 
@@ -131,6 +162,7 @@ export class Operator {
     this.mirror(async (mirror, process) => {
       const { record: { name, uuid }, state: { target } } = mirror
       this.#ended.add(uuid)
+      this.#scene.watchOf(uuid).isEnding = true
       await process.mirrors.delete(name)
       this.#scene.count(`deleted ${target.kind}`)
     })
@@ -214,6 +246,9 @@ export class Operator {
     const theirs = there.secondaries.of(there.volume('v').uuid)
     const [old] = there.mirrors.list()
     if (this.#scene.primary.isPaused || here.running.size > 0) return
+    // The old primary has found it empty, and begun anew.
+    const isKeptUp = ours?.phase === 'secondary' && here.secondaries.declaredPoint(here.volume('v').uuid)
+    if (isKeptUp) return this.#begin(here, async () => { await here.secondaries.promote('v') })
     if (ours) {
       this.#scene.place(this.#scene.primary, 'v').forgotten()
       return this.#begin(here, () => here.secondaries.forget('v'))

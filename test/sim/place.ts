@@ -11,9 +11,10 @@
 import type { Random } from '../../src/device/testing.js'
 import type { PointInfo } from '../../src/volume/snappoint.js'
 import { hasUndo, Hosts, snapshotOf } from './host.js'
-import { differenceOf, type Image, imageOf, ZEROS } from './image.js'
+import { differenceOf, type Image, imageOf, isBlank } from './image.js'
 import type { SimVolume } from './machine.js'
 import type { Process, Site } from './site.js'
+import type { Ending } from './trouble.js'
 import type { Shown, Watch } from './watch.js'
 import { turn, Wrong } from './wrong.js'
 
@@ -45,7 +46,7 @@ export class Place {
   constructor(site: Site, name: string, random: Random, watchOf: (mirror: string) => Watch) {
     this.site = site
     this.name = name
-    this.hosts = new Hosts(random)
+    this.hosts = new Hosts(random, () => site.machine.trouble)
     this.#watchOf = watchOf
   }
 
@@ -91,7 +92,8 @@ export class Place {
     const owner = ownerOf(process, this.volume.uuid)
     if (owner !== undefined && owner !== this.#known) this.#watchOf(owner).restart()
     // A change for which it has no room may end a stream, and then the declared point is what counts.
-    if (owner !== undefined && this.volume.space?.budgetBytes !== null) this.#watchOf(owner).targetFailed()
+    const isWell = this.volume.space?.budgetBytes === null && !machine.trouble.hasBegun
+    if (owner !== undefined && !isWell) this.#watchOf(owner).targetFailed()
     this.#known = process.secondaries.of(this.volume.uuid)?.mirror ?? process.mirrors.ofTarget(this.volume.uuid)?.record.uuid
     const same = this.#looked?.process === process && this.#looked.changes === changes && !this.volume.inheriting
     if (same && owner === this.owner && (!owner || this.#shown?.point === shownBy(process, this.volume.uuid)?.uuid)) return
@@ -102,12 +104,12 @@ export class Place {
   }
 
   /** A crash of its site. */
-  async reopened(power: boolean): Promise<void> {
+  async reopened(ending: Ending): Promise<void> {
     if (this.owner !== undefined) this.#watchOf(this.owner).targetFailed()
-    if (this.owner === undefined) return this.hosts.reopened(this.volume, power)
-    if (!power || !this.#own || await this.#hasKept(this.#own.image)) return
+    if (this.owner === undefined) return this.hosts.reopened(this.volume, ending)
+    if (ending === 'killed' || !this.#own || await this.#hasKept(this.#own.image)) return
     // No cycle has begun yet: what hosts had not flushed may be gone.
-    await this.hosts.reopened(this.volume, true)
+    await this.hosts.reopened(this.volume, ending)
     const { image } = this.hosts
     this.#own = this.#isAsReleased(image) ? undefined : { ...this.#own, image }
   }
@@ -140,7 +142,9 @@ export class Place {
     const watch = this.#watchOf(this.owner)
     const point = this.volume.points.list().findLast(({ labels, pins }) => labels['mirror'] === this.owner && labels['frozen'] === undefined && pins.length > 0)
     const shown = point ? { point: point.uuid, origin: point.labels['origin'], image } : this.#shown && { ...this.#shown, image }
-    if (shown && point) watch.letGo(this.#shown = shown)
+    // A deletion that a disk has cut short may have left some of its points, and not what it was let go at.
+    if (this.site.machine.trouble.hasBegun && point && await snapshotOf(this.volume, point.name) !== image) watch.ended(image)
+    else if (shown && point) watch.letGo(this.#shown = shown)
     else if (shown) watch.ended(shown.image)
     else if (watch.hasShown) throw new Wrong(`volume ${this.#label} was let go at no point (C10, S1)`)
     if (this.#own && this.#own.image !== image && !await this.#hasKept(this.#own.image)) {
@@ -160,28 +164,30 @@ export class Place {
     if (owner !== this.owner) {
       const { image } = this.hosts
       // Of a blank one there is nothing to be kept.
-      this.#own = image === ZEROS || this.#isAsReleased(image) ? undefined : { image, point: this.#released?.point }
+      this.#own = isBlank(image) || this.#isAsReleased(image) ? undefined : { image, point: this.#released?.point }
       await this.#giveUp()
     }
     const found = shownBy(this.site.process, this.volume.uuid)
+    if (owner !== this.owner && !found && watch.isEnding) watch.restart()
     this.#shown = found && { point: found.uuid, origin: found.labels['origin'], image: await snapshotOf(this.volume, found.name) }
     watch.shown(this.#shown)
     if (!this.#own || !this.#shown || this.#shown.point === this.#own.point) return
     // The target may show an older copy of a snapshot, if the point it was let go at is gone, and has been written to by nobody yet.
     if (await imageOf(this.volume) === this.#own.image) return
-    if (!await this.#hasKept(this.#own.image)) throw new Wrong(`what was done on volume ${this.#label} was not kept (D14)`)
-    this.#own = undefined
+    const kept = await this.#hasKept(this.#own.image)
+    if (kept === false) throw new Wrong(`what was done on volume ${this.#label} was not kept (D14)`)
+    if (kept === true) this.#own = undefined
   }
 
   /** Hosts have done nothing since that is left. */
-  #isAsReleased(image: Image): boolean { return image === (this.#released?.image ?? ZEROS) }
+  #isAsReleased(image: Image): boolean { return this.#released ? image === this.#released.image : isBlank(image) }
 
   /** There was no room for what was kept of it. */
   async #giveUp(): Promise<void> {
-    if (this.#own && this.#hasGiven && !await this.#hasKept(this.#own.image)) this.#own = undefined
+    if (this.#own && this.#hasGiven && await this.#hasKept(this.#own.image) !== true) this.#own = undefined
   }
 
-  #hasKept(image: Image): Promise<boolean> {
+  #hasKept(image: Image): ReturnType<typeof hasUndo> {
     return hasUndo(this.volume, one => one === image)
   }
 

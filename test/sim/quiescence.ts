@@ -29,7 +29,11 @@ export class Quiescence {
   /** All is well again: everything arrives, and nothing is left over. */
   async reach(): Promise<void> {
     Object.assign(this.#scene.network, { isDown: false })
-    for (const site of this.#scene.sites) site.isPaused = false
+    for (const site of this.#scene.sites) {
+      site.isPaused = false
+      site.machine.trouble.end()
+    }
+    for (const site of this.#scene.sites) if (site.machine.trouble.isHurt) await this.#operator.crash(site, false)
     for (let left = 100; left > 0 && !await this.#settled(); left--);
   }
 
@@ -122,6 +126,13 @@ export class Quiescence {
     }
   }
 
+  /** The source is larger than a target that cannot grow. */
+  async #fit(): Promise<void> {
+    const { site: { process }, name, hosts, volume } = this.#scene.place(this.#scene.primary, 'v')
+    const { sizeBytes } = this.#scene.disk
+    await hosts.resize(volume, () => process.store.resizeVolume(name, sizeBytes), sizeBytes)
+  }
+
   /** Whether the target has what the source has; otherwise what an operator does about it is done. */
   async #brought(mirror: Mirror): Promise<boolean> {
     try {
@@ -138,6 +149,11 @@ export class Quiescence {
       expected(error)
       // Half-open connections are found out by and by.
       this.#scene.network.notice()
+      if (error instanceof NbdeltaError && error.code === 'too-large') await this.#fit()
+      // Its creation failed, and its target forgot it, perhaps for another one, but its record was on the disk all the same.
+      const isRefused = error instanceof NbdeltaError && (error.code === 'exists' || /of another mirror/.test(error.message))
+      const isUnborn = isRefused && mirror.state.base === null
+      if (isUnborn) await this.#scene.primary.process.mirrors.delete(mirror.record.name).catch(expected)
       const isReleased = error instanceof NbdeltaError && error.message.includes('was released')
       if (isReleased && mirror.state.phase === 'paired') await mirror.split({ atOnce: true }).catch(expected)
       return false

@@ -12,7 +12,7 @@ import { NbdeltaError } from '../../src/device/errors.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { WantedRestore } from '../../src/replication/reversal.js'
 import { hasUndo } from './host.js'
-import type { Image } from './image.js'
+import { type Image, SECTOR } from './image.js'
 import type { SimVolume } from './machine.js'
 import type { Place } from './place.js'
 import type { Process } from './site.js'
@@ -40,6 +40,8 @@ export class Reverse {
   readonly #parts: Parts
   /** What the target may have had when it was read. */
   readonly #contents = new Set<Image>()
+  /** Likewise, whatever the size of the source. */
+  readonly #found = new Set<Image>()
   #restored = false
 
   constructor(parts: Parts) {
@@ -51,17 +53,28 @@ export class Reverse {
   get process(): Process { return this.#parts.process }
 
   /** A bookmark of the source, made by it. @param from in the views of the source */
-  marked(from: number, seq: number): Mark { return { images: this.#contents, views: this.#parts.source.hosts.views, from, seq } }
+  marked(from: number, seq: number): Mark {
+    this.#fit()
+    return { images: this.#contents, views: this.#parts.source.hosts.views, from, seq }
+  }
 
   /** The target was frozen. */
   froze(image: Image): void {
-    this.#contents.clear()
-    this.#contents.add(image)
+    this.#found.clear()
+    this.#found.add(image)
+    this.#fit()
   }
 
-  /** A target that is elsewhere may have lost something. */
+  /** A target that is elsewhere may have lost something, and be larger. */
   async lookedAt(): Promise<void> {
-    if (this.mirror.state.target.kind === 'nbd') this.#contents.add(await this.#parts.content())
+    if (this.mirror.state.target.kind === 'nbd') this.#found.add(await this.#parts.content())
+    this.#fit()
+  }
+
+  /** The source takes what it has room for. */
+  #fit(): void {
+    this.#contents.clear()
+    for (const image of this.#found) this.#contents.add(image.slice(0, this.#parts.source.volume.sizeBytes / SECTOR))
   }
 
   /** The command, as the daemon gives it. Throws Wrong, or what the command reports. */

@@ -6,7 +6,7 @@ import { type Random, seededRandom } from '../../src/device/testing.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import { FarDisk } from './far-disk.js'
 import { snapshotOf, unlessLeaving } from './host.js'
-import { differenceOf, type Image, imageOf } from './image.js'
+import { differenceOf, type Image, imageOf, SECTOR } from './image.js'
 import type { SimStore } from './machine.js'
 import { Network } from './network.js'
 import { Place } from './place.js'
@@ -158,8 +158,10 @@ export class Scene implements World {
   }
 
   /** What the target of a mirror holds by itself, cycles that run included; undefined: it has no target any more. */
-  async targetOf({ record: { uuid }, state: { target } }: Mirror): Promise<string | undefined> {
-    if (target.kind === 'nbd') return this.disk.image()
+  async targetOf({ record: { uuid, volume }, state: { target } }: Mirror): Promise<string | undefined> {
+    // It may be larger.
+    const source = this.places.find(one => one.volume.uuid === volume)!
+    if (target.kind === 'nbd') return (await this.disk.image()).slice(0, source.volume.sizeBytes / SECTOR)
     const place = this.places.find(one => one.owner === uuid)
     return place && imageOf(place.volume)
   }

@@ -13,6 +13,7 @@ import { Secondaries } from '../../src/replication/secondaries.js'
 import { type Machine, type SimStore, type SimVolume } from './machine.js'
 import { never, type Power } from './medium.js'
 import type { Network } from './network.js'
+import type { Ending } from './trouble.js'
 import { type How, openLink, openWire, Served } from './wire.js'
 
 const LATE_PER_MILLE = [0, 0, 10, 60] as const
@@ -124,19 +125,23 @@ export class Site {
   get process(): Process { return this.#process }
 
   /** @param power true: it fails; false: only the process ends. What of it is on its way is on its way. */
-  async crash(power: boolean): Promise<void> {
+  async crash(power: boolean): Promise<Ending> {
     const { network, random } = this.#world
     this.#process.power.isDead = true
     network.vanish(this, !power && random(2) === 0)
+    const ending = power ? 'cut' : this.machine.trouble.isLost ? 'lost' : 'killed'
     if (power) this.machine.powerCut(random)
     await this.#boot()
+    return ending
   }
 
   /** Behind the end of its process in good order. */
-  async restart(): Promise<void> {
+  async restart(): Promise<Ending> {
     this.#process.power.isDead = true
     this.#world.network.vanish(this, true)
+    const { isLost } = this.machine.trouble
     await this.#boot()
+    return isLost ? 'lost' : 'killed'
   }
 
   connect(uri: string, how: How): Promise<BlockDevice> {

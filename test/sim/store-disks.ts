@@ -14,8 +14,9 @@ import type { VolumeFiles, VolumeLayout } from '../../src/store/volume-files.js'
 import { formatVolume } from '../../src/volume/open-volume.js'
 import { foldersOn, freshFolders, freshTable, openTable, type PointDiskName } from '../crash/points-store.js'
 import { SMALL_JOURNAL_BYTES } from '../volume/lab.js'
-import { GRAIN, GRAINS, SIZE } from './image.js'
+import { GRAIN, GRAINS, SIZE, SIZE_MAX } from './image.js'
 import { Medium, type Power, type SimDisk } from './medium.js'
+import { Trouble } from './trouble.js'
 
 /** Numbers that the points of a volume can have: of one that is there for the whole life, and of one that comes and goes. */
 const SEQS = { first: 4096, later: 16 }
@@ -30,18 +31,21 @@ export class StoreDisks {
   readonly #table: Medium
   /** By uuid. */
   readonly #volumes: Map<string, Disks<Medium>>
+  readonly trouble: Trouble
 
-  private constructor(catalog: Medium, table: Medium, volumes: Map<string, Disks<Medium>>) {
+  private constructor(trouble: Trouble, catalog: Medium, table: Medium, volumes: Map<string, Disks<Medium>>) {
+    this.trouble = trouble
     this.#catalog = catalog
     this.#table = table
     this.#volumes = volumes
   }
 
   /** @param volumes their names and uuids */
-  static async fresh(volumes: readonly (readonly [name: string, uuid: string])[]): Promise<StoreDisks> {
+  static async fresh(volumes: readonly (readonly [name: string, uuid: string])[], random: Power['random']): Promise<StoreDisks> {
     const { catalog, table, disks } = await formatted(volumes)
-    return new StoreDisks(new Medium(catalog.fork()), new Medium(table.fork()),
-      new Map([...disks].map(([uuid, each]) => [uuid, mapped(each, disk => new Medium(disk.fork()))])))
+    const trouble = new Trouble(random)
+    return new StoreDisks(trouble, new Medium(catalog.fork(), trouble, 'catalog'), new Medium(table.fork(), trouble, 'table'),
+      new Map([...disks].map(([uuid, each]) => [uuid, mapped(each, (disk, part) => new Medium(disk.fork(), trouble, part))])))
   }
 
   /** Writes to the disks of a volume so far. */
@@ -52,19 +56,22 @@ export class StoreDisks {
     return sum
   }
 
-  powerCut(random: Power['random']): void {
-    this.#catalog.powerCut(random)
-    this.#table.powerCut(random)
-    for (const disks of this.#volumes.values()) for (const medium of Object.values(disks)) medium.powerCut(random)
-  }
+  powerCut(random: Power['random']): void { for (const medium of this.#all) medium.powerCut(random) }
+
+  get #all(): Medium[] { return [this.#catalog, this.#table, ...[...this.#volumes.values()].flatMap(disks => Object.values(disks))] }
+
+  /** Some of them are in trouble, or all. */
+  fail(): void { this.trouble.begin([...new Set(this.#all.map(({ part }) => part))]) }
 
   /** As a process has it. */
   async open(power: Power): Promise<SimDirectory> {
+    this.trouble.opens()
+    for (const medium of this.#all) medium.openedAgain(power.random)
     const { catalog } = await openCatalog(this.#catalog.open(power), OWNER, 'catalog')
     for (const uuid of this.#volumes.keys()) if (!catalog.has(uuid)) this.#volumes.delete(uuid)
     const points = await openTable(this.#table.open(power))
     for (const uuid of points.volumes()) if (!catalog.has(uuid)) await points.removeVolume(uuid)
-    return new SimDirectory(catalog, points, this.#volumes, power)
+    return new SimDirectory(catalog, points, this.#volumes, power, this.trouble)
   }
 }
 
@@ -79,12 +86,14 @@ export class SimDirectory implements Pick<StoreDirectory,
   readonly #open = new Map<string, Disks<SimDisk>>()
   readonly #folders = new Map<string, PointFolders>()
   readonly #power: Power
+  readonly #trouble: Trouble
 
-  constructor(catalog: Catalog, points: PointTable, media: Map<string, Disks<Medium>>, power: Power) {
+  constructor(catalog: Catalog, points: PointTable, media: Map<string, Disks<Medium>>, power: Power, trouble: Trouble) {
     this.catalog = catalog
     this.points = points
     this.#media = media
     this.#power = power
+    this.#trouble = trouble
     // Whose they are each of their methods is told first.
     this.pointFolders = new Proxy({} as PointFolders, {
       get: (_, method: keyof PointFolders) => (volume: string, ...rest: unknown[]) =>
@@ -95,7 +104,7 @@ export class SimDirectory implements Pick<StoreDirectory,
   async createVolumeFiles(entry: CatalogEntry, { format }: VolumeLayout): Promise<VolumeFiles> {
     const { catalog } = this
     catalog.judge(entry)
-    this.#media.set(entry.uuid, mapped(blank(SEQS.later), disk => new Medium(disk)))
+    this.#media.set(entry.uuid, mapped(blank(SEQS.later, entry.sizeBytes), (disk, part) => new Medium(disk, this.#trouble, part)))
     const files = await this.openVolumeFiles(entry)
     await format(files)
     await catalog.put(entry)
@@ -146,7 +155,7 @@ async function format(volumes: readonly (readonly [name: string, uuid: string])[
   const { catalog } = await openCatalog(disk, OWNER, 'catalog')
   const disks = new Map<string, Disks<MemoryDisk>>()
   for (const [name, uuid] of volumes) {
-    const each = blank(SEQS.first)
+    const each = blank(SEQS.first, SIZE)
     await formatVolume({ uuid, grains: GRAINS, map: each.map, journal: each.journal, allData: false })
     await catalog.put({
       uuid, name, sizeBytes: SIZE, grainBytes: GRAIN, backing: null, createdAt: '2026-01-01T00:00:00.000Z', description: '',
@@ -156,13 +165,13 @@ async function format(volumes: readonly (readonly [name: string, uuid: string])[
   return { catalog: disk, table: await freshTable(), disks }
 }
 
-function blank(seqs: number): Disks<MemoryDisk> {
+function blank(seqs: number, sizeBytes: number): Disks<MemoryDisk> {
   return {
-    live: new MemoryDisk(SIZE), map: new MemoryDisk(mapFileSizeBytes(GRAINS)), journal: new MemoryDisk(SMALL_JOURNAL_BYTES),
+    live: new MemoryDisk(sizeBytes), map: new MemoryDisk(mapFileSizeBytes(SIZE_MAX / GRAIN)), journal: new MemoryDisk(SMALL_JOURNAL_BYTES),
     ...freshFolders(seqs),
   }
 }
 
-function mapped<A, B>(from: Disks<A>, make: (value: A) => B): Disks<B> {
-  return Object.fromEntries(Object.entries<A>(from).map(([key, value]) => [key, make(value)])) as Record<DiskName, B>
+function mapped<A, B>(from: Disks<A>, make: (value: A, part: string) => B): Disks<B> {
+  return Object.fromEntries(Object.entries<A>(from).map(([key, value]) => [key, make(value, key)])) as Record<DiskName, B>
 }

@@ -84,6 +84,9 @@ export class Watch {
 
   get hasShown(): boolean { return this.#seen !== undefined }
 
+  /** It is to be deleted: its points may go, and it stay, and have its target again all the same. */
+  isEnding = false
+
   /** Its target was taken from it, points and all, and it has begun anew. */
   restart(): void {
     this.#seen = undefined
