@@ -25,7 +25,10 @@ export class ChaosMirrors extends ChaosSteps {
     const kind = this.pick(['local', 'peer', 'peer', 'plain'] as const)
     const other = kind === 'local' ? host : this.hosts.find(one => one !== host)!
     const [name, to] = [this.name('m'), this.name('t')]
-    if (kind === 'plain') await other.ask('volume', 'create', to, '--size', String(source.content.sectors * SECTOR))
+    if (kind === 'plain') {
+      const made = await this.do(other, ['volume', 'create', to, '--size', String(source.content.sectors * SECTOR)])
+      if (!await this.happened(other, made.verdict, ['volume', 'list'], to)) return
+    }
     const mode = this.pick(['periodic', 'periodic', 'async', 'sync'])
     const target = kind === 'local' ? [to] : kind === 'plain' ? [other.uri(to)] : [other.target(to), '--secret', other.secret]
     const keep = kind !== 'plain' && this.random() < 0.4 ? ['--keep-snapshots', '2'] : []

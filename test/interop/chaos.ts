@@ -71,7 +71,7 @@ export class Chaos {
     try {
       await step.call(doing)
     } catch (error) {
-      throw new Error(`step ${step.name}`, { cause: error })
+      throw new Error(`step ${step.name}: ${(error as Error).message}`, { cause: error })
     }
     if (this.random() < 0.1) await this.#trouble(model)
     if (this.random() < 0.15) for (const host of this.hosts) await model.judge(host)
