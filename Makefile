@@ -1,7 +1,7 @@
 # nbdelta: what can be made. Logic lives in scripts/; `make help` prints this table.
 .DEFAULT_GOAL := help
 NODE ?= node
-.PHONY: help run test check build docs interop kill-points kill-mirrors interop-fs interop-snapshots interop-kernel interop-new demo-replication demo-restore fuzz groups mutants models sim sim-long bench coverage clean
+.PHONY: help run test check build docs interop kill-points kill-mirrors chaos interop-fs interop-snapshots interop-kernel interop-new demo-replication demo-restore fuzz groups mutants models sim sim-long bench coverage clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -29,6 +29,9 @@ kill-points: deps build ## 50 kill -9 of a server with snapshots, restores, clon
 
 kill-mirrors: deps build ## 30 kill -9 of a server with mirrors, or of its peer, under load; each target kind and mode (KILLS=n SEED=n)
 	@KILLS=$(or $(KILLS),30) $(NODE) dist/test/interop/mirror-kills.test.js
+
+chaos: deps build ## random commands, clients, kills and full disks against two real servers, as root (MINUTES=n STEPS=n SEED=n)
+	@MINUTES=$(or $(MINUTES),30) $(NODE) dist/test/interop/chaos.test.js
 
 interop-fs: deps build ## ext4, xfs and btrfs over nbdfuse and a loop device
 	@$(NODE) dist/scripts/interop/filesystems.js

@@ -142,8 +142,8 @@ export interface TransferControl {
   /** Why it makes no progress; it goes on by itself when that is over. Undefined: it does. */
   readonly onWaiting?: (why: NbdeltaError | undefined) => void
   /**
-   * Of what goes on when it cannot be cancelled: how it is asked to end, as often as somebody wants that; then `signal` says nothing.
-   * What that rejects with is told to whoever wanted it.
+   * Of what goes on when it cannot be cancelled: how it is asked to end, as often as somebody wants that; `signal` then says
+   * nothing. What that rejects with is told to whoever wanted it.
    */
   readonly onCancel?: (cancel: () => Promise<void>) => void
 }

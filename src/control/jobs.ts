@@ -148,7 +148,8 @@ export class Jobs {
   async cancel(id: number): Promise<JobRow> {
     const job = this.#get(id)
     job.abort.abort()
-    await Promise.race([job.ended, job.cancelling.then(cancel => cancel()).catch((error: unknown) => { throw goesOn(job, error) })])
+    const asked = job.cancelling.then(cancel => cancel()).catch((error: unknown) => { throw goesOn(job, error) })
+    await Promise.race([job.ended, asked])
     await job.ended
     return rowOf(job)
   }
@@ -196,7 +197,8 @@ export class Jobs {
 function goesOn({ kind, volume }: Job, error: unknown): unknown {
   if (!(error instanceof NbdeltaError)) return error
   const { code, message, hint } = error
-  return new NbdeltaError(code, `the ${kind} of ${volume} cannot be cancelled now, and goes on: ${message}`, { hint, cause: error })
+  const told = `the ${kind} of ${volume} cannot be cancelled now, and goes on: ${message}`
+  return new NbdeltaError(code, told, { hint, cause: error })
 }
 
 /** What a cancelled job has left behind, and what to do then. That it was cancelled is said already; another failure is not. */

@@ -191,8 +191,9 @@ export const SERVER_COMMANDS = [
   {
     noun: 'job', verb: 'cancel', remote: true,
     summary: 'cancel a job',
-    description: 'Stops a running job and waits until it has cleaned up after itself. A job that has ended stays as it is. A restore is '
-      + 'taken back, for which it has to be copied to its end first: while there is no room for that, this is refused, and it goes on.',
+    description: 'Stops a running job and waits until it has cleaned up after itself. A job that has ended stays as it is. '
+      + 'A restore is taken back, for which it has to be copied to its end first: while there is no room for that, this is '
+      + 'refused, and it goes on.',
     positional: [JOB], options: [],
     result: { many: false, fields: JOB_FIELDS },
     exits: [...CHANGES],

@@ -1,0 +1,380 @@
+/**
+ * ChaosSteps: random commands about volumes, points, groups and files whose outcome the model knows, while clients write.
+ *
+ * A command is answered with yes, refused (then nothing may have changed), or cut short by a kill: then it has happened or not, which its
+ * step finds out by asking.
+ */
+import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { readExport } from './chaos-client.js'
+import { ChaosContent, SECTOR, sectorBytes, newSerial, serialsOf } from './chaos-content.js'
+import type { ChaosHost } from './chaos-host.js'
+import type { ChaosModel, ModelVolume } from './chaos-model.js'
+import type { Outcome } from './outcome.js'
+
+const MIB_SECTORS = 2048
+const VOLUMES_MAX = 5
+const POINTS_MAX = 5
+const KILLS = 0.06
+const COPIES_MS = 40_000
+const REFUSALS = [4, 5, 6]
+
+export type Verdict = 'done' | 'refused' | 'unknown'
+interface Row { readonly name: string, readonly uuid: string, readonly labels: Record<string, string> }
+
+export class ChaosSteps {
+  static names = 0
+
+  constructor(readonly model: ChaosModel, readonly hosts: readonly ChaosHost[]) {}
+
+  get random(): () => number { return this.model.random }
+  pick<T>(of: readonly T[]): T { return of[Math.floor(this.random() * of.length)]! }
+  name(letter: string): string { return `${letter}${++ChaosSteps.names}` }
+
+  /** A volume of its own, that no mirror holds. */
+  own(host?: ChaosHost): ModelVolume | undefined {
+    return this.pick([...this.model.volumes].filter(volume => !volume.targetOf && (!host || volume.host === host)))
+  }
+
+  /** Runs it; now and then the server is killed amid. Exit codes that are no refusal of this kind are failures. */
+  async do(host: ChaosHost, words: readonly string[], refusals: readonly number[] = REFUSALS): Promise<Outcome & { readonly verdict: Verdict }> {
+    const { outages } = host
+    const asked = host.run(...words)
+    if (this.random() < KILLS) {
+      await sleep(this.random() ** 2 * 400)
+      await host.kill()
+    }
+    const outcome = await asked
+    if (outages !== host.outages) await this.settled(host)
+    if (outcome.exit === 0) return { ...outcome, verdict: 'done' }
+    if (outages !== host.outages && (outcome.exit === 9 || outcome.exit === 130)) return { ...outcome, verdict: 'unknown' }
+    const mayFill = this.model.full.has(host) && (outcome.exit === 6 || outcome.exit === 7)
+    if (!mayFill && !refusals.includes(outcome.exit!)) this.model.fail(`${host.name}: ${words.join(' ')}: ${outcome.stderr}`)
+    return { ...outcome, verdict: 'refused' }
+  }
+
+  /** After a kill: clients are gone. */
+  async settled(host: ChaosHost): Promise<void> { await this.model.stopHost(host) }
+
+  async names(host: ChaosHost, ...words: string[]): Promise<Row[]> { return await host.ask(...words) as Row[] }
+
+  async create(): Promise<void> {
+    const host = this.pick(this.hosts)
+    if ([...this.model.volumes].filter(volume => volume.host === host).length >= VOLUMES_MAX) return
+    const [name, sectors, grain] = [this.name('v'), MIB_SECTORS + Math.floor(this.random() * MIB_SECTORS), this.pick([4096, 4096, 16384, 65536])]
+    const { verdict } = await this.do(host, ['volume', 'create', name, '--size', String(sectors * SECTOR), '--grain', String(grain)])
+    if (await this.happened(host, verdict, ['volume', 'list'], name)) this.model.add(host, name, new ChaosContent(sectors), grain / SECTOR)
+  }
+
+  /** Of a command that was cut short: whether the name is there. */
+  async happened(host: ChaosHost, verdict: Verdict, list: string[], name: string): Promise<boolean> {
+    return verdict === 'done' || (verdict === 'unknown' && (await this.names(host, ...list)).some(row => row.name === name))
+  }
+
+  async clients(): Promise<void> {
+    const volume = this.own()
+    if (!volume) return
+    if (volume.clients) await this.model.stopClients(volume)
+    else await this.model.startClients(volume)
+  }
+
+  async snapshot(): Promise<void> {
+    const volume = this.own()
+    if (!volume || volume.points.size >= POINTS_MAX) return
+    const { host, content } = volume
+    const [name, isBookmark] = [this.name('s'), this.random() < 0.25]
+    const taken = content.follow()
+    const { verdict } = await this.do(host, ['snapshot', 'create', volume.name, name, ...isBookmark ? ['--bookmark'] : []])
+    content.unfollow(taken)
+    if (await this.happened(host, verdict, ['snapshot', 'list', volume.name], name)) volume.points.set(name, { content: isBookmark ? undefined : taken, isAuto: false, uuid: '' })
+  }
+
+  async deletePoint(): Promise<void> {
+    const volume = this.own()
+    const name = volume && this.pick([...volume.points.keys()])
+    if (!name) return
+    const { verdict } = await this.do(volume.host, ['snapshot', 'delete', volume.name, name])
+    if (verdict === 'refused') return
+    if (verdict === 'done' || !(await this.names(volume.host, 'snapshot', 'list', volume.name)).some(row => row.name === name)) volume.points.delete(name)
+  }
+
+  async renamePoint(): Promise<void> {
+    const volume = this.own()
+    const name = volume && this.pick([...volume.points.keys()].filter(one => one.startsWith('s')))
+    if (!name || [...this.model.volumes].some(({ base }) => base?.volume === volume && base.point === name)) return
+    const to = this.name('s')
+    const { verdict } = await this.do(volume.host, ['snapshot', 'rename', volume.name, name, to])
+    if (!await this.happened(volume.host, verdict, ['snapshot', 'list', volume.name], to)) return
+    volume.points.set(to, volume.points.get(name)!)
+    volume.points.delete(name)
+  }
+
+  /** A pin keeps it, until it expires. */
+  async pin(): Promise<void> {
+    const volume = this.own()
+    const name = volume && this.pick([...volume.points.keys()].filter(one => one.startsWith('s')))
+    if (!name) return
+    const { host } = volume
+    const { verdict } = await this.do(host, ['snapshot', 'pin', volume.name, name, '--owner', 'chaos', '--expires', '1s'])
+    if (verdict !== 'done') return
+    const began = performance.now()
+    const deletion = await host.run('snapshot', 'delete', volume.name, name)
+    if (deletion.exit === 0 && performance.now() - began < 800) this.model.fail(`${host.name}: ${volume.name}@${name} is deleted in spite of a pin`)
+    if (deletion.exit === 0) { volume.points.delete(name); return }
+    if (deletion.exit !== 9 && this.random() < 0.5) await this.do(host, ['snapshot', 'unpin', volume.name, name, '--owner', 'chaos'], [3])
+  }
+
+  async readPoint(): Promise<void> {
+    const volume = this.own()
+    const name = volume && this.pick([...volume.points.keys()])
+    if (name) await this.model.readPoint(volume, name)
+  }
+
+  async read(): Promise<void> {
+    const volume = this.pick([...this.model.volumes])
+    if (volume) await this.model.read(volume)
+  }
+
+  /** Of all or a part; waited for, left alone, or cancelled. */
+  async restore(): Promise<void> {
+    const volume = this.own()
+    const name = volume && this.pick([...volume.points].filter(([, { content }]) => content).map(([one]) => one))
+    if (!name) return
+    const { host, content } = volume
+    const point = volume.points.get(name)!.content!
+    if (volume.clients) {
+      const { exit, stderr } = await host.run('snapshot', 'restore', volume.name, name)
+      if (exit !== 5 && !volume.clients.areLost && ![4, 6, 9].includes(exit!)) this.model.fail(`${host.name}: ${volume.name} is restored under its clients: ${exit} ${stderr}`)
+      await this.model.stopClients(volume)
+      if (exit === 0) return
+    }
+    const common = Math.min(content.sectors, point.sectors)
+    const from = this.random() < 0.6 ? 0 : Math.floor(this.random() * common)
+    const count = from === 0 ? common : 1 + Math.floor(this.random() * (common - from))
+    const part = from === 0 ? [] : ['--offset', String(from * SECTOR), '--length', String(count * SECTOR)]
+    const isLeft = this.random() < 0.5
+    const before = content.copy()
+    const after = content.copy()
+    after.become(point, from, count)
+    const known = new Set((await this.names(host, 'snapshot', 'list', volume.name)).map(row => row.name))
+    volume.copiesUntilMs = Date.now() + COPIES_MS
+    const { verdict, value } = await this.do(host, ['snapshot', 'restore', volume.name, name, '--force', ...part, ...isLeft ? ['--no-wait', '--rate', '300KiB'] : []])
+    if (verdict === 'done') content.become(point, from, count)
+    else if (verdict === 'unknown') content.mayBecome(after)
+    const undo = (await this.names(host, 'snapshot', 'list', volume.name)).find(row => !known.has(row.name) && row.labels['auto'] === 'undo')
+    if (undo) volume.points.set(undo.name, { content: before, isAuto: true, uuid: undo.uuid })
+    if (verdict === 'done' && isLeft && this.random() < 0.4) await this.cancel(volume, (value as { id: number }).id, before, from, count)
+  }
+
+  async cancel(volume: ModelVolume, id: number, before: ChaosContent, from: number, count: number): Promise<void> {
+    await sleep(this.random() * 500)
+    const { host } = volume
+    const { outages } = host
+    const { exit, value } = await host.run('job', 'cancel', String(id))
+    if (exit === 0 && (value as { state: string }).state === 'cancelled') volume.content.become(before, from, count)
+    else if (exit !== 0 && outages === host.outages) this.model.fail(`${host.name}: job ${id} of ${volume.name} cannot be cancelled: ${exit}`)
+  }
+
+  async clone(): Promise<void> {
+    const volume = this.own()
+    const name = volume && this.pick([...volume.points].filter(([, { content }]) => content).map(([one]) => one))
+    if (!name || [...this.model.volumes].filter(({ host }) => host === volume.host).length >= VOLUMES_MAX) return
+    const to = this.name('c')
+    const { verdict } = await this.do(volume.host, ['snapshot', 'clone', volume.name, name, to])
+    if (!await this.happened(volume.host, verdict, ['volume', 'list'], to)) return
+    const clone = this.model.add(volume.host, to, volume.points.get(name)!.content!.copy(), volume.grainSectors)
+    clone.base = { volume, point: name }
+  }
+
+  async promote(): Promise<void> {
+    const clone = [...this.model.volumes].find(({ base }) => base)
+    if (!clone) return
+    const { verdict } = await this.do(clone.host, ['volume', 'promote', clone.name])
+    if (verdict === 'done') clone.base = undefined
+  }
+
+  async deleteVolume(): Promise<void> {
+    const volume = this.own()
+    if (!volume) return
+    await this.model.stopClients(volume)
+    const { host, name } = volume
+    const isNeeded = [...this.model.volumes].some(({ base }) => base?.volume === volume) || [...this.model.mirrors].some(({ source }) => source === volume)
+    const { verdict } = await this.do(host, ['volume', 'delete', name, '--force'])
+    if (verdict === 'done' && isNeeded && [...this.model.mirrors].some(({ source }) => source === volume)) this.model.fail(`${host.name}: ${name} is deleted under its mirror`)
+    const isGone = verdict === 'done' || (verdict === 'unknown' && !(await this.names(host, 'volume', 'list')).some(row => row.name === name))
+    if (!isGone) return
+    this.model.volumes.delete(volume)
+    for (const [group, members] of this.model.groups) {
+      const left = members.filter(member => member !== volume)
+      if (left.length === 0) this.model.groups.delete(group)
+      else this.model.groups.set(group, left)
+    }
+  }
+
+  async resize(): Promise<void> {
+    const volume = this.own()
+    if (!volume || [...this.model.mirrors].some(({ source, target }) => source === volume || target === volume)) return
+    await this.model.stopClients(volume)
+    const { host, content } = volume
+    const sectors = MIB_SECTORS + Math.floor(this.random() * MIB_SECTORS)
+    const { verdict } = await this.do(host, ['volume', 'resize', volume.name, '--size', String(sectors * SECTOR), '--shrink'])
+    const rows = verdict === 'unknown' ? await host.ask('volume', 'show', volume.name) as { sizeBytes: number } : undefined
+    if (verdict === 'done' || rows?.sizeBytes === sectors * SECTOR) content.resize(sectors)
+  }
+
+  /** What differs must be listed. */
+  async diff(): Promise<void> {
+    const volume = this.own()
+    const [name, point] = volume ? this.pick([...volume.points].filter(([, { content }]) => content)) ?? [] : []
+    if (!name) return
+    await this.model.stopClients(volume!)
+    const { host, content } = volume!
+    const { verdict, value } = await this.do(host, ['snapshot', 'diff', volume!.name, name, '--limit', '100000'], [])
+    if (verdict !== 'done') return
+    const { ranges } = value as { ranges: { offset: number, length: number }[] }
+    const missed = point!.content!.differences(content).find(sector =>
+      !ranges.some(({ offset, length }) => sector * SECTOR >= offset && sector * SECTOR < offset + length))
+    if (missed !== undefined) this.model.fail(`${host.name}: diff of ${volume!.name}@${name} does not list sector ${missed}`)
+  }
+
+  /** Out to a file, and into a new volume from there, or straight from the other host. */
+  async transfer(): Promise<void> {
+    const volume = this.own()
+    if (!volume || [...this.model.volumes].filter(({ host }) => host === volume.host).length >= VOLUMES_MAX) return
+    await this.model.stopClients(volume)
+    const [host, to] = [this.pick(this.hosts), this.name('i')]
+    const file = volume.host.file('image')
+    const isFile = this.random() < 0.5
+    if (isFile) {
+      const out = await this.do(volume.host, ['volume', 'export', volume.name, file, '--overwrite'])
+      if (out.verdict !== 'done') return
+      const wrong = volume.content.judge(serialsOf(readFileSync(file)), true)
+      if (wrong) this.model.fail(`${volume.host.name}: the image of ${volume.name}: ${wrong}`)
+    }
+    const { verdict } = await this.do(host, ['volume', 'import', to, isFile ? file : volume.host.uri(volume.name)], [4, 5, 6, 9])
+    if (await this.happened(host, verdict, ['volume', 'list'], to)) this.model.add(host, to, volume.content.copy(), 4096 / SECTOR)
+  }
+
+  /** Over an existing volume: after a failure it is a mixture. */
+  async overwrite(): Promise<void> {
+    const volume = this.own()
+    if (!volume || [...this.model.mirrors].some(({ source, target }) => source === volume || target === volume)) return
+    await this.model.stopClients(volume)
+    const { host, content } = volume
+    const file = host.file('raw')
+    const image = new ChaosContent(1 + Math.floor(this.random() * content.sectors))
+    rmSync(file, { force: true })
+    writeFileSync(file, '')
+    truncateSync(file, image.sectors * SECTOR)
+    const bytes = readFileSync(file)
+    for (let count = 0; count < 20; count++) {
+      const [from, length, serial] = [Math.floor(this.random() * image.sectors), 1 + Math.floor(this.random() * 64), newSerial()]
+      const fits = Math.min(length, image.sectors - from)
+      image.put(from, fits, serial)
+      sectorBytes(serial, from, fits).copy(bytes, from * SECTOR)
+    }
+    writeFileSync(file, bytes)
+    image.resize(content.sectors)
+    const { verdict, exit } = await this.do(host, ['volume', 'import', volume.name, file, '--overwrite'])
+    if (verdict === 'done') content.become(image)
+    else if (verdict === 'unknown' || exit === 6 || exit === 7) content.blur(image)
+  }
+
+  /** A full delta into a new volume, and an increment behind it. */
+  async delta(): Promise<void> {
+    const volume = this.own()
+    const points = volume ? [...volume.points].filter(([, { content }]) => content?.isCertain && content.sectors === volume.content.sectors) : []
+    const other = this.pick(this.hosts)
+    if (points.length < 2 || [...this.model.volumes].filter(({ host }) => host === other).length >= VOLUMES_MAX) return
+    const [first, second] = [this.pick(points), this.pick(points)]
+    const { host } = volume!
+    const [whole, part] = [host.file('whole.delta'), host.file('part.delta')]
+    for (const words of [['delta', 'export', volume!.name, first[0], whole], ['delta', 'export', volume!.name, second[0], part, '--from', first[0]]]) {
+      if (first === second) return
+      if ((await this.do(host, [...words, '--overwrite'])).verdict !== 'done') return
+    }
+    const to = this.name('d')
+    const made = await this.do(other, ['volume', 'create', to, '--size', String(volume!.content.sectors * SECTOR), '--grain', String(volume!.grainSectors * SECTOR)])
+    if (!await this.happened(other, made.verdict, ['volume', 'list'], to)) return
+    const copy = this.model.add(other, to, new ChaosContent(volume!.content.sectors), volume!.grainSectors)
+    copy.wasTarget = true
+    for (const [file, [, { content }]] of [[whole, first], [part, second]] as const) {
+      const { verdict } = await this.do(other, ['delta', 'import', to, file])
+      if (verdict === 'done') copy.content.become(content!)
+      else if (verdict === 'unknown') copy.content.mayBecome(content!)
+      await this.model.read(copy)
+      if (verdict !== 'done') return
+    }
+  }
+
+  async group(): Promise<void> {
+    const host = this.pick(this.hosts)
+    const known = this.pick([...this.model.groups].filter(([, members]) => members[0]!.host === host))
+    if (!known) {
+      const members = [...this.model.volumes].filter(volume => volume.host === host && !volume.targetOf).slice(0, 2)
+      if (members.length < 2) return
+      const name = this.name('g')
+      const { verdict } = await this.do(host, ['group', 'create', name, ...members.map(volume => volume.name)])
+      if (await this.happened(host, verdict, ['group', 'list'], name)) this.model.groups.set(name, members)
+      return
+    }
+    const [name, members] = known
+    if (this.random() < 0.2) {
+      const { verdict } = await this.do(host, ['group', 'delete', name])
+      if (verdict === 'done' || (verdict === 'unknown' && !(await this.names(host, 'group', 'list')).some(row => row.name === name))) this.model.groups.delete(name)
+    } else if (this.random() < 0.5) await this.groupSnapshot(host, name, members)
+    else await this.groupRestore(host, name, members)
+  }
+
+  async groupSnapshot(host: ChaosHost, group: string, members: readonly ModelVolume[]): Promise<void> {
+    if (members.some(({ points, targetOf }) => points.size >= POINTS_MAX || targetOf)) return
+    const point = this.name('s')
+    const taken = members.map(({ content }) => content.follow())
+    const { verdict } = await this.do(host, ['group', 'snapshot', group, point])
+    members.forEach(({ content }, index) => { content.unfollow(taken[index]!) })
+    const there = await Promise.all(members.map(({ name }) => this.happened(host, verdict, ['snapshot', 'list', name], point)))
+    if (new Set(there).size > 1) this.model.fail(`${host.name}: group snapshot ${point} is there in some volumes only`)
+    if (there[0]) members.forEach((volume, index) => { volume.points.set(point, { content: taken[index]!, isAuto: false, uuid: '' }) })
+  }
+
+  async groupRestore(host: ChaosHost, group: string, members: readonly ModelVolume[]): Promise<void> {
+    const point = [...members[0]!.points.keys()].find(name => members.every(({ points, content, targetOf }) => {
+      const one = points.get(name)?.content
+      return one && one.sectors === content.sectors && !targetOf
+    }))
+    if (point === undefined) return
+    for (const volume of members) await this.model.stopClients(volume)
+    const known = new Set((await this.names(host, 'snapshot', 'list')).map(row => row.uuid))
+    const befores = members.map(({ content }) => content.copy())
+    const { verdict } = await this.do(host, ['group', 'restore', group, point, '--force'])
+    for (const [index, volume] of members.entries()) {
+      volume.copiesUntilMs = Date.now() + COPIES_MS
+      const content = volume.points.get(point)!.content!
+      if (verdict === 'done') volume.content.become(content)
+      else if (verdict === 'unknown') volume.content.mayBecome(content)
+      const undo = (await this.names(host, 'snapshot', 'list', volume.name)).find(row => !known.has(row.uuid) && row.labels['auto'] === 'undo')
+      if (undo) volume.points.set(undo.name, { content: befores[index]!, isAuto: true, uuid: undo.uuid })
+    }
+  }
+
+  async budget(): Promise<void> {
+    const volume = this.own()
+    if (!volume) return
+    volume.hasBudget = true
+    await this.do(volume.host, ['volume', 'set-budget', volume.name, ...this.pick([['--limit', '256KiB'], ['--unlimited'], ['--limit', '1MiB', '--order', 'fail']])])
+  }
+
+  /** Closed to new clients, and open again. */
+  async hide(): Promise<void> {
+    const volume = this.own()
+    if (!volume) return
+    const { host, name } = volume
+    const { outages } = host
+    const { verdict } = await this.do(host, ['export', 'hide', name])
+    const isIn = verdict === 'done' && await readExport(host.server.socketPath, name).then(() => true, () => false)
+    if (isIn && outages === host.outages) this.model.fail(`${host.name}: ${name} is hidden, and lets a client in`)
+    if (this.random() < 0.5) await this.do(host, ['export', 'kick', name, '--how', this.pick(['soft', 'hard'])])
+    await this.do(host, ['export', 'unhide', name])
+    await this.model.stopClients(volume)
+  }
+}

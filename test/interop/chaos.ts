@@ -1,0 +1,156 @@
+/**
+ * Chaos: lives of two servers, one random step after the other, with clients, kills, stops, cut links and full disks in between.
+ *
+ * A life ends with nothing in flight and no trouble: all is read, then all is deleted, and space and descriptors must come back.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { ChaosHost } from './chaos-host.js'
+import { ChaosMirrors, trouble } from './chaos-mirrors.js'
+import { ChaosModel } from './chaos-model.js'
+import { ChaosStorm } from './chaos-storm.js'
+import { sweep } from './chaos-sweep.js'
+import { CommandPool } from './command-pool.js'
+import { until } from '../../scripts/interop/tools.js'
+
+const MIB = 2 ** 20
+const DISK_MIB = 160
+/** What a store keeps that has no volumes any more: its logs. */
+const LEFT_BYTES = MIB
+const DESCRIPTORS_SLACK = 6
+const WAIT_MS = 40_000
+const RESIDENT_MAX = 450 * MIB
+
+interface Base { readonly descriptors: number, readonly bytes: number }
+
+export class Chaos {
+  readonly totals = { lives: 0, steps: 0, reads: 0, looks: 0, kills: 0, restarts: 0, troubles: 0, fills: 0 }
+  readonly #bases = new Map<ChaosHost, Base>()
+  readonly #lull: (() => void)[] = []
+
+  private constructor(readonly hosts: readonly ChaosHost[], readonly pool: CommandPool, readonly random: () => number) {}
+
+  static async start(random: () => number): Promise<Chaos> {
+    const pool = new CommandPool(random)
+    const hosts = [await ChaosHost.start('near', DISK_MIB, pool), await ChaosHost.start('far', DISK_MIB, pool)]
+    const chaos = new Chaos(hosts, pool, random)
+    for (const host of hosts) chaos.#bases.set(host, { descriptors: host.descriptors().length, bytes: host.usedBytes() })
+    return chaos
+  }
+
+  /** Answers what went wrong, or ''. */
+  async live(steps: number, isStorm: boolean): Promise<string> {
+    this.totals.lives++
+    const model = new ChaosModel(this.random)
+    const storm = new ChaosStorm(this.hosts, this.random)
+    if (isStorm) storm.start(2)
+    const wrong = (): string => model.failure || storm.failure || this.hosts.flatMap(host => host.wrong)[0] || ''
+    const doing = new ChaosMirrors(model, this.hosts)
+    try {
+      for (let step = 0; step < steps && !wrong(); step++) await this.#step(doing, model)
+      await this.#calm(model)
+      await storm.stop()
+      this.totals.looks += storm.looks
+      if (!wrong()) await this.#judge(model, doing)
+      this.totals.reads += model.reads
+      return wrong() || await sweep(this.hosts) || wrong() || await this.#left()
+    } catch (error) {
+      return wrong() || (error as Error).stack!
+    }
+  }
+
+  history(): string { return this.hosts.flatMap(host => host.history).sort().join('\n') }
+
+  async close(): Promise<void> {
+    for (const host of this.hosts) await host.close()
+    await this.pool.close()
+  }
+
+  async #step(doing: ChaosMirrors, model: ChaosModel): Promise<void> {
+    this.totals.steps++
+    const step = doing.pick(this.#table(doing))
+    try {
+      await step.call(doing)
+    } catch (error) {
+      throw new Error(`step ${step.name}: ${(error as Error).message}`, { cause: error })
+    }
+    if (this.random() < 0.1) await this.#trouble(model)
+    if (this.random() < 0.15) for (const host of this.hosts) await model.judge(host)
+    for (const host of this.hosts) host.judgeAlive()
+    for (const volume of model.volumes) if (volume.clients?.failure || volume.clients?.areLost) await model.stopClients(volume)
+  }
+
+  #table(steps: ChaosMirrors): readonly (() => Promise<void>)[] {
+    const { create, clients, snapshot, read, readPoint, restore } = steps
+    return [
+      create, create, clients, clients, clients, snapshot, snapshot, snapshot, read, read, readPoint, restore, restore,
+      steps.deletePoint, steps.renamePoint, steps.pin, steps.clone, steps.promote, steps.deleteVolume, steps.resize, steps.diff, steps.transfer,
+      steps.overwrite, steps.delta, steps.group, steps.group, steps.budget, steps.hide, steps.createMirror, steps.createMirror, steps.sync, steps.sync,
+      steps.look, steps.pause, steps.verify, steps.split, steps.resync, steps.resync, steps.deleteMirror, steps.takeOver, steps.replica,
+    ]
+  }
+
+  async #trouble(model: ChaosModel): Promise<void> {
+    const host = this.hosts[Math.floor(this.random() * 2)]!
+    const dice = this.random()
+    if (this.#lull.length > 0) { this.#end(); return }
+    if (dice < 0.3) {
+      this.totals.kills++
+      await host.kill()
+      await model.stopHost(host)
+      await model.readAll(host)
+    } else if (dice < 0.5) {
+      this.totals.restarts++
+      await host.restart()
+      await model.stopHost(host)
+      await model.readAll(host)
+    } else if (dice < 0.75) {
+      this.totals.troubles++
+      const end = trouble(host, this.random)
+      await sleep(this.random() * 4000)
+      end()
+    } else {
+      this.totals.fills++
+      model.full.add(host)
+      host.fill(this.random() < 0.5 ? 0 : MIB)
+      this.#lull.push(() => { host.drain() })
+    }
+  }
+
+  #end(): void { for (const end of this.#lull.splice(0)) end() }
+
+  /** No trouble any more, and nothing in flight. */
+  async #calm(model: ChaosModel): Promise<void> {
+    this.#end()
+    for (const host of this.hosts) await model.stopHost(host)
+  }
+
+  async #judge(model: ChaosModel, doing: ChaosMirrors): Promise<void> {
+    for (const host of this.hosts) await model.judge(host)
+    // What is in doubt of the sources is settled before their targets are judged by them.
+    for (const volume of model.volumes) if (!volume.targetOf) await model.read(volume)
+    for (const mirror of model.mirrors) {
+      if (mirror.isSplit) continue
+      await until(`mirror ${mirror.name} to sync`, WAIT_MS, async () => {
+        await mirror.host.run('mirror', 'resume', mirror.name)
+        return (await mirror.host.run('mirror', 'sync', mirror.name)).exit === 0
+      })
+      await doing.sync(mirror)
+    }
+    for (const host of this.hosts) await model.readAll(host)
+  }
+
+  /** Answers what of a life stays, or ''. */
+  async #left(): Promise<string> {
+    for (const host of this.hosts) {
+      const { descriptors, bytes } = this.#bases.get(host)!
+      const now = (): string => {
+        const [more, used, resident] = [host.descriptors().length - descriptors, host.usedBytes() - bytes, host.residentBytes()]
+        return more > DESCRIPTORS_SLACK ? `${host.name} has ${more} more descriptors open` : used > LEFT_BYTES ? `${host.name} keeps ${used} bytes`
+          : resident > RESIDENT_MAX ? `${host.name} has ${resident} bytes of memory` : ''
+      }
+      for (const deadline = Date.now() + 20_000; now() !== '' && Date.now() < deadline;) await sleep(200)
+      if (now()) return now()
+    }
+    return ''
+  }
+}

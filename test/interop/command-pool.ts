@@ -1,0 +1,61 @@
+/**
+ * CommandPool: runs `nbdelta` commands, mostly in threads that stay (command-worker.ts), some as processes of their own.
+ *
+ * A process takes most of its time to start, and hundreds of them take it from the servers that are to be tested.
+ */
+import { spawn } from 'node:child_process'
+import { join } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import { ROOT } from '../../scripts/interop/tools.js'
+
+const LAUNCHER = process.env['NBDELTA'] ?? join(ROOT, 'bin', 'nbdelta.cjs')
+/** A command that has not ended by then hangs. */
+const COMMAND_MS = 90_000
+const PROCESSES = 0.03
+
+/** Exit null: it did not end. */
+export interface Ended { readonly exit: number | null, readonly stdout: string, readonly stderr: string }
+
+export class CommandPool {
+  readonly #idle: Worker[] = []
+
+  constructor(readonly random: () => number) {}
+
+  /** `interruptMs`: when it gets a Ctrl-C. */
+  run(words: readonly string[], interruptMs?: number): Promise<Ended> {
+    const isProcess = process.env['NBDELTA'] !== undefined || interruptMs !== undefined || this.random() < PROCESSES
+    return isProcess ? inProcess(words, interruptMs) : this.#inThread(words)
+  }
+
+  async close(): Promise<void> { await Promise.all(this.#idle.map(worker => worker.terminate())) }
+
+  async #inThread(words: readonly string[]): Promise<Ended> {
+    const worker = this.#idle.pop() ?? new Worker(new URL('./command-worker.js', import.meta.url))
+    worker.unref()
+    const ended = await new Promise<Ended>((resolve, reject) => {
+      const late = setTimeout(() => { resolve({ exit: null, stdout: '', stderr: '' }) }, COMMAND_MS)
+      worker.once('error', reject)
+      worker.once('message', (message: Ended) => {
+        clearTimeout(late)
+        worker.off('error', reject)
+        resolve(message)
+      })
+      worker.postMessage([...words])
+    })
+    if (ended.exit === null) await worker.terminate()
+    else this.#idle.push(worker)
+    return ended
+  }
+}
+
+async function inProcess(words: readonly string[], interruptMs: number | undefined): Promise<Ended> {
+  const child = spawn(process.execPath, [LAUNCHER, ...words], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const [out, err]: Buffer[][] = [[], []]
+  child.stdout.on('data', (chunk: Buffer) => out!.push(chunk))
+  child.stderr.on('data', (chunk: Buffer) => err!.push(chunk))
+  const timers = [setTimeout(() => { child.kill('SIGKILL') }, COMMAND_MS)]
+  if (interruptMs !== undefined) timers.push(setTimeout(() => { child.kill('SIGINT') }, interruptMs))
+  const exit = await new Promise<number | null>(resolve => { child.once('close', resolve) })
+  for (const timer of timers) clearTimeout(timer)
+  return { exit, stdout: Buffer.concat(out!).toString(), stderr: Buffer.concat(err!).toString() }
+}
