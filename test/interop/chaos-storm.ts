@@ -17,6 +17,7 @@ const GROUPS = ['xg0', 'xg1']
 const MIRRORS = ['xm0', 'xm1', 'xm2']
 const SIZES = ['1MiB', '2MiB', '1537KiB', '4MiB']
 const JOB_MS = 15_000
+const UNUSED_ID = 1_000_000
 const FILES = ['f0', 'f1', 'f2']
 
 type Words = string[]
@@ -27,6 +28,8 @@ export class ChaosStorm {
   looks = 0
   readonly #digests = new Map<string, string>()
   readonly #known = new Map<string, readonly Known[]>()
+  /** Outages of each host by the time its jobs and clients were learnt. */
+  readonly #learnt = new Map<string, number>()
   #stopped = false
   #running: Promise<unknown> = Promise.resolve()
 
@@ -94,10 +97,13 @@ export class ChaosStorm {
 
   /** Most commands shall be about what is there. */
   async #learn(host: ChaosHost): Promise<void> {
+    const { outages } = host
     for (const noun of ['volume', 'mirror', 'group', 'snapshot', 'client', 'job'] as const) {
       const { exit, value } = await host.run(noun, 'list')
       if (exit === 0) this.#known.set(`${host.name} ${noun}`, (value as Known[]).filter(row => (row.volume ?? row.export ?? row.name)?.startsWith('x')))
     }
+    if (outages !== host.outages) return
+    this.#learnt.set(host.name, outages)
     // One that finds no room waits for it, for ever.
     for (const { id, state, startedAt } of this.#known.get(`${host.name} job`) ?? []) {
       if (state === 'running' && Date.now() - Date.parse(startedAt!) > JOB_MS) await host.run('job', 'cancel', String(id))
@@ -118,7 +124,8 @@ export class ChaosStorm {
 
   #id(host: ChaosHost, noun: 'client' | 'job'): string {
     const known = this.#known.get(`${host.name} ${noun}`) ?? []
-    return String(known.length > 0 ? this.#pick(known.slice(-5)).id : 1)
+    // A server that begins anew counts from 1: what was somebody's of the storm may now be somebody else's.
+    return String(known.length > 0 && host.outages === this.#learnt.get(host.name) ? this.#pick(known.slice(-5)).id : UNUSED_ID)
   }
 
   async #digest(host: ChaosHost, name: string): Promise<string | undefined> {
