@@ -41,6 +41,7 @@ export class Sites {
       },
       wholeAt: volume => wholeAt({ mirrors: this.mirrors, secondaries }, volume),
     })
+    this.secondaries.start()
   }
 
   static async open(folder: string): Promise<Sites> {
@@ -53,10 +54,7 @@ export class Sites {
     }
   }
 
-  start(): void {
-    this.secondaries.start()
-    this.mirrors.start()
-  }
+  start(): void { this.mirrors.start() }
 
   /** The volume that the mirror goes to, and what clients of it see; undefined: nothing, or it stands on its own. */
   target(): { readonly volume: StoreVolume, readonly shown: PointInfo | undefined } {
@@ -64,6 +62,13 @@ export class Sites {
     if (far) return { volume: far, shown: this.secondaries.of(far.uuid) && this.secondaries.shownPoint(far.uuid) }
     const mirror = this.mirrors.list()[0]
     return { volume: this.a.get('w')!, shown: mirror?.shownPoint() }
+  }
+
+  /** The peer has let its volume go, and the source's record does not say so. */
+  get isReleased(): boolean {
+    const far = this.b.get('x')
+    const { phase } = this.a.mirrors.find(({ name }) => name === 'm')?.state as { phase?: string } ?? {}
+    return far !== undefined && phase === 'paired' && this.secondaries.of(far.uuid)?.phase === 'released'
   }
 
   async close(): Promise<void> {

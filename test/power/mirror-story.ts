@@ -24,6 +24,8 @@ const STEPS = 18
 const PAUSES_MS = [0, 0, 2, 15]
 
 interface Side { readonly sectors: readonly ReadonlySet<number>[], readonly now: readonly number[] }
+/** `base`: what it was at the split; `isOwn`: somebody has written to it. */
+interface Apart extends Side { readonly base: readonly number[], readonly isOwn: boolean }
 interface Pair {
   readonly source: Side
   readonly points: ReadonlyMap<string, readonly number[]>
@@ -32,10 +34,12 @@ interface Pair {
   /** All that the source has been; the target is none of before `declared`. */
   readonly views: readonly (readonly number[])[]
   readonly declared: number | undefined
-  /** Of a split target; `isOwn`: somebody has written to it. */
-  readonly apart: (Side & { readonly isOwn: boolean }) | undefined
+  /** Of a split target. */
+  readonly apart: Apart | undefined
   /** What somebody had done on the target, and a resync is to keep. */
-  readonly kept: Side | undefined
+  readonly kept: Apart | undefined
+  /** A split was cut short: the peer has let go already, and the mirror is to be split again. */
+  readonly isReleased?: boolean
 }
 interface PairNote { readonly text: string, readonly worlds: readonly Pair[] }
 
@@ -101,6 +105,7 @@ class MirrorStory {
     this.#sites = await Sites.open(this.#folder)
     if (!this.#sites.a.get('v')) await this.#sites.a.createVolume({ name: 'v', sizeBytes: SECTORS * SECTOR, grainBytes: GRAIN })
     this.#sites.start()
+    if (this.#world.isReleased) await this.#splitAgain()
     for (let i = 0; i < steps; i++) {
       await this.#step()
       await new Promise<void>(resolve => { setTimeout(resolve, PAUSES_MS[this.#random(PAUSES_MS.length)]) })
@@ -200,8 +205,14 @@ class MirrorStory {
     const { now } = this.#world.source
     // A first copy, or a resync, has to be complete.
     if (this.#sites.mirrors.get('m').state.phase !== 'paired') return
-    await this.#do('split', [{ ...this.#declaredNow, phase: 'split', apart: { now, sectors: exactly(now), isOwn: false } }],
+    await this.#do('split', [{ ...this.#declaredNow, phase: 'split', apart: apartAt(now) }],
       () => this.#sites.mirrors.get('m').split({ atOnce: false }))
+  }
+
+  async #splitAgain(): Promise<void> {
+    const now = await contentsOf(this.#sites.target().volume)
+    await this.#do('split again', [{ ...this.#world, phase: 'split', isReleased: false, apart: apartAt(now) }],
+      () => this.#sites.mirrors.get('m').split({ atOnce: true }))
   }
 
   async #writeApart(): Promise<void> {
@@ -209,7 +220,7 @@ class MirrorStory {
     const { volume } = this.#sites.target()
     if (this.#random(4) === 0) return this.#do('flush the target', [{ ...this.#world, apart: { ...apart!, ...durable(apart!) } }], async () => { await volume.flush() })
     const { after, run } = this.#wish(apart!)
-    await this.#do('write to the target', [{ ...this.#world, apart: { ...after, isOwn: true } }], () => run(volume))
+    await this.#do('write to the target', [{ ...this.#world, apart: { ...apart!, ...after, isOwn: true } }], () => run(volume))
   }
 
   async #resync(): Promise<void> {
@@ -264,7 +275,7 @@ async function foundIn(sites: Sites, world: Pair, isDurable: boolean): Promise<P
   }
   const source = await sideOf(sites.a.get('v')!, world.source)
   const apart = world.apart && { ...world.apart, ...await sideOf(sites.target().volume, world.apart) }
-  return { ...world, source, apart, views: [...world.views, source.now] }
+  return { ...world, source, apart, views: [...world.views, source.now], isReleased: sites.isReleased }
 }
 
 async function problemOf(sites: Sites, world: Pair, allowed: (side: Side) => Side): Promise<string | undefined> {
@@ -302,6 +313,11 @@ async function problemLater(sites: Sites, world: Pair, random: Random): Promise<
   sites.start()
   if (world.phase === 'none') return undefined
   const mirror = sites.mirrors.get('m')
+  if (world.isReleased) {
+    await mirror.split({ atOnce: true })
+    const now = await contentsOf(sites.target().volume)
+    return isOne(now, world) ? undefined : 'what was let go is no declared point'
+  }
   if (world.phase === 'paired') {
     const problem = await problemOfShown(sites, world)
     if (problem !== undefined) return problem
@@ -322,18 +338,25 @@ async function problemLater(sites: Sites, world: Pair, random: Random): Promise<
   return kept && !await hasKept(volume, kept) ? 'what was done on the target is not kept' : undefined
 }
 
-async function problemOfShown(sites: Sites, { views, declared, isStreaming }: Pair): Promise<string | undefined> {
+async function problemOfShown(sites: Sites, world: Pair): Promise<string | undefined> {
   const { volume, shown } = sites.target()
-  if (!shown) return declared === undefined ? undefined : 'the target has no point'
+  if (!shown) return world.declared === undefined ? undefined : 'the target has no point'
   const content = await contentAt(volume, shown.name)
-  const mayBe = views.slice(declared ?? 0)
-  const isOne = isStreaming ? content.every((value, sector) => mayBe.some(view => view[sector] === value))
-    : mayBe.some(view => view.every((value, sector) => content[sector] === value))
-  return isOne ? undefined : 'the target shows what the source never was, or what is older than it has declared'
+  return isOne(content, world) ? undefined : 'the target shows what the source never was, or what is older than it has declared'
 }
 
-/** Where nothing differed from what the target was at there is nothing to be kept. */
-async function hasKept(volume: StoreVolume, { sectors }: Side): Promise<boolean> {
+/** What the source has been at some time, and not before what it has declared. */
+function isOne(content: readonly number[], { views, declared, isStreaming }: Pair): boolean {
+  const mayBe = views.slice(declared ?? 0)
+  return isStreaming ? content.every((value, sector) => mayBe.some(view => view[sector] === value))
+    : mayBe.some(view => view.every((value, sector) => content[sector] === value))
+}
+
+function apartAt(now: readonly number[]): Apart { return { now, sectors: exactly(now), base: now, isOwn: false } }
+
+async function hasKept(volume: StoreVolume, { sectors, base }: Apart): Promise<boolean> {
+  // Where nothing differs from what it was at, as when a write that no flush covers is lost, there is nothing to be kept.
+  if (base.every((value, sector) => sectors[sector]!.has(value))) return true
   for (const { name, kind } of volume.points.list()) {
     if (kind !== 'snapshot') continue
     const content = await contentAt(volume, name).catch((error: unknown) => {
