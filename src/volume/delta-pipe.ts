@@ -21,6 +21,7 @@ import {
 } from '../../native-free/delta-record.js'
 import { DeltaDecoder, type DeltaItem, type DeltaReason, type DeltaRefusal } from '../../native-free/delta-stream.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
+import { explain } from '../device/open-file.js'
 import { syncFolder } from '../device/sync-folder.js'
 import { writeStream } from './image-stream.js'
 import { assertActive, transferCancelled } from './transfer.js'
@@ -171,6 +172,7 @@ function accept(item: DeltaItem | DeltaRefusal, name: string): DeltaItem {
 /** What an unpacker complains about is damage, too. */
 function asReadError(error: unknown, name: string): NbdeltaError {
   const code = String((error as { code?: unknown } | undefined)?.code)
+  if (code === 'ENOENT' || code === 'EACCES') return explain(error, name, 'open')
   if (!/^(Z_|ZSTD_)/.test(code)) return asNbdeltaError(error, `read ${name}`)
   return new NbdeltaError('damaged', `${name}: cannot be unpacked: ${(error as Error).message}`, { hint: ANEW, cause: error })
 }
@@ -299,7 +301,7 @@ class PartialFile {
     try {
       return new PartialFile(path, partial, await open(partial ?? path, partial ? 'wx' : 'w'), overwrite)
     } catch (error) {
-      throw asNbdeltaError(error, `create ${path}`)
+      throw explain(error, path, 'create')
     }
   }
 

@@ -247,7 +247,7 @@ export class Volumes {
 
   /**
    * Closes and removes; an adopted backing stays, and holds what the volume showed. The caller has detached the clients.
-   * Errors: not-found, no-space (for what the backing lacks), io.
+   * Errors: not-found, busy (heirs need it, or what the backing lacks is in a volume that is not open), no-space (for that), io.
    */
   async delete(name: string): Promise<void> {
     // What takes long keeps nobody else waiting.
@@ -287,7 +287,11 @@ export class Volumes {
         throw new NbdeltaError('no-space', `no room to bring what volume '${name}' shows into ${backing}`,
           { cause: error, hint: 'make room, or delete its snapshots first' })
       }
-      // One that is damaged could never be deleted.
+      if (error instanceof NbdeltaError && error.code === 'busy') {
+        throw new NbdeltaError('busy', `${backing} has not all of what volume '${name}' shows: ${error.message}`,
+          { cause: error, hint: 'open that one anew: nbdelta volume reopen' })
+      }
+      // One whose disk fails for good could never be deleted.
       this.#logger.error({ err: error, volume: name, backing }, 'a volume goes, and what it showed is not all in its backing')
     }
   }

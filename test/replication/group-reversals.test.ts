@@ -67,7 +67,7 @@ t.test('what cannot be recorded any more is split still, and the error says that
   const { store } = lab.near
   const put = store.putMirrors.bind(store)
   store.putMirrors = async () => { throw new NbdeltaError('io', 'planted') }
-  const message = /^the source of m, the source of m2, the source of m3 shows what its target had, but they are still split: planted$/
+  const message = /^(the source of m[23]?(, )?){3} shows what its target had, but they are still split: planted$/
   await t.rejects(lab.near.mirrors.together(NAMES).reverse(), { code: 'io', message })
   t.same(await contents('near'), wanted)
   t.same(phases(), ['split', 'split', 'split'])

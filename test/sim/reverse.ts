@@ -11,6 +11,7 @@
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Mirror } from '../../src/replication/mirror.js'
 import type { WantedRestore } from '../../src/replication/reversal.js'
+import type { PointInfo } from '../../src/volume/snappoint.js'
 import { hasUndo } from './host.js'
 import { type Image, SECTOR } from './image.js'
 import type { SimVolume } from './machine.js'
@@ -52,10 +53,12 @@ export class Reverse {
   get isRestored(): boolean { return this.#restored }
   get process(): Process { return this.#parts.process }
 
-  /** A bookmark of the source, made by it. @param from in the views of the source */
-  marked(from: number, seq: number): Mark {
+  /** A bookmark of the source, made by it; it keeps its size, whatever becomes of the source's. @param from in the views of the source */
+  marked(from: number, { seq, sizeBytes }: PointInfo): Mark {
     this.#fit()
-    return { images: this.#contents, views: this.#parts.source.hosts.views, from, seq }
+    const found = this.#found
+    const images = (): ReadonlySet<Image> => new Set([...found].map(image => image.slice(0, sizeBytes / SECTOR)))
+    return { get images() { return images() }, views: this.#parts.source.hosts.views, from, seq }
   }
 
   /** The target was frozen. */

@@ -99,7 +99,7 @@ export class Scene implements World {
         const reversal = [...this.reversals].find(one => one.mirror.record.uuid === mirror)
         try {
           if (options.labels?.['frozen'] !== undefined) reversal?.froze(await frozenBack(place, info.name))
-          if (options.kind === 'bookmark' && reversal) this.watchOf(mirror).reverses(info.uuid, reversal.marked(from, info.seq))
+          if (options.kind === 'bookmark' && reversal) this.watchOf(mirror).reverses(info.uuid, reversal.marked(from, info))
           if (options.kind === 'bookmark') this.watchOf(mirror).marked(info.uuid)
           if (found) this.watchOf(mirror).froze(await found, hosts.views, from, info.seq)
           else if (IMAGE_NAME.test(info.name)) {

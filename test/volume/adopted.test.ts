@@ -1,5 +1,5 @@
 // A volume goes, and the file that it had adopted stays: with what the volume showed, whatever of that was elsewhere until then.
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { openStore, type Store } from '../../src/volume/open-store.js'
@@ -73,4 +73,25 @@ t.test('without room for what a snapshot has lent in the file it stays a volume'
   t.ok(existsSync(image))
   await volume.points.delete('s')
   await deleted(t, { store, volume, image })
+})
+
+t.test('while what a restore has to copy is in a volume that is not open it stays a volume', async t => {
+  const { store, volume, image } = await adopted(t)
+  const other = await store.createVolume({ name: 'other', sizeBytes: GRAINS * G, grainBytes: G })
+  await other.write(3 * G, G, Buffer.alloc(G, 9), 0)
+  await other.points.create({ name: 's', kind: 'snapshot' })
+  await volume.restore({ from: 's', sourceVolume: other, bytesPerSecond: 1 })
+  const shown = await readAll(volume)
+  await store.close()
+  const path = join(t.testdirName, 'store')
+  const journal = join(path, 'volumes', other.uuid, 'journal')
+  renameSync(journal, `${journal}.away`)
+  const without = await openStore({ path })
+  await t.rejects(without.deleteVolume('v'), { code: 'busy', message: /has not all of what volume 'v' shows/ })
+  await without.close()
+  renameSync(`${journal}.away`, journal)
+  const again = await openStore({ path })
+  await again.deleteVolume('v')
+  t.ok(readFileSync(image).equals(shown), 'the file holds what the volume showed')
+  await again.close()
 })

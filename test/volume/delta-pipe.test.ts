@@ -34,8 +34,8 @@ t.test('files: written aside, named at the end', async t => {
   t.ok(target.toBuffer().equals(q.image.toBuffer()))
   await t.rejects(exportDelta({ ...options, sink: path }), { code: 'exists' })
   await t.rejects(exportDelta({ ...options, sink: join(folder, 'folder'), overwrite: true }), { code: 'bad-argument' })
-  await t.rejects(exportDelta({ ...options, sink: join(folder, 'nowhere', 'x') }), { code: 'not-found' })
-  await t.rejects(verifyDelta(join(folder, 'nowhere')), { code: 'not-found' })
+  await t.rejects(exportDelta({ ...options, sink: join(folder, 'nowhere', 'x') }), { code: 'not-found', message: /there is no directory for / })
+  await t.rejects(verifyDelta(join(folder, 'nowhere')), { code: 'not-found', message: /^there is no / })
   await t.rejects(verifyDelta(join(folder, 'there')), { code: 'damaged' })
   await mergeDeltas({ sources: [path], sink: join(folder, 'there'), overwrite: true })
   t.ok(readFileSync(join(folder, 'there')).equals(readFileSync(path)), 'a delta merged with nothing is the same')
@@ -149,8 +149,8 @@ t.test('it is done when the sink has taken all of it, and failed when it has not
     await exportDelta({ volume: options.volume, to, sink: slow, compress })
     const packed = Buffer.concat(taken)
     t.equal((await verifyDelta(chunked(packed, MIB))).position.target, q.point.uuid, compress)
-    // The very last of it finds no room.
-    let room = packed.length - 1
+    // The very last of it finds no room; packed anew it may be some bytes shorter.
+    let room = packed.length - 100
     const full = new Writable({
       write: (chunk: Buffer, _encoding, done) => {
         room -= chunk.length
