@@ -12,6 +12,7 @@ import { join } from 'node:path'
 import { undoImports } from '../../src/daemon-imports.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { silentLogger } from '../../src/device/logger.js'
+import { syncFolder } from '../../src/device/sync-folder.js'
 import type { Random } from '../../src/device/testing.js'
 import { mergeDeltas } from '../../src/volume/delta-merge.js'
 import { freePointName } from '../../src/volume/free-name.js'
@@ -20,9 +21,10 @@ import { openStore, type Store } from '../../src/volume/open-store.js'
 import type { PointInfo } from '../../src/volume/snappoint.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { contentOf, SECTOR } from '../volume/storm-model.js'
-import { contentsOf, type DeltaFile, deltasOf, exactly, judgeFiles, type FilesWorld, type Held } from './files-judge.js'
+import { type DeltaFile, deltasOf, judgeFiles, type FilesWorld, type Held } from './files-judge.js'
 import type { Tale } from './lives.js'
 import type { RecordedFolder } from './recorded-folder.js'
+import { contentsOf, durable, exactly } from './sectors.js'
 
 const GRAIN = 4096
 const SECTORS_MAX = 64
@@ -66,9 +68,7 @@ class FileStory {
 
   async run(steps: number): Promise<void> {
     await fs.promises.mkdir(join(this.#folder, 'out'), { recursive: true })
-    const folder = await fs.promises.open(this.#folder, 'r')
-    await folder.sync()
-    await folder.close()
+    await syncFolder(this.#folder)
     await this.#open()
     for (let i = 0; i < steps; i++) {
       await this.#step()
@@ -77,12 +77,17 @@ class FileStory {
     await this.#do('close', [this.#flushed()], () => this.#store.close())
   }
 
-  /** What is refused has changed nothing. @param worlds behind it; all but the last one: while it runs */
-  async #do(text: string, worlds: readonly FilesWorld[], work: () => Promise<unknown>): Promise<boolean> {
+  /**
+   * What is refused has changed nothing. @param worlds behind it; all but the last one: while it runs
+   * @param look what it has become, where that is known only then
+   */
+  async #do(
+    text: string, worlds: readonly FilesWorld[], work: () => Promise<unknown>, look?: () => Promise<FilesWorld>,
+  ): Promise<boolean> {
     this.#note(text, [this.#world, ...worlds])
     try {
       await work()
-      this.#world = worlds.at(-1)!
+      this.#world = await look?.() ?? worlds.at(-1)!
       return true
     } catch (error) {
       if (!(error instanceof NbdeltaError) || !REFUSALS.includes(error.code)) throw error
@@ -153,14 +158,12 @@ class FileStory {
       if (kind === 'write') await volume.write(start * SECTOR, bytes, contentOf(value, bytes), 0)
       else if (kind === 'zero') await volume.zero(start * SECTOR, bytes, { allocate: false, fast: false })
       else await volume.trim(start * SECTOR, bytes)
-    })
-    if (kind !== 'trim') return
-    this.#world = this.#with(volume.name, { ...after, now: await contentsOf(volume) })
-    this.#note('the trim was looked at', [this.#world])
+      // A trim is a hint.
+    }, async () => this.#with(volume.name, kind === 'trim' ? { ...after, now: await contentsOf(volume) } : after))
   }
 
   async #flush(volume: StoreVolume): Promise<void> {
-    await this.#do(`flush ${volume.name}`, [this.#with(volume.name, durable(this.#held(volume)))], async () => { await volume.flush() })
+    await this.#do(`flush ${volume.name}`, [this.#with(volume.name, flushed(this.#held(volume)))], async () => { await volume.flush() })
   }
 
   async #snapshot(volume: StoreVolume): Promise<void> {
@@ -168,7 +171,7 @@ class FileStory {
     if (held.points.size >= POINTS_MAX) return
     const name = `p${++this.#serial}`
     const points = new Map([...held.points, [name, held.now]])
-    await this.#do(`snapshot ${volume.name}@${name}`, [this.#with(volume.name, { ...durable(held), points })],
+    await this.#do(`snapshot ${volume.name}@${name}`, [this.#with(volume.name, { ...flushed(held), points })],
       () => volume.points.create({ name, kind: 'snapshot' }))
   }
 
@@ -256,7 +259,7 @@ class FileStory {
     const held = this.#held(volume)
     if (held.now.length < content.length) return
     const after = changed(held, 0, held.now.length, sector => content[sector] ?? 0)
-    const worlds = [this.#with(volume.name, { ...after, isMixed: true }), this.#with(volume.name, durable(after))]
+    const worlds = [this.#with(volume.name, { ...after, isMixed: true }), this.#with(volume.name, flushed(after))]
     await this.#do(`import ${image.name} over ${volume.name}`, worlds, () => importImage(volume, path))
   }
 
@@ -305,7 +308,7 @@ class FileStory {
     const point = freePointName(volume, `delta-${to.uuid.slice(0, 8)}`)
     const mixed = { ...changed(held, 0, held.now.length, sector => to.content[sector] ?? 0), isMixed: true }
     const after = { ...held, ...freshly(to.content), points: new Map([...held.points, [point, to.content]]), backing: held.backing }
-    await this.#do(`import delta ${name} into ${of}`, [...from ? [this.#with(of, durable(held))] : [this.#with(of, mixed)], this.#with(of, after)], async () => {
+    await this.#do(`import delta ${name} into ${of}`, [...from ? [this.#with(of, flushed(held))] : [this.#with(of, mixed)], this.#with(of, after)], async () => {
       const { run } = await deltasOf(this.#store).prepareImport({ volume: of, path: join(this.#folder, 'out', name) })
       await run(CONTROL)
     })
@@ -327,14 +330,14 @@ class FileStory {
   #withFile(name: string, file: FilesWorld['files'] extends ReadonlyMap<string, infer F> ? F : never): FilesWorld {
     return { ...this.#world, files: new Map([...this.#world.files, [name, file]]) }
   }
-  #flushed(): FilesWorld { return { ...this.#world, volumes: new Map([...this.#world.volumes].map(([name, held]) => [name, durable(held)])) } }
+  #flushed(): FilesWorld { return { ...this.#world, volumes: new Map([...this.#world.volumes].map(([name, held]) => [name, flushed(held)])) } }
 }
 
 /** Whatever a delta may name it by; its own comes first. */
 function uuidsOf({ uuid, labels }: PointInfo): string[] { return [uuid, ...labels['origin'] === undefined ? [] : [labels['origin']]] }
 
 function freshly(now: readonly number[]): Held { return { now, sectors: exactly(now), points: new Map() } }
-function durable(held: Held): Held { return { ...held, sectors: exactly(held.now), isMixed: false } }
+function flushed(held: Held): Held { return { ...durable(held), isMixed: false } }
 
 function changed(held: Held, start: number, end: number, valueOf: (sector: number) => number): Held {
   const isIn = (sector: number): boolean => sector >= start && sector < end

@@ -5,7 +5,6 @@ import { DaemonDeltas } from '../../src/daemon-deltas.js'
 import { undoImports } from '../../src/daemon-imports.js'
 import type { Access } from '../../src/daemon-shared.js'
 import { Transfers } from '../../src/daemon-transfers.js'
-import type { BlockDevice } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { silentLogger } from '../../src/device/logger.js'
 import { MemoryDisk } from '../../src/device/testing.js'
@@ -14,16 +13,15 @@ import { openStore, type Store } from '../../src/volume/open-store.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { SECTOR, valuesOf } from '../volume/storm-model.js'
 import type { Ending } from './folder-states.js'
+import { contentsOf, found, problemOfSectors, problemOfSnapshot, type Sectors } from './sectors.js'
 
 interface At { readonly uuid: string, readonly content: readonly number[] }
 /** Content by sector. */
 interface ImageFile { readonly kind: 'image', readonly content: readonly number[] }
 export interface DeltaFile { readonly kind: 'delta', readonly from: At | undefined, readonly to: At }
 
-/** A volume: what each sector may be after a power cut, and is now; snapshots by name. */
-export interface Held {
-  readonly sectors: readonly ReadonlySet<number>[]
-  readonly now: readonly number[]
+/** A volume; snapshots by name. */
+export interface Held extends Sectors {
   readonly points: ReadonlyMap<string, readonly number[]>
   /** Name of a file. */
   readonly backing?: string | undefined
@@ -81,16 +79,14 @@ function afterKill(world: FilesWorld, worlds: readonly FilesWorld[]): FilesWorld
 async function foundIn(store: Store, world: FilesWorld, isDurable: boolean): Promise<FilesWorld> {
   const volumes = new Map<string, Held>()
   for (const [name, held] of world.volumes) {
-    const now = await contentsOf(store.get(name)!)
-    const sectors = isDurable ? exactly(now) : held.sectors.map((values, sector) => new Set([...values, now[sector]!]))
-    volumes.set(name, { ...held, now, sectors, isMixed: false })
+    volumes.set(name, { ...found(held, await contentsOf(store.get(name)!), isDurable), isMixed: false })
   }
   return { ...world, volumes }
 }
 
 async function problemOf(folder: string, store: Store, { volumes, files }: FilesWorld): Promise<string | undefined> {
-  const [found, expected] = [store.list().map(({ name }) => name).sort().join(), [...volumes.keys()].sort().join()]
-  if (found !== expected) return `volumes ${found}, not ${expected}`
+  const [listed, expected] = [store.list().map(({ name }) => name).sort().join(), [...volumes.keys()].sort().join()]
+  if (listed !== expected) return `volumes ${listed}, not ${expected}`
   for (const [name, held] of volumes) {
     const problem = await problemOfVolume(store.get(name)!, held)
     if (problem !== undefined) return `${name}: ${problem}`
@@ -110,17 +106,14 @@ async function problemOfVolume(volume: StoreVolume, held: Held): Promise<string 
   if (volume.problem) return `it cannot be opened: ${volume.problem.message}`
   const now = await contentsOf(volume)
   if (now.length !== held.now.length) return `${now.length} sectors, not ${held.now.length}`
-  const wrong = now.findIndex((value, sector) => !held.sectors[sector]!.has(value))
-  if (wrong >= 0) return `sector ${wrong} is ${now[wrong]}, not one of ${[...held.sectors[wrong]!].join(' ')}`
+  const problem = problemOfSectors(now, held)
+  if (problem !== undefined) return problem
   const points = volume.points.list().filter(({ labels }) => labels['auto'] !== 'undo').map(({ name }) => name)
-  const [found, expected] = [points.sort().join(), [...held.points.keys()].sort().join()]
-  if (found !== expected) return `points ${found}, not ${expected}`
+  const [listed, expected] = [points.sort().join(), [...held.points.keys()].sort().join()]
+  if (listed !== expected) return `points ${listed}, not ${expected}`
   for (const [name, content] of held.points) {
-    const device = volume.points.open(name)
-    const kept = await contentsOf(device)
-    await device.close()
-    const lost = content.findIndex((value, sector) => kept[sector] !== value)
-    if (lost >= 0 || kept.length !== content.length) return `${name}: sector ${lost} is ${kept[lost]}, not ${content[lost]}`
+    const lost = await problemOfSnapshot(volume, name, content)
+    if (lost !== undefined) return lost
   }
   return undefined
 }
@@ -155,11 +148,3 @@ function differenceOf(bytes: Buffer, content: readonly number[]): string | undef
   const wrong = content.findIndex((value, sector) => values[sector] !== value)
   return wrong < 0 ? undefined : `sector ${wrong} is ${values[wrong]}, not ${content[wrong]}`
 }
-
-export async function contentsOf(device: Pick<BlockDevice, 'read' | 'sizeBytes'>): Promise<number[]> {
-  const into = Buffer.alloc(device.sizeBytes)
-  await device.read(0, into.length, into, 0)
-  return valuesOf(into, into.length / SECTOR)
-}
-
-export function exactly(values: readonly number[]): ReadonlySet<number>[] { return values.map(value => new Set([value])) }

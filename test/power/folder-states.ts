@@ -32,6 +32,8 @@ export interface Left {
   readonly history: readonly Recorded[]
   readonly position: number
   readonly story: string
+  /** Name of the folder at whose store the power has not failed: its process was killed. */
+  readonly spared?: string
 }
 
 export function leftOf(history: readonly Recorded[], position: number, ending: Ending, random: Random): Left {

@@ -12,15 +12,14 @@ import type { Punching } from './hole-puncher.js'
 import { RecordedFolder } from './recorded-folder.js'
 
 export const LIVES = 3
-/** Holes are punched only where STORIES are asked for: what a trim then left after a kill (seed 538199094) has not been explained yet. */
-const PUNCHING: readonly Punching[] = process.env.STORIES === undefined ? ['absent'] : ['works', 'refused', 'fails', 'absent']
+const PUNCHING: readonly Punching[] = ['works', 'refused', 'fails', 'absent']
 
 /** What is done, and what must be found. `World` is all there is, as whoever has done it knows. */
 export interface Tale<World, Note> {
   /** @param serial of names: none was given out from there on */
   tell(folder: string, random: Random, recorded: RecordedFolder, world: World | undefined, serial: number): Promise<void>
   /** The world that it is; a text: what is wrong. @param notes of all that had begun */
-  judge(folder: string, notes: readonly Note[], ending: Ending, random: Random): Promise<{ readonly world: World | undefined } | string>
+  judge(folder: string, notes: readonly Note[], ending: Ending, random: Random, left: Left): Promise<{ readonly world: World | undefined } | string>
   /** What is left when it ends there; by default leftOf. */
   readonly left?: typeof leftOf
 }
@@ -87,7 +86,7 @@ export class Lives<World, Note> {
     const path = this.#here
     writeLeft(left, path)
     const notes = history.flatMap(({ begun, change }) => begun <= at && change.what === 'note' ? [change.note as Note] : [])
-    const found = await this.#tale.judge(path, notes, ending, random)
+    const found = await this.#tale.judge(path, notes, ending, random, left)
     rmSync(path, { recursive: true })
     return typeof found === 'string' ? `${left.story}, ${found}` : { left, world: found.world }
   }

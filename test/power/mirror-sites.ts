@@ -64,6 +64,8 @@ export class Sites {
     return { volume: this.a.get('w')!, shown: mirror?.shownPoint() }
   }
 
+  get isFar(): boolean { return this.b.get('x') !== undefined }
+
   /** The peer has let its volume go, and the source's record does not say so. */
   get isReleased(): boolean {
     const far = this.b.get('x')

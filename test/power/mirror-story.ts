@@ -7,14 +7,15 @@
 import fs from 'node:fs'
 import { join } from 'node:path'
 import { NbdeltaError } from '../../src/device/errors.js'
+import { syncFolder } from '../../src/device/sync-folder.js'
 import type { Random } from '../../src/device/testing.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { contentOf, SECTOR } from '../volume/storm-model.js'
-import { contentsOf, exactly } from './files-judge.js'
-import { type Ending, type Left, leftOf } from './folder-states.js'
+import { type Left, leftOf } from './folder-states.js'
 import type { Tale } from './lives.js'
 import { Sites } from './mirror-sites.js'
 import type { Change, Recorded, RecordedFolder } from './recorded-folder.js'
+import { contentAt, contentsOf, durable, exactly, found, problemOfSectors, problemOfSnapshot, type Sectors } from './sectors.js'
 
 const GRAIN = 4096
 const GRAINS = 10
@@ -23,11 +24,10 @@ const POINTS_MAX = 3
 const STEPS = 18
 const PAUSES_MS = [0, 0, 2, 15]
 
-interface Side { readonly sectors: readonly ReadonlySet<number>[], readonly now: readonly number[] }
 /** `base`: what it was at the split; `isOwn`: somebody has written to it. */
-interface Apart extends Side { readonly base: readonly number[], readonly isOwn: boolean }
+interface Apart extends Sectors { readonly base: readonly number[], readonly isOwn: boolean }
 interface Pair {
-  readonly source: Side
+  readonly source: Sectors
   readonly points: ReadonlyMap<string, readonly number[]>
   readonly phase: 'none' | 'paired' | 'split'
   readonly isStreaming: boolean
@@ -45,11 +45,12 @@ interface PairNote { readonly text: string, readonly worlds: readonly Pair[] }
 
 export const mirrorTale: Tale<Pair, PairNote> = {
   tell: (folder, random, recorded, world, serial) => new MirrorStory(folder, random, recorded, world, serial).run(STEPS),
-  judge: async (folder, notes, ending, random) => {
+  judge: async (folder, notes, ending, random, { spared }) => {
     const last = notes.at(-1)
     if (!last) return { world: undefined }
-    const found = await judged(folder, last.worlds, ending, random).catch((error: Error) => String(error.stack))
-    return typeof found === 'string' ? `${last.text}: ${found}` : found
+    const isCut = (place: string): boolean => ending === 'cut' && place !== spared
+    const verdict = await judged(folder, last.worlds, isCut, random).catch((error: Error) => String(error.stack))
+    return typeof verdict === 'string' ? `${last.text}: ${verdict}` : verdict
   },
   left: (history, position, ending, random) => {
     return ending === 'cut' && random(2) === 0 ? leftOfOne(history, position, random(2) === 0 ? 'a' : 'b', random) : leftOf(history, position, ending, random)
@@ -71,6 +72,7 @@ function leftOfOne(history: readonly Recorded[], position: number, hit: string, 
   return {
     paths: new Map([...cut.paths, ...killed.paths]), folders: new Set([...cut.folders, ...killed.folders]),
     links: new Map([...cut.links, ...killed.links]), position: cut.position, story: `${cut.story}, at ${hit} alone`,
+    spared: hit === 'a' ? 'b' : 'a',
     history: [...cut.history, ...killed.history].sort((one, other) => one.begun - other.begun),
   }
 }
@@ -99,9 +101,7 @@ class MirrorStory {
 
   async run(steps: number): Promise<void> {
     for (const place of ['a', 'b']) await fs.promises.mkdir(join(this.#folder, place), { recursive: true })
-    const root = await fs.promises.open(this.#folder, 'r')
-    await root.sync()
-    await root.close()
+    await syncFolder(this.#folder)
     this.#sites = await Sites.open(this.#folder)
     if (!this.#sites.a.get('v')) await this.#sites.a.createVolume({ name: 'v', sizeBytes: SECTORS * SECTOR, grainBytes: GRAIN })
     this.#sites.start()
@@ -141,7 +141,7 @@ class MirrorStory {
   }
 
   /** A write or zeros, somewhere. */
-  #wish(side: Side): { readonly after: Side, run(volume: StoreVolume): Promise<void> } {
+  #wish(side: Sectors): { readonly after: Sectors, run(volume: StoreVolume): Promise<void> } {
     const random = this.#random
     const start = random(2) === 0 ? random(SECTORS) : random(GRAINS) * 8
     const end = Math.min(SECTORS, start + (random(2) === 0 ? 1 + random(24) : 8))
@@ -218,7 +218,7 @@ class MirrorStory {
   async #writeApart(): Promise<void> {
     const { apart } = this.#world
     const { volume } = this.#sites.target()
-    if (this.#random(4) === 0) return this.#do('flush the target', [{ ...this.#world, apart: { ...apart!, ...durable(apart!) } }], async () => { await volume.flush() })
+    if (this.#random(4) === 0) return this.#do('flush the target', [{ ...this.#world, apart: durable(apart!) }], async () => { await volume.flush() })
     const { after, run } = this.#wish(apart!)
     await this.#do('write to the target', [{ ...this.#world, apart: { ...apart!, ...after, isOwn: true } }], () => run(volume))
   }
@@ -232,7 +232,7 @@ class MirrorStory {
   async #reverse(): Promise<void> {
     const { apart, views } = this.#world
     const { now } = apart!
-    const restored = { ...this.#world, source: { now, sectors: exactly(now) }, views: [...views, now], apart: { ...apart!, ...durable(apart!) } }
+    const restored = { ...this.#world, source: { now, sectors: exactly(now) }, views: [...views, now], apart: durable(apart!) }
     const after = { ...restored, phase: 'paired' as const, apart: undefined, kept: undefined, declared: views.length }
     await this.#do('reverse', [restored, after], async () => {
       const { finished } = await this.#sites.mirrors.together(['m']).reverse()
@@ -241,20 +241,21 @@ class MirrorStory {
   }
 }
 
-async function judged(folder: string, worlds: readonly Pair[], ending: Ending, random: Random): Promise<{ readonly world: Pair } | string> {
+type IsCut = (place: string) => boolean
+
+async function judged(folder: string, worlds: readonly Pair[], isCut: IsCut, random: Random): Promise<{ readonly world: Pair } | string> {
   const sites = await Sites.open(folder)
   try {
     const problems: string[] = []
     for (const world of worlds) {
-      const allowed = (side: Side): Side => ending === 'cut' ? side : { ...side, sectors: afterKill(side, world, worlds) }
-      const problem = await problemOf(sites, world, allowed)
+      const source = isCut('a') ? world.source : { ...world.source, sectors: afterKill(worlds) }
+      const problem = await problemOf(sites, { ...world, source })
       if (problem !== undefined) {
         problems.push(problem)
         continue
       }
-      const found = await foundIn(sites, world, ending === 'cut')
-      const later = await problemLater(sites, found, random)
-      return later ?? { world: found }
+      const seen = await foundIn(sites, world, isCut)
+      return await problemLater(sites, seen, random) ?? { world: seen }
     }
     return problems.join('; or ')
   } finally {
@@ -262,46 +263,36 @@ async function judged(folder: string, worlds: readonly Pair[], ending: Ending, r
   }
 }
 
-/** A kill loses nothing. */
-function afterKill(side: Side, world: Pair, worlds: readonly Pair[]): ReadonlySet<number>[] {
-  const others = worlds.map(other => side === world.source ? other.source.now : other.apart?.now).filter(now => now !== undefined)
-  return side.now.map((_, sector) => new Set(others.map(now => now[sector]!)))
+/** A kill loses nothing: a sector of the source is what it was in one of them. */
+function afterKill(worlds: readonly Pair[]): ReadonlySet<number>[] {
+  return worlds[0]!.source.now.map((_, sector) => new Set(worlds.map(({ source }) => source.now[sector]!)))
 }
 
-async function foundIn(sites: Sites, world: Pair, isDurable: boolean): Promise<Pair> {
-  const sideOf = async (volume: StoreVolume, side: Side): Promise<Side> => {
-    const now = await contentsOf(volume)
-    return { now, sectors: isDurable ? exactly(now) : side.sectors.map((values, sector) => new Set([...values, now[sector]!])) }
-  }
-  const source = await sideOf(sites.a.get('v')!, world.source)
-  const apart = world.apart && { ...world.apart, ...await sideOf(sites.target().volume, world.apart) }
+async function foundIn(sites: Sites, world: Pair, isCut: IsCut): Promise<Pair> {
+  const source = found(world.source, await contentsOf(sites.a.get('v')!), isCut('a'))
+  const apart = world.apart && found(world.apart, await contentsOf(sites.target().volume), isCut(sites.isFar ? 'b' : 'a'))
   return { ...world, source, apart, views: [...world.views, source.now], isReleased: sites.isReleased }
 }
 
-async function problemOf(sites: Sites, world: Pair, allowed: (side: Side) => Side): Promise<string | undefined> {
+async function problemOf(sites: Sites, world: Pair): Promise<string | undefined> {
   const source = sites.a.get('v')!
-  const problem = await problemOfSide('source', source, allowed(world.source))
+  const problem = await problemOfSide('source', source, world.source)
   if (problem !== undefined) return problem
-  const found = source.points.list().filter(({ name }) => name.startsWith('p')).map(({ name }) => name).sort().join()
-  if (found !== [...world.points.keys()].sort().join()) return `points ${found}, not ${[...world.points.keys()].join()}`
+  const listed = source.points.list().filter(({ name }) => name.startsWith('p')).map(({ name }) => name).sort().join()
+  if (listed !== [...world.points.keys()].sort().join()) return `points ${listed}, not ${[...world.points.keys()].join()}`
   for (const [name, content] of world.points) {
-    if (await shownDiffers(source, name, content)) return `${name} is not what it froze`
+    const lost = await problemOfSnapshot(source, name, content)
+    if (lost !== undefined) return lost
   }
   const record = sites.a.mirrors.find(({ name }) => name === 'm')
   const phase = record ? (record.state as unknown as { phase: string }).phase === 'split' ? 'split' : 'paired' : 'none'
   return phase === world.phase ? undefined : `it is ${phase}, not ${world.phase}`
 }
 
-async function problemOfSide(what: string, volume: StoreVolume, side: Side): Promise<string | undefined> {
+async function problemOfSide(what: string, volume: StoreVolume, side: Sectors): Promise<string | undefined> {
   if (volume.problem) return `${what} cannot be opened: ${volume.problem.message}`
-  const now = await contentsOf(volume)
-  const wrong = now.findIndex((value, sector) => !side.sectors[sector]!.has(value))
-  return wrong < 0 ? undefined : `${what}: sector ${wrong} is ${now[wrong]}, not one of ${[...side.sectors[wrong]!].join(' ')}`
-}
-
-async function contentAt({ points }: StoreVolume, name: string): Promise<number[]> {
-  const device = points.open(name)
-  try { return await contentsOf(device) } finally { await device.close() }
+  const problem = problemOfSectors(await contentsOf(volume), side)
+  return problem === undefined ? undefined : `${what}: ${problem}`
 }
 
 async function shownDiffers(volume: StoreVolume, name: string, content: readonly number[]): Promise<boolean> {
@@ -367,5 +358,3 @@ async function hasKept(volume: StoreVolume, { sectors, base }: Apart): Promise<b
   }
   return false
 }
-
-function durable(side: Side): Side { return { ...side, sectors: exactly(side.now) } }

@@ -7,15 +7,15 @@
  * Sectors of live have any of the values that they had since the last flush; snapshots exactly what was there.
  */
 import { join } from 'node:path'
-import type { BlockDevice } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Random } from '../../src/device/testing.js'
 import { openStore, type Store } from '../../src/volume/open-store.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
-import { contentOf, SECTOR, valuesOf } from '../volume/storm-model.js'
+import { contentOf, SECTOR } from '../volume/storm-model.js'
 import type { Ending } from './folder-states.js'
 import type { Tale } from './lives.js'
 import type { RecordedFolder } from './recorded-folder.js'
+import { contentsOf, durable, exactly, found, problemOfSectors, problemOfSnapshot, type Sectors } from './sectors.js'
 
 const GRAIN = 4096
 const IN_GRAIN = GRAIN / SECTOR
@@ -26,7 +26,7 @@ const POINTS_MAX = 4
 const PAUSES_MS = [0, 0, 2, 15, 60]
 
 interface Point { readonly kind: 'snapshot' | 'bookmark', readonly content: readonly number[] }
-interface Live { readonly sectors: readonly ReadonlySet<number>[], readonly now: readonly number[], readonly points: ReadonlyMap<string, Point> }
+interface Live extends Sectors { readonly points: ReadonlyMap<string, Point> }
 /** All there is, by names of volumes; undefined: no store yet. */
 type World = ReadonlyMap<string, Live> | undefined
 interface StoryNote { readonly text: string, readonly worlds: readonly World[] }
@@ -37,8 +37,8 @@ export const storeTale: Tale<NonNullable<World>, StoryNote> = {
   tell: (folder, random, recorded, world, serial) => new Story(join(folder, 'store'), random, recorded, world, serial).run(STEPS),
   judge: async (folder, notes, ending) => {
     const { text, worlds } = notes.at(-1) ?? { text: 'before anything', worlds: [undefined] }
-    const found = await judged(join(folder, 'store'), worlds, ending)
-    return typeof found === 'string' ? `${text}: ${found}` : found
+    const verdict = await judged(join(folder, 'store'), worlds, ending)
+    return typeof verdict === 'string' ? `${text}: ${verdict}` : verdict
   },
 }
 
@@ -68,12 +68,12 @@ class Story {
     await this.#do('close', flushed(this.#world!), () => this.#store.close())
   }
 
-  /** What is refused has changed nothing. */
-  async #do(text: string, after: World, work: () => Promise<unknown>): Promise<boolean> {
+  /** What is refused has changed nothing. @param look what it has become, where that is known only then */
+  async #do(text: string, after: World, work: () => Promise<unknown>, look?: () => Promise<World>): Promise<boolean> {
     this.#note(text, [this.#world, after])
     try {
       await work()
-      this.#world = after
+      this.#world = await look?.() ?? after
       return true
     } catch (error) {
       if (!(error instanceof NbdeltaError) || !['busy', 'wrong-state', 'bad-argument'].includes(error.code)) throw error
@@ -134,12 +134,8 @@ class Story {
       if (kind === 'write') await volume.write(start * SECTOR, bytes, contentOf(value, bytes), 0)
       else if (kind === 'zero') await volume.zero(start * SECTOR, bytes, { allocate: false, fast: false })
       else await volume.trim(start * SECTOR, bytes)
-    })
-    if (kind !== 'trim') return
-    // A hint: whole grains at most.
-    const content = await contentsOf(volume)
-    this.#world = this.#with(volume.name, { ...widened, now: content })
-    this.#note('the trim was looked at', [this.#world])
+      // A trim is a hint: whole grains at most.
+    }, async () => kind === 'trim' ? this.#with(volume.name, { ...widened, now: await contentsOf(volume) }) : this.#with(volume.name, widened))
   }
 
   async #flush(volume: StoreVolume): Promise<void> {
@@ -287,17 +283,16 @@ async function judged(path: string, worlds: readonly World[], ending: Ending): P
 
 /** @param isDurable all that is there is */
 async function foundIn(store: Store, world: NonNullable<World>, isDurable: boolean): Promise<World> {
-  const found = new Map<string, Live>()
+  const volumes = new Map<string, Live>()
   for (const [name, live] of world) {
-    const now = await contentsOf(store.get(name)!)
-    found.set(name, { ...live, now, sectors: isDurable ? exactly(now) : live.sectors.map((values, sector) => new Set([...values, now[sector]!])) })
+    volumes.set(name, found(live, await contentsOf(store.get(name)!), isDurable))
   }
-  return found
+  return volumes
 }
 
 async function problemOf(store: Store, world: NonNullable<World>): Promise<string | undefined> {
-  const [found, expected] = [store.list().map(({ name }) => name).sort().join(), [...world.keys()].sort().join()]
-  if (found !== expected) return `volumes ${found}, not ${expected}`
+  const [listed, expected] = [store.list().map(({ name }) => name).sort().join(), [...world.keys()].sort().join()]
+  if (listed !== expected) return `volumes ${listed}, not ${expected}`
   for (const [name, live] of world) {
     const problem = await problemOfVolume(store.get(name)!, live)
     if (problem !== undefined) return `${name}: ${problem}`
@@ -309,32 +304,20 @@ async function problemOfVolume(volume: StoreVolume, live: Live): Promise<string 
   if (volume.problem) return `it cannot be opened: ${volume.problem.message}`
   if (volume.sizeBytes !== live.now.length * SECTOR) return `${volume.sizeBytes / SECTOR} sectors, not ${live.now.length}`
   const now = await contentsOf(volume)
-  const wrong = now.findIndex((value, sector) => !live.sectors[sector]!.has(value))
-  if (wrong >= 0) return `sector ${wrong} is ${now[wrong]}, not one of ${[...live.sectors[wrong]!].join(' ')}`
-  const [found, expected] = [volume.points.list().map(({ name }) => name).sort().join(), [...live.points.keys()].sort().join()]
-  if (found !== expected) return `points ${found}, not ${expected}`
+  const problem = problemOfSectors(now, live)
+  if (problem !== undefined) return problem
+  const [listed, expected] = [volume.points.list().map(({ name }) => name).sort().join(), [...live.points.keys()].sort().join()]
+  if (listed !== expected) return `points ${listed}, not ${expected}`
   for (const [name, { kind, content }] of live.points) {
     const runs = volume.points.changedRuns(name)
     const isMarked = (sector: number): boolean => runs.some(({ start, end }) => start <= sector / IN_GRAIN && sector / IN_GRAIN < end)
     const missing = now.findIndex((value, sector) => value !== (content[sector] ?? 0) && !isMarked(sector))
     if (missing >= 0) return `since ${name} sector ${missing} was ${content[missing]}, is ${now[missing]}, and is not marked`
     if (kind === 'bookmark') continue
-    const device = volume.points.open(name)
-    const kept = await contentsOf(device)
-    await device.close()
-    const lost = content.findIndex((value, sector) => kept[sector] !== value)
-    if (lost >= 0 || kept.length !== content.length) return `${name}: sector ${lost} is ${kept[lost]}, not ${content[lost]}`
+    const lost = await problemOfSnapshot(volume, name, content)
+    if (lost !== undefined) return lost
   }
   return undefined
 }
 
-/** By sector. */
-async function contentsOf(device: Pick<BlockDevice, 'read' | 'sizeBytes'>): Promise<number[]> {
-  const into = Buffer.alloc(device.sizeBytes)
-  await device.read(0, into.length, into, 0)
-  return valuesOf(into, into.length / SECTOR)
-}
-
-function exactly(values: readonly number[]): ReadonlySet<number>[] { return values.map(value => new Set([value])) }
-function durable(live: Live): Live { return { ...live, sectors: exactly(live.now) } }
 function flushed(world: NonNullable<World>): World { return new Map([...world].map(([name, live]) => [name, durable(live)])) }
