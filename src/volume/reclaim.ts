@@ -94,13 +94,8 @@ export class Reclaimer {
     const deadlineMs = clock.now() + FINISH_MS
     try {
       while (map.stale.size > 0 && clock.now() <= deadlineMs) {
-        const batch = this.#lockBatch()
-        try {
-          if (this.#impossible && map.stale.total * grainBytes > FINISH_WRITE_BYTES) break
-          if (await this.#giveBack(batch) === 'impossible') this.#impossible = true
-        } finally {
-          this.#unlock(batch)
-        }
+        if (this.#impossible && map.stale.total * grainBytes > FINISH_WRITE_BYTES) break
+        if (!await this.#endBatch()) break
       }
     } catch (error) {
       logger.warn({ err: error }, 'space of trimmed ranges could not be given back before closing')
@@ -116,16 +111,22 @@ export class Reclaimer {
     await this.stop()
     try {
       while (this.#core.map.stale.size > 0) {
-        const batch = this.#lockBatch()
-        if (batch.length === 0) throw new NbdeltaError('busy', 'ranges that were trimmed are written to')
-        try {
-          if (await this.#giveBack(batch) === 'impossible') this.#impossible = true
-        } finally {
-          this.#unlock(batch)
-        }
+        if (!await this.#endBatch()) throw new NbdeltaError('busy', 'ranges that were trimmed are written to')
       }
     } finally {
       this.#stopped = false
+    }
+  }
+
+  /** False: somebody is at all of it. */
+  async #endBatch(): Promise<boolean> {
+    const batch = this.#lockBatch()
+    if (batch.length === 0) return false
+    try {
+      if (await this.#giveBack(batch) === 'impossible') this.#impossible = true
+      return true
+    } finally {
+      this.#unlock(batch)
     }
   }
 
