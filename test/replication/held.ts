@@ -19,6 +19,8 @@ type Target = Pick<BlockDevice, 'write' | 'zero' | 'flush'>
 export class Held {
   /** Requests that came to something that is held. */
   arrived = 0
+  /** Grains before this one the cycle has read, and its image need not keep any more. */
+  forgotten = 0
   #grains = new Map<number, Passage>()
   #flush: Passage = 'free'
   #failed = false
@@ -29,7 +31,7 @@ export class Held {
     this.#grains = new Map(grains.map(grain => [grain, 'held']))
     this.#flush = 'held'
     this.#failed = false
-    this.arrived = 0
+    this.arrived = this.forgotten = 0
   }
 
   /** It arrives, and so does the answer. */
@@ -54,7 +56,11 @@ export class Held {
     points.open = (name, how) => {
       const device = open(name, how)
       if (!/-image(\.\d+)?$/.test(name)) return device
-      const read = device.read.bind(device)
+      const [read, forget] = [device.read.bind(device), device.forget.bind(device)]
+      device.forget = offset => {
+        this.forgotten = Math.max(this.forgotten, Math.floor(offset / G))
+        forget(offset)
+      }
       device.read = async (offset, length, into, at) => {
         const grains = grainsOf(offset, length)
         await this.#until(() => grains.some(grain => this.#passage(grain) !== 'held'))
