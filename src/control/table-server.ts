@@ -7,8 +7,8 @@ import { ACTION_FIELDS, JOB_FIELDS } from './table-volume.js'
 
 /** Below this a single request of 32 MiB could not be held beside anything else. */
 const MEMORY_BYTES_MIN = 64 * 1024 * 1024
-/** The NBD server's own default: 1,024 connections with their guaranteed 48 KiB, and 32 MiB shared among the busy ones. */
-const MEMORY_BYTES = 80 * 1024 * 1024
+/** The NBD server's own default: 1,024 connections with their guaranteed 48 KiB, and 16 MiB shared among the busy ones. */
+const MEMORY_BYTES = 64 * 1024 * 1024
 const MIRROR_MEMORY_BYTES = 256 * 1024 * 1024
 /** A day: longer is a mistake, not a deadline. */
 const DRAIN_SECONDS_MAX = 86_400

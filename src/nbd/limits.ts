@@ -51,7 +51,7 @@ export interface ServerLimits {
 
 export const DEFAULT_LIMITS: ServerLimits = Object.freeze({
   connections: 1024,
-  memoryBytes: 80 * MIB,
+  memoryBytes: 64 * MIB,
   connectionBytes: 2 * MIB,
   inFlight: 64,
   backlogBytes: 512 * KIB,
