@@ -121,8 +121,9 @@ export class MapFile {
       await queue.add(() => this.#loadDirectory(first, faults))
     }
     await queue.drain()
+    const spare: Buffer[] = []
     for (const [from, to] of this.#runs()) {
-      if (this.#kinds[from] === PAGE_MIXED) await queue.add(() => this.#loadPages(from, to, into, faults))
+      if (this.#kinds[from] === PAGE_MIXED) await queue.add(() => this.#loadPages(from, to, into, faults, spare))
       else {
         const [start, end] = [from * PAGE_BITS, Math.min(into.length, to * PAGE_BITS)]
         if (this.#kinds[from] === PAGE_SET) into.set(start, end)
@@ -218,11 +219,24 @@ export class MapFile {
     }
   }
 
-  async #loadPages(from: number, to: number, into: GrainBitmap, faults: string[]): Promise<void> {
+  /** @param spare buffers of a run's length, whose content is worth nothing */
+  #loadPages(from: number, to: number, into: GrainBitmap, faults: string[], spare: Buffer[]): Pending {
     const start = addressOf(from)
-    const slots = Buffer.alloc((to - from) * SLOT_BYTES)
-    const length = Math.min(slots.length, this.#device.sizeBytes - start)
-    if (length > 0) await this.#device.read(start, length, slots, 0)
+    const slots = spare.pop() ?? Buffer.allocUnsafe(RUN_PAGES * SLOT_BYTES)
+    const wanted = (to - from) * SLOT_BYTES
+    const length = Math.max(0, Math.min(wanted, this.#device.sizeBytes - start))
+    slots.fill(0, length, wanted)
+    const take = (): void => {
+      this.#takePages(from, to, slots, into, faults)
+      spare.push(slots)
+    }
+    const reading = length > 0 ? this.#device.read(start, length, slots, 0) : undefined
+    if (reading) return reading.then(take)
+    take()
+    return undefined
+  }
+
+  #takePages(from: number, to: number, slots: Buffer, into: GrainBitmap, faults: string[]): void {
     for (let page = from; page < to; page++) {
       const bits = this.#decode(slots, (page - from) * SLOT_BYTES, addressOf(page), TYPE_PAGE, PAGE_BYTES)
       if (typeof bits !== 'string') {
@@ -312,12 +326,23 @@ class RequestQueue {
   /** Starts the request, then waits until there is room for another. */
   async add(request: () => Pending): Promise<void> {
     if (this.#failed) return
-    const running: Promise<void> = (async () => { await request() })().catch((error: unknown) => {
-      this.#failed = true
-      this.#failure = error
-    }).finally(() => { this.#running.delete(running) })
+    let started: Pending
+    try {
+      started = request()
+    } catch (error) {
+      this.#fail(error)
+      return
+    }
+    if (!started) return
+    const running: Promise<void> = started.catch((error: unknown) => { this.#fail(error) })
+      .finally(() => { this.#running.delete(running) })
     this.#running.add(running)
     if (this.#running.size >= IN_FLIGHT_MAX) await Promise.race(this.#running)
+  }
+
+  #fail(error: unknown): void {
+    this.#failed = true
+    this.#failure = error
   }
 
   async drain(): Promise<void> {
