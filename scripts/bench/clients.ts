@@ -143,6 +143,7 @@ async function measureFio({ side, place, server, workload, seconds }: Run): Prom
 async function measureCopy({ bench, side, place, server, workload }: Run): Promise<Sample> {
   const uri = uriOf(side, place, workload.transport)
   const args = workload.kind === 'out' ? [uri, 'null:'] : [await bench.source(), uri]
+  await $`nbdcopy ${workload.kind === 'out' ? args : [await bench.warmSource(), uri]}`.quiet()
   const before = server.cpuSeconds()
   const begin = performance.now()
   const { cpuSeconds } = await withCpuPeak(server, $`nbdcopy ${args}`.quiet())

@@ -21,6 +21,7 @@ import type { Place } from './sides.js'
 const SOURCES = fileURLToPath(new URL('../../../scripts/bench/', import.meta.url))
 const MIB = 1024 * 1024
 const FRESH_BYTES = 1024 * MIB
+const WARM_SOURCE_BYTES = 256 * MIB
 
 export class Workbench {
   readonly directory: string
@@ -92,6 +93,13 @@ export class Workbench {
   async source(): Promise<string> {
     await this.#random(this.sourceFile, this.sizeBytes)
     return this.sourceFile
+  }
+
+  /** A part of it: a server that has just started compiles its code meanwhile, without much to write back. */
+  async warmSource(): Promise<string> {
+    const path = join(this.directory, 'warm-source.img')
+    await this.#random(path, Math.min(this.sizeBytes, WARM_SOURCE_BYTES))
+    return path
   }
 
   close(): void {
