@@ -82,6 +82,9 @@ class Stage {
   /** The source goes back under the running mirror; the load goes on while it copies, and may be killed with it. */
   async restore(): Promise<void> {
     if (!this.#kept) return
+    // One that a kill has cut short may go on still, and a second one is refused until it is over.
+    const jobs = await this.call('job.list', {}) as { kind: string, state: string }[]
+    if (jobs.some(({ kind, state }) => kind === 'restore' && state === 'running')) return
     await this.stop()
     const { name, model, image } = this.#kept
     await this.ledger.become(image, this.call('snapshot.restore', { volume: NAME, name, force: true, wait: false, rate: '4MiB/s' }))
