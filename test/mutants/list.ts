@@ -30,6 +30,9 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'volume/adopted' },
   { name: 'what is lent stays in the file of a volume that goes', file: 'volume/settle.js', find: 'await gate.admit(start, end);', put: ';',
     judge: 'volume/adopted' },
+  // Record logs (open-record-log.ts)
+  { name: 'what a failed sync has left in the page cache counts as durable', file: 'store/open-record-log.js', judge: 'store/record-log',
+    find: 'await device.write(live.base, live.end, bytes, 0);', put: ';' },
   // Preserving and marking (preserver.ts, gate.ts, chain.ts)
   { name: 'PRESERVE before the copy is flushed', file: 'volume/preserver.js', find: 'await point.files.preserved.flush();',
     put: ';', judge: 'preserving' },

@@ -28,6 +28,8 @@ export type Change =
   | { readonly what: 'remove', readonly id: number, readonly within: number }
   /** Of a file, or the names in a folder. */
   | { readonly what: 'sync', readonly id: number }
+  /** A sync has failed: what was written before counts as done, and no later sync covers it. */
+  | { readonly what: 'lost', readonly id: number }
   /** Of whoever makes the changes. */
   | { readonly what: 'note', readonly note: unknown }
 
@@ -160,11 +162,17 @@ export class RecordedFolder {
 
   #failureOf(what: What, fd: number): Error | undefined {
     const name = this.#nameOf.get(fd)
-    return name === undefined ? undefined : this.faults?.failureOf(what, name)
+    return name === undefined ? undefined : this.#failing(what, name)
+  }
+
+  #failing(what: What, name: string): Error | undefined {
+    const failure = this.faults?.failureOf(what, name)
+    if (failure && what === 'sync' && this.faults!.isHarshTo(name)) this.#begin({ what: 'lost', id: this.#fileOf(name) })()
+    return failure
   }
 
   #mayFail(what: What, name: string): void {
-    const failure = this.faults?.failureOf(what, name)
+    const failure = this.#failing(what, name)
     if (failure) throw failure
   }
 
