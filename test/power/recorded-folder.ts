@@ -61,7 +61,7 @@ export class RecordedFolder {
   readonly #restore: () => void
 
   /** What the disk refuses. */
-  faults: Faults | undefined
+  faults: Pick<Faults, 'failureOf' | 'isHarshTo'> | undefined
 
   /** From now on, until `stop`. @param before what `root` holds; by default nothing */
   constructor(root: string, before?: Before, punching: Punching = 'refused') {

@@ -37,6 +37,7 @@ export class Teller {
   done = 0
   #wallMs = STORY_BEGINS
   readonly #isStormy: boolean
+  #faults: Faults | undefined
   /** Since something has failed: what it may be. */
   #candidates: readonly World[] | undefined
 
@@ -82,14 +83,14 @@ export class Teller {
   async do(text: string, worlds: readonly World[], work: () => Promise<unknown>, look?: () => Promise<World>): Promise<boolean> {
     if (this.#candidates) return false
     this.done++
-    const failures = this.#recorded.faults?.count
+    const failures = this.#faults?.count
     this.#note(text, [this.#world, ...worlds])
     try {
       await work()
       this.#world = await look?.() ?? worlds.at(-1)!
       return true
     } catch (error) {
-      if (error instanceof NbdeltaError && this.#recorded.faults && (failures !== this.#recorded.faults.count || !REFUSALS.includes(error.code))) {
+      if (error instanceof NbdeltaError && this.#faults && (failures !== this.#faults.count || !REFUSALS.includes(error.code))) {
         this.#candidates = [this.world, ...worlds]
         return false
       }
@@ -106,10 +107,9 @@ export class Teller {
 
   /** Between two steps: disks begin to fail, or are in order again. */
   async weather(): Promise<void> {
-    const { faults } = this.#recorded
-    if (!faults) {
-      if (this.#isStormy && this.random(FAIL_EVERY) === 0) this.#recorded.faults = new Faults(seededRandom(this.random(2 ** 31)))
-    } else if (this.#candidates || this.random(CALM_EVERY) === 0 || this.store.list().some(({ problem }) => problem)) await this.#calm(faults)
+    if (!this.#faults) {
+      if (this.#isStormy && this.random(FAIL_EVERY) === 0) this.#faults = this.#recorded.faults = new Faults(seededRandom(this.random(2 ** 31)))
+    } else if (this.#candidates || this.random(CALM_EVERY) === 0 || this.store.list().some(({ problem }) => problem)) await this.#calm(this.#faults)
   }
 
   /** However it ends. */
@@ -120,7 +120,7 @@ export class Teller {
   }
 
   async #calm({ kind }: Faults): Promise<void> {
-    this.#recorded.faults = undefined
+    this.#faults = this.#recorded.faults = undefined
     await this.close()
     this.#store = await openStore({ path: this.#path, clock: this.clock })
     const verdict = await worldOf(this.#store, this.#candidates ?? [this.world], 'killed')
