@@ -57,7 +57,10 @@ export async function lockStore(options: LockOptions): Promise<StoreLock> {
     if (taken === 'no-tool') {
       logger.warn({ path }, `no '${tool}' here (Debian: util-linux): other containers will not see the store's lock`)
     }
-    await sign(handle, clock)
+    // A full disk has no room for it, and must be opened to be emptied.
+    await sign(handle, clock).catch((error: unknown) => {
+      logger.warn({ err: error, path }, 'the lock file does not say who has the store')
+    })
     let released: Promise<void> | undefined
     return { kind: taken === 'taken' ? 'flock' : 'socket', release: () => released ??= release(handle, server) }
   } catch (error) {

@@ -4,7 +4,9 @@
  * Repairs, in this order, each made durable before the next; a crash in between leads to the same repairs again:
  *   1. zeros over a torn end, so that a record behind it can never join the chain that grows towards it;
  *      zeros over a rewrite cut short, so that its records cannot be taken for those of the next rewrite, which will
- *      have the same epoch. Flush: this also makes durable what a killed process left in the page cache.
+ *      have the same epoch. What counts, and no mark vouches for, is written again. Flush: that makes durable what a killed
+ *      process left in the page cache. The flush alone would not, where an earlier one has failed: to the kernel what that one
+ *      was to write is clean, so that it is read as if it were there, until the power fails.
  *   2. RETIRED into the half that does not count. Earlier, it would vouch for a half that is not on the medium yet.
  *   3. the mark.
  */
@@ -80,7 +82,7 @@ export async function openRecordLog(device: BlockDevice, identity: LogIdentity):
   const idle = otherHalf(choice.live)
   const wipe = choice.other === 'wipe' || holdsLaterEpoch(identity, bytes[idle], idle * halfBytes, live.epoch)
   const recovery = describe(choice, live, wipe)
-  await repair(device, identity, choice, live, wipe)
+  await repair(device, identity, choice, live, wipe, bytes[choice.live])
   const usedBytes: [number, number] = [live.end, live.end]
   usedBytes[idle] = wipe ? RECORDS_AT : Math.max(RECORDS_AT, usedBytesOf(bytes[idle]))
   const log = new RecordLog(device, identity, {
@@ -108,11 +110,14 @@ function describe(choice: Choice, live: Half, wipe: boolean): string[] {
   return texts
 }
 
-async function repair(device: BlockDevice, identity: LogIdentity, choice: Choice, live: Half, wipe: boolean): Promise<void> {
+async function repair(
+  device: BlockDevice, identity: LogIdentity, choice: Choice, live: Half, wipe: boolean, bytes: Buffer,
+): Promise<void> {
   const halfBytes = halfBytesOf(device.sizeBytes)
   const idleBase = otherHalf(choice.live) * halfBytes
   if (live.dirtyTail) await writeZeros(device, live.base + live.end, halfBytes - live.end)
   if (wipe) await writeZeros(device, idleBase, halfBytes)
+  if (live.markedSequence !== live.lastSequence) await device.write(live.base, live.end, bytes, 0)
   await device.flush()
   if (wipe || choice.other === 'retire') {
     const retired = encodeRetired(identity, idleBase, live.epoch, live.lastSequence, halfBytes)

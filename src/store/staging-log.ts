@@ -160,6 +160,15 @@ export class StagingLog {
 
   /** Opens what lies on `device`, zeros at first. Returns the entries that are not applied. Errors: newer-format, io. */
   static async open(device: BlockDevice, options: StagingOptions): Promise<{ log: StagingLog, entries: StagedEntry[] }> {
+    try {
+      return await StagingLog.#open(device, options)
+    } catch (error) {
+      await device.close()
+      throw error
+    }
+  }
+
+  static async #open(device: BlockDevice, options: StagingOptions): Promise<{ log: StagingLog, entries: StagedEntry[] }> {
     const marks = [await readMark(device, options, 0), await readMark(device, options, 1)]
     const applied = Math.max(...marks.map(mark => mark?.applied ?? 0))
     const space = device.sizeBytes - SEGMENTS_AT

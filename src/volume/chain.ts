@@ -143,6 +143,16 @@ export class Chain {
     point.fresh?.extents.add(Math.floor(from / EXTENT_GRAINS), divCeil(end, EXTENT_GRAINS))
   }
 
+  /**
+   * As a journal says at open. What the map on disk says already is written again as well: a sync that has failed may have left it
+   * in the page cache alone (src/store/open-record-log.ts), and the next checkpoint drops the record.
+   */
+  markAgain(point: Point, from: number, to: number): void {
+    this.markIn(point, from, to)
+    const end = Math.min(to, point.changed.length)
+    if (from < end) point.noteChanged(from, end)
+  }
+
   /** Those that preserve what live overwrites, youngest first. */
   get keepers(): readonly Point[] { return this.#keepers.points }
 

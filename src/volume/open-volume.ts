@@ -29,7 +29,7 @@ import type { InheritStore } from './inherit-store.js'
 import { VolumeJournal } from './journal.js'
 import { LiveView } from './live-view.js'
 import type { PointStore } from './point-store.js'
-import { loadPoints } from './point-loading.js'
+import { loadPoints, type Opened } from './point-loading.js'
 import { VolumePoints } from './points.js'
 import { Preserver } from './preserver.js'
 import { Reclaimer } from './reclaim.js'
@@ -87,21 +87,28 @@ export async function openVolume(options: OpenVolumeOptions): Promise<Volume> {
   return new Volume(await openVolumeParts(options))
 }
 
-/** As `openVolume`, for whoever builds more than a plain volume on the parts. */
+/** As `openVolume`, for whoever builds more than a plain volume on the parts. What was opened of points is closed when it rejects. */
 export async function openVolumeParts(options: OpenVolumeOptions): Promise<VolumeParts> {
+  const opened: Opened = []
+  try {
+    return await openParts(options, opened)
+  } catch (error) {
+    await Promise.allSettled(opened.map(file => file.close()))
+    throw error
+  }
+}
+
+async function openParts(options: OpenVolumeOptions, opened: Opened): Promise<VolumeParts> {
   const { live, sizeBytes, grainBytes, clock = systemClock, logger = silentLogger, name = options.uuid } = options
   const owner = uuidBytes(options.uuid)
   const journalName = `journal of volume ${name}`
   const { log, records, recovery } = await openRecordLog(options.journal, { magic: JOURNAL_MAGIC, owner, name: journalName })
   const map = new VolumeMap(divCeil(sizeBytes, grainBytes), log.limitBytes)
-  const missingBytes = mapFileSizeBytes(map.grains) - options.map.sizeBytes
   const mapFile = new MapFile(options.map, { owner, name: `map of volume ${name}` }, map.grains)
-  const faults = await mapFile.load(map.data)
-  // What was cut off reads as damaged, which is all data; the next checkpoint needs its place again.
-  if (missingBytes > 0) await options.map.resize(mapFileSizeBytes(map.grains))
+  const faults = await loadMap(mapFile, options.map, map)
   const chain = new Chain(map)
-  const pointNotes = options.points ? await loadPoints(options.points, chain, grainBytes, map.grains) : []
-  const { inherit, notes: layerNotes } = await loadLayers(options, chain, map.grains)
+  const pointNotes = options.points ? await loadPoints(options.points, chain, grainBytes, map.grains, opened) : []
+  const { inherit, notes: layerNotes } = await loadLayers(options, chain, map.grains, opened)
   const found = replay(map, chain, inherit, records, journalName)
   chain.settle()
   for (const layer of inherit.layers) findAgain(layer, options, chain, map.grains)
@@ -132,6 +139,7 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   const space = new Space(core, view, name, options.space ?? NO_BUDGET)
   const preserver = new Preserver(core, view, checkpointer)
   staged = options.points?.staged && new Staging(core, preserver, options.points)
+  if (staged) opened.push(staged)
   await staged?.open(false)
   space.expect()
   const gate = new Gate(core, preserver, reclaimer)
@@ -149,9 +157,17 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
   return parts
 }
 
+/** What was cut off reads as damaged, which is all data; the next checkpoint needs its place again. */
+async function loadMap(mapFile: MapFile, device: OpenVolumeOptions['map'], { data, grains }: VolumeMap): Promise<string[]> {
+  const isCutOff = device.sizeBytes < mapFileSizeBytes(grains)
+  const faults = await mapFile.load(data)
+  if (isCutOff) await device.resize(mapFileSizeBytes(grains))
+  return faults
+}
+
 /** What the table says that the volume inherits. Errors: damaged, io. */
 async function loadLayers(
-  { inherit: store, grainBytes }: OpenVolumeOptions, chain: Chain, grains: number,
+  { inherit: store, grainBytes }: OpenVolumeOptions, chain: Chain, grains: number, opened: Opened,
 ): Promise<{ readonly inherit: Inherited, readonly notes: string[] }> {
   const inherit = new Inherited(grainBytes)
   const notes: string[] = []
@@ -160,6 +176,7 @@ async function loadLayers(
     const undo = uuid === null ? undefined : chain.points.find(({ info }) => info.uuid === uuid)
     if (uuid !== null && !undo) throw new NbdeltaError('damaged', `the undo point ${uuid} of a restore is not there`)
     const file = await store!.open(kind, grains)
+    opened.push(file)
     const bits = new GrainBitmap(grains)
     notes.push(...await file.load(bits))
     inherit.layers.push(new Layer(kind, bits, file, undo, settled))

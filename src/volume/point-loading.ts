@@ -13,8 +13,13 @@ import type { PointRecord, PointStore } from './point-store.js'
 /** Points loaded side by side: each is many small reads, one after the other. Two files and seven maps each. */
 const LOADS_AT_ONCE = 16
 
+/** What is open so far, for whoever has to close it when something of it cannot be opened. */
+export type Opened = { close(): Promise<void> }[]
+
 /** Fills the chain. Returns what was found out of order, in words. Errors: damaged, newer-format, io. */
-export async function loadPoints(store: PointStore, chain: Chain, grainBytes: number, grains: number): Promise<string[]> {
+export async function loadPoints(
+  store: PointStore, chain: Chain, grainBytes: number, grains: number, opened: Opened,
+): Promise<string[]> {
   const notes: string[] = []
   const folders = new Map((await store.folders()).map(folder => [folder.seq, folder]))
   const known: PointRecord[] = []
@@ -39,6 +44,7 @@ export async function loadPoints(store: PointStore, chain: Chain, grainBytes: nu
     const older = info.uuid === '' ? known.slice(0, index).findLast(other => !other.deleting) : undefined
     const covered = next ? divCeil(next.sizeBytes, grainBytes) : grains
     const files = await store.open(info.seq, info.kind, info.sizeBytes)
+    opened.push(files)
     const state = deleting ? 'deleting' : 'ready'
     const point = new Point(info, state, files, grainBytes, Math.max(covered, divCeil(older?.sizeBytes ?? 0, grainBytes)))
     return { point, notes: await files.load(point) }

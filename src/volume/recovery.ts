@@ -69,7 +69,7 @@ export function replay(
         const end = Math.min(range.end, map.grains)
         if ((kind === 'inherited' || kind === 'inheritedZero') && range.start < end) inherit.take(range.start, end)
         replayGrains(map, kept, kind, range)
-        if ((kind === 'zero' || kind === 'inheritedZero') && newest) chain.markIn(newest, range.start, range.end)
+        if ((kind === 'zero' || kind === 'inheritedZero') && newest) chain.markAgain(newest, range.start, range.end)
       }
     }
   }
@@ -90,7 +90,7 @@ type PointEntry = Extract<JournalEntry, { readonly kind: PointJournalKind }>
 
 function replayPoint(map: VolumeMap, chain: Chain, { kind, seq }: PointEntry, range: Run, newest: Point | undefined): void {
   if (kind === 'hot') {
-    if (newest) chain.markIn(newest, range.start * EXTENT_GRAINS, range.end * EXTENT_GRAINS)
+    if (newest) chain.markAgain(newest, range.start * EXTENT_GRAINS, range.end * EXTENT_GRAINS)
     return
   }
   const point = chain.points.find(other => other.seq === seq)
@@ -105,7 +105,7 @@ function replayPoint(map: VolumeMap, chain: Chain, { kind, seq }: PointEntry, ra
     chain.lend(point, range.start, end)
     if (range.start < map.grains) map.becomeLent(range.start, Math.min(end, map.grains))
   }
-  if (newest) chain.markIn(newest, range.start, end)
+  if (newest) chain.markAgain(newest, range.start, end)
 }
 
 function replayRegions(regions: Set<number>, kind: 'open' | 'close', range: Run, count: number): void {
@@ -124,7 +124,7 @@ export function replayLayers(map: VolumeMap, chain: Chain, inherit: Inherited): 
         const end = Math.min(map.data.runEnd(at, stop), undo!.lent.runEnd(at, stop))
         if (map.data.get(at) || undo!.lent.get(at)) chain.lend(undo!, at, end)
         else chain.preserveZero(undo!, at, end)
-        chain.markIn(undo!, at, end)
+        chain.markAgain(undo!, at, end)
         at = end
       }
       at = stop < map.grains ? todo.next(stop, map.grains, true) : stop

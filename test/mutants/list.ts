@@ -30,6 +30,11 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'volume/adopted' },
   { name: 'what is lent stays in the file of a volume that goes', file: 'volume/settle.js', find: 'await gate.admit(start, end);', put: ';',
     judge: 'volume/adopted' },
+  // Record logs (open-record-log.ts)
+  { name: 'what a failed sync has left in the page cache counts as durable', file: 'store/open-record-log.js', judge: 'store/record-log',
+    find: 'await device.write(live.base, live.end, bytes, 0);', put: ';' },
+  { name: 'a mark that a failed sync has lost is not written again', file: 'volume/recovery.js', judge: 'power/lost-syncs',
+    find: 'chain.markAgain(newest, range.start * EXTENT_GRAINS', put: 'chain.markIn(newest, range.start * EXTENT_GRAINS' },
   // Preserving and marking (preserver.ts, gate.ts, chain.ts)
   { name: 'PRESERVE before the copy is flushed', file: 'volume/preserver.js', find: 'await point.files.preserved.flush();',
     put: ';', judge: 'preserving' },

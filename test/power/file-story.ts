@@ -9,6 +9,7 @@
  */
 import fs from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { undoImports } from '../../src/daemon-imports.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { silentLogger } from '../../src/device/logger.js'
@@ -40,6 +41,12 @@ interface FilesNote { readonly text: string, readonly worlds: readonly FilesWorl
 
 export const fileTale: Tale<FilesWorld, FilesNote> = {
   tell: (folder, random, recorded, world, serial) => new FileStory(folder, random, recorded, world, serial).run(STEPS),
+  recover: async (folder, random) => {
+    const store = await openStore({ path: join(folder, 'store') }).catch(() => undefined)
+    if (store) await undoImports(store, silentLogger)
+    await sleep(random(10))
+    await store?.close()
+  },
   judge: async (folder, notes, ending) => {
     const last = notes.at(-1)
     if (!last) return { world: undefined }

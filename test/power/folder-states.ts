@@ -16,6 +16,7 @@ type Way = typeof WAYS[number]
 export type Ending = 'killed' | 'cut'
 
 type Sync = Extract<Change, { what: 'sync' }>
+type Loss = Extract<Change, { what: 'lost' }>
 type Naming = Extract<Change, { what: 'make' | 'link' | 'rename' | 'remove' }>
 type Content = Extract<Change, { what: 'write' | 'size' }>
 /** `file` is its number, unless it is a further name of one. */
@@ -41,9 +42,11 @@ export function leftOf(history: readonly Recorded[], position: number, ending: E
   const nameWay = ending === 'killed' ? 'all' : WAYS[random(WAYS.length)]!
   const contentWay = ending === 'killed' ? 'all' : WAYS[random(WAYS.length - 1)]!
   const syncs = begun.filter((one): one is Recorded<Sync> => one.change.what === 'sync' && one.end <= position)
-  const isCovered = ({ end, change }: Recorded<Naming | Content>): boolean => {
+  const losses = begun.filter((one): one is Recorded<Loss> => one.change.what === 'lost')
+  const isCovered = ({ begun: at, end, change }: Recorded<Naming | Content>): boolean => {
     const id = 'within' in change ? change.within : change.file
-    return syncs.some(sync => sync.begun > end && sync.change.id === id)
+    const lostAt = losses.find(loss => loss.begun > at && loss.change.id === id)?.begun ?? Infinity
+    return syncs.some(sync => sync.begun > end && sync.begun < lostAt && sync.change.id === id)
   }
   const namings = begun.filter((one): one is Recorded<Naming> => ['make', 'link', 'rename', 'remove'].includes(one.change.what))
   const open = new Set(namings.filter(one => !isCovered(one)))
@@ -54,10 +57,10 @@ export function leftOf(history: readonly Recorded[], position: number, ending: E
   for (const one of begun) {
     const { change } = one
     const isOver = one.end <= position
-    if (change.what === 'sync' && ending === 'killed' && isOver) keep(one, change)
+    if ((change.what === 'sync' || change.what === 'lost') && ending === 'killed' && isOver) keep(one, change)
     else if (change.what === 'write' || change.what === 'size') {
       for (const part of isCovered({ ...one, change }) ? [change] : partsOf(change, contentWay, isOver, random)) keep(one, part)
-    } else if (change.what !== 'sync' && change.what !== 'note') {
+    } else if (change.what !== 'sync' && change.what !== 'lost' && change.what !== 'note') {
       const isThere = !open.has(one as Recorded<Naming>) || isNamed(nameWay, first.has(one as Recorded<Naming>), isOver, random)
       for (const part of isThere ? namingsOf(tree, change, isOver, random) : []) if (apply(tree, part)) keep(one, part)
     }

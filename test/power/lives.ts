@@ -12,6 +12,8 @@ import type { Punching } from './hole-puncher.js'
 import { RecordedFolder } from './recorded-folder.js'
 
 export const LIVES = 3
+/** One in so many ends a second time. */
+const TWICE_EVERY = 3
 const PUNCHING: readonly Punching[] = ['works', 'refused', 'fails', 'absent']
 
 /** What is done, and what must be found. `World` is all there is, as whoever has done it knows. */
@@ -22,6 +24,8 @@ export interface Tale<World, Note> {
   judge(folder: string, notes: readonly Note[], ending: Ending, random: Random, left: Left): Promise<{ readonly world: World | undefined } | string>
   /** What is left when it ends there; by default leftOf. */
   readonly left?: typeof leftOf
+  /** Opens what is left, lets it recover for a while, and closes it. Where it cannot, the judge says so. */
+  recover(folder: string, random: Random): Promise<void>
 }
 
 interface Life<World> { readonly left: Left | undefined, readonly world: World | undefined }
@@ -50,7 +54,10 @@ export class Lives<World, Note> {
     const wrong: string[] = []
     let life: Life<World> = { left: undefined, world: undefined }
     for (let n = 0; n < LIVES && wrong.length === 0; n++) {
-      const recorded = await this.#lived(life, random, n)
+      const recorded = await this.#lived(life, random, n).catch((error: unknown) => {
+        wrong.push(`seed ${seed}, life ${n}: ${error instanceof Error ? error.stack : String(error)}`)
+      })
+      if (!recorded) break
       for (let i = 0; i < this.#states && wrong.length < 3; i++) {
         const next = await this.#ended(recorded, life.left?.position ?? 0, random)
         if (typeof next === 'string') wrong.push(`seed ${seed}, life ${n}, state ${i}, ${next}`)
@@ -72,23 +79,44 @@ export class Lives<World, Note> {
     } finally {
       recorded.stop()
       process.env.PATH = tools
+      rmSync(folder, { recursive: true })
     }
-    rmSync(folder, { recursive: true })
     return recorded
   }
 
   /** What the next life goes on with, or what is wrong with it. */
   async #ended({ history, position }: RecordedFolder, from: number, random: Random): Promise<Life<World> | string> {
-    const ending = random(4) === 0 ? 'killed' : 'cut'
+    const ending: Ending = random(4) === 0 ? 'killed' : 'cut'
     // Whatever is done once is done at the beginning.
     const at = from + 1 + random(random(4) === 0 ? Math.min(100, position - from) : position - from)
-    const left = (this.#tale.left ?? leftOf)(history, at, ending, random)
+    const once = (this.#tale.left ?? leftOf)(history, at, ending, random)
+    const notes = history.flatMap(({ begun, change }) => begun <= at && change.what === 'note' ? [change.note as Note] : [])
+    const { left, ending: last } = random(TWICE_EVERY) === 0 ? await this.#endedAgain(once, ending, random) : { left: once, ending }
     const path = this.#here
     writeLeft(left, path)
-    const notes = history.flatMap(({ begun, change }) => begun <= at && change.what === 'note' ? [change.note as Note] : [])
-    const found = await this.#tale.judge(path, notes, ending, random, left)
+    const found = await this.#tale.judge(path, notes, last, random, left)
     rmSync(path, { recursive: true })
     return typeof found === 'string' ? `${left.story}, ${found}` : { left, world: found.world }
+  }
+
+  /** While what was left is being recovered. What the first cut has left is durable; a kill spares what it spares. */
+  async #endedAgain(once: Left, ending: Ending, random: Random): Promise<{ readonly left: Left, readonly ending: Ending }> {
+    const path = this.#here
+    writeLeft(once, path)
+    const recorded = new RecordedFolder(path, once)
+    try {
+      await this.#tale.recover(path, random)
+    } finally {
+      recorded.stop()
+    }
+    rmSync(path, { recursive: true })
+    const span = recorded.position - once.position
+    if (span === 0) return { left: once, ending }
+    const again: Ending = random(3) === 0 ? 'killed' : 'cut'
+    const left = leftOf(recorded.history, once.position + 1 + random(span), again, random)
+    const { spared } = once
+    const kept = again === 'killed' && spared !== undefined ? { spared } : {}
+    return { left: { ...left, ...kept, story: `${once.story}, then ${left.story}` }, ending: again === 'cut' ? 'cut' : ending }
   }
 
   /** Nobody but the player of it punches holes, and where the tool is absent there is none. */

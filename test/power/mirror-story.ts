@@ -6,6 +6,7 @@
  */
 import fs from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { syncFolder } from '../../src/device/sync-folder.js'
 import type { Random } from '../../src/device/testing.js'
@@ -45,6 +46,12 @@ interface PairNote { readonly text: string, readonly worlds: readonly Pair[] }
 
 export const mirrorTale: Tale<Pair, PairNote> = {
   tell: (folder, random, recorded, world, serial) => new MirrorStory(folder, random, recorded, world, serial).run(STEPS),
+  recover: async (folder, random) => {
+    const sites = await Sites.open(folder).catch(() => undefined)
+    sites?.start()
+    await sleep(random(30))
+    await sites?.close()
+  },
   judge: async (folder, notes, ending, random, { spared }) => {
     const last = notes.at(-1)
     if (!last) return { world: undefined }

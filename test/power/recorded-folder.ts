@@ -11,6 +11,7 @@ import fs from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
 import { basename, dirname, relative } from 'node:path'
+import type { Faults, What } from './faults.js'
 import { type Punching, playedPuncher } from './hole-puncher.js'
 
 /**
@@ -27,6 +28,8 @@ export type Change =
   | { readonly what: 'remove', readonly id: number, readonly within: number }
   /** Of a file, or the names in a folder. */
   | { readonly what: 'sync', readonly id: number }
+  /** A sync has failed: what was written before counts as done, and no later sync covers it. */
+  | { readonly what: 'lost', readonly id: number }
   /** Of whoever makes the changes. */
   | { readonly what: 'note', readonly note: unknown }
 
@@ -52,9 +55,13 @@ export class RecordedFolder {
   readonly #root: string
   readonly #byName = new Map([['', 0]])
   readonly #byDescriptor = new Map<number, number>()
+  readonly #nameOf = new Map<number, string>()
   readonly #links = new Map<number, number>()
   #nextId = 1
   readonly #restore: () => void
+
+  /** What the disk refuses. */
+  faults: Pick<Faults, 'failureOf' | 'isHarshTo'> | undefined
 
   /** From now on, until `stop`. @param before what `root` holds; by default nothing */
   constructor(root: string, before?: Before, punching: Punching = 'refused') {
@@ -71,10 +78,14 @@ export class RecordedFolder {
     }], [fs, {
       writeSync: original => (...args: Parameters<typeof fs.writeSync>) => {
         const [fd, from, at, length, offset] = args as unknown as [number, Buffer, number, number, number]
+        const failure = this.#failureOf('write', fd)
+        if (failure) throw failure
         return this.#writing(fd, from, at, length, offset, () => Reflect.apply(original, fs, args))
       },
       write: original => (...args: unknown[]) => {
         const [fd, from, at, length, offset, done] = args as [number, Buffer, number, number, number, (error: unknown, bytes: number) => void]
+        const failure = this.#failureOf('write', fd)
+        if (failure) return void setImmediate(done, failure, 0)
         const end = this.#beginWrite(fd, from, at, length, offset)
         Reflect.apply(original, fs, [fd, from, at, length, offset, (error: unknown, bytes: number) => {
           end()
@@ -82,6 +93,8 @@ export class RecordedFolder {
         }])
       },
       fdatasync: original => (fd: number, done: (error: unknown) => void) => {
+        const failure = this.#failureOf('sync', fd)
+        if (failure) return void setImmediate(done, failure)
         const end = this.#beginSync(this.#byDescriptor.get(fd))
         Reflect.apply(original, fs, [fd, (error: unknown) => {
           end()
@@ -99,6 +112,9 @@ export class RecordedFolder {
   }
 
   get position(): number { return this.#position }
+
+  /** Names of files that are open. */
+  get opened(): string[] { return [...this.#nameOf.values()] }
 
   note(note: unknown): void {
     const position = ++this.#position
@@ -144,6 +160,22 @@ export class RecordedFolder {
     }
   }
 
+  #failureOf(what: What, fd: number): Error | undefined {
+    const name = this.#nameOf.get(fd)
+    return name === undefined ? undefined : this.#failing(what, name)
+  }
+
+  #failing(what: What, name: string): Error | undefined {
+    const failure = this.faults?.failureOf(what, name)
+    if (failure && what === 'sync' && this.faults!.isHarshTo(name)) this.#begin({ what: 'lost', id: this.#fileOf(name) })()
+    return failure
+  }
+
+  #mayFail(what: What, name: string): void {
+    const failure = this.#failing(what, name)
+    if (failure) throw failure
+  }
+
   async #opened(path: string, work: () => Promise<FileHandle>): Promise<FileHandle> {
     const name = this.#name(path)
     if (name === undefined) return work()
@@ -152,10 +184,13 @@ export class RecordedFolder {
     const id = this.#fileOf(name)
     this.#byDescriptor.set(handle.fd, id)
     const { fd } = handle
+    this.#nameOf.set(fd, name)
     let at = 0
     const around = <K extends 'truncate' | 'sync' | 'datasync' | 'writeFile' | 'close'>(method: K, begin: (...args: Parameters<FileHandle[K]>) => () => void): void => {
       const original = handle[method]
       Object.defineProperty(handle, method, { value: async (...args: Parameters<FileHandle[K]>) => {
+        const what = WHAT[method]
+        if (what) this.#mayFail(what, name)
         const end = begin(...args)
         try {
           return await Reflect.apply(original, handle, args)
@@ -174,6 +209,7 @@ export class RecordedFolder {
     })
     around('close', () => {
       this.#byDescriptor.delete(fd)
+      this.#nameOf.delete(fd)
       return () => undefined
     })
     return handle
@@ -183,6 +219,7 @@ export class RecordedFolder {
   async #making<T>(path: string, isFolder: boolean, work: () => Promise<T>): Promise<T> {
     const name = this.#name(path)
     if (name === undefined || fs.existsSync(path)) return work()
+    this.#mayFail('make', name)
     const id = this.#nextId++
     const end = this.#begin({ what: 'make', name: basename(name), id, isFolder, within: this.#folderOf(name) })
     const done = await work()
@@ -194,6 +231,7 @@ export class RecordedFolder {
   async #linking(from: string, to: string, work: () => Promise<void>): Promise<void> {
     const [name, target] = [this.#name(from), this.#name(to)]
     if (name === undefined || target === undefined || fs.existsSync(to)) return work()
+    this.#mayFail('make', target)
     const [id, file] = [this.#nextId++, this.#fileOf(name)]
     const end = this.#begin({ what: 'link', file, id, name: basename(target), within: this.#folderOf(target) })
     await work()
@@ -205,6 +243,7 @@ export class RecordedFolder {
   async #renaming(from: string, to: string, work: () => Promise<void>): Promise<void> {
     const [name, target] = [this.#name(from), this.#name(to)]
     if (name === undefined || target === undefined || !fs.existsSync(from)) return work()
+    this.#mayFail('rename', name)
     const end = this.#begin({ what: 'rename', id: this.#byName.get(name)!, name: basename(target), within: this.#folderOf(name) })
     await work()
     this.#forget(target)
@@ -218,6 +257,7 @@ export class RecordedFolder {
   async #removing(path: string, work: () => Promise<void>): Promise<void> {
     const name = this.#name(path)
     if (name === undefined || !fs.existsSync(path)) return work()
+    this.#mayFail('remove', name)
     const end = this.#begin({ what: 'remove', id: this.#byName.get(name)!, within: this.#folderOf(name) })
     await work()
     this.#forget(name)
@@ -238,6 +278,9 @@ export class RecordedFolder {
     return this.#byName.get(folder === '.' ? '' : folder)!
   }
 }
+
+/** Closing never fails. */
+const WHAT: Readonly<Partial<Record<string, What>>> = { truncate: 'size', sync: 'sync', datasync: 'sync', writeFile: 'write' }
 
 type AnyFunction = (...args: never[]) => unknown
 type Replacements = Readonly<Record<string, (original: AnyFunction) => unknown>>

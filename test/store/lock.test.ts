@@ -1,13 +1,13 @@
 // One server for a store: whoever comes second is told who has it; a killed holder leaves nothing behind; of several that race
 // one wins. With util-linux's flock, and with the socket where that is missing.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, truncateSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { ManualClock } from '../../src/device/clock.js'
-import type { LogFacts, Logger } from '../../src/device/logger.js'
+import { type LogFacts, type Logger, silentLogger } from '../../src/device/logger.js'
 import { lockStore } from '../../src/store/lock.js'
 import { openStoreDirectory } from '../../src/store/store-directory.js'
 
@@ -131,4 +131,17 @@ t.test('a holder that wrote nothing yet is still respected', async t => {
   truncateSync(path, 0)
   await t.rejects(lockStore({ path }), { code: 'busy', message: /in use by another process/ })
   await lock.release()
+})
+
+t.test('a lock file that cannot be written to is a lock all the same, and is let go', async t => {
+  const path = freshPath()
+  symlinkSync('/dev/full', path)
+  const warnings: string[] = []
+  const logger = { ...silentLogger, warn: (_facts: LogFacts, text: string) => { warnings.push(text) } }
+  for (const turn of ['once', 'again']) {
+    const lock = await lockStore({ path, logger })
+    t.match(warnings.splice(0), [/does not say who/], turn)
+    await t.rejects(lockStore({ path }), { code: 'busy' }, turn)
+    await lock.release()
+  }
 })

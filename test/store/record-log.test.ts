@@ -7,6 +7,7 @@ import { DiskArray } from '../../src/device/disk-array.js'
 import { MemoryDisk } from '../../src/device/memory-disk.js'
 import { formatRecordLog, openRecordLog } from '../../src/store/open-record-log.js'
 import type { RecordLog } from '../../src/store/record-log.js'
+import { CachedDisk } from './page-cache.js'
 import { IDENTITY, LOG_BYTES, mortal } from './log-script.js'
 
 const HALF = LOG_BYTES / 2
@@ -274,8 +275,34 @@ t.test('order of writes: opening after each kind of crash', async t => {
   t.strictSame(await opened(() => {}), ['flush'], 'nothing to repair: the flush covers what a killed process left in the cache')
   const junk = Buffer.from('junk')
   t.strictSame(await opened(image => { image.write(12000, 4, junk, 0) }), ['records 0', 'flush'], 'torn tail: zeros')
-  t.strictSame(await opened(image => { image.write(HALF, HALF, half, 0) }), ['flush', 'header 0', 'flush', 'mark 1'],
+  t.strictSame(await opened(image => { image.write(HALF, HALF, half, 0) }), ['header 1', 'flush', 'header 0', 'flush', 'mark 1'],
     'rewrite not retired: durable first, then retired')
   t.strictSame(await opened(image => { image.write(HALF, 8192, half, 0) }), ['header 1', 'flush', 'header 1', 'flush'],
     'rewrite cut short: wiped first, then retired')
+})
+
+t.test('what a failed flush was to make durable is so when the log was opened again', async t => {
+  const disk = new CachedDisk(await fresh())
+  const { log } = await openRecordLog(disk, IDENTITY)
+  await log.append(1, Buffer.from('a'))
+  await log.sync()
+  disk.failsFlushes = true
+  await log.append(1, Buffer.from('b'))
+  await t.rejects(log.sync())
+  disk.failsFlushes = false
+  const again = await openRecordLog(disk, IDENTITY)
+  t.equal(text(again.records), 'a b')
+  await again.log.append(1, Buffer.from('c'))
+  await again.log.sync()
+  t.equal(text((await openRecordLog(disk.medium, IDENTITY)).records), 'a b c', 'the power fails')
+})
+
+t.test('and so is a rewrite', async t => {
+  const disk = new CachedDisk(await fresh())
+  const { log } = await openRecordLog(disk, IDENTITY)
+  disk.failsFlushes = true
+  await t.rejects(log.rewrite([item('all')]))
+  disk.failsFlushes = false
+  t.equal(text((await openRecordLog(disk, IDENTITY)).records), 'all')
+  t.equal(text((await openRecordLog(disk.medium, IDENTITY)).records), 'all', 'the power fails')
 })
