@@ -13,13 +13,14 @@ import { DaemonPoints } from './daemon-points.js'
 import { defined, FACTS_MS, noVolume, pointOf, usable, within } from './daemon-shared.js'
 import { Transfers } from './daemon-transfers.js'
 import { judgeFreezable, NbdeltaError } from './index.js'
+import { undoImportsOf } from './daemon-imports.js'
 import { volumeNameOf } from './point-exports.js'
 import type { ActionRow, ClientRow, CreatedRow, ExportRow, ServerAdmin, StatusRow, Transfer, VolumeRow } from './control/admin.js'
 import type { SchedulesAdmin } from './control/admin-points.js'
 import type { RemoteExports } from './daemon-remote.js'
 import type { Access } from './daemon-shared.js'
 import type { Health } from './health.js'
-import type { BoundAddress, Mirrors, NbdServer, PointInfo, Secondaries, Store, StoreVolume } from './index.js'
+import type { BoundAddress, Logger, Mirrors, NbdServer, PointInfo, Secondaries, Store, StoreVolume } from './index.js'
 import type { StoreExports } from './store-exports.js'
 
 /** A client that does not take its answers for that long is closed hard. */
@@ -40,6 +41,7 @@ interface AdminParts {
   readonly version: string
   readonly control: string
   readonly memoryBytes: number
+  readonly logger: Logger
 }
 
 export class DaemonAdmin implements ServerAdmin {
@@ -167,7 +169,8 @@ export class DaemonAdmin implements ServerAdmin {
     refuseMirrored(this.#parts, this.#get(name), 'reopen')
     await this.#closedToNew(name, async () => {
       this.#assertUnattached(name, 'reopen')
-      await this.#parts.store.reopenVolume(name)
+      const { store, logger } = this.#parts
+      await undoImportsOf(store, await store.reopenVolume(name), logger)
     })
     return this.showVolume(name)
   }

@@ -11,7 +11,7 @@ import { finished } from 'node:stream/promises'
 import { formatSize, STREAM_SOCKET } from './control/options.js'
 import { judgeReadable } from './daemon-points.js'
 import { leaving, pointOf, usable } from './daemon-shared.js'
-import { ImportGuard, ORIGIN } from './daemon-imports.js'
+import { ImportGuard, isMixture, ORIGIN } from './daemon-imports.js'
 import { NbdeltaError, applyDelta, exportDelta, freePointName, isBlank, judgeDelta, judgeNewVolume } from './index.js'
 import type { Socket } from 'node:net'
 import type { ActionRow, Transfer, TransferControl } from './control/admin.js'
@@ -102,6 +102,10 @@ export class DaemonDeltas implements DeltasAdmin {
     const volume = usable(this.#access, of)
     this.#access.assertOwn(of, 'import into')
     this.#access.assertUnattached(of, 'import into')
+    if (isMixture(volume)) {
+      throw new NbdeltaError('wrong-state', `the content of volume ${of} is a mixture: an import of a delta was cut short`,
+        { hint: `nbdelta volume reopen ${of} brings back what it was` })
+    }
     return { volume, sizeBytes: path.startsWith(STREAM_SOCKET) ? undefined : await this.#transfers.judgeSource(path) }
   }
 
@@ -159,12 +163,12 @@ async function explained(error: NbdeltaError, guard: ImportGuard, name: string):
   } catch (again) {
     const why = again instanceof Error ? again.message : String(again)
     return leaving(error, `the content of volume ${name} is a mixture now, for ${why}`,
-      'restart the server: where the delta started from a snapshot, that brings it back')
+      `nbdelta volume reopen ${name}, when that is over: where the delta started from a snapshot, it brings it back`)
   }
 }
 
 /** Grains in which two points of a volume may differ, whichever is the older. */
-function runsBetween({ points }: StoreVolume, a: PointInfo, b: PointInfo) {
+export function runsBetween({ points }: StoreVolume, a: PointInfo, b: PointInfo) {
   if (a.seq === b.seq) return []
   return a.seq < b.seq ? points.changedRuns(a.name, b.name) : points.changedRuns(b.name, a.name)
 }
@@ -174,7 +178,7 @@ function findOrigin({ points }: StoreVolume, uuid: string): PointInfo | undefine
 }
 
 /** Uuid of the point that the volume's content is, as far as the delta cares. Errors: wrong-state. */
-async function identityOf(volume: StoreVolume, { base, target }: { base: string, target: string }): Promise<string> {
+export async function identityOf(volume: StoreVolume, { base, target }: { base: string, target: string }): Promise<string> {
   for (const uuid of [target, base]) {
     const point = findOrigin(volume, uuid)
     if (!point) continue

@@ -1,4 +1,5 @@
 /** DaemonGroups: what operators do with groups of volumes, over the store. */
+import { restoredAll } from './daemon-imports.js'
 import { beginAndFollow } from './daemon-inherit.js'
 import { judgeReadable } from './daemon-points.js'
 import { defined, pointOf, refuseAuto, usable } from './daemon-shared.js'
@@ -60,7 +61,12 @@ export class DaemonGroups implements GroupsAdmin {
     const begin = () => this.#access.store.restoreGroup({ group, name, ...defined({ bytesPerSecond }) })
     const guarded = volumes.reduce<typeof begin>((work, volume) => () => this.#access.closedToNew(volume, work), async () => {
       assertUnattached()
-      return begin()
+      const job = await begin()
+      for (const [i, name] of volumes.entries()) {
+        const volume = usable(this.#access, name)
+        if (points[i]!.sizeBytes >= volume.sizeBytes) await restoredAll(volume)
+      }
+      return job
     })
     return beginAndFollow(steps, guarded, volumes)
   }

@@ -8,7 +8,11 @@
  *            are there again, then the pin goes
  *
  * The pin is a durable record; no write comes before it, and it goes after whatever it stands for is durable. Undone twice is
- * undone once: the second time nothing differs. A full stream begins with an empty volume: after an error all of it is
+ * undone once: the second time nothing differs. Until it is undone no client gets the volume, for what it wrote would be lost
+ * then; whoever restores all of the volume from a snapshot has undone it as well. What cannot be undone when the server starts
+ * keeps nobody from the other volumes: `volume reopen`, or the next start, tries again.
+ *
+ * A full stream begins with an empty volume: after an error all of it is
  * trimmed; a volume on which the server was killed meanwhile is a mixture, as is one whose base is a bookmark.
  */
 import { NbdeltaError } from './index.js'
@@ -57,25 +61,53 @@ export class ImportGuard {
   }
 }
 
+interface Log { warn(fields: object, text: string): void, error(fields: object, text: string): void }
+
 /** For a server that starts: undoes what a killed one had begun, or lets go of what it had ended. */
-export async function undoImports(
-  store: Store, logger: { warn(fields: object, text: string): void },
-): Promise<void> {
+export async function undoImports(store: Store, logger: Log): Promise<void> {
   for (const volume of store.list()) {
     if (volume.problem) continue
-    for (const point of volume.points.list()) {
-      for (const { owner } of point.pins.filter(pin => pin.owner.startsWith(OWNER))) {
-        const [target, , after = point.seq] = owner.slice(OWNER.length).split(' ')
-        const ended = volume.points.list().some(({ labels, seq }) => labels[ORIGIN] === target && seq > Number(after))
-        if (!ended) {
-          await backTo(store, volume, point)
-          const facts = { volume: volume.name, point: point.name }
-          logger.warn(facts, 'the import of a delta was cut short: the volume is at its base again')
-        }
-        await volume.points.unpin(point.name, owner)
-      }
+    try {
+      await undoImportsOf(store, volume, logger)
+    } catch (error) {
+      if (!(error instanceof NbdeltaError)) throw error
+      logger.error({ err: error, volume: volume.name },
+        'the import of a delta was cut short, and cannot be undone: nobody can attach until nbdelta volume reopen has done so')
     }
   }
+}
+
+/** Errors: why the volume cannot be brought back; then it is a mixture still. */
+export async function undoImportsOf(store: Store, volume: StoreVolume, logger: Log): Promise<void> {
+  for (const { point, owner, isEnded } of importsOf(volume)) {
+    if (!isEnded) {
+      await backTo(store, volume, point)
+      const facts = { volume: volume.name, point: point.name }
+      logger.warn(facts, 'the import of a delta was cut short: the volume is at its base again')
+    }
+    await volume.points.unpin(point.name, owner)
+  }
+}
+
+/** An import runs, or was cut short and is not undone yet. */
+export function isMixture(volume: StoreVolume): boolean {
+  return !volume.problem && importsOf(volume).some(({ isEnded }) => !isEnded)
+}
+
+/** All of the volume has the content of a snapshot: nothing of an import is left. */
+export async function restoredAll(volume: StoreVolume): Promise<void> {
+  for (const { point, owner } of importsOf(volume)) await volume.points.unpin(point.name, owner)
+}
+
+interface Begun { readonly point: PointInfo, readonly owner: string, readonly isEnded: boolean }
+
+/** Imports of which a base is pinned. */
+function importsOf({ points }: StoreVolume): Begun[] {
+  const all = points.list()
+  return all.flatMap(point => point.pins.filter(({ owner }) => owner.startsWith(OWNER)).map(({ owner }) => {
+    const [target, , after = point.seq] = owner.slice(OWNER.length).split(' ')
+    return { point, owner, isEnded: all.some(({ labels, seq }) => labels[ORIGIN] === target && seq > Number(after)) }
+  }))
 }
 
 /** The copy goes on in the background; then the undo point, a mixture that nobody wants, is deleted. */

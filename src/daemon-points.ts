@@ -5,6 +5,7 @@
  * passed: they are null then. A list never waits longer.
  */
 import { count, formatSize } from './control/options.js'
+import { restoredAll } from './daemon-imports.js'
 import { defined, FACTS_MS, pointOf, refuseAuto, usable, within } from './daemon-shared.js'
 import { beginAndFollow } from './daemon-inherit.js'
 import { NbdeltaError } from './index.js'
@@ -113,7 +114,9 @@ export class DaemonPoints implements PointsAdmin {
     return beginAndFollow(steps, () => this.#access.closedToNew(of, async () => {
       // Somebody may have attached between the look and the hiding.
       if (!force) this.#access.assertUnattached(of, 'restore')
-      return volume.restore({ from: name, ...defined(range) })
+      const job = await volume.restore({ from: name, ...defined(range) })
+      if (part === '' && point.sizeBytes >= volume.sizeBytes) await restoredAll(volume)
+      return job
     }))
   }
 

@@ -14,7 +14,7 @@ import { DaemonAdmin } from './daemon-admin.js'
 import { judgeArguments, tryPlaces } from './daemon-arguments.js'
 import { openPeerLink, PeerExports, placesOf, servePeers } from './daemon-link.js'
 import { shownInstead, wholeAt } from './daemon-mirrors.js'
-import { undoImports } from './daemon-imports.js'
+import { isMixture, undoImports } from './daemon-imports.js'
 import { createLog, endByBugs } from './daemon-log.js'
 import { RemoteExports } from './daemon-remote.js'
 import { Schedules } from './daemon-schedules.js'
@@ -93,15 +93,16 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
     secondaries.start()
     mirrors.start()
     open.unshift(() => mirrors.stop())
-    const exports = new StoreExports(store, change => { health.attached(change) }, volume => shownInstead(owners, volume))
+    const exports = new StoreExports(store, change => { health.attached(change) },
+      volume => isMixture(volume) ? null : shownInstead(owners, volume))
     const all = holder.exports = new PeerExports(exports, () => holder.server!)
     const limits = { memoryBytes: options.memory }
     const server = holder.server = await createServer({ exports: all, listen, limits, logger, spin: options.spin })
     open.unshift(() => server.close({ deadlineMs: 0 }))
     const schedules = new Schedules({ store, clock: systemClock, logger, wholeAt: volume => wholeAt(owners, volume) })
     const admin = holder.admin = new DaemonAdmin(
-      { store, server, exports, health, schedules, remote, ...owners, version: options.version, control: controlAt, ...limits,
-        peerAddresses: () => holder.link ? [holder.link.address] : [] })
+      { store, server, exports, health, schedules, remote, logger, ...owners, version: options.version, control: controlAt,
+        ...limits, peerAddresses: () => holder.link ? [holder.link.address] : [] })
     const link = holder.link = peer && await servePeers({ ...peer, secondaries, clock: systemClock, logger })
     if (link) open.unshift(() => link.close())
     const control = await createControlServer({ path: controlAt, admin, clock: systemClock, logger })

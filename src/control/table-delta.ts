@@ -66,7 +66,8 @@ export const DELTA_COMMANDS = [
       + 'changed since. A full stream goes into an empty volume. In the end the volume has a snapshot named delta- and the '
       + 'beginning of the uuid (.2, if that is taken), labelled origin=UUID, from which the next delta goes on. No client may '
       + 'be attached, and the export is hidden meanwhile. When it fails, or the server is killed meanwhile, the volume is at its '
-      + 'base again, if that is a snapshot; after a full stream that failed it is empty again. '
+      + 'base again, if that is a snapshot; after a full stream that failed it is empty again. Where there is no room to bring '
+      + 'it back, nobody can attach until volume reopen, a start of the server or a restore of all of it has done so. '
       + 'FILE is opened by the server, on the server\'s host; - is the standard input of this command. With --dry-run only the '
       + 'header of the stream is read, also of standard input, which is closed then: it says which points the stream leads from '
       + 'and to, and what does not fit is refused as the import would. What comes behind the header delta verify checks.',

@@ -179,3 +179,51 @@ t.test('back to where it was, and forth again: a point of that name is there alr
   const [one, two] = points.map(({ name }) => name)
   t.same(points.map(({ name }) => name), [one, two, `${one}.2`, `${two}.2`])
 })
+
+/** Two imports fail, and bringing `copy` back as well: there is no room to copy what the first was undone by. Returns the base. */
+async function leftMixed(t: Parameters<typeof serve>[0], { store, ask, json }: Served, folder: string): Promise<string> {
+  const [{ name: base }] = await json('snapshot', 'list', 'copy') as [{ name: string }]
+  const whole = readFileSync(join(folder, 'delta'))
+  writeFileSync(join(folder, 'cut'), whole.subarray(0, whole.length / 2))
+  await json('volume', 'set-budget', 'copy', '--limit', '6MiB')
+  t.match(await ask('delta', 'import', 'copy', join(folder, 'cut')), { code: 8, stderr: /copy is at delta-[0-9a-f]+ again/ })
+  const outcome = await ask('delta', 'import', 'copy', join(folder, 'delta'))
+  t.match(outcome, { code: 6, stderr: /content of volume copy is a mixture now.*\nhint: nbdelta volume reopen copy/ })
+  await t.rejects(byteAt(store, 'copy', 0), 'no client gets it')
+  t.match(await ask('delta', 'import', 'copy', join(folder, 'delta')), { code: 4, stderr: /an import of a delta was cut short/ })
+  return base
+}
+
+t.test('one that cannot be undone at once is no client\'s until it is', async t => {
+  const folder = temporaryFolder(t)
+  const served = await prepared(t, folder)
+  await leftMixed(t, served, folder)
+  served.child.kill('SIGKILL')
+  await served.ended
+  const again = await serve(t, served.store)
+  const { store, ask, json } = again
+  t.equal(await byteAt(store, 'disk', 0), 2, 'the server starts, and serves the others')
+  await t.rejects(byteAt(store, 'copy', 0), 'no client gets it')
+  await json('volume', 'set-budget', 'copy', '--unlimited')
+  // It is refused as long as the earlier restore is copied.
+  while ((await ask('volume', 'reopen', 'copy')).code === 5) await later(500)
+  t.equal(await byteAt(store, 'copy', 0), 1)
+  t.match(await json('snapshot', 'list', 'copy'), [{ pins: { length: 0 } }])
+  await put(store, 'copy', 0, 7)
+  again.child.kill('SIGKILL')
+  await again.ended
+  t.equal(await byteAt((await serve(t, store)).store, 'copy', 0), 7, 'what is written then stays')
+})
+
+t.test('one that somebody undoes by hand is not undone again', async t => {
+  const folder = temporaryFolder(t)
+  const served = await prepared(t, folder)
+  const { store, json, child, ended } = served
+  const base = await leftMixed(t, served, folder)
+  await json('volume', 'set-budget', 'copy', '--unlimited')
+  await json('snapshot', 'restore', 'copy', base)
+  await put(store, 'copy', 0, 7)
+  child.kill('SIGKILL')
+  await ended
+  t.equal(await byteAt((await serve(t, store)).store, 'copy', 0), 7, 'what was written then stays')
+})
