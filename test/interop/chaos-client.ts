@@ -36,8 +36,8 @@ export async function attach(socket: string, name: string): Promise<WireClient> 
 
 export interface Rules {
   mayRefuse(errno: number): boolean
-  /** A request that is refused may have been done in part. */
-  mayBePartial(): boolean
+  /** A request of so many bytes that is refused may have been done in part. */
+  mayBePartial(bytes: number): boolean
 }
 
 export class ChaosClients {
@@ -118,7 +118,7 @@ export class ChaosClients {
     } catch (error) {
       const isRefused = this.#refused(error)
       this.#note(from, count, serial, isRefused ? 'refused' : 'lost')
-      if (isRefused && !this.rules.mayBePartial()) this.content.refused(from, count, serial)
+      if (isRefused && !this.rules.mayBePartial(isTrim || serial === 0 ? 0 : length)) this.content.refused(from, count, serial)
     }
   }
 

@@ -4,16 +4,17 @@
  * A target shows, sector by sector, what its source has held since the point that is known to be declared: `shown` follows the source from
  * the beginning of the last `sync` that was answered with yes. While the source is quiet that is exact.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ChaosContent, SECTOR } from './chaos-content.js'
 import type { ChaosHost } from './chaos-host.js'
 import type { ModelMirror, ModelVolume } from './chaos-model.js'
-import { ChaosSteps } from './chaos-steps.js'
+import { ChaosFiles } from './chaos-files.js'
 
 const MIRRORS_MAX = 3
 /** What a lost link, a killed peer or a full disk there ends with. */
 const LINK = [4, 5, 6, 7, 9, 130]
 
-export class ChaosMirrors extends ChaosSteps {
+export class ChaosMirrors extends ChaosFiles {
   any(isSplit?: boolean): ModelMirror | undefined {
     return this.pick([...this.model.mirrors].filter(mirror => isSplit === undefined || mirror.isSplit === isSplit))
   }
@@ -36,15 +37,28 @@ export class ChaosMirrors extends ChaosSteps {
     const { verdict } = await this.do(host, ['mirror', 'create', name, source.name, ...target, '--mode', mode, '--interval', '1s', '--timeout', '2s', ...keep], LINK)
     const isThere = await this.happened(host, verdict, ['mirror', 'list'], name)
     if (!isThere) source.content.unfollow(shown)
-    // A mirror that was refused may leave an empty volume that it made, or none.
-    if (kind !== 'plain' && !isThere && !(await this.names(other, 'volume', 'list')).some(row => row.name === to)) return
-    const volume = this.model.add(other, to, isThere ? shown : new ChaosContent(source.content.sectors), 4096 / SECTOR)
+    if (!isThere && kind !== 'plain') return this.clearAway(other, to)
+    // What a mirror makes has its source's grain.
+    const grainSectors = kind === 'plain' ? 4096 / SECTOR : source.grainSectors
+    const volume = this.model.add(other, to, isThere ? shown : new ChaosContent(source.content.sectors), grainSectors)
     volume.wasTarget = true
     if (!isThere) return
-    const mirror: ModelMirror = { host, name, kind, mode, source, target: volume, isSplit: false, isPaused: false, shown }
+    const mirror: ModelMirror = { host, name, kind, mode, source, target: volume, isSplit: false, isPaused: false, shown, isWhole: false, keeps: keep.length > 0 }
     volume.targetOf = mirror
     this.model.mirrors.add(mirror)
     await this.sync(mirror)
+  }
+
+  /** A mirror that was refused, or cut short, may leave a volume that it made, which is empty or nobody may read. */
+  async clearAway(host: ChaosHost, name: string): Promise<void> {
+    for (let attempt = 0; attempt < 10; attempt++) {
+      if (!(await this.names(host, 'volume', 'list')).some(row => row.name === name)) return
+      const replicas = await host.ask('replica', 'list') as { volume: string }[]
+      if (replicas.some(({ volume }) => volume === name)) await this.do(host, ['replica', 'forget', name], [3, 4, 5, 6])
+      await this.do(host, ['volume', 'delete', name, '--force'], [3, 4, 5, 6])
+      await sleep(300)
+    }
+    this.model.fail(`${host.name}: ${name}, which a mirror has left, does not go`)
   }
 
   /** When it is answered the target has all that was answered before. */
@@ -56,6 +70,7 @@ export class ChaosMirrors extends ChaosSteps {
     if (verdict !== 'done') { source.content.unfollow(since); return }
     source.content.unfollow(mirror.shown)
     mirror.shown = since
+    mirror.isWhole = true
     await this.look(mirror)
   }
 
@@ -98,7 +113,7 @@ export class ChaosMirrors extends ChaosSteps {
     const mirror = this.any(true)
     if (!mirror) return
     const { source, target, host, name } = mirror
-    const isReverse = this.random() < 0.4
+    const isReverse = this.random() < 0.4 && await this.lift(source)
     for (const volume of [source, target]) await this.model.stopClients(volume)
     const [ours, theirs] = [source.content.copy(), target.content.copy()]
     const { verdict } = await this.do(host, ['mirror', 'resync', name, ...isReverse ? ['--reverse', '--force'] : []], LINK)

@@ -17,6 +17,7 @@ const DISK_MIB = 160
 /** What a store keeps that has no volumes any more: its logs. */
 const LEFT_BYTES = MIB
 const DESCRIPTORS_SLACK = 6
+const FULL_MS = 3000
 const WAIT_MS = 40_000
 const RESIDENT_MAX = 450 * MIB
 
@@ -26,6 +27,7 @@ export class Chaos {
   readonly totals = { lives: 0, steps: 0, reads: 0, looks: 0, kills: 0, restarts: 0, troubles: 0, fills: 0 }
   readonly #bases = new Map<ChaosHost, Base>()
   readonly #lull: (() => void)[] = []
+  #lullUntilMs = 0
 
   private constructor(readonly hosts: readonly ChaosHost[], readonly pool: CommandPool, readonly random: () => number) {}
 
@@ -83,16 +85,21 @@ export class Chaos {
     const { create, clients, snapshot, read, readPoint, restore } = steps
     return [
       create, create, clients, clients, clients, snapshot, snapshot, snapshot, read, read, readPoint, restore, restore,
-      steps.deletePoint, steps.renamePoint, steps.pin, steps.clone, steps.promote, steps.deleteVolume, steps.resize, steps.diff, steps.transfer,
-      steps.overwrite, steps.delta, steps.group, steps.group, steps.budget, steps.hide, steps.createMirror, steps.createMirror, steps.sync, steps.sync,
-      steps.look, steps.pause, steps.verify, steps.split, steps.resync, steps.resync, steps.deleteMirror, steps.takeOver, steps.replica,
+      steps.deletePoint, steps.renamePoint, steps.pin, steps.clone, steps.promote, steps.deleteVolume, steps.resize, steps.diff,
+      steps.group, steps.group, steps.budget, steps.schedule, steps.hide, steps.reopen,
+      steps.transfer, steps.overwrite, steps.exportAcross, steps.adopt, steps.delta, steps.deltaOn, steps.deltaOn,
+      steps.createMirror, steps.createMirror, steps.sync, steps.sync, steps.look, steps.pause, steps.verify, steps.split,
+      steps.resync, steps.resync, steps.deleteMirror, steps.takeOver, steps.replica,
     ]
   }
 
   async #trouble(model: ChaosModel): Promise<void> {
     const host = this.hosts[Math.floor(this.random() * 2)]!
     const dice = this.random()
-    if (this.#lull.length > 0) { this.#end(); return }
+    if (this.#lull.length > 0) {
+      if (Date.now() > this.#lullUntilMs) this.#end()
+      return
+    }
     if (dice < 0.3) {
       this.totals.kills++
       await host.kill()
@@ -113,6 +120,7 @@ export class Chaos {
       model.full.add(host)
       host.fill(this.random() < 0.5 ? 0 : MIB)
       this.#lull.push(() => { host.drain() })
+      this.#lullUntilMs = Date.now() + this.random() * FULL_MS
     }
   }
 
