@@ -36,8 +36,8 @@ export async function attach(socket: string, name: string): Promise<WireClient> 
 
 export interface Rules {
   mayRefuse(errno: number): boolean
-  /** A request of so many bytes that is refused may have been done in part. */
-  mayBePartial(bytes: number): boolean
+  /** A request of so many bytes that is refused so may have been done in part. */
+  mayBePartial(errno: number, bytes: number): boolean
 }
 
 export class ChaosClients {
@@ -106,7 +106,7 @@ export class ChaosClients {
     if (dice < 0.15) { await client.flush().catch((error: unknown) => { this.#refused(error) }); return }
     const isTrim = dice < 0.3 && from % this.grainSectors === 0 && count % this.grainSectors === 0
     const serial = isTrim || dice < 0.4 ? 0 : newSerial()
-    this.content.perhaps(from, count, serial)
+    const fresh = this.content.perhaps(from, count, serial)
     const flags = this.random() < 0.1 ? FUA : 0
     const [offset, length] = [from * SECTOR, count * SECTOR]
     try {
@@ -118,7 +118,7 @@ export class ChaosClients {
     } catch (error) {
       const isRefused = this.#refused(error)
       this.#note(from, count, serial, isRefused ? 'refused' : 'lost')
-      if (isRefused && !this.rules.mayBePartial(isTrim || serial === 0 ? 0 : length)) this.content.refused(from, count, serial)
+      if (isRefused && !this.rules.mayBePartial((error as WireError).errno, isTrim || serial === 0 ? 0 : length)) this.content.refused(fresh, serial)
     }
   }
 

@@ -78,10 +78,12 @@ export class ChaosContent {
 
   unfollow(follower: ChaosContent): void { this.#followers.delete(follower) }
 
-  /** These sectors may have this serial as well. */
-  perhaps(from: number, count: number, serial: number): void {
-    for (let sector = from; sector < Math.min(from + count, this.sectors); sector++) this.#perhaps(sector, serial)
+  /** These sectors may have this serial as well. Answers those that could not before. */
+  perhaps(from: number, count: number, serial: number): number[] {
+    const fresh: number[] = []
+    for (let sector = from; sector < Math.min(from + count, this.sectors); sector++) if (this.#perhaps(sector, serial)) fresh.push(sector)
     for (const one of [...this.#followers, ...this.#instead]) one.perhaps(from, count, serial)
+    return fresh
   }
 
   /** They have this one and no other. Followers keep what they may have had. */
@@ -92,9 +94,9 @@ export class ChaosContent {
     for (const one of this.#instead) one.put(from, count, serial)
   }
 
-  /** What was sent has been refused: it has changed nothing. */
-  refused(from: number, count: number, serial: number): void {
-    for (let sector = from; sector < from + count; sector++) {
+  /** What was sent has been refused: it has changed nothing. `sectors`: what `perhaps` answered. */
+  refused(sectors: readonly number[], serial: number): void {
+    for (const sector of sectors) {
       const values = this.#doubts.get(sector)
       values?.delete(serial)
       if (values?.size === 1) this.#settle(sector, [...values][0]!)
@@ -188,10 +190,12 @@ export class ChaosContent {
 
   #values(sector: number): number[] { return [...this.#doubts.get(sector) ?? [this.#truth[sector]!]] }
 
-  #perhaps(sector: number, serial: number): void {
+  #perhaps(sector: number, serial: number): boolean {
     const values = this.#doubts.get(sector)
+    if (values ? values.has(serial) : this.#truth[sector] === serial) return false
     if (values) values.add(serial)
-    else if (this.#truth[sector] !== serial) this.#doubts.set(sector, new Set([this.#truth[sector]!, serial]))
+    else this.#doubts.set(sector, new Set([this.#truth[sector]!, serial]))
+    return true
   }
 
   #settle(sector: number, serial: number): void {

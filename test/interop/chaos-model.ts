@@ -95,7 +95,8 @@ export class ChaosModel {
       mayRefuse: (errno: number): boolean => errno === ESHUTDOWN || (errno === ENOSPC && (volume.hasBudget || this.full.has(host))),
       // A budget is asked before anything is done, but large payloads are written as they arrive; a disk that is full may take a part, and
       // what is being copied goes piece by piece.
-      mayBePartial: (bytes: number): boolean => bytes > WHOLE_PAYLOAD_BYTES || this.full.has(host) || volume.base !== undefined || Date.now() < volume.copiesUntilMs,
+      mayBePartial: (errno: number, bytes: number): boolean => errno === ENOSPC
+        && (bytes > WHOLE_PAYLOAD_BYTES || this.full.has(host) || volume.base !== undefined || Date.now() < volume.copiesUntilMs),
     }
     volume.clients = await ChaosClients.start(host.server.socketPath, name, content, grainSectors, this.random, rules)
   }

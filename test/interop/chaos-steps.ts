@@ -15,7 +15,7 @@ import { commandOf, type Outcome } from './outcome.js'
 
 const MIB_SECTORS = 2048
 export const VOLUMES_MAX = 5
-const POINTS_MAX = 5
+export const POINTS_MAX = 5
 const KILLS = 0.06
 const COPIES_MS = 40_000
 const INTERRUPTED = 130
@@ -94,9 +94,10 @@ export class ChaosSteps {
     const { host, content } = volume
     const [name, isBookmark] = [this.name('s'), this.random() < 0.25]
     const taken = content.follow()
-    const { verdict } = await this.do(host, ['snapshot', 'create', volume.name, name, ...isBookmark ? ['--bookmark'] : []])
+    const { verdict, value } = await this.do(host, ['snapshot', 'create', volume.name, name, ...isBookmark ? ['--bookmark'] : []])
     content.unfollow(taken)
-    if (await this.happened(host, verdict, ['snapshot', 'list', volume.name], name)) volume.points.set(name, { content: isBookmark ? undefined : taken, isAuto: false, uuid: '' })
+    const uuid = (value as Row | undefined)?.uuid ?? ''
+    if (await this.happened(host, verdict, ['snapshot', 'list', volume.name], name)) volume.points.set(name, { content: isBookmark ? undefined : taken, isAuto: false, uuid })
   }
 
   async deletePoint(): Promise<void> {

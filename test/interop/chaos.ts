@@ -5,7 +5,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ChaosHost } from './chaos-host.js'
-import { ChaosMirrors, trouble } from './chaos-mirrors.js'
+import { ChaosCopies } from './chaos-copies.js'
+import { trouble } from './chaos-mirrors.js'
 import { ChaosModel } from './chaos-model.js'
 import { ChaosStorm } from './chaos-storm.js'
 import { sweep } from './chaos-sweep.js'
@@ -46,7 +47,7 @@ export class Chaos {
     const storm = new ChaosStorm(this.hosts, this.random)
     if (isStorm) storm.start(2)
     const wrong = (): string => model.failure || storm.failure || this.hosts.flatMap(host => host.wrong)[0] || ''
-    const doing = new ChaosMirrors(model, this.hosts)
+    const doing = new ChaosCopies(model, this.hosts)
     try {
       for (let step = 0; step < steps && !wrong(); step++) await this.#step(doing, model)
       await this.#calm(model)
@@ -67,7 +68,7 @@ export class Chaos {
     await this.pool.close()
   }
 
-  async #step(doing: ChaosMirrors, model: ChaosModel): Promise<void> {
+  async #step(doing: ChaosCopies, model: ChaosModel): Promise<void> {
     this.totals.steps++
     const step = doing.pick(this.#table(doing))
     try {
@@ -81,7 +82,7 @@ export class Chaos {
     for (const volume of model.volumes) if (volume.clients?.failure || volume.clients?.areLost) await model.stopClients(volume)
   }
 
-  #table(steps: ChaosMirrors): readonly (() => Promise<void>)[] {
+  #table(steps: ChaosCopies): readonly (() => Promise<void>)[] {
     const { create, clients, snapshot, read, readPoint, restore } = steps
     return [
       create, create, clients, clients, clients, snapshot, snapshot, snapshot, read, read, readPoint, restore, restore,
@@ -89,7 +90,8 @@ export class Chaos {
       steps.group, steps.group, steps.budget, steps.schedule, steps.hide, steps.reopen,
       steps.transfer, steps.overwrite, steps.exportAcross, steps.adopt, steps.delta, steps.deltaOn, steps.deltaOn,
       steps.createMirror, steps.createMirror, steps.sync, steps.sync, steps.look, steps.pause, steps.verify, steps.split,
-      steps.resync, steps.resync, steps.deleteMirror, steps.takeOver, steps.replica,
+      steps.resync, steps.resync, steps.deleteMirror, steps.takeOver, steps.takeOver, steps.replica,
+      steps.mirrorOver, steps.mirrorOver, steps.snapshotOfTarget, steps.snapshotOfTarget, steps.cloneOfTarget, steps.carried,
     ]
   }
 
@@ -132,7 +134,7 @@ export class Chaos {
     for (const host of this.hosts) await model.stopHost(host)
   }
 
-  async #judge(model: ChaosModel, doing: ChaosMirrors): Promise<void> {
+  async #judge(model: ChaosModel, doing: ChaosCopies): Promise<void> {
     for (const host of this.hosts) await model.judge(host)
     // What is in doubt of the sources is settled before their targets are judged by them.
     for (const volume of model.volumes) if (!volume.targetOf) await model.read(volume)
@@ -142,7 +144,7 @@ export class Chaos {
         await mirror.host.run('mirror', 'resume', mirror.name)
         return (await mirror.host.run('mirror', 'sync', mirror.name)).exit === 0
       })
-      await doing.sync(mirror)
+      await doing.sync([mirror])
     }
     for (const host of this.hosts) await model.readAll(host)
   }
