@@ -18,6 +18,7 @@ const START_MS = 30_000
 const HISTORY_MAX = 2000
 const LEVEL_ERROR = 50
 const INTERRUPTED = 130
+const FULL = /ENOSPC|no room|no space/
 
 /** Mounts of this process; none may outlive it. */
 const mounted = new Set<string>()
@@ -183,6 +184,12 @@ export class ChaosHost {
   descriptors(): string[] {
     const folder = `/proc/${this.server.pid}/fd`
     return readdirSync(folder)
+  }
+
+  /** What went wrong in its own eyes, without a full disk. */
+  judgeLog(): void {
+    const [line] = this.errors().filter(({ msg, err }) => !FULL.test(`${msg} ${err?.message}`))
+    if (line) this.wrong.push(`${this.name}: the log says: ${line.msg}: ${line.err?.message}`)
   }
 
   residentBytes(): number { return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${this.server.pid}/status`, 'utf8'))![1]) * 1024 }

@@ -128,6 +128,8 @@ export class ChaosMirrors extends ChaosFiles {
       const told = (await host.ask('mirror', 'show', mirror.name) as { problem: string | null }).problem === null
       if (told) await this.model.read(target)
     }
+    if (isAtOnce || new Set(mirrors.map(({ mode }) => mode)).size > 1 || mirrors[0]!.mode !== 'periodic') return
+    await this.judgeInstant(mirrors.map(({ source, target }) => ({ host: target.host, name: target.name, clients: source.clients })))
   }
 
   /** The sources of several get their targets' content at one instant, or none does. */

@@ -6,9 +6,10 @@
  */
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { readExport } from './chaos-client.js'
+import { type ChaosClients, readExport } from './chaos-client.js'
 import { ChaosContent, SECTOR, serialsOf } from './chaos-content.js'
 import type { ChaosHost } from './chaos-host.js'
+import { type InstantLog, judgeInstant } from './chaos-instants.js'
 import type { ChaosModel, ModelVolume } from './chaos-model.js'
 import { EXIT } from '../../src/control/commands.js'
 import { commandOf, type Outcome } from './outcome.js'
@@ -282,11 +283,24 @@ export class ChaosSteps {
     if (members.some(({ points, targetOf }) => points.size >= POINTS_MAX || targetOf)) return
     const point = this.name('s')
     const taken = members.map(({ content }) => content.follow())
+    const clients = members.map(volume => volume.clients)
     const { verdict } = await this.do(host, ['group', 'snapshot', group, point])
     members.forEach(({ content }, index) => { content.unfollow(taken[index]!) })
     const there = await Promise.all(members.map(({ name }) => this.happened(host, verdict, ['snapshot', 'list', name], point)))
     if (new Set(there).size > 1) this.model.fail(`${host.name}: group snapshot ${point} is there in some volumes only`)
+    if (there[0]) await this.judgeInstant(members.map((volume, index) => ({ host, name: `${volume.name}@${point}`, clients: clients[index] })))
     if (there[0]) members.forEach((volume, index) => { volume.points.set(point, { content: taken[index]!, isAuto: false, uuid: '' }) })
+  }
+
+  /** Of those that had clients, who may go on. */
+  async judgeInstant(exports: readonly { readonly host: ChaosHost, readonly name: string, readonly clients: ChaosClients | undefined }[]): Promise<void> {
+    const contents: { name: string, log: InstantLog, found: Int32Array }[] = []
+    for (const { host, name, clients } of exports) {
+      const found = clients && await readExport(host.server.socketPath, name).catch(() => undefined)
+      if (found) contents.push({ name, log: clients.instants, found })
+    }
+    const wrong = judgeInstant(contents)
+    if (wrong) this.model.fail(`not of one instant: ${wrong}`)
   }
 
   async groupRestore(host: ChaosHost, group: string, members: readonly ModelVolume[]): Promise<void> {

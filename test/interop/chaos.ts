@@ -55,6 +55,7 @@ export class Chaos {
       this.totals.looks += storm.looks
       if (!wrong()) await this.#judge(model, doing)
       this.totals.reads += model.reads
+      for (const host of this.hosts) host.judgeLog()
       return wrong() || await sweep(this.hosts) || wrong() || await this.#left()
     } catch (error) {
       return wrong() || (error as Error).stack!
