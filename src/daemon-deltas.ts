@@ -1,7 +1,7 @@
 /**
  * DaemonDeltas: deltas out of volumes and into them, judged first, then run as jobs.
  *
- * Export: both points are pinned meanwhile, by a pin that ends by itself if the server does not get to release it.
+ * Export: both points are pinned meanwhile, by a pin that the next start releases, or that ends by itself, if the server was killed.
  * Import: the target must *be* at the delta's base: it has a point of that identity (its uuid, or `origin` among its labels), and
  * since then nothing of it has changed. Where marks say that something may have, content is compared: marks may be too many. In
  * the end the target gets a snapshot with the delta's target as its `origin`: from there the next delta goes on.
@@ -18,17 +18,32 @@ import type { ActionRow, Transfer, TransferControl } from './control/admin.js'
 import type { DeltasAdmin } from './control/admin-points.js'
 import type { Access } from './daemon-shared.js'
 import type { Transfers } from './daemon-transfers.js'
-import type { DeltaHeader, PointInfo, StoreVolume } from './index.js'
+import type { DeltaHeader, PointInfo, Store, StoreVolume } from './index.js'
 
 type ExportOptions = Parameters<DeltasAdmin['prepareExport']>[0]
 
 /** A pin is renewed while its export makes progress, and outlives a killed server by no more than this. */
 const PIN_MS = 3_600_000
 const PIN_RENEW_MS = 600_000
+const EXPORTER = 'delta export '
 /** Of the uuid in the name of an imported point. */
 const UUID_SHOWN = 8
 /** Content is compared in pieces of this size. */
 const COMPARE_BYTES = 2 ** 20
+
+/** For a server that starts: no export of a killed one goes on. What cannot be released now expires. Never rejects. */
+export async function releaseExports(store: Store, logger: { warn(fields: object, text: string): void }): Promise<void> {
+  for (const volume of store.list()) {
+    if (volume.problem) continue
+    for (const { name, pins } of volume.points.list()) {
+      for (const { owner } of pins.filter(pin => pin.owner.startsWith(EXPORTER))) {
+        await volume.points.unpin(name, owner).catch((err: unknown) => {
+          logger.warn({ err, volume: volume.name, point: name }, 'the pin of an export that was killed stays until it expires')
+        })
+      }
+    }
+  }
+}
 
 export class DaemonDeltas implements DeltasAdmin {
   readonly #access: Access
@@ -52,7 +67,7 @@ export class DaemonDeltas implements DeltasAdmin {
 
   async #export(volume: StoreVolume, options: ExportOptions, { signal, onProgress }: TransferControl): Promise<void> {
     const { to, from, path, compress = 'none', overwrite } = options
-    const pins = new Pins(volume, [to, ...from === undefined ? [] : [from]], `delta export ${++this.#lastExport}`)
+    const pins = new Pins(volume, [to, ...from === undefined ? [] : [from]], `${EXPORTER}${++this.#lastExport}`)
     const point = volume.points.open(to)
     try {
       await pins.renew()

@@ -14,6 +14,7 @@ import { DaemonAdmin } from './daemon-admin.js'
 import { judgeArguments, tryPlaces } from './daemon-arguments.js'
 import { openPeerLink, PeerExports, placesOf, servePeers } from './daemon-link.js'
 import { shownInstead, wholeAt } from './daemon-mirrors.js'
+import { releaseExports } from './daemon-deltas.js'
 import { isMixture, undoImports } from './daemon-imports.js'
 import { createLog, endByBugs } from './daemon-log.js'
 import { RemoteExports } from './daemon-remote.js'
@@ -86,6 +87,7 @@ async function start(options: ServeOptions, { logger }: DaemonLog): Promise<Part
   try {
     for (const wanted of volumes) if (!store.get(wanted.name)) await store.createVolume(wanted)
     await undoImports(store, logger)
+    await releaseExports(store, logger)
     const health = new Health(() => holder.server?.clients() ?? [], (fields, text) => { logger.warn(fields, text) })
     const owners = ownersOf(options, store, holder, logger)
     const { mirrors, secondaries } = owners

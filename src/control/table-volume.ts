@@ -129,7 +129,8 @@ export const VOLUME_COMMANDS = [
       + 'drop-undo-then-fail: the oldest undo snapshot of a restore that is not pinned or read is deleted, again while there is '
       + 'one; then cycles of mirrors end, and their images are deleted: what they were to ship stays pending; '
       + 'then writes that need old content kept fail with ENOSPC. fail: nothing is deleted, and no cycle ends. Other snapshots '
-      + 'are never deleted. A write that fails has changed nothing; when there is room again, writes succeed again. '
+      + 'are never deleted. A write that fails has changed nothing, or, above 8 KiB, what came before the part that '
+      + 'found no room; when there is room again, writes succeed again. '
       + '`volume show`, `snapshot list` and `status` tell how it stands.',
     positional: [VOLUME],
     options: [

@@ -326,7 +326,7 @@ export class Secondaries {
   }
 
   async #judge(volume: StoreVolume, asked: PeerParams<'attach'>): Promise<void> {
-    const { mirror, source, above, epoch, grainBytes, overwrite } = asked
+    const { mirror, source, above, epoch, grainBytes, overwrite, create } = asked
     const { name, uuid } = volume
     const ours = this.of(uuid)
     if (ours) judgeWhose(name, ours, mirror.uuid, epoch)
@@ -338,6 +338,10 @@ export class Secondaries {
         { hint: 'leave the volume out there: it is made to fit' })
     }
     if (ours) return
+    if (!create) { // it was forgotten here, or is another one of that name: empty or not, it is somebody's own
+      throw new NbdeltaError('wrong-state', `volume ${name} is no secondary of mirror ${mirror.name}, though the mirror has a point there`,
+        { hint: `delete this mirror; or nbdelta mirror resync ${mirror.name} --whole, if the volume is empty` })
+    }
     const local = this.parts.localMirror(uuid)
     if (local !== undefined) throw new NbdeltaError('busy', `volume ${name} is the target of mirror ${local} there`)
     if (!overwrite && !await isBlank(volume)) {

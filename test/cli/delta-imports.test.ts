@@ -91,6 +91,20 @@ t.test('a server that is killed meanwhile, when an earlier import had led to the
   t.match(await json('volume', 'show', 'copy'), { sizeBytes: 16 * MIB })
 })
 
+t.test('a server that is killed amid an export: the next one lets go of the points', async t => {
+  const folder = temporaryFolder(t)
+  const { store, json, child, ended } = await prepared(t, folder)
+  const command = spawn(process.execPath, [LAUNCHER, 'delta', 'export', 'disk', 'two', '-', '--from', 'one', '--store', store], { stdio: ['ignore', 'pipe', 'ignore'] })
+  const pins = async (ask: Served['json']) => (await ask('snapshot', 'list', 'disk') as { pins: unknown[] }[]).map(point => point.pins.length)
+  while ((await pins(json)).includes(0)) await later(50)
+  child.kill('SIGKILL')
+  await ended
+  command.kill('SIGKILL')
+  const again = await serve(t, store)
+  t.same(await pins(again.json), [0, 0])
+  t.equal((await again.ask('volume', 'delete', 'disk')).code, 0)
+})
+
 t.test('a dry run reads the header, refuses what the import would, and changes nothing', async t => {
   const folder = temporaryFolder(t)
   const served = await prepared(t, folder)

@@ -5,6 +5,7 @@
  * volume's rules say so; else, and if its connection ended, it is in doubt.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { InstantLog, tick } from './chaos-instants.js'
 import { ConnectionLost, FUA, WireClient, WireError } from './wire-client.js'
 import { ChaosContent, newSerial, SECTOR, sectorBytes, serialsOf } from './chaos-content.js'
 
@@ -36,13 +37,14 @@ export async function attach(socket: string, name: string): Promise<WireClient> 
 
 export interface Rules {
   mayRefuse(errno: number): boolean
-  /** A request that is refused may have been done in part. */
-  mayBePartial(): boolean
+  /** A request of so many bytes that is refused so may have been done in part. */
+  mayBePartial(errno: number, bytes: number): boolean
 }
 
 export class ChaosClients {
   /** The first thing that must not happen. */
   failure = ''
+  readonly instants = new InstantLog()
   readonly counts = { done: 0, refused: 0, lost: 0 }
   readonly #busy = new Set<number>()
   readonly #clients: WireClient[]
@@ -106,19 +108,22 @@ export class ChaosClients {
     if (dice < 0.15) { await client.flush().catch((error: unknown) => { this.#refused(error) }); return }
     const isTrim = dice < 0.3 && from % this.grainSectors === 0 && count % this.grainSectors === 0
     const serial = isTrim || dice < 0.4 ? 0 : newSerial()
-    this.content.perhaps(from, count, serial)
+    const fresh = this.content.perhaps(from, count, serial)
     const flags = this.random() < 0.1 ? FUA : 0
+    const sent = tick()
     const [offset, length] = [from * SECTOR, count * SECTOR]
     try {
       await (isTrim ? client.trim(offset, length, flags) : serial === 0 ? client.zero(offset, length, flags)
         : client.write(offset, sectorBytes(serial, from, count), flags))
       this.content.put(from, count, serial)
       this.counts.done++
+      this.instants.note(from, count, { serial, sent, answered: tick() })
       this.#note(from, count, serial, 'done')
     } catch (error) {
       const isRefused = this.#refused(error)
+      this.instants.note(from, count, { serial, sent, answered: Infinity })
       this.#note(from, count, serial, isRefused ? 'refused' : 'lost')
-      if (isRefused && !this.rules.mayBePartial()) this.content.refused(from, count, serial)
+      if (isRefused && !this.rules.mayBePartial((error as WireError).errno, isTrim || serial === 0 ? 0 : length)) this.content.refused(fresh, serial)
     }
   }
 

@@ -46,15 +46,24 @@ export class ChaosContent {
   readonly #followers = new Set<ChaosContent>()
   /** The whole content may as well be one of these: a command was not answered. */
   #instead: ChaosContent[] = []
+  /** Of a follower whose leader was resized: any that it may have. */
+  #sizes: Set<number>
 
-  constructor(sectors: number) { this.#truth = new Int32Array(sectors) }
+  constructor(sectors: number) {
+    this.#truth = new Int32Array(sectors)
+    this.#sizes = new Set([sectors])
+  }
 
+  /** The largest it may have. */
   get sectors(): number { return this.#truth.length }
-  get isCertain(): boolean { return this.#doubts.size === 0 && this.#instead.length === 0 }
+  get isSized(): boolean { return this.#sizes.size === 1 }
+  get isCertain(): boolean { return this.#doubts.size === 0 && this.#instead.length === 0 && this.isSized }
+  mayHave(sectors: number): boolean { return this.#sizes.has(sectors) }
 
   copy(): ChaosContent {
     const copy = new ChaosContent(0)
     copy.#truth = this.#truth.slice()
+    copy.#sizes = new Set(this.#sizes)
     for (const [sector, values] of this.#doubts) copy.#doubts.set(sector, new Set(values))
     copy.#instead = this.#instead.map(one => one.copy())
     return copy
@@ -69,10 +78,12 @@ export class ChaosContent {
 
   unfollow(follower: ChaosContent): void { this.#followers.delete(follower) }
 
-  /** These sectors may have this serial as well. */
-  perhaps(from: number, count: number, serial: number): void {
-    for (let sector = from; sector < Math.min(from + count, this.sectors); sector++) this.#perhaps(sector, serial)
+  /** These sectors may have this serial as well. Answers those that could not before. */
+  perhaps(from: number, count: number, serial: number): number[] {
+    const fresh: number[] = []
+    for (let sector = from; sector < Math.min(from + count, this.sectors); sector++) if (this.#perhaps(sector, serial)) fresh.push(sector)
     for (const one of [...this.#followers, ...this.#instead]) one.perhaps(from, count, serial)
+    return fresh
   }
 
   /** They have this one and no other. Followers keep what they may have had. */
@@ -83,9 +94,9 @@ export class ChaosContent {
     for (const one of this.#instead) one.put(from, count, serial)
   }
 
-  /** What was sent has been refused: it has changed nothing. */
-  refused(from: number, count: number, serial: number): void {
-    for (let sector = from; sector < from + count; sector++) {
+  /** What was sent has been refused: it has changed nothing. `sectors`: what `perhaps` answered. */
+  refused(sectors: readonly number[], serial: number): void {
+    for (const sector of sectors) {
       const values = this.#doubts.get(sector)
       values?.delete(serial)
       if (values?.size === 1) this.#settle(sector, [...values][0]!)
@@ -124,13 +135,19 @@ export class ChaosContent {
     const before = this.#truth
     this.#truth = new Int32Array(sectors)
     this.#truth.set(before.subarray(0, sectors))
+    this.#sizes = new Set([sectors])
     for (const sector of this.#doubts.keys()) if (sector >= sectors) this.#doubts.delete(sector)
     for (const one of this.#instead) one.resize(sectors)
-    for (const one of this.#followers) one.stretch(sectors)
+    for (const one of this.#followers) one.stretch(before.length, sectors)
   }
 
-  /** Of a follower: whichever size it has in the end, what lies behind the shorter one is known to be zeros or what it was. */
-  stretch(sectors: number): void { if (sectors > this.sectors) this.resize(sectors) }
+  /** Of a follower: it may have the new size as well, and what has been grown is zeros, or what it was before it was cut off. */
+  stretch(from: number, sectors: number): void {
+    const sizes = [...this.#sizes, sectors]
+    if (sectors > this.sectors) this.resize(sectors)
+    if (sectors > from) this.perhaps(from, sectors - from, 0)
+    this.#sizes = new Set(sizes)
+  }
 
   /** What was read, whole, when nothing is in flight. Answers what is wrong with it, or ''. Settles doubts if `settle`. */
   judge(found: Int32Array, settle: boolean): string {
@@ -139,6 +156,7 @@ export class ChaosContent {
     if (!fitting) return `${wrong}${this.#instead.length > 0 ? `, or ${this.#instead[0]!.#differs(found)}` : ''}`
     if (settle) {
       this.#truth = found.slice()
+      this.#sizes = new Set([found.length])
       this.#doubts.clear()
       this.#instead = []
     }
@@ -160,7 +178,7 @@ export class ChaosContent {
   }
 
   #differs(found: Int32Array): string {
-    if (found.length !== this.sectors) return `it has ${found.length} sectors, not ${this.sectors}`
+    if (!this.mayHave(found.length)) return `it has ${found.length} sectors, not ${[...this.#sizes].join(' or ')}`
     const bad: string[] = []
     let count = 0
     for (let sector = 0; sector < found.length; sector++) {
@@ -172,10 +190,12 @@ export class ChaosContent {
 
   #values(sector: number): number[] { return [...this.#doubts.get(sector) ?? [this.#truth[sector]!]] }
 
-  #perhaps(sector: number, serial: number): void {
+  #perhaps(sector: number, serial: number): boolean {
     const values = this.#doubts.get(sector)
+    if (values ? values.has(serial) : this.#truth[sector] === serial) return false
     if (values) values.add(serial)
-    else if (this.#truth[sector] !== serial) this.#doubts.set(sector, new Set([this.#truth[sector]!, serial]))
+    else this.#doubts.set(sector, new Set([this.#truth[sector]!, serial]))
+    return true
   }
 
   #settle(sector: number, serial: number): void {

@@ -9,7 +9,7 @@ import { closeSync, fdatasyncSync, mkdirSync, openSync, readdirSync, readFileSyn
 import { join } from 'node:path'
 import { InteropServer } from '../../scripts/interop/server.js'
 import { until } from '../../scripts/interop/tools.js'
-import type { CommandPool } from './command-pool.js'
+import type { CommandPool, Ended } from './command-pool.js'
 import { judge, outcomeOf, type Outcome } from './outcome.js'
 import { Relay } from './relay.js'
 
@@ -17,6 +17,8 @@ const MIB = 2 ** 20
 const START_MS = 30_000
 const HISTORY_MAX = 2000
 const LEVEL_ERROR = 50
+const INTERRUPTED = 130
+const FULL = /ENOSPC|no room|no space/
 
 /** Mounts of this process; none may outlive it. */
 const mounted = new Set<string>()
@@ -65,12 +67,29 @@ export class ChaosHost {
   async runFor(interruptMs: number | undefined, words: readonly string[]): Promise<Outcome> {
     const began = performance.now()
     const before = this.outages
-    const { exit, stdout, stderr } = await this.pool.run([...words, '--json', '--store', this.server.store], interruptMs)
-    const outcome = outcomeOf(words, exit, stdout, stderr, performance.now() - began)
+    const ended = await this.pool.run(this.#whole(words), interruptMs)
+    return this.#judge(words, ended, performance.now() - began, before)
+  }
+
+  /** Two processes; the other host's reads what ours writes. Answers the outcome of that. */
+  async pipe(words: readonly string[], other: ChaosHost, others: readonly string[]): Promise<Outcome> {
+    const began = performance.now()
+    const before = [this.outages, other.outages]
+    const [ended, read] = await this.pool.pipe(this.#whole(words), other.#whole(others))
+    const late = performance.now() - began
+    const [first, second] = [this.#judge(words, ended, late, before[0]!), other.#judge(others, read, late, before[1]!)]
+    if (first.exit !== 0 && second.exit === 0) this.wrong.push(`${this.name}: what failed was read to its end: ${words.join(' ')}: ${first.stderr}`)
+    return second
+  }
+
+  #whole(words: readonly string[]): string[] { return [...words, '--json', '--store', this.server.store] }
+
+  #judge(words: readonly string[], { exit, stdout, stderr, isStruck }: Ended, milliseconds: number, outages: number): Outcome {
+    const outcome = outcomeOf(words, isStruck ? INTERRUPTED : exit, stdout, stderr, milliseconds)
     const key = `${words[0]} ${words[1]?.startsWith('-') ? '' : words[1] ?? ''} ${exit}`
     this.counts.set(key, (this.counts.get(key) ?? 0) + 1)
-    this.note(`${words.join(' ')} -> ${exit}${outcome.fault ? ` ${outcome.fault.message}` : ''} (${Math.round(outcome.milliseconds)} ms)`)
-    const bad = judge(outcome) || (exit === 9 && before === this.outages && before % 2 === 0 && outcome.fault!.message.includes('server')
+    this.note(`${words.join(' ')} -> ${outcome.exit}${outcome.fault ? ` ${outcome.fault.message}` : ''} (${Math.round(outcome.milliseconds)} ms)`)
+    const bad = (isStruck ? '' : judge(outcome)) || (exit === 9 && outages === this.outages && outages % 2 === 0 && outcome.fault!.message.includes('server')
       ? `nobody answered, though nobody stopped it: ${words.join(' ')}: ${outcome.stderr}` : '')
     if (bad) this.wrong.push(`${this.name}: ${bad}`)
     return outcome
@@ -167,11 +186,23 @@ export class ChaosHost {
     return readdirSync(folder)
   }
 
+  /** What went wrong in its own eyes, without a full disk. */
+  judgeLog(): void {
+    const [line] = this.errors().filter(({ msg, err }) => !FULL.test(`${msg} ${err?.message}`))
+    if (line) this.wrong.push(`${this.name}: the log says: ${line.msg}: ${line.err?.message}`)
+  }
+
   residentBytes(): number { return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${this.server.pid}/status`, 'utf8'))![1]) * 1024 }
 
   errors(): LogLine[] {
     const lines = this.server.log.split('\n').filter(line => line.startsWith('{')).map(line => JSON.parse(line) as LogLine)
     return lines.filter(({ level }) => level >= LEVEL_ERROR)
+  }
+
+  /** Store, files and log as they are now, for whoever looks into a failure. */
+  keep(folder: string): void {
+    mkdirSync(folder, { recursive: true })
+    spawnSync('cp', ['-a', '--sparse=always', this.server.dir, join(folder, this.name)])
   }
 
   async close(): Promise<void> {

@@ -1,22 +1,30 @@
 /**
- * ChaosSteps: random commands about volumes, points, groups and files whose outcome the model knows, while clients write.
+ * ChaosSteps: random commands about volumes, points and groups whose outcome the model knows, while clients write.
  *
  * A command is answered with yes, refused (then nothing may have changed), or cut short by a kill: then it has happened or not, which its
  * step finds out by asking.
  */
-import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { readExport } from './chaos-client.js'
-import { ChaosContent, SECTOR, sectorBytes, newSerial, serialsOf } from './chaos-content.js'
+import { type ChaosClients, readExport } from './chaos-client.js'
+import { ChaosContent, SECTOR, serialsOf } from './chaos-content.js'
 import type { ChaosHost } from './chaos-host.js'
+import { type InstantLog, judgeInstant } from './chaos-instants.js'
 import type { ChaosModel, ModelVolume } from './chaos-model.js'
-import type { Outcome } from './outcome.js'
+import { EXIT } from '../../src/control/commands.js'
+import { commandOf, type Outcome } from './outcome.js'
 
 const MIB_SECTORS = 2048
-const VOLUMES_MAX = 5
-const POINTS_MAX = 5
+export const VOLUMES_MAX = 5
+export const POINTS_MAX = 5
 const KILLS = 0.06
 const COPIES_MS = 40_000
+const INTERRUPTED = 130
+/** A process needs so long to ask; a Ctrl-C comes in the time behind it. */
+const BEGIN_MS = 150
+const CUT_MS = 500
+/** By then the server has noticed that nobody waits any more. */
+const CANCEL_MS = 500
 const REFUSALS = [4, 5, 6]
 
 export type Verdict = 'done' | 'refused' | 'unknown'
@@ -36,25 +44,28 @@ export class ChaosSteps {
     return this.pick([...this.model.volumes].filter(volume => !volume.targetOf && (!host || volume.host === host)))
   }
 
-  /** Runs it; now and then the server is killed amid. Exit codes that are no refusal of this kind are failures. */
+  /** Runs it; now and then the server is killed amid, or a job gets a Ctrl-C. Exit codes that are no refusal of this kind are failures. */
   async do(host: ChaosHost, words: readonly string[], refusals: readonly number[] = REFUSALS): Promise<Outcome & { readonly verdict: Verdict }> {
     const { outages } = host
-    const asked = host.run(...words)
-    if (this.random() < KILLS) {
-      await sleep(this.random() ** 2 * 400)
-      await host.kill()
-    }
+    const isCut = commandOf(words).exits.some(name => EXIT[name] === INTERRUPTED) && refusals.includes(INTERRUPTED) && this.random() < KILLS
+    const asked = host.runFor(isCut ? BEGIN_MS + this.random() ** 2 * CUT_MS : undefined, words)
+    await this.killPerhaps(host)
     const outcome = await asked
-    if (outages !== host.outages) await this.settled(host)
     if (outcome.exit === 0) return { ...outcome, verdict: 'done' }
-    if (outages !== host.outages && (outcome.exit === 9 || outcome.exit === 130)) return { ...outcome, verdict: 'unknown' }
+    if (outcome.exit === INTERRUPTED) await sleep(CANCEL_MS)
+    if ((outages !== host.outages && outcome.exit === 9) || outcome.exit === INTERRUPTED) return { ...outcome, verdict: 'unknown' }
     const mayFill = this.model.full.has(host) && (outcome.exit === 6 || outcome.exit === 7)
     if (!mayFill && !refusals.includes(outcome.exit!)) this.model.fail(`${host.name}: ${words.join(' ')}: ${outcome.stderr}`)
     return { ...outcome, verdict: 'refused' }
   }
 
-  /** After a kill: clients are gone. */
-  async settled(host: ChaosHost): Promise<void> { await this.model.stopHost(host) }
+  /** Its clients are gone then. */
+  async killPerhaps(host: ChaosHost): Promise<void> {
+    if (this.random() >= KILLS) return
+    await sleep(this.random() ** 2 * 400)
+    await host.kill()
+    await this.model.stopHost(host)
+  }
 
   async names(host: ChaosHost, ...words: string[]): Promise<Row[]> { return await host.ask(...words) as Row[] }
 
@@ -84,9 +95,10 @@ export class ChaosSteps {
     const { host, content } = volume
     const [name, isBookmark] = [this.name('s'), this.random() < 0.25]
     const taken = content.follow()
-    const { verdict } = await this.do(host, ['snapshot', 'create', volume.name, name, ...isBookmark ? ['--bookmark'] : []])
+    const { verdict, value } = await this.do(host, ['snapshot', 'create', volume.name, name, ...isBookmark ? ['--bookmark'] : []])
     content.unfollow(taken)
-    if (await this.happened(host, verdict, ['snapshot', 'list', volume.name], name)) volume.points.set(name, { content: isBookmark ? undefined : taken, isAuto: false, uuid: '' })
+    const uuid = (value as Row | undefined)?.uuid ?? ''
+    if (await this.happened(host, verdict, ['snapshot', 'list', volume.name], name)) volume.points.set(name, { content: isBookmark ? undefined : taken, isAuto: false, uuid })
   }
 
   async deletePoint(): Promise<void> {
@@ -152,7 +164,8 @@ export class ChaosSteps {
     const from = this.random() < 0.6 ? 0 : Math.floor(this.random() * common)
     const count = from === 0 ? common : 1 + Math.floor(this.random() * (common - from))
     const part = from === 0 ? [] : ['--offset', String(from * SECTOR), '--length', String(count * SECTOR)]
-    const isLeft = this.random() < 0.5
+    // A copy waits for room, which a budget may not give.
+    const isLeft = volume.hasBudget || this.random() < 0.5
     const before = content.copy()
     const after = content.copy()
     after.become(point, from, count)
@@ -172,6 +185,7 @@ export class ChaosSteps {
     const { outages } = host
     const { exit, value } = await host.run('job', 'cancel', String(id))
     if (exit === 0 && (value as { state: string }).state === 'cancelled') volume.content.become(before, from, count)
+    else if (exit === 6 && (volume.hasBudget || this.model.full.has(host))) return // it goes on, as is said
     else if (exit !== 0 && outages === host.outages) this.model.fail(`${host.name}: job ${id} of ${volume.name} cannot be cancelled: ${exit}`)
   }
 
@@ -186,9 +200,15 @@ export class ChaosSteps {
     clone.base = { volume, point: name }
   }
 
+  /** Whoever waits until something is copied waits for room as well, for ever. */
+  async lift(volume: ModelVolume): Promise<boolean> {
+    return !volume.hasBudget || (await this.do(volume.host, ['volume', 'set-budget', volume.name, '--unlimited'])).verdict === 'done'
+  }
+
   async promote(): Promise<void> {
     const clone = [...this.model.volumes].find(({ base }) => base)
     if (!clone) return
+    if (!await this.lift(clone)) return
     const { verdict } = await this.do(clone.host, ['volume', 'promote', clone.name])
     if (verdict === 'done') clone.base = undefined
   }
@@ -204,6 +224,8 @@ export class ChaosSteps {
     const isGone = verdict === 'done' || (verdict === 'unknown' && !(await this.names(host, 'volume', 'list')).some(row => row.name === name))
     if (!isGone) return
     this.model.volumes.delete(volume)
+    const wrong = volume.backing === undefined ? '' : volume.content.judge(serialsOf(readFileSync(volume.backing)), false)
+    if (wrong) this.model.fail(`${host.name}: what ${name} leaves in ${volume.backing}: ${wrong}`)
     for (const [group, members] of this.model.groups) {
       const left = members.filter(member => member !== volume)
       if (left.length === 0) this.model.groups.delete(group)
@@ -211,12 +233,13 @@ export class ChaosSteps {
     }
   }
 
+  /** Of a source as well, whose target follows; clients may go on while it grows. */
   async resize(): Promise<void> {
     const volume = this.own()
-    if (!volume || [...this.model.mirrors].some(({ source, target }) => source === volume || target === volume)) return
-    await this.model.stopClients(volume)
+    if (!volume || [...this.model.mirrors].some(({ source, target, isSplit, kind }) => target === volume || (source === volume && (isSplit || kind === 'plain')))) return
     const { host, content } = volume
     const sectors = MIB_SECTORS + Math.floor(this.random() * MIB_SECTORS)
+    if (sectors < content.sectors) await this.model.stopClients(volume)
     const { verdict } = await this.do(host, ['volume', 'resize', volume.name, '--size', String(sectors * SECTOR), '--shrink'])
     const rows = verdict === 'unknown' ? await host.ask('volume', 'show', volume.name) as { sizeBytes: number } : undefined
     if (verdict === 'done' || rows?.sizeBytes === sectors * SECTOR) content.resize(sectors)
@@ -235,76 +258,6 @@ export class ChaosSteps {
     const missed = point!.content!.differences(content).find(sector =>
       !ranges.some(({ offset, length }) => sector * SECTOR >= offset && sector * SECTOR < offset + length))
     if (missed !== undefined) this.model.fail(`${host.name}: diff of ${volume!.name}@${name} does not list sector ${missed}`)
-  }
-
-  /** Out to a file, and into a new volume from there, or straight from the other host. */
-  async transfer(): Promise<void> {
-    const volume = this.own()
-    if (!volume || [...this.model.volumes].filter(({ host }) => host === volume.host).length >= VOLUMES_MAX) return
-    await this.model.stopClients(volume)
-    const [host, to] = [this.pick(this.hosts), this.name('i')]
-    const file = volume.host.file('image')
-    const isFile = this.random() < 0.5
-    if (isFile) {
-      const out = await this.do(volume.host, ['volume', 'export', volume.name, file, '--overwrite'])
-      if (out.verdict !== 'done') return
-      const wrong = volume.content.judge(serialsOf(readFileSync(file)), true)
-      if (wrong) this.model.fail(`${volume.host.name}: the image of ${volume.name}: ${wrong}`)
-    }
-    const { verdict } = await this.do(host, ['volume', 'import', to, isFile ? file : volume.host.uri(volume.name)], [4, 5, 6, 9])
-    if (await this.happened(host, verdict, ['volume', 'list'], to)) this.model.add(host, to, volume.content.copy(), 4096 / SECTOR)
-  }
-
-  /** Over an existing volume: after a failure it is a mixture. */
-  async overwrite(): Promise<void> {
-    const volume = this.own()
-    if (!volume || [...this.model.mirrors].some(({ source, target }) => source === volume || target === volume)) return
-    await this.model.stopClients(volume)
-    const { host, content } = volume
-    const file = host.file('raw')
-    const image = new ChaosContent(1 + Math.floor(this.random() * content.sectors))
-    rmSync(file, { force: true })
-    writeFileSync(file, '')
-    truncateSync(file, image.sectors * SECTOR)
-    const bytes = readFileSync(file)
-    for (let count = 0; count < 20; count++) {
-      const [from, length, serial] = [Math.floor(this.random() * image.sectors), 1 + Math.floor(this.random() * 64), newSerial()]
-      const fits = Math.min(length, image.sectors - from)
-      image.put(from, fits, serial)
-      sectorBytes(serial, from, fits).copy(bytes, from * SECTOR)
-    }
-    writeFileSync(file, bytes)
-    image.resize(content.sectors)
-    const { verdict, exit } = await this.do(host, ['volume', 'import', volume.name, file, '--overwrite'])
-    if (verdict === 'done') content.become(image)
-    else if (verdict === 'unknown' || exit === 6 || exit === 7) content.blur(image)
-  }
-
-  /** A full delta into a new volume, and an increment behind it. */
-  async delta(): Promise<void> {
-    const volume = this.own()
-    const points = volume ? [...volume.points].filter(([, { content }]) => content?.isCertain && content.sectors === volume.content.sectors) : []
-    const other = this.pick(this.hosts)
-    if (points.length < 2 || [...this.model.volumes].filter(({ host }) => host === other).length >= VOLUMES_MAX) return
-    const [first, second] = [this.pick(points), this.pick(points)]
-    const { host } = volume!
-    const [whole, part] = [host.file('whole.delta'), host.file('part.delta')]
-    for (const words of [['delta', 'export', volume!.name, first[0], whole], ['delta', 'export', volume!.name, second[0], part, '--from', first[0]]]) {
-      if (first === second) return
-      if ((await this.do(host, [...words, '--overwrite'])).verdict !== 'done') return
-    }
-    const to = this.name('d')
-    const made = await this.do(other, ['volume', 'create', to, '--size', String(volume!.content.sectors * SECTOR), '--grain', String(volume!.grainSectors * SECTOR)])
-    if (!await this.happened(other, made.verdict, ['volume', 'list'], to)) return
-    const copy = this.model.add(other, to, new ChaosContent(volume!.content.sectors), volume!.grainSectors)
-    copy.wasTarget = true
-    for (const [file, [, { content }]] of [[whole, first], [part, second]] as const) {
-      const { verdict } = await this.do(other, ['delta', 'import', to, file])
-      if (verdict === 'done') copy.content.become(content!)
-      else if (verdict === 'unknown') copy.content.mayBecome(content!)
-      await this.model.read(copy)
-      if (verdict !== 'done') return
-    }
   }
 
   async group(): Promise<void> {
@@ -330,11 +283,24 @@ export class ChaosSteps {
     if (members.some(({ points, targetOf }) => points.size >= POINTS_MAX || targetOf)) return
     const point = this.name('s')
     const taken = members.map(({ content }) => content.follow())
+    const clients = members.map(volume => volume.clients)
     const { verdict } = await this.do(host, ['group', 'snapshot', group, point])
     members.forEach(({ content }, index) => { content.unfollow(taken[index]!) })
     const there = await Promise.all(members.map(({ name }) => this.happened(host, verdict, ['snapshot', 'list', name], point)))
     if (new Set(there).size > 1) this.model.fail(`${host.name}: group snapshot ${point} is there in some volumes only`)
+    if (there[0]) await this.judgeInstant(members.map((volume, index) => ({ host, name: `${volume.name}@${point}`, clients: clients[index] })))
     if (there[0]) members.forEach((volume, index) => { volume.points.set(point, { content: taken[index]!, isAuto: false, uuid: '' }) })
+  }
+
+  /** Of those that had clients, who may go on. */
+  async judgeInstant(exports: readonly { readonly host: ChaosHost, readonly name: string, readonly clients: ChaosClients | undefined }[]): Promise<void> {
+    const contents: { name: string, log: InstantLog, found: Int32Array }[] = []
+    for (const { host, name, clients } of exports) {
+      const found = clients && await readExport(host.server.socketPath, name).catch(() => undefined)
+      if (found) contents.push({ name, log: clients.instants, found })
+    }
+    const wrong = judgeInstant(contents)
+    if (wrong) this.model.fail(`not of one instant: ${wrong}`)
   }
 
   async groupRestore(host: ChaosHost, group: string, members: readonly ModelVolume[]): Promise<void> {
@@ -346,7 +312,7 @@ export class ChaosSteps {
     for (const volume of members) await this.model.stopClients(volume)
     const known = new Set((await this.names(host, 'snapshot', 'list')).map(row => row.uuid))
     const befores = members.map(({ content }) => content.copy())
-    const { verdict } = await this.do(host, ['group', 'restore', group, point, '--force'])
+    const { verdict } = await this.do(host, ['group', 'restore', group, point, '--force', ...members.some(({ hasBudget }) => hasBudget) ? ['--no-wait'] : []])
     for (const [index, volume] of members.entries()) {
       volume.copiesUntilMs = Date.now() + COPIES_MS
       const content = volume.points.get(point)!.content!
@@ -355,6 +321,24 @@ export class ChaosSteps {
       const undo = (await this.names(host, 'snapshot', 'list', volume.name)).find(row => !known.has(row.uuid) && row.labels['auto'] === 'undo')
       if (undo) volume.points.set(undo.name, { content: befores[index]!, isAuto: true, uuid: undo.uuid })
     }
+  }
+
+  /** The first snapshot is due at once; what it drops later is its own. */
+  async schedule(): Promise<void> {
+    const volume = this.own()
+    if (!volume) return
+    const { host, name } = volume
+    const words = this.pick([['set', name, '--hourly', '1'], ['set', name, '--daily', '2', '--keep-bookmarks'], ['clear', name], ['show', name]])
+    await this.do(host, ['schedule', ...words])
+  }
+
+  /** As a start of the server would. */
+  async reopen(): Promise<void> {
+    const volume = this.own()
+    if (!volume) return
+    await this.model.stopClients(volume)
+    const { verdict } = await this.do(volume.host, ['volume', 'reopen', volume.name])
+    if (verdict === 'done') await this.model.readAll(volume.host, volume)
   }
 
   async budget(): Promise<void> {

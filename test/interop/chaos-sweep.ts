@@ -35,7 +35,10 @@ async function pass(host: ChaosHost): Promise<void> {
   for (const { volume, name, pins } of await list<Point>('snapshot', 'list')) {
     for (const { owner } of pins) if (!/^(clone|mirror|restore|job) /.test(owner)) await host.run('snapshot', 'unpin', volume, name, '--owner', owner)
   }
-  for (const { name } of await list<Named>('volume', 'list')) await host.run('volume', 'delete', name, '--force')
+  for (const { name } of await list<Named>('volume', 'list')) {
+    // What an adopted file has to be given needs room.
+    if ((await host.run('volume', 'delete', name, '--force')).exit === 6) await host.run('volume', 'set-budget', name, '--unlimited')
+  }
 }
 
 async function remains(host: ChaosHost): Promise<string> {

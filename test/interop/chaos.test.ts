@@ -7,6 +7,8 @@ import { Chaos } from './chaos.js'
 
 const MINUTES = Number(process.env['MINUTES'] ?? 0)
 const STEPS = Number(process.env['STEPS'] ?? 60)
+/** Where stores and logs are copied to when something goes wrong. */
+const KEEP = process.env['KEEP']
 const SHOWN_MAX = 8000
 
 t.setTimeout(MINUTES * 60_000 + 300_000)
@@ -23,6 +25,7 @@ t.test('whatever operators and clients do, all reads and lists are right, and in
     const wrong = await chaos.live(STEPS, random() < 0.5)
     if (!wrong) continue
     t.comment(chaos.history())
+    if (KEEP !== undefined) for (const host of chaos.hosts) host.keep(KEEP)
     return t.fail(`seed ${seed}, life ${chaos.totals.lives}: ${wrong.slice(0, SHOWN_MAX)}`)
   }
   for (const host of chaos.hosts) t.comment(host.errors().map(({ time, msg, err }) => `${host.name} ${time} ${msg} ${err?.message}`).join('\n'))

@@ -5,7 +5,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ChaosHost } from './chaos-host.js'
-import { ChaosMirrors, trouble } from './chaos-mirrors.js'
+import { ChaosCopies } from './chaos-copies.js'
+import { trouble } from './chaos-mirrors.js'
 import { ChaosModel } from './chaos-model.js'
 import { ChaosStorm } from './chaos-storm.js'
 import { sweep } from './chaos-sweep.js'
@@ -17,6 +18,7 @@ const DISK_MIB = 160
 /** What a store keeps that has no volumes any more: its logs. */
 const LEFT_BYTES = MIB
 const DESCRIPTORS_SLACK = 6
+const FULL_MS = 3000
 const WAIT_MS = 40_000
 const RESIDENT_MAX = 450 * MIB
 
@@ -26,6 +28,7 @@ export class Chaos {
   readonly totals = { lives: 0, steps: 0, reads: 0, looks: 0, kills: 0, restarts: 0, troubles: 0, fills: 0 }
   readonly #bases = new Map<ChaosHost, Base>()
   readonly #lull: (() => void)[] = []
+  #lullUntilMs = 0
 
   private constructor(readonly hosts: readonly ChaosHost[], readonly pool: CommandPool, readonly random: () => number) {}
 
@@ -44,7 +47,7 @@ export class Chaos {
     const storm = new ChaosStorm(this.hosts, this.random)
     if (isStorm) storm.start(2)
     const wrong = (): string => model.failure || storm.failure || this.hosts.flatMap(host => host.wrong)[0] || ''
-    const doing = new ChaosMirrors(model, this.hosts)
+    const doing = new ChaosCopies(model, this.hosts)
     try {
       for (let step = 0; step < steps && !wrong(); step++) await this.#step(doing, model)
       await this.#calm(model)
@@ -52,6 +55,7 @@ export class Chaos {
       this.totals.looks += storm.looks
       if (!wrong()) await this.#judge(model, doing)
       this.totals.reads += model.reads
+      for (const host of this.hosts) host.judgeLog()
       return wrong() || await sweep(this.hosts) || wrong() || await this.#left()
     } catch (error) {
       return wrong() || (error as Error).stack!
@@ -65,7 +69,7 @@ export class Chaos {
     await this.pool.close()
   }
 
-  async #step(doing: ChaosMirrors, model: ChaosModel): Promise<void> {
+  async #step(doing: ChaosCopies, model: ChaosModel): Promise<void> {
     this.totals.steps++
     const step = doing.pick(this.#table(doing))
     try {
@@ -79,20 +83,26 @@ export class Chaos {
     for (const volume of model.volumes) if (volume.clients?.failure || volume.clients?.areLost) await model.stopClients(volume)
   }
 
-  #table(steps: ChaosMirrors): readonly (() => Promise<void>)[] {
+  #table(steps: ChaosCopies): readonly (() => Promise<void>)[] {
     const { create, clients, snapshot, read, readPoint, restore } = steps
     return [
       create, create, clients, clients, clients, snapshot, snapshot, snapshot, read, read, readPoint, restore, restore,
-      steps.deletePoint, steps.renamePoint, steps.pin, steps.clone, steps.promote, steps.deleteVolume, steps.resize, steps.diff, steps.transfer,
-      steps.overwrite, steps.delta, steps.group, steps.group, steps.budget, steps.hide, steps.createMirror, steps.createMirror, steps.sync, steps.sync,
-      steps.look, steps.pause, steps.verify, steps.split, steps.resync, steps.resync, steps.deleteMirror, steps.takeOver, steps.replica,
+      steps.deletePoint, steps.renamePoint, steps.pin, steps.clone, steps.promote, steps.deleteVolume, steps.resize, steps.diff,
+      steps.group, steps.group, steps.budget, steps.schedule, steps.hide, steps.reopen,
+      steps.transfer, steps.overwrite, steps.exportAcross, steps.adopt, steps.delta, steps.deltaOn, steps.deltaOn,
+      steps.createMirror, steps.createMirror, steps.sync, steps.sync, steps.look, steps.pause, steps.verify, steps.split,
+      steps.resync, steps.resync, steps.deleteMirror, steps.takeOver, steps.takeOver, steps.replica,
+      steps.mirrorOver, steps.mirrorOver, steps.snapshotOfTarget, steps.snapshotOfTarget, steps.cloneOfTarget, steps.carried,
     ]
   }
 
   async #trouble(model: ChaosModel): Promise<void> {
     const host = this.hosts[Math.floor(this.random() * 2)]!
     const dice = this.random()
-    if (this.#lull.length > 0) { this.#end(); return }
+    if (this.#lull.length > 0) {
+      if (Date.now() > this.#lullUntilMs) this.#end()
+      return
+    }
     if (dice < 0.3) {
       this.totals.kills++
       await host.kill()
@@ -113,6 +123,7 @@ export class Chaos {
       model.full.add(host)
       host.fill(this.random() < 0.5 ? 0 : MIB)
       this.#lull.push(() => { host.drain() })
+      this.#lullUntilMs = Date.now() + this.random() * FULL_MS
     }
   }
 
@@ -124,7 +135,7 @@ export class Chaos {
     for (const host of this.hosts) await model.stopHost(host)
   }
 
-  async #judge(model: ChaosModel, doing: ChaosMirrors): Promise<void> {
+  async #judge(model: ChaosModel, doing: ChaosCopies): Promise<void> {
     for (const host of this.hosts) await model.judge(host)
     // What is in doubt of the sources is settled before their targets are judged by them.
     for (const volume of model.volumes) if (!volume.targetOf) await model.read(volume)
@@ -134,7 +145,7 @@ export class Chaos {
         await mirror.host.run('mirror', 'resume', mirror.name)
         return (await mirror.host.run('mirror', 'sync', mirror.name)).exit === 0
       })
-      await doing.sync(mirror)
+      await doing.sync([mirror])
     }
     for (const host of this.hosts) await model.readAll(host)
   }

@@ -3,7 +3,7 @@
  *
  * A process takes most of its time to start, and hundreds of them take it from the servers that are to be tested.
  */
-import { spawn } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { ROOT } from '../../scripts/interop/tools.js'
@@ -13,8 +13,8 @@ const LAUNCHER = process.env['NBDELTA'] ?? join(ROOT, 'bin', 'nbdelta.cjs')
 const COMMAND_MS = 90_000
 const PROCESSES = 0.03
 
-/** Exit null: it did not end. */
-export interface Ended { readonly exit: number | null, readonly stdout: string, readonly stderr: string }
+/** Exit null: it did not end. `isStruck`: the Ctrl-C came before or behind the time in which it listens to one. */
+export interface Ended { readonly exit: number | null, readonly stdout: string, readonly stderr: string, readonly isStruck?: boolean }
 
 export class CommandPool {
   readonly #idle: Worker[] = []
@@ -25,6 +25,14 @@ export class CommandPool {
   run(words: readonly string[], interruptMs?: number): Promise<Ended> {
     const isProcess = process.env['NBDELTA'] !== undefined || interruptMs !== undefined || this.random() < PROCESSES
     return isProcess ? inProcess(words, interruptMs) : this.#inThread(words)
+  }
+
+  /** Two processes, the second of which reads what the first writes; that is not collected. */
+  pipe(first: readonly string[], second: readonly string[]): Promise<[Ended, Ended]> {
+    const writer = spawn(process.execPath, [LAUNCHER, ...first], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const reader = spawn(process.execPath, [LAUNCHER, ...second], { stdio: [writer.stdout, 'pipe', 'pipe'] })
+    writer.stdout.destroy()
+    return Promise.all([ended(writer, undefined), ended(reader, undefined)])
   }
 
   async close(): Promise<void> { await Promise.all(this.#idle.map(worker => worker.terminate())) }
@@ -48,14 +56,17 @@ export class CommandPool {
   }
 }
 
-async function inProcess(words: readonly string[], interruptMs: number | undefined): Promise<Ended> {
-  const child = spawn(process.execPath, [LAUNCHER, ...words], { stdio: ['ignore', 'pipe', 'pipe'] })
+function inProcess(words: readonly string[], interruptMs: number | undefined): Promise<Ended> {
+  return ended(spawn(process.execPath, [LAUNCHER, ...words], { stdio: ['ignore', 'pipe', 'pipe'] }), interruptMs)
+}
+
+async function ended(child: ChildProcess, interruptMs: number | undefined): Promise<Ended> {
   const [out, err]: Buffer[][] = [[], []]
-  child.stdout.on('data', (chunk: Buffer) => out!.push(chunk))
-  child.stderr.on('data', (chunk: Buffer) => err!.push(chunk))
+  child.stdout!.on('data', (chunk: Buffer) => out!.push(chunk))
+  child.stderr!.on('data', (chunk: Buffer) => err!.push(chunk))
   const timers = [setTimeout(() => { child.kill('SIGKILL') }, COMMAND_MS)]
   if (interruptMs !== undefined) timers.push(setTimeout(() => { child.kill('SIGINT') }, interruptMs))
-  const exit = await new Promise<number | null>(resolve => { child.once('close', resolve) })
+  const [exit, signal] = await new Promise<[number | null, NodeJS.Signals | null]>(resolve => { child.once('close', (...how) => { resolve(how) }) })
   for (const timer of timers) clearTimeout(timer)
-  return { exit, stdout: Buffer.concat(out!).toString(), stderr: Buffer.concat(err!).toString() }
+  return { exit, isStruck: signal === 'SIGINT', stdout: Buffer.concat(out!).toString(), stderr: Buffer.concat(err!).toString() }
 }

@@ -3,10 +3,11 @@ import t from 'tap'
 import { MemoryDisk } from '../../src/device/memory-disk.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { freshVolume } from '../volume/lab.js'
+import { SpaceRig } from '../volume/space-lab.js'
 import { delay } from './support/byte-stream.js'
 import { startServer } from './support/fixture.js'
 import { GateDisk } from './support/gate-disk.js'
-import { CMD, ERR, FLAG, KIB, MIB, MODES, pattern } from './support/wire.js'
+import { CMD, command, ERR, FLAG, KIB, MIB, MODES, pattern } from './support/wire.js'
 
 const TIB = 2 ** 40
 const VOLUME_BYTES = 4 * MIB
@@ -133,4 +134,23 @@ t.test('W1: TRIM and WRITE_ZEROES of a whole 1 TiB volume', async t => {
       t.ok(type === CMD.TRIM || (await session.read(offset, 4096)).data.every(byte => byte === 0), `${offset}`)
     }
   }
+})
+
+t.test('S8: the budget ends amid a WRITE: up to 8 KiB nothing is done, of a longer one what came before that piece', async t => {
+  const rig = await SpaceRig.open({ budget: 3 })
+  await rig.snapshot('s')
+  const fixture = await startServer(t, { exports: { volume: rig.volume } })
+  const session = await fixture.attach({ name: 'volume' })
+  const payload = Buffer.alloc(16 * KIB, 2)
+  const sent = session.expect({ type: CMD.WRITE, offset: 0, payload })
+  session.stream.socket.write(command('simple', { type: CMD.WRITE, cookie: sent.cookie, offset: 0, length: payload.length }))
+  session.stream.socket.write(payload.subarray(0, 8 * KIB))
+  await delay(50)
+  session.stream.socket.write(payload.subarray(8 * KIB))
+  t.equal((await sent.reply).error, ERR.ENOSPC)
+  t.strictSame((await rig.live()).slice(0, 5), [2, 2, 1, 1, 1])
+  t.equal((await session.write(8 * KIB, Buffer.alloc(8 * KIB, 3))).error, ERR.ENOSPC)
+  t.equal((await session.write(8 * KIB, Buffer.alloc(4 * KIB, 3))).error, 0)
+  t.strictSame((await rig.live()).slice(0, 5), [2, 2, 3, 1, 1])
+  t.ok((await rig.content('s')).every(one => one === 1))
 })

@@ -275,3 +275,28 @@ t.test('source grown and shrunk: the secondary follows (A17)', async t => {
   t.same(await lab.far.seen('w'), await shown(volume))
   await lab.close()
 })
+
+for (const way of ['forgotten', 'made anew'] as const) t.test(`an empty volume that was ${way} there is not taken again by the mirror that had it`, async t => {
+  const lab = await PeerLab.open(t.testdir())
+  const volume = await lab.near.store.createVolume({ name: 'v', sizeBytes: GRAINS * G, grainBytes: G })
+  const mirror = await lab.mirror()
+  const { far } = lab
+  await far.secondaries.promote('w')
+  await far.secondaries.forget('w')
+  if (way === 'made anew') {
+    await far.store.deleteVolume('w')
+    await far.store.createVolume({ name: 'w', sizeBytes: GRAINS * G, grainBytes: G })
+  }
+  await t.rejects(mirror.sync(), { code: 'wrong-state', message: /w is no secondary of mirror m/ })
+  t.equal(far.secondaries.of(far.store.get('w')!.uuid), undefined, 'it is nobody\'s')
+  t.same(await far.seen('w'), Array<number>(GRAINS).fill(0), 'its clients are let in')
+  await fill(volume, 3, 7)
+  await mirror.beginResync({ whole: true })
+  await mirror.sync()
+  t.equal((await far.seen('w'))[3], 7, 'it is, if that is asked for')
+  await far.secondaries.promote('w')
+  await far.secondaries.forget('w')
+  await lab.near.mirrors.delete('m')
+  t.equal(far.secondaries.of(far.store.get('w')!.uuid), undefined)
+  await lab.close()
+})
