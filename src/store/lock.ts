@@ -31,6 +31,8 @@ const HOLDER_BYTES_MAX = 128
 
 export interface StoreLock {
   readonly kind: 'flock' | 'socket'
+  /** Why the file does not say who holds it: a full disk has no room for that, and must be opened to be emptied. */
+  readonly unsigned: unknown
   /** Idempotent. */
   release(): Promise<void>
 }
@@ -57,12 +59,9 @@ export async function lockStore(options: LockOptions): Promise<StoreLock> {
     if (taken === 'no-tool') {
       logger.warn({ path }, `no '${tool}' here (Debian: util-linux): other containers will not see the store's lock`)
     }
-    // A full disk has no room for it, and must be opened to be emptied.
-    await sign(handle, clock).catch((error: unknown) => {
-      logger.warn({ err: error, path }, 'the lock file does not say who has the store')
-    })
+    const unsigned = await sign(handle, clock).catch((error: unknown) => error)
     let released: Promise<void> | undefined
-    return { kind: taken === 'taken' ? 'flock' : 'socket', release: () => released ??= release(handle, server) }
+    return { kind: taken === 'taken' ? 'flock' : 'socket', unsigned, release: () => released ??= release(handle, server) }
   } catch (error) {
     await handle.close()
     throw asNbdeltaError(error, `lock ${path}`)

@@ -93,6 +93,7 @@ export async function openStoreDirectory(options: StoreDirectoryOptions): Promis
       const texts = [...recovery.map(text => `${FILES.catalog}: ${text}`), ...swept, ...points.recovery]
       for (const text of texts) logger.warn({ store: path }, text)
       const pointFolders = new PointFolders(join(path, FILES.volumes))
+      if (lock.unsigned) logger.warn({ err: lock.unsigned, store: path }, `${FILES.lock} does not say who has the store`)
       return new StoreDirectory({
         path, identity, lock, disk, catalog, folders, recovery: texts, openBacking,
         pointsDisk: points.disk, points: points.table, pointFolders,

@@ -25,7 +25,7 @@ const understood: readonly [string, string, object, object?][] = [
   ['export kick d --how hard', 'export kick', { name: 'd', how: 'hard' }],
   ['client kick 12', 'client kick', { id: 12 }],
   ['job cancel 3', 'job cancel', { id: 3 }],
-  ['serve --store s', 'serve', { spin: true, drainSeconds: 30, logLevel: 'info', nbdMode: '0600', memory: 80 * 2 ** 20 }],
+  ['serve --store s', 'serve', { spin: true, drainSeconds: 30, logLevel: 'info', nbdMode: '0600', memory: 64 * 2 ** 20 }],
   ['serve --store s --nbd unix:a --nbd tcp:h:1 --no-spin --memory 256M --create-volume a=1G --create-volume b=2G', 'serve',
     { nbd: ['unix:a', 'tcp:h:1'], spin: false, memory: 256 * 2 ** 20, createVolume: ['a=1G', 'b=2G'] }],
   ['snapshot create d s --label a=b --label c= --bookmark', 'snapshot create', { volume: 'd', name: 's', bookmark: true, label: ['a=b', 'c='] }],
