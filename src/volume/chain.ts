@@ -144,8 +144,8 @@ export class Chain {
   }
 
   /**
-   * As a journal says at open. What the map on disk says already is written again as well: a sync that has failed may have left it
-   * in the page cache alone (src/store/open-record-log.ts), and the next checkpoint drops the record.
+   * As a journal says at open. What the map on disk says already is written again as well: a sync that has failed may have
+   * left it in the page cache alone (src/store/open-record-log.ts), and the next checkpoint drops the record.
    */
   markAgain(point: Point, from: number, to: number): void {
     this.markIn(point, from, to)

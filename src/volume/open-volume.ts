@@ -87,7 +87,7 @@ export async function openVolume(options: OpenVolumeOptions): Promise<Volume> {
   return new Volume(await openVolumeParts(options))
 }
 
-/** As `openVolume`, for whoever builds more than a plain volume on the parts. What was opened of points is closed when it rejects. */
+/** As `openVolume`, for whoever builds more than a plain volume on the parts. What it has opened is closed when it rejects. */
 export async function openVolumeParts(options: OpenVolumeOptions): Promise<VolumeParts> {
   const opened: Opened = []
   try {

@@ -47,7 +47,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'lent grains forgotten at open', file: 'volume/recovery.js', find: 'of chain.lentRuns(map.grains))', put: 'of [])', judge: 'preserving' },
   { name: 'what an undo point has lent goes to an older one at open', file: 'volume/recovery.js', find: '?.lent.or(lent.get(seq));', put: ';',
     judge: 'volume/restore' },
-  { name: 'the mark of a preserved grain forgotten at open', file: 'volume/recovery.js', find: 'chain.markIn(newest, range.start, end);',
+  { name: 'the mark of a preserved grain forgotten at open', file: 'volume/recovery.js', find: 'chain.markAgain(newest, range.start, end);',
     put: ';', judge: 'preserving' },
   { name: 'reclaim before the mark of the trim is durable', file: 'volume/reclaim.js', find: 'await journal.sync();',
     put: ';', judge: 'volume/point-order' },

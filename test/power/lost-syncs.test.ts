@@ -13,7 +13,7 @@ import { contentsOf } from './sectors.js'
 
 const GRAIN = 4096
 const GRAINS = 4
-const STATES = 12
+const STATES = 8
 const root = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'nbdelta-lost-'))
 t.teardown(() => rmSync(root, { recursive: true, force: true }))
 let count = 0

@@ -3,4 +3,4 @@
 import { testLives } from './lives-test.js'
 import { storeTale } from './store-story.js'
 
-testLives(storeTale, { stories: 3, states: 40 })
+testLives(storeTale, { stories: 3, states: 20 })
