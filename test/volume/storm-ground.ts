@@ -15,6 +15,10 @@ const REQUESTS_OF_A_FAILURE = 5
 const CODES = ['no-space', 'io', 'busy', 'not-found', 'wrong-state', 'cancelled', 'flush-failed']
 
 export class Wrong extends Error {}
+/** The machine is to die while it opens. */
+export class CutShort extends Error {
+  constructor(readonly ending: Ending) { super(ending) }
+}
 
 export class Ground {
   readonly random: Random
@@ -49,22 +53,25 @@ export class Ground {
   count(what: string): void { this.counts.set(what, (this.counts.get(what) ?? 0) + 1) }
 
   /** @param crashed what a failed open has lost is to be told */
-  async opened(open: () => Promise<void>, crashed: () => void): Promise<void> {
+  async opened(open: () => Promise<void>, crashed: (isCut: boolean) => void): Promise<void> {
     this.machine.fuse = Infinity
     this.phase = 'opening'
     const begin = (): Promise<void> => {
       this.clock = new ManualClock()
       return open()
     }
-    try {
-      await this.answered('open', begin())
-    } catch (error) {
-      if (this.machine.calm || !(error instanceof NbdeltaError)) throw error
-      this.log(`open fails: ${String(error)}`)
-      this.count('open refused')
-      this.restart('killed')
-      crashed()
-      await this.answered('open again', begin())
+    for (let isOpen = false; !isOpen;) {
+      try {
+        await this.answered('open', begin())
+        isOpen = true
+      } catch (error) {
+        const ending = error instanceof CutShort ? error.ending : 'killed'
+        if (!(error instanceof CutShort) && (this.machine.calm || !(error instanceof NbdeltaError))) throw error
+        this.log(`open fails: ${String(error)}`)
+        this.count(error instanceof CutShort ? 'open cut short' : 'open refused')
+        this.restart(ending)
+        crashed(ending === 'cut')
+      }
     }
     this.phase = 'running'
   }

@@ -88,7 +88,7 @@ export class GroupLab {
   }
 
   open(): Promise<void> {
-    return this.ground.opened(() => this.#open(), () => { for (const { lab } of this.members) lab.model.crashed(false) })
+    return this.ground.opened(() => this.#open(), isCut => { for (const { lab } of this.members) lab.model.crashed(isCut) })
   }
 
   /** As volumes.ts does it. */
@@ -107,6 +107,7 @@ export class GroupLab {
     this.#judgePins()
     for (const volume of all()) this.#lineage.attach(volume)
     this.#opened = { catalog, table }
+    for (const { lab } of this.members) await lab.onOpened()
   }
 
   /** As volumes.ts does it, beside whatever the others do. False: others need it. Errors: why it could not be opened. */

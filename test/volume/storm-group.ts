@@ -266,7 +266,7 @@ class GroupStorm {
   reopenOne(): void {
     const { ground } = this.lab
     const member = this.#one(this.#members)
-    if (this.#reopening.has(member)) return
+    if (this.#reopening.has(member) || member.lab.isTaken) return
     this.#reopening.add(member)
     let isDone = false
     ground.fly(`reopen ${member.name}`, async () => { isDone = await this.lab.reopen(member) }, () => {
@@ -300,6 +300,7 @@ class GroupStorm {
     ground.machine.spell = undefined
     await ground.landed()
     if (ground.machine.dead) return
+    for (const { storm } of this.#members) storm.deltas.rest()
     ground.log('quiet')
     await ground.calmed()
     while (ground.machine.isHurt) {

@@ -57,6 +57,10 @@ export class Lab {
   /** As this process sees it. */
   sourceVolume!: SourceVolume
   isClone = false
+  /** An import has it for itself. */
+  isTaken = false
+  /** Before anybody is let in. */
+  onOpened: () => Promise<void> = async () => undefined
   /** Of what its points keep. */
   space: SpaceRule = NO_BUDGET
   /** Of the restore that is on its way, where nobody can give it any. */
@@ -159,7 +163,7 @@ export class Lab {
   }
 
   /** What a failed flush of a first try has lost the model is told. */
-  open(): Promise<void> { return this.ground.opened(() => this.#open(), () => this.model.crashed(false)) }
+  open(): Promise<void> { return this.ground.opened(() => this.#open(), isCut => this.model.crashed(isCut)) }
 
   async #open(): Promise<void> {
     const { disks } = this.machine
@@ -167,6 +171,7 @@ export class Lab {
     await this.openOn(catalog, await openTable(disks.get('table')!))
     const sourceVolume = this.sourceVolume = this.#elsewhere.volume(disks.get('elsewhere')!, this.lives())
     for (const name of this.#elsewhere.attach(this.volume.inheritor, sourceVolume)) throw new Wrong(`${name} is inherited from, and not pinned`)
+    await this.onOpened()
   }
 
   get #disks(): PointDisks & Disks {

@@ -35,6 +35,8 @@ interface Known {
   readonly label: Set<string | undefined>
   /** One of them is being changed. */
   isNoted: boolean
+  /** Of an import that was undone: it goes by itself. */
+  readonly isPassing?: boolean
 }
 
 /** Of bytes. */
@@ -51,7 +53,7 @@ export interface RestoreMaking extends Making {
   readonly found: (isShown: boolean) => void
 }
 
-interface Restoring { readonly from: string, range: Range | undefined, op: Op | undefined, undo: Known | undefined }
+interface Restoring { readonly from: string, readonly isPassing: boolean, range: Range | undefined, op: Op | undefined, undo: Known | undefined }
 
 export class StormPoints {
   readonly #lab: Lab
@@ -136,7 +138,12 @@ export class StormPoints {
     return uuid !== undefined && uuid === known.uuid
   }
 
-  #isGone(what: string, name: string, { mayGo }: Known): void {
+  #isGone(what: string, name: string, { mayGo, isPassing }: Known): void {
+    if (isPassing) {
+      this.#lab.stirred()
+      this.#points.delete(name)
+      return
+    }
     const { rules, machine } = this.#lab
     const isAllowed = rules.some(({ order, budgetBytes }) => order === 'drop-undo-then-fail' && (budgetBytes !== null || machine.wasFull))
     if (!mayGo || !isAllowed) throw new Wrong(`${what}: ${name} is gone`)
@@ -262,20 +269,21 @@ export class StormPoints {
 
   /** One more point is not too many, nor a restore. */
   get hasRoom(): boolean { return this.#points.size < POINTS_MAX && this.#made < POINTS_EVER }
-  get canBeRestored(): boolean { return !this.#restoring && this.#made < POINTS_EVER && this.#points.size <= POINTS_MAX }
+  get canBeRestored(): boolean { return !this.#lab.isTaken && this.hasRoomToRestore }
+  get hasRoomToRestore(): boolean { return !this.#restoring && this.#made < POINTS_EVER && this.#points.size <= POINTS_MAX }
 
   /** A restore that is about to be asked for. */
-  restoring(from: string, content: readonly number[], range: Range | undefined): RestoreMaking {
+  restoring(from: string, content: readonly number[], range: Range | undefined, isPassing = false): RestoreMaking {
     const lab = this.#lab
     const isMine = lab.lives()
-    const restoring: Restoring = this.#restoring = { from, range, op: undefined, undo: undefined }
+    const restoring: Restoring = this.#restoring = { from, isPassing, range, op: undefined, undo: undefined }
     const askedAt = lab.model.tick
     this.#made++
     return {
       whenHeld: () => {
         if (!isMine()) return
         restoring.range = range ?? { offset: 0, length: lab.volume.sizeBytes }
-        restoring.undo = { ...fresh('snapshot', true), allowed: lab.model.allowed() }
+        restoring.undo = { ...fresh('snapshot', true), isPassing, allowed: lab.model.allowed() }
         restoring.op = lab.model.begin(`restore ${from}`, restored(content, range, lab.volume.sizeBytes))
       },
       atInstant: () => { if (isMine()) lab.model.atOnce(restoring.op!) },
@@ -327,11 +335,11 @@ export class StormPoints {
 
   /** Its name is the volume's choice: that of one which was given up while its deletion waited, perhaps. */
   #foundUndo(): void {
-    const { undo, range } = this.#restoring!
+    const { undo, range, isPassing } = this.#restoring!
     this.#lookForSacrifices()
     const name = this.undoIn(this.#lab.volume.points.list())
     this.#restoring = undefined
-    this.restored = name === undefined ? undefined : { undo: name, range }
+    this.restored = name === undefined || isPassing ? undefined : { undo: name, range }
     if (name === undefined) return
     if (!undo) throw new Wrong(`${name} had no instant`)
     undo.state = 'there'
@@ -359,7 +367,7 @@ export class StormPoints {
     const lab = this.#lab
     const { points } = lab.volume
     this.#lookForSacrifices()
-    const there = [...this.#points].filter(([, { state }]) => state === 'there')
+    const there = [...this.#points].filter(([, { state, isPassing }]) => state === 'there' && !isPassing)
     for (const [name, known] of there) {
       const { kind, image } = known
       this.#judgeInfo(what, name, known)

@@ -4,12 +4,14 @@
  *
  * Judged: what is read, at any time, after a crash, and in quiet moments, after which it must stay; points (storm-points.ts); that
  * every request is answered; that everything can be done again once nothing is refused and the disks were opened anew; what is kept
- * and promised of the budget, and that what finds no room in it has changed nothing; whoever reads for long (storm-readers.ts).
+ * and promised of the budget, and that what finds no room in it has changed nothing; whoever reads for long (storm-readers.ts);
+ * streams that are written and applied (storm-deltas.ts).
  */
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { InheritJob } from '../../src/volume/copier.js'
 import { FAST, GRAIN, KEEP, SLOW } from './lab.js'
+import { StormDeltas } from './storm-deltas.js'
 import type { Ending } from './storm-disks.js'
 import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, PARTS, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
 import { contentOf, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
@@ -24,6 +26,7 @@ export class Storm {
   readonly lab: Lab
   readonly points: StormPoints
   readonly readers: StormReaders
+  readonly deltas: StormDeltas
   /** One write in so many is of parts of grains. */
   readonly #wholes: number
   /** The last one of this process. */
@@ -37,6 +40,7 @@ export class Storm {
     this.lab = lab
     this.points = new StormPoints(this.lab)
     this.readers = new StormReaders(this.lab, this.points)
+    this.deltas = new StormDeltas(this.lab, this.points, this)
     this.#wholes = [2, 5, 100][this.lab.random(3)]
   }
 
@@ -53,6 +57,7 @@ export class Storm {
   /** @param then when it is answered */
   write(then?: () => void): void {
     const { random } = this.lab
+    if (this.lab.isTaken) return
     const at = this.#grain() * GRAIN
     const part = random(this.#wholes) === 0
     const start = at + (part ? SECTOR * random(Math.min(GRAIN, this.#end - at) / SECTOR) : 0)
@@ -91,6 +96,7 @@ export class Storm {
 
   clear(how: 'zero' | 'trim'): void {
     const { lab } = this
+    if (lab.isTaken) return
     const grain = this.#grain()
     const grains = 1 + lab.random(3)
     const part = how === 'zero' && lab.random(3) === 0
@@ -137,10 +143,17 @@ export class Storm {
   /** As volumes.ts does it. */
   resize(): void {
     const { lab } = this
-    if (this.#resizingTo !== undefined) return
-    const from = lab.volume.sizeBytes
+    if (this.isResizing || lab.isTaken) return
     const grains = GRAINS_MIN + lab.random(GRAINS_MAX - GRAINS_MIN + 1)
     const to = lab.random(2) === 0 ? grains * GRAIN : Math.min(SECTORS, grains * IN_GRAIN + lab.random(IN_GRAIN)) * SECTOR
+    lab.fly(`resize to ${to / GRAIN}`, () => this.resizeTo(to), () => undefined)
+  }
+
+  get isResizing(): boolean { return this.#resizingTo !== undefined }
+
+  async resizeTo(to: number): Promise<void> {
+    const { lab } = this
+    const from = lab.volume.sizeBytes
     const values = to > from ? sectors(from, to - from, 0) : sectors(to, from - to, GONE)
     this.#resizingTo = to
     const isMine = lab.lives()
@@ -158,8 +171,11 @@ export class Storm {
       }
       if (isMine()) lab.model.atOnce(op)
     }
-    const over = (): void => { this.#resizingTo = undefined }
-    lab.fly(`resize to ${to / GRAIN}`, () => lab.volume.resize(to, commit), over, over)
+    try {
+      await lab.volume.resize(to, commit)
+    } finally {
+      if (isMine()) this.#resizingTo = undefined
+    }
   }
 
   /** Everything comes to rest. From here on what is read must stay. */
@@ -169,6 +185,7 @@ export class Storm {
     lab.machine.spell = undefined
     await lab.landed()
     if (lab.machine.dead) return
+    this.deltas.rest()
     lab.log('quiet')
     await lab.calmed()
     while (lab.machine.isHurt) {
@@ -274,6 +291,7 @@ export class Storm {
       ...often([2, 5, 9], () => points.delete()), ...often([0, 3], () => points.ask()), ...often([0, 1, 4], () => points.note()), ...often([0, 2], () => points.look()),
       ...often([0, 3, 10], () => this.read()), ...often([0, 0, 1, 4, 20], () => points.restore()), ...often([0, 1, 4], () => points.cancel()),
       ...often([0, 2, 6], () => readers.status(this.#end)), ...often([0, 2], () => readers.statusOfOne()),
+      ...often([0, 2, 6], () => this.deltas.export()), ...often([0, 3, 10], () => this.deltas.import()),
       ...often([0, 1, 3], () => readers.follow()), ...often([0, 1, 5], () => this.resize()),
       ...this.lab.isClone ? often([0, 1], () => this.promote()) : [],
       ...this.lab.hasBudget ? often([0, 1, 3], () => this.lab.setSpace(someRule(random))) : [],
