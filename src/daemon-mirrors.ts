@@ -5,7 +5,9 @@
  * refused here, with the mirror named (SEEDS D22, B21). Mirrors never meet the NBD server; the roof does.
  */
 import { count, formatSize } from './control/options.js'
+import { restoredAll } from './daemon-imports.js'
 import { beginAndFollow, followJob } from './daemon-inherit.js'
+import { usable } from './daemon-shared.js'
 import { NbdeltaError } from './index.js'
 import type { ActionRow, Transfer, TransferControl } from './control/admin.js'
 import type { MirrorRow, MirrorsAdmin, MirrorsNamed, ReplicaRow } from './control/admin-mirrors.js'
@@ -178,7 +180,9 @@ export class DaemonMirrors implements MirrorsAdmin {
     const reverse = (control: Partial<TransferControl>): Promise<InheritJob> => {
       const judged = async (): Promise<InheritJob> => {
         judge()
-        return group.reverse(control)
+        const job = await group.reverse(control)
+        for (const source of sources) await restoredAll(usable(this.#access, source))
+        return job
       }
       return [...targets, ...sources].reduce((work, name) => () => this.#access.closedToNew(name, work), judged)()
     }

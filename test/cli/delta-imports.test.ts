@@ -229,15 +229,21 @@ t.test('one that cannot be undone at once is no client\'s until it is', async t 
   t.equal(await byteAt((await serve(t, store)).store, 'copy', 0), 7, 'what is written then stays')
 })
 
-t.test('one that somebody undoes by hand is not undone again', async t => {
-  const folder = temporaryFolder(t)
-  const served = await prepared(t, folder)
-  const { store, json, child, ended } = served
-  const base = await leftMixed(t, served, folder)
-  await json('volume', 'set-budget', 'copy', '--unlimited')
-  await json('snapshot', 'restore', 'copy', base)
-  await put(store, 'copy', 0, 7)
-  child.kill('SIGKILL')
-  await ended
-  t.equal(await byteAt((await serve(t, store)).store, 'copy', 0), 7, 'what was written then stays')
-})
+for (const way of ['a restore', 'its mirror']) {
+  t.test(`one that ${way} has undone by hand is not undone again`, async t => {
+    const folder = temporaryFolder(t)
+    const served = await prepared(t, folder)
+    const { store, json, child, ended } = served
+    await json('mirror', 'create', 'm', 'copy', 'beside', '--interval', '1h')
+    await json('mirror', 'sync', 'm')
+    await json('mirror', 'split', 'm')
+    const base = await leftMixed(t, served, folder)
+    await json('volume', 'set-budget', 'copy', '--unlimited')
+    if (way === 'a restore') await json('snapshot', 'restore', 'copy', base)
+    else await json('mirror', 'resync', 'm', '--reverse')
+    await put(store, 'copy', 0, 7)
+    child.kill('SIGKILL')
+    await ended
+    t.equal(await byteAt((await serve(t, store)).store, 'copy', 0), 7, 'what was written then stays')
+  })
+}
