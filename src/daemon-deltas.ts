@@ -1,7 +1,7 @@
 /**
  * DaemonDeltas: deltas out of volumes and into them, judged first, then run as jobs.
  *
- * Export: both points are pinned meanwhile, by a pin that the next start releases, or that ends by itself, if the server was killed.
+ * Export: both points are pinned meanwhile. If the server is killed, the next start releases the pin, or it ends by itself.
  * Import: the target must *be* at the delta's base: it has a point of that identity (its uuid, or `origin` among its labels), and
  * since then nothing of it has changed. Where marks say that something may have, content is compared: marks may be too many. In
  * the end the target gets a snapshot with the delta's target as its `origin`: from there the next delta goes on.

@@ -339,7 +339,8 @@ export class Secondaries {
     }
     if (ours) return
     if (!create) { // it was forgotten here, or is another one of that name: empty or not, it is somebody's own
-      throw new NbdeltaError('wrong-state', `volume ${name} is no secondary of mirror ${mirror.name}, though the mirror has a point there`,
+      const whose = `volume ${name} is no secondary of mirror ${mirror.name}, though the mirror has a point there`
+      throw new NbdeltaError('wrong-state', whose,
         { hint: `delete this mirror; or nbdelta mirror resync ${mirror.name} --whole, if the volume is empty` })
     }
     const local = this.parts.localMirror(uuid)

@@ -67,7 +67,9 @@ interface Row {
 export class ChaosModel {
   readonly volumes = new Set<ModelVolume>()
   readonly mirrors = new Set<ModelMirror>()
+  /** One whose last volume is deleted stays. */
   readonly groups = new Map<string, ModelVolume[]>()
+  readonly groupHosts = new Map<string, ChaosHost>()
   /** The first thing that must not be. */
   failure = ''
   /** Hosts whose disk is full, or was a moment ago. */
@@ -158,7 +160,7 @@ export class ChaosModel {
     const points = await rows('snapshot')
     for (const volume of mine) this.#judgePoints(volume, points.filter(row => row.volume === volume.name))
     this.#same(host, 'groups', (await rows('group')).map(({ name }) => name).filter(name => !name.startsWith('x')),
-      [...this.groups].filter(([, members]) => members[0]!.host === host).map(([name]) => name))
+      [...this.groups].filter(([name]) => this.groupHosts.get(name) === host).map(([name]) => name))
     await this.#judgeMirrors(host, await rows('mirror'))
   }
 

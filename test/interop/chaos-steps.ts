@@ -227,9 +227,7 @@ export class ChaosSteps {
     const wrong = volume.backing === undefined ? '' : volume.content.judge(serialsOf(readFileSync(volume.backing)), false)
     if (wrong) this.model.fail(`${host.name}: what ${name} leaves in ${volume.backing}: ${wrong}`)
     for (const [group, members] of this.model.groups) {
-      const left = members.filter(member => member !== volume)
-      if (left.length === 0) this.model.groups.delete(group)
-      else this.model.groups.set(group, left)
+      this.model.groups.set(group, members.filter(member => member !== volume))
     }
   }
 
@@ -262,17 +260,18 @@ export class ChaosSteps {
 
   async group(): Promise<void> {
     const host = this.pick(this.hosts)
-    const known = this.pick([...this.model.groups].filter(([, members]) => members[0]!.host === host))
+    const known = this.pick([...this.model.groups].filter(([name]) => this.model.groupHosts.get(name) === host))
     if (!known) {
       const members = [...this.model.volumes].filter(volume => volume.host === host && !volume.targetOf).slice(0, 2)
       if (members.length < 2) return
       const name = this.name('g')
       const { verdict } = await this.do(host, ['group', 'create', name, ...members.map(volume => volume.name)])
+      this.model.groupHosts.set(name, host)
       if (await this.happened(host, verdict, ['group', 'list'], name)) this.model.groups.set(name, members)
       return
     }
     const [name, members] = known
-    if (this.random() < 0.2) {
+    if (this.random() < 0.2 || members.length === 0) {
       const { verdict } = await this.do(host, ['group', 'delete', name])
       if (verdict === 'done' || (verdict === 'unknown' && !(await this.names(host, 'group', 'list')).some(row => row.name === name))) this.model.groups.delete(name)
     } else if (this.random() < 0.5) await this.groupSnapshot(host, name, members)

@@ -17,6 +17,7 @@ const GROUPS = ['xg0', 'xg1']
 const MIRRORS = ['xm0', 'xm1', 'xm2']
 const SIZES = ['1MiB', '2MiB', '1537KiB', '4MiB']
 const JOB_MS = 15_000
+const STOP_MS = 3000
 const UNUSED_ID = 1_000_000
 const FILES = ['f0', 'f1', 'f2']
 
@@ -43,7 +44,11 @@ export class ChaosStorm {
 
   async stop(): Promise<void> {
     this.#stopped = true
-    await this.#running
+    const ended = this.#running.then(() => true)
+    // Who waits until something is copied waits for room as well, for ever.
+    while (!await Promise.race([ended, sleep(STOP_MS)])) {
+      for (const host of this.hosts) for (const name of VOLUMES) await host.run('volume', 'set-budget', name, '--unlimited')
+    }
   }
 
   async #commands(): Promise<void> {
@@ -106,8 +111,13 @@ export class ChaosStorm {
     this.#learnt.set(host.name, outages)
     // One that finds no room waits for it, for ever.
     for (const { id, state, startedAt } of this.#known.get(`${host.name} job`) ?? []) {
-      if (state === 'running' && Date.now() - Date.parse(startedAt!) > JOB_MS) await host.run('job', 'cancel', String(id))
+      if (state === 'running' && Date.now() - Date.parse(startedAt!) > JOB_MS) await this.#end(host, id!)
     }
+  }
+
+  async #end(host: ChaosHost, id: number): Promise<void> {
+    if ((await host.run('job', 'cancel', String(id))).exit !== 6) return
+    for (const name of VOLUMES) await host.run('volume', 'set-budget', name, '--unlimited')
   }
 
   #name(host: ChaosHost, noun: 'volume' | 'mirror' | 'group', names: readonly string[]): string {
