@@ -319,10 +319,9 @@ export class Secondaries {
   }
 
   #judgeMissing({ volume, create, mirror }: PeerParams<'attach'>): void {
-    if (!create) {
-      throw new NbdeltaError('not-found', `there is no volume ${volume}, though the mirror has a point there`,
-        { hint: `nbdelta mirror resync ${mirror.name} --whole makes it anew` })
-    }
+    if (create) return
+    throw new NbdeltaError('not-found', `there is no volume ${volume}, though the mirror was made with it`,
+      { hint: `nbdelta mirror resync ${mirror.name} --whole makes it anew` })
   }
 
   async #judge(volume: StoreVolume, asked: PeerParams<'attach'>): Promise<void> {
@@ -338,6 +337,11 @@ export class Secondaries {
         { hint: 'leave the volume out there: it is made to fit' })
     }
     if (ours) return
+    // It was promoted perhaps, and forgotten: then it is the one that counts, whatever it holds.
+    if (!asked.create) {
+      throw new NbdeltaError('wrong-state', `volume ${name} is not the secondary of mirror ${asked.mirror.name} any more`,
+        { hint: 'delete this mirror; should that volume be given up, make another one' })
+    }
     const local = this.parts.localMirror(uuid)
     if (local !== undefined) throw new NbdeltaError('busy', `volume ${name} is the target of mirror ${local} there`)
     if (!overwrite && !await isBlank(volume)) {
