@@ -164,7 +164,7 @@ export class Mirrors {
 
   /**
    * Durable when it resolves; the first copy begins at once.
-   * Errors: exists, not-found, bad-argument, busy, too-large, unreachable, io, flush-failed (only a restart tells whether it was).
+   * Errors: exists, not-found, bad-argument, busy, too-large, unreachable, io, flush-failed (only a restart tells).
    */
   create(options: CreateMirrorOptions): Promise<Mirror> {
     return this.#turns.take(() => this.#create(options))
