@@ -100,7 +100,7 @@ export interface CycleResult extends Shipped {
 
 /** Errors: cancelled, wrong-state (the target is at a point that this mirror does not know), and whatever both sides report. */
 export async function runCycle(parts: CycleParts, before: MirrorState): Promise<CycleResult> {
-  const session = await parts.target.open({ isFirst: before.base === null })
+  const session = await parts.target.open({ mayBegin: before.base === null && before.phase === 'resyncing' })
   // One that hangs lets go of what waits for it.
   const close = (): void => { session.close().catch(() => undefined) }
   parts.signal.addEventListener('abort', close, { once: true })
@@ -321,7 +321,7 @@ export function mismatched(
 /** What a resync would look at, bytes; null: everything is compared. Errors: those of the target. */
 export async function differing(parts: CycleParts, state: MirrorState): Promise<number | null> {
   const { target, volume } = parts
-  const session = await target.open({ isFirst: false })
+  const session = await target.open({ mayBegin: false })
   try {
     const base = settle(parts, state, session)
     const theirs = base && await session.changed()

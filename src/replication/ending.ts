@@ -1,6 +1,12 @@
 /**
  * Ending: how a mirror is deleted. Its target stands on its own first, at its declared point; then the mirror's points go.
  *
+ * Order of what is durable, and what each other order would lose
+ *   let go    -> the record. The other way round, a crash leaves a target at half a cycle, and nobody knows whose it is
+ *   a peer's  -> the record. The other way round, nobody would ask the peer again
+ *   the record -> points here. The other way round, a crash in between leaves a mirror whose target is at no point, or whose base
+ *             is gone. What a crash leaves behind the record the next start drops (orphans.ts)
+ *
  * A target that could not be let go keeps its points, without which it would be left at half a cycle: a peer goes on showing
  * what it declares until it is promoted there. A volume here would be shown as it is, since nobody would know whose it was:
  * where it has no room or no time, or its disk fails, the mirror is not deleted.
@@ -8,6 +14,7 @@
 import { NbdeltaError } from '../device/errors.js'
 import type { Logger } from '../device/logger.js'
 import type { MirrorTarget } from './target.js'
+import { VolumeTarget } from './volume-target.js'
 
 /** Errors of a release that another attempt may not meet. */
 const FOR_NOW: readonly string[] = ['no-space', 'busy', 'io', 'flush-failed']
@@ -31,12 +38,21 @@ export class Ending {
     }
   }
 
-  /** @param sweep drops the source's points. Never rejects. */
-  async forget(sweep: () => Promise<void>): Promise<void> {
+  /**
+   * @param remove durably: from then on there is no mirror
+   * @param sweep drops the source's points
+   * Errors: those of `remove`.
+   */
+  async forget(remove: () => Promise<void>, sweep: () => Promise<void>): Promise<void> {
     const stays = (error: unknown): void => { this.#stays(error) }
-    if (this.#isFree) await this.#parts.target.forget().catch(stays)
+    const { target } = this.#parts
+    const forget = async (): Promise<void> => { if (this.#isFree) await target.forget().catch(stays) }
+    const isHere = target instanceof VolumeTarget
+    if (!isHere) await forget()
+    await remove()
+    if (isHere) await forget()
     await sweep().catch(stays)
   }
 
-  #stays(err: unknown): void { this.#parts.logger.warn({ err, mirror: this.#mirror }, 'points of a deleted mirror stay') }
+  #stays(err: unknown): void { this.#parts.logger.warn({ err, mirror: this.#mirror }, 'points of a deleted mirror stay for now') }
 }

@@ -109,16 +109,16 @@ export class LinkTarget implements MirrorTarget {
   async #alone(method: 'release' | 'forget'): Promise<void> {
     const session = new Session(await this.#parts.link(), this.#parts.connect)
     try {
-      await session.attach(this.#request({ isFirst: false }, false))
+      await session.attach(this.#request({ mayBegin: false }, false))
       await session.call(method, {})
     } finally { await session.close() }
   }
 
-  #request({ isFirst }: SessionWish, overwrite: boolean): Omit<PeerParams<'attach'>, 'volume'> {
+  #request({ mayBegin }: SessionWish, overwrite: boolean): Omit<PeerParams<'attach'>, 'volume'> {
     const { uuid, name, sizeBytes, grainBytes } = this.#parts.source()
     return {
       mirror: this.#parts.mirror, source: { uuid, name }, above: this.#parts.above().slice(0, ABOVE_MAX),
-      epoch: this.#parts.epoch, sizeBytes, grainBytes, overwrite, create: isFirst,
+      epoch: this.#parts.epoch, sizeBytes, grainBytes, overwrite, create: mayBegin,
     }
   }
 }

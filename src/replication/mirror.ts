@@ -283,9 +283,9 @@ export class Mirror {
 
   /**
    * Ends the pair: its points go from both sides; the target stands on its own, at its declared point if it has one.
-   * Errors: no-space, busy, io, flush-failed (a target here cannot be let go now: it goes on).
+   * @param remove its record. Errors: no-space, busy, io, flush-failed (a target here cannot be let go: it goes on), of `remove`.
    */
-  async dissolve(): Promise<void> {
+  async dissolve(remove: () => Promise<void>): Promise<void> {
     this.#work.end()
     const ending = new Ending(this.#parts, this.#record.name)
     await this.#turns.take(async () => {
@@ -297,7 +297,7 @@ export class Mirror {
       this.#timer?.cancel()
     })
     await this.#verifications.close(this.#gone())
-    await this.#turns.take(() => ending.forget(async () => this.#points.sweep(this.#parts.source(), [])))
+    await this.#turns.take(() => ending.forget(remove, async () => this.#points.sweep(this.#parts.source(), [])))
   }
 
   /** The target stands on its own, at its declared point; what a resync had not kept yet is kept (D14). */

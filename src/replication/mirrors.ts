@@ -20,6 +20,7 @@ import { MirrorGroup } from './mirror-group.js'
 import {
   isSecondary, judgeState, MIRROR_NAME_MAX, type MirrorMode, type MirrorRecord, type MirrorState, type MirrorTargetName,
 } from './mirror-record.js'
+import { dropOrphans } from './orphans.js'
 import { PulledVolumes } from './pulled.js'
 import type { MirrorTarget } from './target.js'
 import { VolumeTarget } from './volume-target.js'
@@ -33,7 +34,7 @@ const EXTENTS_AT_ONCE = 1024
 
 type MirrorStore = Pick<Store,
   'list' | 'get' | 'groups' | 'mirrors' | 'putMirror' | 'putMirrors' | 'removeMirror' | 'createPointsTogether' | 'createVolume'
-  | 'deleteVolume' | 'resizeVolume' | 'fillVolume' | 'restoreTogether'>
+  | 'deleteVolume' | 'resizeVolume' | 'fillVolume' | 'restoreTogether' | 'inDoubt'>
 
 interface MirrorsParts {
   readonly store: MirrorStore
@@ -100,6 +101,9 @@ export class Mirrors {
         this.#parts.logger.error({ err: error, mirror: name }, 'a mirror cannot be understood; it does not run')
       }
     }
+    dropOrphans(this.#parts.store).catch((error: unknown) => {
+      this.#parts.logger.warn({ err: error }, 'points of a deleted mirror stay for now')
+    })
   }
 
   async stop(): Promise<void> {
@@ -160,7 +164,7 @@ export class Mirrors {
 
   /**
    * Durable when it resolves; the first copy begins at once.
-   * Errors: exists, not-found, bad-argument, busy, too-large, unreachable, io.
+   * Errors: exists, not-found, bad-argument, busy, too-large, unreachable, io, flush-failed (only a restart tells).
    */
   create(options: CreateMirrorOptions): Promise<Mirror> {
     return this.#turns.take(() => this.#create(options))
@@ -172,6 +176,7 @@ export class Mirrors {
       throw new NbdeltaError('bad-argument', `a mirror's name has at most ${MIRROR_NAME_MAX} characters`)
     }
     if (this.#mirrors.has(name)) throw new NbdeltaError('exists', `there is a mirror ${name} already`)
+    if (this.#parts.store.inDoubt) throw doubtful(name)
     judgeKeeping(options)
     const source = this.#usable(options.volume)
     const stateOf = (found: Pick<MirrorState, 'target' | 'keep' | 'blank'>): MirrorState => judgeState({
@@ -198,6 +203,8 @@ export class Mirrors {
       this.#parts.logger.info({ mirror: name, volume: source.name, target: mirror.target.label }, 'mirror created')
       return mirror
     } catch (error) {
+      // What the record needs stays: after a restart it may be there, and the mirror goes on.
+      if (this.#parts.store.inDoubt) throw doubtful(name, error)
       await attached?.forget().catch((again: unknown) => {
         this.#parts.logger.warn({ err: again, mirror: name }, 'a mirror that was not created stays known to its peer')
       })
@@ -208,8 +215,8 @@ export class Mirrors {
 
   async delete(name: string): Promise<void> {
     const mirror = this.get(name)
-    await mirror.dissolve()
-    await this.#parts.store.removeMirror(mirror.record.uuid)
+    // Until its points are gone its name is taken: pins of snapshots say no more than that.
+    await mirror.dissolve(() => this.#parts.store.removeMirror(mirror.record.uuid))
     this.#mirrors.delete(name)
     this.#parts.logger.info({ mirror: name }, 'mirror deleted')
   }
@@ -322,9 +329,18 @@ function judgeKeeping({ keepSnapshots = 0, target }: CreateMirrorOptions): void 
   if (URI.test(target)) throw new NbdeltaError('bad-argument', `${target} is an NBD server, and keeps no snapshots`)
 }
 
+/** @param cause undefined: something else has failed before, and no change is taken */
+function doubtful(mirror: string, cause?: unknown): NbdeltaError {
+  const what = cause === undefined ? 'a change of the store has failed: no mirror is made'
+    : `whether mirror ${mirror} was made is not known`
+  const hint = 'restart the server; if nbdelta mirror list does not have it then, make it again'
+    + ' (at a peer, behind nbdelta replica forget; a volume that was made for it stays)'
+  return new NbdeltaError('flush-failed', what, { cause, hint })
+}
+
 /** Told at once, instead of by a mirror that never gets anywhere. */
 async function judgeRemote(target: MirrorTarget, source: StoreVolume, overwrite: boolean): Promise<void> {
-  const session = await target.open({ isFirst: true })
+  const session = await target.open({ mayBegin: true })
   const { device } = session
   try {
     if (device.capabilities.readOnly) throw new NbdeltaError('read-only', `${target.label} cannot be written to`)
@@ -340,7 +356,7 @@ async function judgeRemote(target: MirrorTarget, source: StoreVolume, overwrite:
 
 /** The peer takes it on, or says why not. */
 async function firstSight(target: LinkTarget, overwrite: boolean): Promise<{ readonly keep: boolean, readonly blank: boolean }> {
-  const session = await target.open({ isFirst: true }, overwrite)
+  const session = await target.open({ mayBegin: true }, overwrite)
   try {
     return { keep: session.keep, blank: session.blank }
   } finally { await session.close() }

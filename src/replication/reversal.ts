@@ -84,7 +84,7 @@ export class Reversal {
   /** Steps 1 to 4. Errors: cancelled, wrong-state, busy, and whatever both sides report; then nothing is left of it. */
   static async prepare(parts: CycleParts, before: MirrorState, pulls: PulledVolumes): Promise<Reversal> {
     const { volume, target, signal } = parts
-    const session = await target.open({ isFirst: false })
+    const session = await target.open({ mayBegin: false })
     const close = (): void => { session.close().catch(() => undefined) }
     signal.addEventListener('abort', close, { once: true })
     try {

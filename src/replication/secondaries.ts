@@ -319,14 +319,13 @@ export class Secondaries {
   }
 
   #judgeMissing({ volume, create, mirror }: PeerParams<'attach'>): void {
-    if (!create) {
-      throw new NbdeltaError('not-found', `there is no volume ${volume}, though the mirror has a point there`,
-        { hint: `nbdelta mirror resync ${mirror.name} --whole makes it anew` })
-    }
+    if (create) return
+    throw new NbdeltaError('not-found', `there is no volume ${volume}, though the mirror was made with it`,
+      { hint: `nbdelta mirror resync ${mirror.name} --whole makes it anew` })
   }
 
   async #judge(volume: StoreVolume, asked: PeerParams<'attach'>): Promise<void> {
-    const { mirror, source, above, epoch, grainBytes, overwrite, create } = asked
+    const { mirror, source, above, epoch, grainBytes, overwrite } = asked
     const { name, uuid } = volume
     const ours = this.of(uuid)
     if (ours) judgeWhose(name, ours, mirror.uuid, epoch)
@@ -338,10 +337,10 @@ export class Secondaries {
         { hint: 'leave the volume out there: it is made to fit' })
     }
     if (ours) return
-    if (!create) { // it was forgotten here, or is another one of that name: empty or not, it is somebody's own
-      const whose = `volume ${name} is no secondary of mirror ${mirror.name}, though the mirror has a point there`
-      throw new NbdeltaError('wrong-state', whose,
-        { hint: `delete this mirror; or nbdelta mirror resync ${mirror.name} --whole, if the volume is empty` })
+    // It was promoted perhaps, and forgotten: then it is the one that counts, whatever it holds.
+    if (!asked.create) {
+      throw new NbdeltaError('wrong-state', `volume ${name} is not the secondary of mirror ${asked.mirror.name} any more`,
+        { hint: 'delete this mirror; should that volume be given up, make another one' })
     }
     const local = this.parts.localMirror(uuid)
     if (local !== undefined) throw new NbdeltaError('busy', `volume ${name} is the target of mirror ${local} there`)

@@ -113,8 +113,8 @@ export interface Finding {
 
 /** What a session is opened for. */
 export interface SessionWish {
-  /** The mirror has no declared point there: a target that is not there may be made. */
-  readonly isFirst: boolean
+  /** The mirror is being made, or everything is compared: a target that is not there, or not the mirror's, may become that. */
+  readonly mayBegin: boolean
 }
 
 export interface MirrorTarget {

@@ -261,6 +261,11 @@ export class VolumeTarget implements MirrorTarget {
   }
 }
 
+/** What clients of a target may have seen; a copy of a snapshot among it. */
+export function isDeclared({ labels }: PointInfo): boolean {
+  return labels[ORIGIN_LABEL] !== undefined || labels[RECEIVED_LABEL] !== undefined
+}
+
 /** Whoever pins a mirror's points. */
 export function ownerOf(mirror: string): string { return `mirror ${mirror}` }
 

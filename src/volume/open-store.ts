@@ -87,6 +87,8 @@ export interface Store {
   /** The same of several, all or none: one durable record. */
   putMirrors(mirrors: readonly MirrorEntry[]): Promise<void>
   removeMirror(uuid: string): Promise<void>
+  /** A change of points or mirrors has failed, and may be on the disk: only the next open tells, and until then none is taken. */
+  readonly inDoubt: boolean
   /** Flushes and closes every volume and gives the lock back. Idempotent. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -226,6 +228,8 @@ class OpenStore implements Store {
     this.#judgeOpen()
     await this.#directory.points.put({ removeMirrors: [uuid] })
   }
+
+  get inDoubt(): boolean { return this.#directory.points.inDoubt }
 
   close(): Promise<void> {
     this.#closing ??= this.#close()

@@ -530,4 +530,12 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'volume/leaving' },
   { name: 'a volume is opened anew by a table in doubt', file: 'volume/volumes.js', find: 'if (!catalog.inDoubt && !points.inDoubt)', put: 'if (catalog)',
     judge: 'volume/reopen-doubt' },
+  { name: 'a deleted mirror loses its points before its record', file: 'replication/ending.js', judge: 'replication/endings',
+    find: 'if (!isHere)\n            await forget();', put: 'await forget();' },
+  { name: 'points of mirrors that are gone stay', file: 'replication/orphans.js', judge: 'replication/endings',
+    find: '!owner.startsWith(OWNED) ||', put: 'owner ||' },
+  { name: 'an old primary takes what was forgotten', file: 'replication/secondaries.js', judge: 'replication/endings',
+    find: 'if (!asked.create)', put: 'if (!asked)' },
+  { name: 'a mirror that may have been made is undone', file: 'replication/mirrors.js', judge: 'replication/endings',
+    find: 'if (this.#parts.store.inDoubt)\n                throw doubtful(name, error);', put: ';' },
 ]

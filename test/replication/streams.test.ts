@@ -525,7 +525,7 @@ t.test('a session that is ended twice has ended when either says so', async t =>
   const lab = await Lab.open(t.testdir())
   await lab.volume('v', GRAINS)
   const { target } = await lab.mirror({ volume: 'v', target: 'w' })
-  const session = await target.open({ isFirst: false })
+  const session = await target.open({ mayBegin: false })
   await fill(await session.stream(), 1, 5)
   const first = session.close()
   await session.close()

@@ -71,6 +71,7 @@ export class SimStore implements Pick<SecondariesParts['store'], keyof Secondari
   get mirrors(): MirrorEntry[] { return this.#directory.points.mirrors() }
   putMirror(mirror: MirrorEntry): Promise<void> { return this.putMirrors([mirror]) }
   putMirrors(mirrors: readonly MirrorEntry[]): Promise<void> { return this.#directory.points.put({ mirrors }) }
+  get inDoubt(): boolean { return this.#directory.points.inDoubt }
   removeMirror(uuid: string): Promise<void> { return this.#directory.points.put({ removeMirrors: [uuid] }) }
   fillVolume: Store['fillVolume'] = (options, fill) => this.#volumes.import(judgeCreateVolume(options), fill)
   deleteVolume: Store['deleteVolume'] = name => this.#volumes.delete(name)
