@@ -287,7 +287,7 @@ for (const way of ['forgotten', 'made anew'] as const) t.test(`an empty volume t
     await far.store.deleteVolume('w')
     await far.store.createVolume({ name: 'w', sizeBytes: GRAINS * G, grainBytes: G })
   }
-  await t.rejects(mirror.sync(), { code: 'wrong-state', message: /w is no secondary of mirror m/ })
+  await t.rejects(mirror.sync(), { code: 'wrong-state', message: /w is not the secondary of mirror m any more/ })
   t.equal(far.secondaries.of(far.store.get('w')!.uuid), undefined, 'it is nobody\'s')
   t.same(await far.seen('w'), Array<number>(GRAINS).fill(0), 'its clients are let in')
   await fill(volume, 3, 7)
