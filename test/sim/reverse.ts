@@ -124,6 +124,8 @@ export class Reverse {
         ...wanted,
         whenHeld: () => {
           wanted.whenHeld?.()
+          // An operator may have given it another size since the target was looked at.
+          this.#fit()
           hosts.mayBecome([...this.#contents])
         },
         atInstant: () => {
