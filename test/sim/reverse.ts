@@ -56,8 +56,8 @@ export class Reverse {
   /** A bookmark of the source, made by it; it keeps its size, whatever becomes of the source's. @param from in the views of the source */
   marked(from: number, { seq, sizeBytes }: PointInfo): Mark {
     this.#fit()
-    const found = this.#found
-    const images = (): ReadonlySet<Image> => new Set([...found].map(image => image.slice(0, sizeBytes / SECTOR)))
+    const found = [this.#found, this.#contents]
+    const images = (): ReadonlySet<Image> => new Set(found.flatMap(all => [...all].map(image => image.slice(0, sizeBytes / SECTOR))))
     return { get images() { return images() }, views: this.#parts.source.hosts.views, from, seq }
   }
 
@@ -74,10 +74,14 @@ export class Reverse {
     this.#fit()
   }
 
-  /** The source takes what it has room for. */
+  /** The source takes what it has room for, and keeps what lies behind the target's end. */
   #fit(): void {
+    const { hosts, volume } = this.#parts.source
+    const sectors = volume.sizeBytes / SECTOR
     this.#contents.clear()
-    for (const image of this.#found) this.#contents.add(image.slice(0, this.#parts.source.volume.sizeBytes / SECTOR))
+    for (const image of this.#found) {
+      for (const now of hosts.current) this.#contents.add(image.slice(0, sectors) + now.slice(image.length, sectors))
+    }
   }
 
   /** The command, as the daemon gives it. Throws Wrong, or what the command reports. */
@@ -129,6 +133,7 @@ export class Reverse {
           hosts.mayBecome([...this.#contents])
         },
         atInstant: () => {
+          this.#fit()
           before = hosts.current
           deletions = source.losses
           this.#restored = true
