@@ -150,8 +150,10 @@ export class Quiescence {
       // Half-open connections are found out by and by.
       this.#scene.network.notice()
       if (error instanceof NbdeltaError && error.code === 'too-large') await this.#fit()
-      // Its creation failed, and its target forgot it, perhaps for another one, but its record was on the disk all the same.
-      const isRefused = error instanceof NbdeltaError && (error.code === 'exists' || /of another mirror/.test(error.message))
+      // Its creation failed, and its target forgot it, perhaps for another one, but its record was on the disk all the same; or the target
+      // was let go before it had got anything.
+      const isRefused = error instanceof NbdeltaError
+        && (error.code === 'exists' || /of another mirror|is not the secondary/.test(error.message))
       const isUnborn = isRefused && mirror.state.base === null
       if (isUnborn) await this.#scene.primary.process.mirrors.delete(mirror.record.name).catch(expected)
       const isReleased = error instanceof NbdeltaError && error.message.includes('was released')
