@@ -152,10 +152,7 @@ function beside(bench: Workbench, seconds: number): Promise<Beside> {
   return mirrored(bench, 'same', async ({ store, target, place }) => {
     const run = async (options: { depth: number, thinkUs?: number, seconds: number }) => {
       const load = await Load.start(bench, { socket: place.socket }, EXPORT, { mode: 'randwrite', blockBytes: GRAIN, warmSeconds: 0.3, ...options })
-      try {
-        await bench.freshPages()
-        return await load.go()
-      } finally { await load.close() }
+      try { return await load.go() } finally { await load.close() }
     }
     const one = { depth: 1, thinkUs: THINK_US, seconds: Math.max(5, seconds) }
     const without = await run({ depth: 16, seconds })
@@ -192,7 +189,6 @@ function streamed(bench: Workbench, seconds: number): Promise<Streamed> {
       const options = { mode: 'randwrite', blockBytes: GRAIN, depth: 16, warmSeconds: 0.5, seconds: Math.max(3, seconds), thinkUs }
       const load = await Load.start(bench, { socket: place.socket }, EXPORT, options)
       try {
-        await bench.freshPages()
         const [result] = await Promise.all([load.go(), during()])
         return result.operations / result.seconds
       } finally { await load.close() }

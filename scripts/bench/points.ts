@@ -64,7 +64,7 @@ function answer(path: string): Promise<number> {
  * The time of a restore of a whole volume, by that of `dd` of its own live file: what else is in the cache, and in what
  * pieces, would tell more about the kernel.
  */
-async function copy(bench: Workbench, path: string): Promise<number> {
+async function copy(path: string): Promise<number> {
   const backing = `${path}.live`
   const target = `${path}.img`
   writeFileSync(backing, '')
@@ -75,11 +75,9 @@ async function copy(bench: Workbench, path: string): Promise<number> {
       await volume.points.create({ name: 'then', kind: 'snapshot' })
       await fill(volume, 2)
       await volume.points.create({ name: 'later', kind: 'bookmark' })
-      await bench.freshPages()
       const begun = performance.now()
       await $`dd if=${backing} of=${target} bs=1M conv=fdatasync status=none`.quiet()
       const plainMs = performance.now() - begun
-      await bench.freshPages()
       const start = performance.now()
       const job = await volume.restore({ from: 'then' })
       await job.finished
@@ -150,7 +148,7 @@ export async function points(bench: Workbench, { rounds, seconds }: Extent): Pro
   const copies: number[] = []
   for (let i = 0; i < rounds; i++) {
     answers.push(await answer(path))
-    copies.push(await copy(bench, path))
+    copies.push(await copy(path))
   }
   const { ratio, ms } = await delta(bench, path)
   const depths = await deep(bench, path, rounds, seconds)

@@ -34,7 +34,6 @@ async function burst(bench: Workbench, place: Place, exportName: string, depth: 
   await warm.close()
   const load = await Load.start(bench, { socket: place.socket }, exportName, { mode, depth, seconds: 20 })
   try {
-    await bench.freshPages()
     const { operations, seconds } = await load.go()
     return operations / seconds
   } finally { await load.close() }

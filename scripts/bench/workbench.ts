@@ -4,9 +4,6 @@
  * The hot file is written with 4 KiB writes and locked into the page cache. Newer kernels keep a file that was written or
  * read in one stroke in folios of up to 2 MiB, where one random 4 KiB write costs ten times the kernel time and would
  * hide every difference between servers; 4 KiB writes make 4 KiB folios, and mlock keeps them.
- *
- * In a virtual machine whose host takes back free memory a page costs 2 us more when it is used again. What needs new pages
- * (files that grow) is measured just behind `freshPages`, or it would be the order of the sides that is told apart.
  */
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
@@ -20,7 +17,6 @@ import type { Place } from './sides.js'
 
 const SOURCES = fileURLToPath(new URL('../../../scripts/bench/', import.meta.url))
 const MIB = 1024 * 1024
-const FRESH_BYTES = 1024 * MIB
 const WARM_SOURCE_BYTES = 256 * MIB
 
 export class Workbench {
@@ -80,13 +76,6 @@ export class Workbench {
     await this.#random(this.coldFile, 2 * this.sizeBytes)
     await $`dd of=${this.coldFile} oflag=nocache conv=notrunc,fdatasync count=0 status=none`.quiet()
     return this.coldFile
-  }
-
-  /** For two seconds from now on the kernel has so much free memory that the host has not taken back. */
-  async freshPages(bytes = FRESH_BYTES): Promise<void> {
-    const path = join(this.directory, 'pages')
-    await $`dd if=/dev/zero of=${path} bs=1M count=${bytes / MIB} status=none`.quiet()
-    unlinkSync(path)
   }
 
   /** What copies in are copied from. */
