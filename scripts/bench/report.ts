@@ -141,7 +141,7 @@ export function renderReport(results: Results): string {
     'Each figure is the median of the rounds; in brackets the server\'s CPU microseconds for one operation (for copies: for',
     '256 KiB). Within a round the servers take turns on the same file, started anew each time, in reversed order every other',
     'round. A ratio is the median of the ratios within each round, to the peer that leaves the worst one. The file is wholly in',
-    'the page cache, but for `cold`. Each server has worked a moment before it is measured.', '',
+    'the page cache, but for `cold`. Each server has worked a moment before it is measured, but for `cold` as well.', '',
     '[performance.md](performance.md) says what limits nbdelta, and what was tried.', '',
     '`bare` is no peer but what plain Node costs on the machine: a server on one thread that does nothing but decode, pread or pwrite',
     'and reply (scripts/bench/bare-server.ts). A goal that it does not come near no server of this kind reaches there.', '',
