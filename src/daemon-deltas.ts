@@ -10,7 +10,7 @@ import { connect } from 'node:net'
 import { finished } from 'node:stream/promises'
 import { formatSize, STREAM_SOCKET } from './control/options.js'
 import { judgeReadable } from './daemon-points.js'
-import { leaving, pointOf, usable } from './daemon-shared.js'
+import { leaving, pinnedBy, pointOf, usable } from './daemon-shared.js'
 import { ImportGuard, isMixture, ORIGIN } from './daemon-imports.js'
 import { NbdeltaError, applyDelta, exportDelta, freePointName, isBlank, judgeDelta, judgeNewVolume } from './index.js'
 import type { Socket } from 'node:net'
@@ -18,7 +18,7 @@ import type { ActionRow, Transfer, TransferControl } from './control/admin.js'
 import type { DeltasAdmin } from './control/admin-points.js'
 import type { Access } from './daemon-shared.js'
 import type { Transfers } from './daemon-transfers.js'
-import type { DeltaHeader, PointInfo, Store, StoreVolume } from './index.js'
+import type { DeltaHeader, Logger, PointInfo, Store, StoreVolume } from './index.js'
 
 type ExportOptions = Parameters<DeltasAdmin['prepareExport']>[0]
 
@@ -32,15 +32,13 @@ const UUID_SHOWN = 8
 const COMPARE_BYTES = 2 ** 20
 
 /** For a server that starts: no export of a killed one goes on. What cannot be released now expires. Never rejects. */
-export async function releaseExports(store: Store, logger: { warn(fields: object, text: string): void }): Promise<void> {
+export async function releaseExports(store: Store, logger: Logger): Promise<void> {
   for (const volume of store.list()) {
     if (volume.problem) continue
-    for (const { name, pins } of volume.points.list()) {
-      for (const { owner } of pins.filter(pin => pin.owner.startsWith(EXPORTER))) {
-        await volume.points.unpin(name, owner).catch((err: unknown) => {
-          logger.warn({ err, volume: volume.name, point: name }, 'the pin of an export that was killed stays until it expires')
-        })
-      }
+    for (const { point: { name }, owner } of pinnedBy(volume, EXPORTER)) {
+      await volume.points.unpin(name, owner).catch((err: unknown) => {
+        logger.warn({ err, volume: volume.name, point: name }, 'the pin of an export that was killed stays until it expires')
+      })
     }
   }
 }

@@ -1,5 +1,5 @@
 /** DaemonGroups: what operators do with groups of volumes, over the store. */
-import { restoredAll } from './daemon-imports.js'
+import { restoredTo } from './daemon-imports.js'
 import { beginAndFollow } from './daemon-inherit.js'
 import { judgeReadable } from './daemon-points.js'
 import { defined, pointOf, refuseAuto, usable } from './daemon-shared.js'
@@ -62,10 +62,7 @@ export class DaemonGroups implements GroupsAdmin {
     const guarded = volumes.reduce<typeof begin>((work, volume) => () => this.#access.closedToNew(volume, work), async () => {
       assertUnattached()
       const job = await begin()
-      for (const [i, name] of volumes.entries()) {
-        const volume = usable(this.#access, name)
-        if (points[i]!.sizeBytes >= volume.sizeBytes) await restoredAll(volume)
-      }
+      for (const [i, name] of volumes.entries()) await restoredTo(usable(this.#access, name), points[i]!.sizeBytes)
       return job
     })
     return beginAndFollow(steps, guarded, volumes)

@@ -15,8 +15,9 @@
  * A full stream begins with an empty volume: after an error all of it is
  * trimmed; a volume on which the server was killed meanwhile is a mixture, as is one whose base is a bookmark.
  */
+import { pinnedBy } from './daemon-shared.js'
 import { NbdeltaError } from './index.js'
-import type { PointInfo, Store, StoreVolume } from './index.js'
+import type { Logger, PointInfo, Store, StoreVolume } from './index.js'
 
 /** What `origin` is called among the labels of a point. */
 export const ORIGIN = 'origin'
@@ -61,10 +62,8 @@ export class ImportGuard {
   }
 }
 
-interface Log { warn(fields: object, text: string): void, error(fields: object, text: string): void }
-
 /** For a server that starts: undoes what a killed one had begun, or lets go of what it had ended. */
-export async function undoImports(store: Store, logger: Log): Promise<void> {
+export async function undoImports(store: Store, logger: Logger): Promise<void> {
   for (const volume of store.list()) {
     if (volume.problem) continue
     try {
@@ -78,7 +77,7 @@ export async function undoImports(store: Store, logger: Log): Promise<void> {
 }
 
 /** Errors: why the volume cannot be brought back; then it is a mixture still. */
-export async function undoImportsOf(store: Store, volume: StoreVolume, logger: Log): Promise<void> {
+export async function undoImportsOf(store: Store, volume: StoreVolume, logger: Logger): Promise<void> {
   for (const { point, owner, isEnded } of importsOf(volume)) {
     if (!isEnded) {
       await backTo(store, volume, point)
@@ -94,20 +93,21 @@ export function isMixture(volume: StoreVolume): boolean {
   return !volume.problem && importsOf(volume).some(({ isEnded }) => !isEnded)
 }
 
-/** All of the volume has the content of a snapshot: nothing of an import is left. */
-export async function restoredAll(volume: StoreVolume): Promise<void> {
+/** It has the content of something else, from its start to `bytes`: if that is all of it, nothing of an import is left. */
+export async function restoredTo(volume: StoreVolume, bytes: number): Promise<void> {
+  if (bytes < volume.sizeBytes) return
   for (const { point, owner } of importsOf(volume)) await volume.points.unpin(point.name, owner)
 }
 
 interface Begun { readonly point: PointInfo, readonly owner: string, readonly isEnded: boolean }
 
 /** Imports of which a base is pinned. */
-function importsOf({ points }: StoreVolume): Begun[] {
-  const all = points.list()
-  return all.flatMap(point => point.pins.filter(({ owner }) => owner.startsWith(OWNER)).map(({ owner }) => {
+function importsOf(volume: StoreVolume): Begun[] {
+  return pinnedBy(volume, OWNER).map(({ point, owner }) => {
     const [target, , after = point.seq] = owner.slice(OWNER.length).split(' ')
-    return { point, owner, isEnded: all.some(({ labels, seq }) => labels[ORIGIN] === target && seq > Number(after)) }
-  }))
+    const isEnded = volume.points.list().some(({ labels, seq }) => labels[ORIGIN] === target && seq > Number(after))
+    return { point, owner, isEnded }
+  })
 }
 
 /** The copy goes on in the background; then the undo point, a mixture that nobody wants, is deleted. */

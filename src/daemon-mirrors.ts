@@ -5,7 +5,7 @@
  * refused here, with the mirror named (SEEDS D22, B21). Mirrors never meet the NBD server; the roof does.
  */
 import { count, formatSize } from './control/options.js'
-import { restoredAll } from './daemon-imports.js'
+import { restoredTo } from './daemon-imports.js'
 import { beginAndFollow, followJob } from './daemon-inherit.js'
 import { usable } from './daemon-shared.js'
 import { NbdeltaError } from './index.js'
@@ -181,7 +181,8 @@ export class DaemonMirrors implements MirrorsAdmin {
       const judged = async (): Promise<InheritJob> => {
         judge()
         const job = await group.reverse(control)
-        for (const source of sources) await restoredAll(usable(this.#access, source))
+        // Targets are as large as their sources.
+        for (const source of sources.map(name => usable(this.#access, name))) await restoredTo(source, source.sizeBytes)
         return job
       }
       return [...targets, ...sources].reduce((work, name) => () => this.#access.closedToNew(name, work), judged)()

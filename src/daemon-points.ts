@@ -5,7 +5,7 @@
  * passed: they are null then. A list never waits longer.
  */
 import { count, formatSize } from './control/options.js'
-import { restoredAll } from './daemon-imports.js'
+import { restoredTo } from './daemon-imports.js'
 import { defined, FACTS_MS, pointOf, refuseAuto, usable, within } from './daemon-shared.js'
 import { beginAndFollow } from './daemon-inherit.js'
 import { NbdeltaError } from './index.js'
@@ -115,7 +115,7 @@ export class DaemonPoints implements PointsAdmin {
       // Somebody may have attached between the look and the hiding.
       if (!force) this.#access.assertUnattached(of, 'restore')
       const job = await volume.restore({ from: name, ...defined(range) })
-      if (part === '' && point.sizeBytes >= volume.sizeBytes) await restoredAll(volume)
+      if (part === '') await restoredTo(volume, point.sizeBytes)
       return job
     }))
   }

@@ -1,7 +1,7 @@
 /** What the parts of the daemon's admin share: how they get at volumes, and small words. */
 import { NbdeltaError } from './index.js'
 import type { VolumeRow } from './control/admin.js'
-import type { Store, StoreVolume } from './index.js'
+import type { PointInfo, Store, StoreVolume } from './index.js'
 
 /** One volume on a stuck disk must not keep the others from being listed. */
 export const FACTS_MS = 1000
@@ -45,6 +45,12 @@ export function pointOf(volume: StoreVolume, name: string) {
   if (point) return point
   throw new NbdeltaError('not-found', `volume ${volume.name} has no snapshot or bookmark ${name}`,
     { hint: `see: nbdelta snapshot list ${volume.name}` })
+}
+
+/** Pins of a volume's points by owners whose names begin so. */
+export function pinnedBy({ points }: StoreVolume, owners: string): { readonly point: PointInfo, readonly owner: string }[] {
+  const pins = points.list().flatMap(point => point.pins.map(({ owner }) => ({ point, owner })))
+  return pins.filter(({ owner }) => owner.startsWith(owners))
 }
 
 /** The error, with what it has left behind. */

@@ -13,6 +13,7 @@ import { identityOf, runsBetween } from '../../src/daemon-deltas.js'
 import { ImportGuard, ORIGIN, undoImportsOf } from '../../src/daemon-imports.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
+import { silentLogger } from '../../src/device/logger.js'
 import type { Store } from '../../src/volume/open-store.js'
 import { NO_BUDGET } from '../../src/volume/space.js'
 import { applyDelta, type DeltaBase, exportDelta } from '../../src/volume/delta.js'
@@ -407,7 +408,7 @@ export class StormDeltas {
   async #undoAll(warn: () => void): Promise<void> {
     const lab = this.#lab
     const store = this.#store
-    const undo = (): Promise<void> => undoImportsOf(store, store.list()[0], { warn, error: warn })
+    const undo = (): Promise<void> => undoImportsOf(store, store.list()[0], { ...silentLogger, warn, error: warn })
     try {
       await undo()
     } catch (error) {
