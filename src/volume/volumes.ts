@@ -285,7 +285,7 @@ export class Volumes {
       const { name, backing } = volume
       if (error instanceof NbdeltaError && error.code === 'no-space') {
         throw new NbdeltaError('no-space', `no room to bring what volume '${name}' shows into ${backing}`,
-          { cause: error, hint: 'make room, or delete its snapshots first' })
+          { cause: error, hint: 'delete its snapshots first, raise its budget (volume set-budget), or make room on the disk' })
       }
       if (error instanceof NbdeltaError && error.code === 'busy') {
         throw new NbdeltaError('busy', `${backing} has not all of what volume '${name}' shows: ${error.message}`,
