@@ -15,8 +15,7 @@
  * anything is written into it store.id is raised to version 2, again by one rename: from then on an older nbdelta, which
  * would overwrite what snapshots need, refuses the store, and points.log may not be missing either.
  */
-import { constants } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { decodeRecord, encodeRecord, RECORD_OWNER_BYTES, type RecordPlace, recordSizeBytes } from '../../native-free/index.js'
@@ -27,6 +26,7 @@ import { syncFolder } from '../device/sync-folder.js'
 import { CATALOG_BYTES, CATALOG_MAGIC } from './catalog.js'
 import { formatRecordLog, formatSparseLog } from './open-record-log.js'
 import { POINTS_BYTES, POINTS_MAGIC } from './point-table.js'
+import { replaceFile, writeDurably } from './whole-file.js'
 
 /** 'NBDS' */
 export const STORE_MAGIC = 0x4e424453
@@ -122,9 +122,7 @@ export async function makePoints(path: string, { uuid }: StoreIdentity): Promise
 /** Says durably that the store holds, or is about to hold, what only this version understands. */
 export async function raiseVersion(path: string, identity: StoreIdentity): Promise<void> {
   const draft = join(path, FILES.identityDraft)
-  await writeDurably(draft, encodeIdentity(identity, STORE_VERSION))
-  await rename(draft, join(path, FILES.identity))
-  await syncFolder(path)
+  await replaceFile(join(path, FILES.identity), draft, encodeIdentity(identity, STORE_VERSION))
 }
 
 export interface FoundIdentity extends StoreIdentity {
@@ -167,15 +165,4 @@ export function encodeIdentity({ uuid, createdAt }: StoreIdentity, version = PLA
   const record = Buffer.alloc(recordSizeBytes(payload.length))
   encodeRecord(placeOf(version), { type: TYPE_IDENTITY, epoch: 0, sequence: 0, durableSequence: 0 }, payload, record, 0)
   return record
-}
-
-async function writeDurably(path: string, bytes: Buffer): Promise<void> {
-  await rm(path, { force: true })
-  const file = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600)
-  try {
-    await file.writeFile(bytes)
-    await file.sync()
-  } finally {
-    await file.close()
-  }
 }

@@ -27,6 +27,7 @@ import {
   creationSteps, FILES, type FoundIdentity, makePoints, raiseVersion, readIdentity, refuseForeignFolder, STORE_VERSION,
   type StoreIdentity, uuidBytes,
 } from './store-creation.js'
+import type { UnsyncedFile } from './unsynced-file.js'
 import { VolumeFolders, type VolumeFiles, type VolumeLayout } from './volume-files.js'
 
 interface StoreDirectoryOptions {
@@ -162,6 +163,9 @@ export class StoreDirectory {
 
   /** Errors: damaged or not-found (a file is missing), busy, denied, io. */
   openVolumeFiles(entry: CatalogEntry): Promise<VolumeFiles> { return this.#parts.folders.open(entry) }
+
+  /** Of a volume whose live is here. */
+  unsyncedFile(uuid: string): UnsyncedFile { return this.#parts.folders.unsynced(uuid) }
 
   /**
    * Takes a volume out of the catalog and removes its files, which nobody has open, and its points; somebody's own backing

@@ -1,6 +1,7 @@
 /**
  * The files of volumes: DIR/volumes/<uuid>/{live,map,journal}; live is missing where somebody's own file, block device or remote
- * export serves instead. What lies there besides, `points` and `todo`, is point-files.ts's; it comes and goes with the folder.
+ * export serves instead. What lies there besides, `points` and `todo`, is point-files.ts's, and `unsynced` unsynced-file.ts's; it comes
+ * and goes with the folder.
  *
  * A folder's name says where its volume is in its life, and together with the catalog what to do after a crash:
  *
@@ -23,6 +24,7 @@ import { isUri } from '../device/uri.js'
 import type { Catalog, CatalogEntry } from './catalog.js'
 import { mapFileSizeBytes } from './map-file.js'
 import { type OpenBacking, openRemoteLive, type RemoteLive } from './remote-live.js'
+import { UnsyncedFile } from './unsynced-file.js'
 
 const UNNAMED = '.new'
 const DELETED = '.deleted'
@@ -117,8 +119,13 @@ export class VolumeFolders {
   async unmarkDeleted(uuid: string): Promise<void> { await this.#rename(this.#path(uuid, DELETED), this.#path(uuid)) }
 
   async removeDeleted(uuid: string): Promise<void> {
-    await rm(this.#path(uuid, DELETED), { recursive: true, force: true })
-    await syncFolder(this.#root)
+    const folder = this.#path(uuid, DELETED)
+    try {
+      await rm(folder, { recursive: true, force: true })
+      await syncFolder(this.#root)
+    } catch (error) {
+      throw asNbdeltaError(error, `remove ${folder}`)
+    }
   }
 
   /** Finishes or undoes what a crash interrupted; returns what was done, in words. */
@@ -161,6 +168,9 @@ export class VolumeFolders {
 
   /** Where live is, of a volume that has no backing. */
   livePath(uuid: string): string { return join(this.#path(uuid), 'live') }
+
+  /** What of live a failed flush has left in doubt. */
+  unsynced(uuid: string): UnsyncedFile { return new UnsyncedFile(join(this.#path(uuid), 'unsynced'), uuid) }
 
   #path(uuid: string, state: typeof UNNAMED | typeof DELETED | '' = ''): string { return join(this.#root, uuid + state) }
 

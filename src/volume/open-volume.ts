@@ -2,8 +2,8 @@
  * Opening one volume over its three devices, and laying down the map and journal of a new one.
  *
  * Order at open: journal (says `damaged` or `newer-format` before anything is touched) -> map file -> points and layers ->
- * replay -> live is cut where a crash in a shrink left it too long. Nothing here reads the data: time goes with the map's
- * mixed pages and the journal's records, not with the size.
+ * replay -> live is cut where a crash in a shrink left it too long -> what a failed flush left in doubt is written again. But for
+ * that nothing here reads the data: time goes with the map's mixed pages and the journal's records, not with the size.
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import { divCeil } from '../../native-free/integer.js'
@@ -39,7 +39,8 @@ import { ownedFrom, planRestore, rangeOf } from './restore-plan.js'
 import { NO_BUDGET, Space } from './space.js'
 import { Volume, type VolumeParts } from './volume.js'
 import { Staging } from './staging.js'
-import { VolumeMap } from './volume-map.js'
+import { UnsyncedLive, type UnsyncedPlace } from './unsynced-live.js'
+import { type Run, VolumeMap } from './volume-map.js'
 import { Watchers } from './watchers.js'
 
 /** Two halves of 2 MiB: a snapshot may take 1 MiB, and then as much is free again. */
@@ -62,6 +63,8 @@ interface OpenVolumeOptions {
   readonly space?: SpaceRule | undefined
   /** Where it says what it inherits; without, it can neither be restored nor be a clone. */
   readonly inherit?: InheritStore | undefined
+  /** Where it is kept what of live a failed flush leaves in doubt; without, the next open believes what it reads. */
+  readonly unsynced?: UnsyncedPlace | undefined
   readonly clock?: Clock
   readonly logger?: Logger
 }
@@ -99,7 +102,9 @@ export async function openVolumeParts(options: OpenVolumeOptions): Promise<Volum
 }
 
 async function openParts(options: OpenVolumeOptions, opened: Opened): Promise<VolumeParts> {
-  const { live, sizeBytes, grainBytes, clock = systemClock, logger = silentLogger, name = options.uuid } = options
+  const { sizeBytes, grainBytes, clock = systemClock, logger = silentLogger, name = options.uuid } = options
+  const watched = options.unsynced && new UnsyncedLive(options.live, options.unsynced, logger)
+  const live = watched ?? options.live
   const owner = uuidBytes(options.uuid)
   const journalName = `journal of volume ${name}`
   const { log, records, recovery } = await openRecordLog(options.journal, { magic: JOURNAL_MAGIC, owner, name: journalName })
@@ -114,7 +119,8 @@ async function openParts(options: OpenVolumeOptions, opened: Opened): Promise<Vo
   for (const layer of inherit.layers) findAgain(layer, options, chain, map.grains)
   replayLayers(map, chain, inherit)
   const fitted = await fitLive(live, sizeBytes, options.adopted ?? false)
-  const notes = [...recovery, ...faults, ...pointNotes, ...layerNotes, ...fitted]
+  const again = await watched?.settle(grainBytes, (from, to) => needed(map, chain, from, to)) ?? []
+  const notes = [...recovery, ...faults, ...pointNotes, ...layerNotes, ...fitted, ...again]
   const recovered: Recovered = { ...found, notes }
   if (faults.length > 0) map.allDirty()
   if (notes.length > 0 || found.openRegions > 0) logger.warn({ volume: name, ...recovered }, 'volume recovered after a crash')
@@ -209,6 +215,15 @@ async function fitLive(live: LiveDevice, sizeBytes: number, adopted: boolean): P
   const before = live.sizeBytes
   await live.resize(sizeBytes)
   return [`live was ${before - sizeBytes} bytes too long after a resize cut short; they were cut off`]
+}
+
+/** Grains of [from, to) whose bytes in live are the volume's, or some snapshot's. */
+function* needed({ data }: VolumeMap, chain: Chain, from: number, to: number): Generator<Run> {
+  for (let start = data.next(from, to, true), end: number; start < to; start = data.next(end, to, true)) {
+    end = data.runEnd(start, to)
+    yield { start, end }
+  }
+  yield* chain.lentRuns(to, from)
 }
 
 function uuidBytes(uuid: string): Buffer {

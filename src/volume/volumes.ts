@@ -404,6 +404,7 @@ export class Volumes {
     try {
       const parts = await openVolumeParts({
         uuid, name, sizeBytes, grainBytes, ...files, points, inherit, adopted: backing !== null,
+        unsynced: backing !== null && isUri(backing) ? undefined : this.#directory.unsyncedFile(uuid),
         space: table.state(uuid).space, clock: this.#clock, logger: this.#logger,
       })
       return new OpenStoreVolume(parts, entry)

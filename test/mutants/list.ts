@@ -35,6 +35,11 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'await device.write(live.base, live.end, bytes, 0);', put: ';' },
   { name: 'a mark that a failed sync has lost is not written again', file: 'volume/recovery.js', judge: 'power/lost-syncs',
     find: 'chain.markAgain(newest, range.start * EXTENT_GRAINS', put: 'chain.markIn(newest, range.start * EXTENT_GRAINS' },
+  // What a failed flush leaves in doubt (unsynced-live.ts)
+  { name: 'what a failed flush leaves in doubt is not noted', file: 'volume/unsynced-live.js', judge: 'power/lost-syncs',
+    find: 'await this.#place.write(this.#unsynced());', put: ';' },
+  { name: 'what is in doubt counts as written before it is flushed', file: 'volume/unsynced-live.js', judge: 'volume/unsynced-live',
+    find: 'await this.flush();', put: ';' },
   // Preserving and marking (preserver.ts, gate.ts, chain.ts)
   { name: 'PRESERVE before the copy is flushed', file: 'volume/preserver.js', find: 'await point.files.preserved.flush();',
     put: ';', judge: 'preserving' },

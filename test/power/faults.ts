@@ -1,8 +1,8 @@
 /**
  * A disk that refuses for a while: now and then anything, all that needs room, or every sync of one file or of one folder's names.
- * What is refused has not happened; what a sync was to cover a later one may, or may not (`isHarshTo`).
+ * What is refused has not happened; what a sync was to cover a later one may, or may not (`isHarsh`).
  */
-import { basename, dirname } from 'node:path'
+import { dirname } from 'node:path'
 import type { Random } from '../../src/device/testing.js'
 
 export type What = 'write' | 'sync' | 'make' | 'size' | 'rename' | 'remove'
@@ -21,20 +21,15 @@ export class Faults {
   /** The file or folder that cannot be synced: the first that is, when it has been asked for so often. */
   #victim: string | undefined
   #until: number
-  readonly #isHarsh: boolean
+  /** As the page cache is: what a sync could not write counts as clean, and is read until the power fails. */
+  readonly isHarsh: boolean
 
   constructor(random: Random) {
     this.#random = random
     this.kind = KINDS[random(KINDS.length)]!
     this.#until = random(30)
-    this.#isHarsh = random(2) === 0
+    this.isHarsh = random(2) === 0
   }
-
-  /**
-   * As the page cache is: what a sync could not write counts as clean, and is read until the power fails. What clients had written
-   * then they would have to write again, so that content of volumes is spared.
-   */
-  isHarshTo(name: string): boolean { return this.#isHarsh && basename(name) !== 'live' }
 
   failureOf(what: What, name: string): NodeJS.ErrnoException | undefined {
     if (!this.#isHit(what, name)) return undefined

@@ -29,7 +29,7 @@ async function afterLoss(victim: RegExp, work: (store: Store) => Promise<void>, 
   await work(store)
   let failed = 0
   recorded.faults = {
-    isHarshTo: () => true,
+    isHarsh: true,
     failureOf: (what, name) => {
       if (what !== 'sync' || !victim.test(name)) return undefined
       failed++
@@ -88,5 +88,17 @@ t.test('what a snapshot keeps is its own', async t => {
     const snapshot = store.get('v')!.points.open('s')
     t.same(new Set(await contentsOf(snapshot)), new Set([1]), state)
     await snapshot.close()
+  })
+})
+
+t.test('what clients had written, and a later flush has answered for', async t => {
+  await afterLoss(/\/live$/, async store => {
+    const volume = await store.createVolume({ name: 'v', sizeBytes: GRAINS * GRAIN, grainBytes: GRAIN })
+    await volume.write(0, GRAINS * GRAIN, contentOf(1, GRAINS * GRAIN), 0)
+    await volume.flush()
+    await volume.write(GRAIN, 2 * GRAIN, contentOf(2, 2 * GRAIN), 0)
+  }, async (store, state) => {
+    const expected = [1, 2, 2, 1].flatMap(value => Array.from({ length: GRAIN / SECTOR }, () => value))
+    t.same(await contentsOf(store.get('v')!), expected, state)
   })
 })

@@ -61,7 +61,7 @@ export class RecordedFolder {
   readonly #restore: () => void
 
   /** What the disk refuses. */
-  faults: Pick<Faults, 'failureOf' | 'isHarshTo'> | undefined
+  faults: Pick<Faults, 'failureOf' | 'isHarsh'> | undefined
 
   /** From now on, until `stop`. @param before what `root` holds; by default nothing */
   constructor(root: string, before?: Before, punching: Punching = 'refused') {
@@ -167,7 +167,7 @@ export class RecordedFolder {
 
   #failing(what: What, name: string): Error | undefined {
     const failure = this.faults?.failureOf(what, name)
-    if (failure && what === 'sync' && this.faults!.isHarshTo(name)) this.#begin({ what: 'lost', id: this.#fileOf(name) })()
+    if (failure && what === 'sync' && this.faults!.isHarsh) this.#begin({ what: 'lost', id: this.#fileOf(name) })()
     return failure
   }
 

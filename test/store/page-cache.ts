@@ -4,7 +4,7 @@
  */
 import { MemoryDisk } from '../../src/device/memory-disk.js'
 import { NbdeltaError } from '../../src/device/errors.js'
-import type { Pending } from '../../src/device/block-device.js'
+import type { Pending, ZeroMode } from '../../src/device/block-device.js'
 
 export class CachedDisk extends MemoryDisk {
   /** What the power leaves. */
@@ -21,6 +21,11 @@ export class CachedDisk extends MemoryDisk {
   override write(offset: number, length: number, from: Buffer, at: number): Pending {
     this.#dirty.push({ offset, length })
     return super.write(offset, length, from, at)
+  }
+
+  override zero(offset: number, length: number, mode: ZeroMode): Pending {
+    this.#dirty.push({ offset, length })
+    return super.zero(offset, length, mode)
   }
 
   override flush(): Pending {
