@@ -17,7 +17,7 @@ import { uuidBytes } from './store-creation.js'
 import { replaceFile } from './whole-file.js'
 
 /** 'NBDU' */
-export const UNSYNCED_MAGIC = 0x4e424455
+const UNSYNCED_MAGIC = 0x4e424455
 const UNSYNCED_VERSION = 1
 const TYPE_RANGES = 1
 const RANGES_MAX = 1024

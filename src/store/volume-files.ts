@@ -1,7 +1,7 @@
 /**
  * The files of volumes: DIR/volumes/<uuid>/{live,map,journal}; live is missing where somebody's own file, block device or remote
- * export serves instead. What lies there besides, `points` and `todo`, is point-files.ts's, and `unsynced` unsynced-file.ts's; it comes
- * and goes with the folder.
+ * export serves instead. What lies there besides, `points` and `todo`, is point-files.ts's, and `unsynced` unsynced-file.ts's; it
+ * comes and goes with the folder.
  *
  * A folder's name says where its volume is in its life, and together with the catalog what to do after a crash:
  *

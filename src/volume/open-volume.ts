@@ -105,8 +105,7 @@ async function openParts(options: OpenVolumeOptions, opened: Opened): Promise<Vo
   const { sizeBytes, grainBytes, clock = systemClock, logger = silentLogger, name = options.uuid } = options
   const watched = options.unsynced && new UnsyncedLive(options.live, options.unsynced, logger)
   const live = watched ?? options.live
-  const owner = uuidBytes(options.uuid)
-  const journalName = `journal of volume ${name}`
+  const [owner, journalName] = [uuidBytes(options.uuid), `journal of volume ${name}`]
   const { log, records, recovery } = await openRecordLog(options.journal, { magic: JOURNAL_MAGIC, owner, name: journalName })
   const map = new VolumeMap(divCeil(sizeBytes, grainBytes), log.limitBytes)
   const mapFile = new MapFile(options.map, { owner, name: `map of volume ${name}` }, map.grains)
@@ -119,8 +118,8 @@ async function openParts(options: OpenVolumeOptions, opened: Opened): Promise<Vo
   for (const layer of inherit.layers) findAgain(layer, options, chain, map.grains)
   replayLayers(map, chain, inherit)
   const fitted = await fitLive(live, sizeBytes, options.adopted ?? false)
-  const again = await watched?.settle(grainBytes, (from, to) => needed(map, chain, from, to)) ?? []
-  const notes = [...recovery, ...faults, ...pointNotes, ...layerNotes, ...fitted, ...again]
+  fitted.push(...await watched?.settle(grainBytes, (from, to) => needed(map, chain, from, to)) ?? [])
+  const notes = [...recovery, ...faults, ...pointNotes, ...layerNotes, ...fitted]
   const recovered: Recovered = { ...found, notes }
   if (faults.length > 0) map.allDirty()
   if (notes.length > 0 || found.openRegions > 0) logger.warn({ volume: name, ...recovered }, 'volume recovered after a crash')
