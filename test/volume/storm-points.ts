@@ -5,7 +5,8 @@
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
-import type { Kept, PointKind } from '../../src/volume/snappoint.js'
+import { NbdeltaError } from '../../src/device/errors.js'
+import type { Kept, PointKind, Snappoints } from '../../src/volume/snappoint.js'
 import type { Run } from '../../src/volume/volume-map.js'
 import { GRAIN } from './lab.js'
 import { IN_GRAIN, type Lab, place, POINTS_EVER, SECTORS, Wrong } from './storm-lab.js'
@@ -240,7 +241,9 @@ export class StormPoints {
     const range = this.range()
     const within = isForeign && lab.random(2) === 0 ? all(lab.core.map.grains) : undefined
     const { whenHeld, atInstant, done, failed } = this.restoring(name, content, range)
+    const isStill = isForeign ? sameBehind(sourceVolume.points, name) : () => true
     const narrow = (): void => {
+      if (!isStill()) throw new NbdeltaError('not-found', 'another one has its name')
       if (within) this.#narrow(within, content)
       whenHeld()
     }
@@ -451,6 +454,12 @@ export class StormPoints {
     if (this.#restoring) this.#foundUndo()
     for (const name of names) if (!this.#points.has(name)) throw new Wrong(`${what}: ${name} is there`)
   }
+}
+
+/** An undo point's name may be another one's when it is looked for; when it was found it is pinned. */
+function sameBehind(points: Pick<Snappoints, 'get'>, name: string): () => boolean {
+  const uuid = points.get(name)?.uuid
+  return () => uuid !== undefined && points.get(name)?.uuid === uuid
 }
 
 function fresh(kind: PointKind, mayGo: boolean): Known {
