@@ -157,17 +157,19 @@ export class Volumes {
     return this.#usable(name).inheritor.promote(bytesPerSecond)
   }
 
-  /** Durable, and in force when done. Errors: not-found, bad-argument, no-space, io. */
-  async setSpace(name: string, change: Partial<SpaceRule>): Promise<SpaceRule> {
-    const volume = this.#usable(name)
-    const { points } = this.#directory
-    const now = points.state(volume.uuid).space ?? NO_BUDGET
-    const { budgetBytes = now.budgetBytes, order = now.order } = change
-    const rule = { budgetBytes, order }
-    await points.put({ volumes: [{ volume: volume.uuid, space: rule }] })
-    volume.setSpace(rule)
-    this.#logger.info({ volume: name, ...rule }, 'budget of a volume set')
-    return rule
+  /** Durable, and in force when done: one that is being opened anew is so by then. Errors: not-found, bad-argument, no-space, io. */
+  setSpace(name: string, change: Partial<SpaceRule>): Promise<SpaceRule> {
+    return this.#turns.take(async () => {
+      const volume = this.#usable(name)
+      const { points } = this.#directory
+      const now = points.state(volume.uuid).space ?? NO_BUDGET
+      const { budgetBytes = now.budgetBytes, order = now.order } = change
+      const rule = { budgetBytes, order }
+      await points.put({ volumes: [{ volume: volume.uuid, space: rule }] })
+      volume.setSpace(rule)
+      this.#logger.info({ volume: name, ...rule }, 'budget of a volume set')
+      return rule
+    })
   }
 
   #create(options: CreateVolumeOptions, importing: boolean): Promise<OpenStoreVolume> {
