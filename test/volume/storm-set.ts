@@ -123,19 +123,23 @@ export class StormSet {
   /** One of them, while the others go on. */
   reopen(): void {
     const { ground, volumes } = this.#lab
-    const member = this.#one(this.#lab.there)
+    const isBroken = ({ state, name }: Member): boolean => state === 'doubtful' && volumes.get(name)?.problem !== undefined
+    const member = this.#one(this.#lab.members.filter(one => one.state === 'there' || isBroken(one)))
     if (!member || this.#reopening.has(member) || member.lab.isTaken) return
     this.#reopening.add(member)
     const before = member.lab.volume
+    const wasBroken = isBroken(member)
     ground.fly(`reopen ${member.name}`, () => volumes.reopen(member.name), () => {
       this.#reopening.delete(member)
       if (!this.#lab.has(member)) throw new Wrong(`${member.name} was opened anew, and is not there`)
-      ground.count('reopened beside others')
+      if (wasBroken) member.state = 'there'
+      ground.count(wasBroken ? 'reopened, for it could not be opened' : 'reopened beside others')
       member.points.some([])
       member.storm.read()
     }, () => {
       this.#reopening.delete(member)
-      if (!this.#lab.has(member)) return volumes.get(member.name) ? this.#isBroken(member) : undefined
+      // It may have been deleted meanwhile.
+      if (!this.#lab.has(member)) return volumes.get(member.name) && member.state === 'there' ? this.#isBroken(member) : undefined
       if (member.lab.volume !== before) ground.count('opened anew, though refused')
     })
   }
