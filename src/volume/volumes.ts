@@ -157,7 +157,7 @@ export class Volumes {
     return this.#usable(name).inheritor.promote(bytesPerSecond)
   }
 
-  /** Durable, and in force when done: one that is being opened anew is so by then. Errors: not-found, bad-argument, no-space, io. */
+  /** Durable, and in force when done, also in one that is being opened anew. Errors: not-found, bad-argument, no-space, io. */
   setSpace(name: string, change: Partial<SpaceRule>): Promise<SpaceRule> {
     return this.#turns.take(async () => {
       const volume = this.#usable(name)
