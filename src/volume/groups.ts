@@ -16,6 +16,7 @@
 import { randomUUID } from 'node:crypto'
 import { allSettled } from '../device/all-settled.js'
 import { NbdeltaError } from '../device/errors.js'
+import { Turns } from '../device/turns.js'
 import type { PointTable } from '../store/point-table.js'
 import type { InheritJob } from './copier.js'
 import { createPoints, type NewPoint } from './point-creation.js'
@@ -153,6 +154,8 @@ export interface GroupRestoreOptions {
 export class Groups {
   readonly #table: PointTable
   readonly #members: Members
+  /** Of changes of the set of groups: of two of one name the second is refused, not put in the first one's place. */
+  readonly #turns = new Turns()
 
   constructor(table: PointTable, members: Members) {
     this.#table = table
@@ -163,18 +166,22 @@ export class Groups {
   list(): VolumeGroup[] { return this.#table.groups().map(({ name, volumes }) => ({ name, volumes: this.#names(volumes) })) }
 
   /** Errors: not-found (a volume), exists, bad-argument, no-space, io. */
-  async create(name: string, volumes: readonly string[]): Promise<VolumeGroup> {
-    if (this.#table.group(name)) throw new NbdeltaError('exists', `there is a group '${name}' already`)
-    const uuids = [...new Set(volumes)].map(volume => this.#members.usable(volume).uuid)
-    if (uuids.length === 0) throw new NbdeltaError('bad-argument', 'a group needs a volume')
-    await this.#table.put({ groups: [{ name, volumes: uuids }] })
-    return { name, volumes: this.#names(uuids) }
+  create(name: string, volumes: readonly string[]): Promise<VolumeGroup> {
+    return this.#turns.take(async () => {
+      if (this.#table.group(name)) throw new NbdeltaError('exists', `there is a group '${name}' already`)
+      const uuids = [...new Set(volumes)].map(volume => this.#members.usable(volume).uuid)
+      if (uuids.length === 0) throw new NbdeltaError('bad-argument', 'a group needs a volume')
+      await this.#table.put({ groups: [{ name, volumes: uuids }] })
+      return { name, volumes: this.#names(uuids) }
+    })
   }
 
   /** Volumes and points stay. Errors: not-found, io. */
-  async delete(name: string): Promise<void> {
-    this.get(name)
-    await this.#table.put({ removeGroups: [name] })
+  delete(name: string): Promise<void> {
+    return this.#turns.take(async () => {
+      this.get(name)
+      await this.#table.put({ removeGroups: [name] })
+    })
   }
 
   /** Errors: not-found. */

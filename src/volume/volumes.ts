@@ -34,6 +34,12 @@ const OPEN_AT_ONCE = 8
 
 type Kept = OpenStoreVolume | BrokenStoreVolume
 
+/** For whoever wants to know the parts of volumes as well, or their uuids beforehand. */
+interface VolumesOptions {
+  readonly openParts?: typeof openVolumeParts
+  readonly newUuid?: () => string
+}
+
 export class Volumes {
   readonly #directory: StoreDirectory
   readonly #clock: Clock
@@ -43,8 +49,15 @@ export class Volumes {
   readonly #lineage: Lineage
   /** Of changes of the set. */
   readonly #turns = new Turns()
+  readonly #openParts: typeof openVolumeParts
+  readonly #newUuid: () => string
 
-  constructor(directory: StoreDirectory, clock: Clock, logger: Logger) {
+  constructor(
+    directory: StoreDirectory, clock: Clock, logger: Logger,
+    { openParts = openVolumeParts, newUuid = randomUUID }: VolumesOptions = {},
+  ) {
+    this.#openParts = openParts
+    this.#newUuid = newUuid
     this.#directory = directory
     this.#clock = clock
     this.#logger = logger
@@ -119,7 +132,7 @@ export class Volumes {
       if (!info) throw new NbdeltaError('not-found', `volume '${from.volume}' has no snapshot '${from.point}'`)
       if (info.kind !== 'snapshot') throw new NbdeltaError('bad-argument', `'${from.point}' is a bookmark without content`)
       const entry = judgeEntry({
-        uuid: randomUUID(), name, sizeBytes: info.sizeBytes, grainBytes: source.grainBytes, backing: null,
+        uuid: this.#newUuid(), name, sizeBytes: info.sizeBytes, grainBytes: source.grainBytes, backing: null,
         createdAt: this.#clock.wallTime().toISOString(), description, importing: true,
       })
       this.#directory.catalog.judge(entry)
@@ -144,17 +157,19 @@ export class Volumes {
     return this.#usable(name).inheritor.promote(bytesPerSecond)
   }
 
-  /** Durable, and in force when done. Errors: not-found, bad-argument, no-space, io. */
-  async setSpace(name: string, change: Partial<SpaceRule>): Promise<SpaceRule> {
-    const volume = this.#usable(name)
-    const { points } = this.#directory
-    const now = points.state(volume.uuid).space ?? NO_BUDGET
-    const { budgetBytes = now.budgetBytes, order = now.order } = change
-    const rule = { budgetBytes, order }
-    await points.put({ volumes: [{ volume: volume.uuid, space: rule }] })
-    volume.setSpace(rule)
-    this.#logger.info({ volume: name, ...rule }, 'budget of a volume set')
-    return rule
+  /** Durable, and in force when done, also in one that is being opened anew. Errors: not-found, bad-argument, no-space, io. */
+  setSpace(name: string, change: Partial<SpaceRule>): Promise<SpaceRule> {
+    return this.#turns.take(async () => {
+      const volume = this.#usable(name)
+      const { points } = this.#directory
+      const now = points.state(volume.uuid).space ?? NO_BUDGET
+      const { budgetBytes = now.budgetBytes, order = now.order } = change
+      const rule = { budgetBytes, order }
+      await points.put({ volumes: [{ volume: volume.uuid, space: rule }] })
+      volume.setSpace(rule)
+      this.#logger.info({ volume: name, ...rule }, 'budget of a volume set')
+      return rule
+    })
   }
 
   #create(options: CreateVolumeOptions, importing: boolean): Promise<OpenStoreVolume> {
@@ -180,7 +195,7 @@ export class Volumes {
     const sizeBytes = backing === null ? options.sizeBytes : await backingBytes(backing, options.sizeBytes, live)
     if (sizeBytes === undefined) throw new NbdeltaError('bad-argument', `volume '${name}' needs a size`)
     const entry = judgeEntry({
-      uuid: randomUUID(), name, sizeBytes, grainBytes, backing, createdAt: this.#clock.wallTime().toISOString(), description,
+      uuid: this.#newUuid(), name, sizeBytes, grainBytes, backing, createdAt: this.#clock.wallTime().toISOString(), description,
       ...importing && { importing },
     })
     judgeGrains(entry.sizeBytes, grainBytes)
@@ -402,7 +417,7 @@ export class Volumes {
     const points = new StorePoints(uuid, grainBytes, table, pointFolders)
     const inherit = new StoreInheritance(uuid, table, pointFolders)
     try {
-      const parts = await openVolumeParts({
+      const parts = await this.#openParts({
         uuid, name, sizeBytes, grainBytes, ...files, points, inherit, adopted: backing !== null,
         unsynced: backing !== null && isUri(backing) ? undefined : this.#directory.unsyncedFile(uuid),
         space: table.state(uuid).space, clock: this.#clock, logger: this.#logger,

@@ -414,7 +414,7 @@ export class StormDeltas {
     } catch (error) {
       if (!isBudgetRefusal(error)) throw error
       lab.count('no room to undo an import')
-      lab.setSpace(NO_BUDGET)
+      await lab.haveSpace(NO_BUDGET)
       await undo()
     }
   }

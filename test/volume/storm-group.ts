@@ -1,6 +1,6 @@
 /**
- * One run of group-storm.test.ts: two or three volumes of a group that share a table of points, each of them as in storm.ts, and all
- * together; one may be opened anew while the others go on. `groupStorm` returns what is wrong, or undefined.
+ * One run of group-storm.test.ts: volumes of a group that share a table of points, each of them as in storm.ts, and all together;
+ * they, clones of them, and the group itself come and go meanwhile (storm-set.ts). `groupStorm` returns what is wrong, or undefined.
  *
  * Judged, beside what storm.ts judges of each volume: the points of one operation are there in all of its volumes, or in none, and so
  * is a restore, whatever is left by a crash; the instants of one operation are one, so that of two writes to two volumes, the second
@@ -9,17 +9,19 @@
 import type { PointTable } from '../../src/store/point-table.js'
 import type { InheritJob } from '../../src/volume/copier.js'
 import type { CreatePointOptions, PointKind } from '../../src/volume/snappoint.js'
+import type { Volumes } from '../../src/volume/volumes.js'
 import { GRAIN } from './lab.js'
 import type { Ending } from './storm-disks.js'
 import { Wrong } from './storm-ground.js'
 import { GROUP, GroupLab, type Member } from './storm-group-lab.js'
 import { PARTS, place } from './storm-lab.js'
 import type { Making, RestoreMaking } from './storm-points.js'
+import { StormSet } from './storm-set.js'
 
 /** What is made of several volumes by one record, and has not been answered, or only with doubt. */
 interface Together {
   readonly what: string
-  /** By the table, right after it was opened, for each volume. */
+  /** By the table, right after it was opened, for each volume that is there still. */
   readonly isThere: (table: PointTable) => boolean[]
   /** What the last table said. */
   happened?: boolean
@@ -27,9 +29,11 @@ interface Together {
   readonly found: (happened: boolean) => void
 }
 
+/** One step in so many is of several, and one of these. */
+interface Weighed { readonly together: readonly (() => void)[], readonly share: number }
 interface Part { readonly member: Member, readonly making: Making }
 interface RestorePart { readonly member: Member, readonly making: RestoreMaking, readonly text: string, readonly wanted: Wanted }
-type Wanted = Parameters<GroupLab['groups']['restoreTogether']>[0][number]
+type Wanted = Parameters<Volumes['groups']['restoreTogether']>[0][number]
 type WantedPoint = CreatePointOptions & { readonly volume: string }
 /** A restore of several volumes that may be cancelled, and their undo points. */
 interface Cancellable { readonly job: InheritJob, readonly undos: ReadonlyMap<Member, string> }
@@ -40,7 +44,7 @@ class GroupStorm {
   /** Of snapshots of all volumes, made by one operation. */
   readonly #names = new Set<string>()
   #cancellable: Cancellable | undefined
-  readonly #reopening = new Set<Member>()
+  readonly #set: StormSet
   /** The machine may die where it matters. */
   #isAimed = false
   /** One disk fails or is full for a while: of 100 times. */
@@ -48,6 +52,7 @@ class GroupStorm {
 
   constructor(seed: number) {
     this.lab = new GroupLab(seed)
+    this.#set = new StormSet(this.lab)
     this.lab.onTable = table => {
       for (const one of this.#together) one.happened = this.#happened(one, table)
     }
@@ -75,10 +80,19 @@ class GroupStorm {
   /** As the table says it. */
   #isOfSeveral(text: string): boolean { return this.#together.size > 0 && (text.split('"uuid":').length > 2 || text.split('"inherit":').length > 2) }
 
-  get #members(): readonly Member[] { return this.lab.members }
+  get #members(): readonly Member[] { return this.lab.there }
+
+  /** Of the group, whatever becomes of them. */
+  get #grouped(): readonly Member[] {
+    const { volumes, members } = this.lab
+    const names = volumes.groups.list().find(({ name }) => name === GROUP)?.volumes ?? []
+    return members.filter(({ name }) => names.includes(name))
+  }
 
   #happened({ what, isThere }: Together, table: PointTable): boolean {
     const there = isThere(table)
+    // All of them have gone.
+    if (there.length === 0) return false
     this.lab.ground.log(`${what}: ${there.join(', ')}`)
     if (there.some(one => one !== there[0])) throw new Wrong(`${what}: there are ${there.join(', ')}`)
     this.lab.ground.count(`${what.split(' ', 2).join(' ')} was cut short, and is ${there[0] ? '' : 'not '}there`)
@@ -91,22 +105,14 @@ class GroupStorm {
   #some(): Member[] {
     const { random } = this.lab.ground
     const left = [...this.#members]
-    return Array.from({ length: 2 + random(left.length - 1) }, () => left.splice(random(left.length), 1)[0])
-  }
-
-  /** What one volume does, and from where it may be restored. */
-  #alone(member: Member, step: () => void): () => void {
-    return () => {
-      member.aim(this.#one(this.#members.filter(other => other !== member)))
-      step()
-    }
+    return Array.from({ length: Math.min(left.length, 2 + random(Math.max(1, left.length - 1))) }, () => left.splice(random(left.length), 1)[0])
   }
 
   /** Each is sent when the one before it was answered. */
   chain(): void {
     const { random } = this.lab.ground
     const next = (left: number): void => {
-      if (left > 0) this.#one(this.#members).storm.write(() => { next(left - 1) })
+      if (left > 0) this.#one(this.#members)?.storm.write(() => { next(left - 1) })
     }
     next(2 + random(4))
   }
@@ -114,8 +120,8 @@ class GroupStorm {
   createPoints(): void {
     const { random, serial } = this.lab.ground
     const isPlain = random(3) > 0
-    const members = isPlain ? [...this.#members] : this.#some()
-    if (!members.every(({ points }) => points.hasRoom)) return
+    const members = isPlain ? this.#grouped : this.#some()
+    if (members.length === 0 || !members.every(({ points }) => points.hasRoom)) return
     const name = `g${serial}`
     if (isPlain) return this.#createAll(members, name, random(4) === 0 ? 'bookmark' : 'snapshot')
     const wanted = members.map((member, place) => this.#wantedPoint(member, random(2) === 0 ? name : `${name}-${place}`))
@@ -123,7 +129,7 @@ class GroupStorm {
     const what = `create together ${wanted.map(({ options }) => `${options.kind} ${options.name} of ${options.volume}`).join(', ')}`
     this.#create(what, parts, wanted.map(({ options }) => options.name), instant => {
       const options = wanted.map(({ options, making }) => ({ ...options, atInstant: () => { instant(making) } }))
-      return this.lab.groups.createPointsTogether(options)
+      return this.lab.volumes.groups.createPointsTogether(options)
     })
   }
 
@@ -133,7 +139,7 @@ class GroupStorm {
     this.#create(`create group ${kind} ${name}`, parts, parts.map(() => name), instant => {
       let place = 0
       const atInstant = (): void => { instant(parts[place++].making) }
-      return this.lab.groups.createPoints({ group: GROUP, name, kind, atInstant })
+      return this.lab.volumes.groups.createPoints({ group: GROUP, name, kind, atInstant })
     })
   }
 
@@ -161,7 +167,9 @@ class GroupStorm {
     }
     const one: Together = {
       what, found: () => undefined,
-      isThere: table => parts.map(({ member }, i) => table.list(member.lab.uuid).some(({ name }) => name === names[i])),
+      isThere: table => parts.flatMap(({ member: { state, uuid } }, i) => {
+        return state === 'gone' ? [] : [table.list(uuid).some(({ name }) => name === names[i])]
+      }),
     }
     const done = (): void => {
       if (instants !== parts.length) throw new Wrong(`${what}: it had ${instants} instants`)
@@ -190,19 +198,19 @@ class GroupStorm {
 
   /** Where all of it is known. */
   restoreAll(): void {
-    const members = [...this.#members]
+    const members = this.#grouped
     const names = [...this.#names].filter(name => members.every(({ points }) => points.contentOf(name)))
     const name = this.#one(names)
-    if (name === undefined || !members.every(({ points }) => points.canBeRestored)) return
+    if (name === undefined || members.length === 0 || !members.every(({ points }) => points.canBeRestored)) return
     const pace = this.#pace()
     const parts = members.map(member => ({ member, making: member.points.restoring(name, member.points.contentOf(name)!, undefined) }))
-    this.#restore(`restore group ${name}`, parts, () => this.lab.groups.restore({ group: GROUP, name, ...pace }))
+    this.#restore(`restore group ${name}`, parts, () => this.lab.volumes.groups.restore({ group: GROUP, name, ...pace }))
   }
 
   /** Each from a snapshot of its own, or of another one. */
   restoreSome(): void {
     const members = this.#some()
-    if (!members.every(({ points }) => points.canBeRestored)) return
+    if (members.length === 0 || !members.every(({ points }) => points.canBeRestored)) return
     const sources = members.map(member => {
       const whose = this.lab.ground.random(2) === 0 ? member : this.#one(this.#members)
       return { whose, from: this.#one(whose === member ? whose.points.snapshots : whose.lasting) }
@@ -217,7 +225,7 @@ class GroupStorm {
       return { member, making, text, wanted: { volume: member.name, from, ...sourceVolume, ...range, ...this.#pace() } }
     })
     const wanted = parts.map(part => part.wanted)
-    this.#restore(`restore together ${parts.map(({ text }) => text).join(', ')}`, parts, () => this.lab.groups.restoreTogether(wanted))
+    this.#restore(`restore together ${parts.map(({ text }) => text).join(', ')}`, parts, () => this.lab.volumes.groups.restoreTogether(wanted))
   }
 
   #pace(): { readonly bytesPerSecond?: number } { return this.lab.ground.random(2) === 0 ? { bytesPerSecond: 2 * GRAIN } : {} }
@@ -225,11 +233,12 @@ class GroupStorm {
   /** @param begin undefined: nothing is left to be cancelled */
   #restore(what: string, parts: readonly { readonly member: Member, readonly making: RestoreMaking }[], begin: () => Promise<InheritJob | undefined>): void {
     const one: Together = {
-      what, found: happened => { for (const { making } of parts) making.found(happened) },
+      what, found: happened => { for (const { member, making } of parts) if (member.state !== 'gone') making.found(happened) },
       // Where nothing differs nothing is there: the model tells whether it does. What is being deleted is not new.
       isThere: table => {
-        const there = parts.map(({ member: { points, lab } }) => points.undoIn(table.list(lab.uuid).filter(({ state }) => state === 'ready')) !== undefined)
-        return there.includes(true) ? there.map((isThere, i) => isThere || parts[i].making.isLeftAlone()) : there
+        const left = parts.filter(({ member }) => member.state !== 'gone')
+        const there = left.map(({ member: { points, uuid } }) => points.undoIn(table.list(uuid).filter(({ state }) => state === 'ready')) !== undefined)
+        return there.includes(true) ? there.map((isThere, i) => isThere || left[i].making.isLeftAlone()) : there
       },
     }
     for (const { member, making: { whenHeld, atInstant } } of parts) member.lab.hooks = { whenHeld, atInstant }
@@ -254,30 +263,11 @@ class GroupStorm {
 
   cancelOne(): void {
     const member = this.#one(this.#members)
-    const { inheriting } = member.lab.volume
+    const inheriting = member?.lab.volume.inheriting
     // A clone that is not restored is promoted, perhaps.
     if (inheriting && member.lab.volume.inheritor.isRestoring) this.#cancelled(`cancel of ${member.name}`, [member], async () => {
       await inheriting.cancel()
       return undefined
-    })
-  }
-
-  /** One of them, while the others go on. */
-  reopenOne(): void {
-    const { ground } = this.lab
-    const member = this.#one(this.#members)
-    if (this.#reopening.has(member) || member.lab.isTaken) return
-    this.#reopening.add(member)
-    let isDone = false
-    ground.fly(`reopen ${member.name}`, async () => { isDone = await this.lab.reopen(member) }, () => {
-      this.#reopening.delete(member)
-      if (!isDone) return
-      ground.count('reopened beside others')
-      member.points.some([])
-      member.storm.read()
-    }, () => {
-      // It is closed.
-      ground.machine.isHurt = true
     })
   }
 
@@ -320,7 +310,7 @@ class GroupStorm {
     ground.log(ending)
     this.lab.restart(ending)
     this.#cancellable = undefined
-    this.#reopening.clear()
+    this.#set.restarted()
     ground.machine.calm = ground.random(2) === 0
     await this.#opened(`after it was ${ending}`, ending === 'cut')
   }
@@ -330,11 +320,10 @@ class GroupStorm {
     await this.lab.open()
     if (!ground.machine.calm) await ground.setOut()
     ground.machine.calm = true
+    this.lab.settled()
     for (const { happened, found } of this.#together) found(happened!)
     this.#together.clear()
     for (const { storm } of this.#members) await storm.judgeOpened(what, isDurable)
-    const volumes = this.lab.groups.get(GROUP).volumes.join()
-    if (volumes !== this.#members.map(({ name }) => name).join()) throw new Wrong(`${what}: the group has ${volumes}`)
     ground.machine.calm = false
     ground.count(what)
   }
@@ -344,21 +333,29 @@ class GroupStorm {
     await this.crash('closed')
   }
 
-  #weighed(): (() => void)[] {
+  /** Of all volumes together, and of each alone. */
+  #weighed(): Weighed {
     const { random } = this.lab.ground
     const often = (steps: readonly number[], step: () => void): (() => void)[] => Array.from({ length: this.#one(steps) }, () => step)
-    const alone = this.#members.map(member => member.storm.weighed().map(step => this.#alone(member, step)))
-    const many = alone.reduce((sum, steps) => sum + steps.length, 0)
-    const together = [
-      ...often([1, 3], () => this.chain()), ...often([2, 4, 8], () => this.createPoints()),
-      ...often([0, 2, 4], () => this.restoreAll()), ...often([1, 2, 4], () => this.restoreSome()),
-      ...often([2, 4], () => this.#one(this.#members).points.lookAtNew()),
-      ...often([0, 4], () => this.cancel()), ...often([0, 2], () => this.cancelOne()), ...often([0, 1, 3], () => this.reopenOne()),
-    ]
+    const set = this.#set
     // One step in so many is of several.
     const share = [2, 4, 8][random(3)]
-    const times = Math.max(1, Math.round(many / share / together.length))
-    return [...alone.flat(), ...Array.from({ length: times }, () => together).flat()]
+    return { share, together: [
+      ...often([1, 3], () => this.chain()), ...often([2, 4, 8], () => this.createPoints()),
+      ...often([0, 2, 4], () => this.restoreAll()), ...often([1, 2, 4], () => this.restoreSome()),
+      ...often([2, 4], () => this.#one(this.#members)?.points.lookAtNew()),
+      ...often([0, 4], () => this.cancel()), ...often([0, 2], () => this.cancelOne()), ...often([0, 1, 3], () => set.reopen()),
+      ...often([0, 1, 3], () => set.create()), ...often([0, 1, 3], () => set.delete()), ...often([0, 1, 3], () => set.clone()),
+      ...often([0, 1], () => set.adopt()), ...often([0, 1], () => set.createGroup()), ...often([0, 1], () => set.deleteGroup()),
+    ] }
+  }
+
+  #step({ together, share }: Weighed): void {
+    const { random } = this.lab.ground
+    const member = random(share) > 0 ? this.#one(this.#members) : undefined
+    if (!member) return this.#one(together)()
+    member.aim(this.#one(this.#members.filter(other => other !== member)))
+    this.#one(member.steps)()
   }
 
   async run(length: number): Promise<void> {
@@ -371,7 +368,7 @@ class GroupStorm {
     const [turnsMax, patience, rests] = [[4, 12, 40][random(3)], [1, 40, 150][random(3)], random(3)]
     ground.machine.calm = false
     for (let i = 0; i < length; i++) {
-      for (let many = random(6); many >= 0 && !ground.isCrowded && !ground.machine.dead; many--) this.#one(steps)()
+      for (let many = random(6); many >= 0 && !ground.isCrowded && !ground.machine.dead; many--) this.#step(steps)
       const waits = this.#together.size > 0 ? random(patience) : 0
       this.#isAimed = true
       for (let turns = random(turnsMax) + waits; turns > 0 && !ground.machine.dead; turns--) await ground.machine.turn()

@@ -16,6 +16,7 @@ import { openVolumeParts } from '../../src/volume/open-volume.js'
 import type { PointStore, StagedPlace } from '../../src/volume/point-store.js'
 import type { RestoreOptions, SourceVolume } from '../../src/volume/restore.js'
 import { OpenStoreVolume } from '../../src/volume/store-volume.js'
+import type { VolumeParts } from '../../src/volume/volume.js'
 import { freshFolders, freshTable, openPoints, openTable, type PointDisks, pointsOf } from '../crash/points-store.js'
 import { type Disks, freshDisks, GRAIN, SMALL_JOURNAL_BYTES, UUID } from './lab.js'
 import { type Ending, type Machine, partOf, type Refusing } from './storm-disks.js'
@@ -26,7 +27,7 @@ import { type Source, StormSource } from './storm-source.js'
 export const IN_GRAIN = GRAIN / SECTOR
 export const GRAINS_MAX = 12
 export const SECTORS = GRAINS_MAX * IN_GRAIN
-const GRAINS_FIRST = 8
+export const GRAINS_FIRST = 8
 /** Numbers there are for points. */
 export const POINTS_EVER = 60
 const CATALOG_BYTES = 64 * 1024
@@ -39,12 +40,20 @@ export { Wrong }
 
 type Hooks = Pick<RestoreOptions, 'whenHeld' | 'atInstant'>
 /** Who a volume of several on one machine is. */
-interface Place { readonly ground: Ground, readonly name: string, readonly uuid: string }
+interface Place {
+  readonly ground: Ground
+  readonly name: string
+  /** Its disks' names begin with that. */
+  readonly prefix: string
+  /** Somebody's own, which it adopts. */
+  readonly file: string | undefined
+}
 
 export class Lab {
   readonly ground: Ground
   readonly name: string
-  readonly uuid: string
+  uuid: string
+  readonly file: string | undefined
   readonly model = new Model(SECTORS, GRAINS_FIRST * IN_GRAIN)
   volume!: OpenStoreVolume
   catalog!: Catalog
@@ -57,6 +66,8 @@ export class Lab {
   /** As this process sees it. */
   sourceVolume!: SourceVolume
   isClone = false
+  /** Bytes. */
+  sizeMax = SECTORS * SECTOR
   /** An import has it for itself. */
   isTaken = false
   /** Before anybody is let in. */
@@ -70,6 +81,8 @@ export class Lab {
   #freeFromBytes = Infinity
   /** Those in force since the last quiet moment. */
   rules: SpaceRule[] = [NO_BUDGET]
+  /** Of these one is in force after a crash. */
+  spaces: SpaceRule[] = [NO_BUDGET]
   /** Grains that may be kept and promised, beside a running merge; undefined: not known, for something was in flight when it changed. */
   #ceiling: number | undefined
   /** Grains kept when all was at rest, until something is asked for. */
@@ -81,8 +94,9 @@ export class Lab {
   constructor(seed: number, place?: Place) {
     this.ground = place?.ground ?? new Ground(seed)
     this.name = place?.name ?? 'v'
-    this.uuid = place?.uuid ?? UUID
-    this.#prefix = place ? `${place.name}.` : ''
+    this.uuid = place ? '' : UUID
+    this.file = place?.file
+    this.#prefix = place?.prefix ?? ''
     this.ground.onLost.push(name => {
       const part = FLUSHED.find(other => this.disk(other) === name)
       if (part) this.model.lost(part === 'live')
@@ -106,32 +120,29 @@ export class Lab {
   restart(ending: Ending): void { this.ground.restart(ending) }
 
   /** Name of a disk of its own. */
-  disk(part: string): string { return this.#prefix + part }
+  disk(part: string): string { return (part === 'live' && this.file ? `${this.file}.` : this.#prefix) + part }
 
-  entryOf(sizeBytes: number): CatalogEntry {
+  #entryOf(sizeBytes: number): CatalogEntry {
     const { uuid, name } = this
     return { uuid, name, sizeBytes, grainBytes: GRAIN, backing: null, createdAt: '2026-01-01T00:00:00.000Z', description: '' }
   }
 
-  get firstEntry(): CatalogEntry { return this.entryOf(GRAINS_FIRST * GRAIN) }
-
   async start(): Promise<void> {
     this.isClone = this.random(6) === 0
-    await this.lay({ table: await freshTable(), catalog: await freshCatalog([this.firstEntry]) })
+    await this.#lay({ table: await freshTable(), catalog: await freshCatalog([this.#entryOf(GRAINS_FIRST * GRAIN)]) })
     this.machine.refusing = refusals(this.random, [...PARTS.slice(0, 3), 'table', 'catalog', ...PARTS.slice(3), 'elsewhere'])
     this.choose()
     await this.open()
   }
 
-  /** @param tables if it is the only volume */
-  async lay(tables?: Record<'table' | 'catalog', MemoryDisk>): Promise<void> {
+  async #lay(tables: Record<'table' | 'catalog', MemoryDisk>): Promise<void> {
     const { random, machine } = this
     const sizeBytes = GRAINS_FIRST * GRAIN
     const allData = random(2) === 0 && !this.isClone
     const fresh = await freshDisks({ sizeBytes, allData, journalBytes: [1, 4][random(2)] * SMALL_JOURNAL_BYTES, uuid: this.uuid })
     const staged = new MemoryDisk(8192 + 2 * [24, 64, 256, 1024][random(4)] * 1024)
-    const all = { ...fresh, ...tables, ...freshFolders(POINTS_EVER + 4), staged, ...tables && { elsewhere: this.#elsewhere.disk } }
-    if (tables && this.isClone) await this.#makeClone(all as unknown as PointDisks & { readonly elsewhere: MemoryDisk })
+    const all = { ...fresh, ...tables, ...freshFolders(POINTS_EVER + 4), staged, elsewhere: this.#elsewhere.disk }
+    if (this.isClone) await this.#makeClone(all as unknown as PointDisks & { readonly elsewhere: MemoryDisk })
     if (random(4) === 0) makeBlock(all.live as MemoryDisk, sizeBytes)
     for (const [part, disk] of Object.entries(all)) machine.add(this.disk(part), disk as MemoryDisk)
     if (all.live.sizeBytes > sizeBytes) machine.disks.get(this.disk('live'))!.kind = 'block'
@@ -143,7 +154,7 @@ export class Lab {
     this.#freeFromBytes = [Infinity, 1, 20_000][random(3)]
     this.hasBudget = random(3) === 0
     if (this.hasBudget) this.space = someRule(random)
-    this.rules = [this.space]
+    this.rules = this.spaces = [this.space]
   }
 
   /** As volumes.ts does it. */
@@ -152,11 +163,10 @@ export class Lab {
     const source = { volume: this.#elsewhere.uuid, point: this.#elsewhere.pointOf(name).uuid }
     const isMine = (): boolean => true
     await this.#elsewhere.volume(disks.elsewhere, isMine).points.pin(name, { owner: 'clone v', expiresAt: null })
-    await this.inheritFrom((await openPoints(disks)).inherit, source, this.#elsewhere.valuesOf(name))
+    await this.#inheritFrom((await openPoints(disks)).inherit, source, this.#elsewhere.valuesOf(name))
   }
 
-  /** It is a clone from now on. */
-  async inheritFrom(store: InheritStore, source: Inheritance['source'], values: readonly number[]): Promise<void> {
+  async #inheritFrom(store: InheritStore, source: Inheritance['source'], values: readonly number[]): Promise<void> {
     await store.make('clone', GRAINS_FIRST, true)
     await store.put([], { kind: 'clone', source, undo: null })
     this.model.found(values, true)
@@ -168,50 +178,101 @@ export class Lab {
   async #open(): Promise<void> {
     const { disks } = this.machine
     const { catalog } = await openCatalog(disks.get('catalog')!, CATALOG_OWNER, 'catalog')
-    await this.openOn(catalog, await openTable(disks.get('table')!))
+    await this.#openOn(catalog, await openTable(disks.get('table')!))
     const sourceVolume = this.sourceVolume = this.#elsewhere.volume(disks.get('elsewhere')!, this.lives())
     for (const name of this.#elsewhere.attach(this.volume.inheritor, sourceVolume)) throw new Wrong(`${name} is inherited from, and not pinned`)
     await this.onOpened()
   }
 
   get #disks(): PointDisks & Disks {
-    return Object.fromEntries(PARTS.map(part => [part, this.machine.disks.get(this.disk(part))!])) as unknown as PointDisks & Disks
+    return Object.fromEntries(PARTS.map(part => [part, this.machine.disks.get(this.disk(part))])) as unknown as PointDisks & Disks
   }
 
-  /** With a table that is open. */
-  stores(table: PointTable): ReturnType<typeof pointsOf> { return pointsOf(this.uuid, table, this.#disks) }
-
-  /** With a catalog and a table that are open. */
-  async openOn(catalog: Catalog, table: PointTable): Promise<void> {
+  async #openOn(catalog: Catalog, table: PointTable): Promise<void> {
     const entry = catalog.get(this.name)!
     const { uuid, name, clock, space } = this
-    const stores = this.stores(table)
     const { live, map, journal } = this.#disks
-    const staged = stores.points.staged.bind(stores.points)
-    const points = Object.assign(stores.points, {
-      staged: async (create: boolean): Promise<StagedPlace | undefined> => ({ ...(await staged(create))!, freeFromBytes: this.#freeFromBytes }),
-    })
-    const parts = await openVolumeParts({ uuid, name, sizeBytes: entry.sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores, points })
-    Object.assign(this, { catalog, volume: new OpenStoreVolume(parts, entry), points, core: parts.core })
-    this.#hook()
+    const stores = pointsOf(this.uuid, table, this.#disks)
+    const parts = await this.openParts({ uuid, name, sizeBytes: entry.sizeBytes, grainBytes: GRAIN, live, map, journal, clock, space, ...stores })
+    this.has(new OpenStoreVolume(parts, entry), catalog)
+  }
+
+  /** As its process has it from now on. */
+  async openParts(options: Parameters<typeof openVolumeParts>[0]): Promise<VolumeParts> {
+    const points = options.points!
+    const staged = points.staged!.bind(points)
+    points.staged = async (create: boolean): Promise<StagedPlace | undefined> => ({ ...(await staged(create))!, freeFromBytes: this.#freeFromBytes })
+    const parts = await openVolumeParts(options)
+    this.core = parts.core
+    this.points = points
+    const { inheritor } = parts
+    const begin = inheritor.begin.bind(inheritor)
+    inheritor.begin = (options, source) => begin({ ...this.hooks, ...options }, source)
+    return parts
+  }
+
+  has(volume: OpenStoreVolume, catalog: Catalog): void {
+    Object.assign(this, { volume, catalog })
+    this.hooks = {}
     this.#limit()
   }
 
-  #hook(): void {
-    const { inheritor } = this.volume
-    const begin = inheritor.begin.bind(inheritor)
-    inheritor.begin = (options, source) => begin({ ...this.hooks, ...options }, source)
-    this.hooks = {}
+  /** @param commit is told how the new size becomes durable */
+  resize(to: number, commit: (put: () => Promise<void>) => Promise<void>): Promise<void> {
+    const { volume, catalog, volume: { sizeBytes: from } } = this
+    return volume.resize(to, async () => {
+      try {
+        await commit(() => catalog.put(this.#entryOf(to)))
+      } catch (error) {
+        // As volumes.ts does it.
+        if (to < from && catalog.inDoubt) volume.refuseChanges(new NbdeltaError('flush-failed', 'which size it has is not known'))
+        throw error
+      }
+    })
   }
 
+  /** At once, and for good. */
+  putSpace: (rule: SpaceRule) => Promise<void> = async rule => { this.volume.setSpace(rule) }
+
   setSpace(rule: SpaceRule): void {
-    this.log(`the budget is ${rule.budgetBytes === null ? 'nothing' : rule.budgetBytes / GRAIN}, then ${rule.order}`)
+    this.fly(`set the budget to ${wordsOf(rule)}`, () => this.#askSpace(rule), () => { this.#inForce(rule) })
+  }
+
+  async haveSpace(rule: SpaceRule): Promise<void> {
+    await this.#askSpace(rule)
+    this.#inForce(rule)
+  }
+
+  async #askSpace(rule: SpaceRule): Promise<void> {
+    const isMine = this.lives()
+    this.rules.push(rule)
+    this.spaces.push(rule)
+    this.#ceiling = undefined
+    try {
+      await this.putSpace(rule)
+    } catch (error) {
+      if (isMine() && !this.points.inDoubt) this.spaces = this.spaces.filter(other => other !== rule)
+      throw error
+    }
+  }
+
+  #inForce(rule: SpaceRule): void {
+    this.log(`the budget is ${wordsOf(rule)}`)
     this.space = rule
     this.rules.push(rule)
-    this.volume.setSpace(rule)
+    this.spaces = this.spaces.slice(this.spaces.indexOf(rule))
     // What is in flight may be beyond asking.
     if (!this.ground.isIdle || this.volume.inheriting) this.#ceiling = undefined
     else this.#limit()
+  }
+
+  /** After it was opened. */
+  foundSpace({ budgetBytes, order }: SpaceRule): void {
+    const rule = this.spaces.find(one => one.budgetBytes === budgetBytes && one.order === order)
+    if (!rule) throw new Wrong(`${this.name}: the budget is ${budgetBytes}, then ${order}, and was ${this.spaces.map(wordsOf).join(', or ')}`)
+    this.space = rule
+    this.spaces = [rule]
+    this.#limit()
   }
 
   #limit(): void {
@@ -290,6 +351,8 @@ export function someRule(random: Random): SpaceRule {
   return { budgetBytes, order: random(3) === 0 ? 'fail' : 'drop-undo-then-fail' }
 }
 
+function wordsOf({ budgetBytes, order }: SpaceRule): string { return `${budgetBytes === null ? 'nothing' : budgetBytes / GRAIN}, then ${order}` }
+
 export function sectors(offset: number, length: number, value: number): Map<number, number> {
   return new Map(Array.from({ length: length / SECTOR }, (_, i) => [offset / SECTOR + i, value]))
 }
@@ -305,10 +368,10 @@ export async function freshCatalog(entries: readonly CatalogEntry[]): Promise<Me
 }
 
 /** Behind the volume lies what somebody else has left there. */
-function makeBlock(live: MemoryDisk, sizeBytes: number): void {
+export function makeBlock(live: MemoryDisk, sizeBytes: number): void {
   live.setSize(GRAINS_MAX * GRAIN)
   const rest = live.sizeBytes - sizeBytes
-  live.write(sizeBytes, rest, Buffer.alloc(rest, 0xfb), 0)
+  if (rest > 0) live.write(sizeBytes, rest, Buffer.alloc(rest, 0xfb), 0)
 }
 
 /** A run in which nothing is refused, one in which writes to the staging log are, or reads, or whatever else. */

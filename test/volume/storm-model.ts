@@ -157,3 +157,19 @@ export function contentOf(value: number, bytes: number): Buffer {
   for (let at = 0; at < bytes; at += 4) content.writeUInt32LE(value, at)
   return content
 }
+
+export function exactly(content: readonly number[]): Allowed { return content.map(value => new Set([value])) }
+
+/** What grows comes as zeros, which is no change, and of what is cut off nobody asks. */
+export function isSame(before: ReadonlySet<number>, after: number): boolean {
+  return before.has(after) || after === GONE || (after === 0 && before.has(GONE))
+}
+
+/** The size stays: what of the snapshot lies in the range, in itself and in the volume. */
+export function restored(
+  content: readonly number[], range: { readonly offset: number, readonly length: number } | undefined, sizeBytes: number,
+): Map<number, number> {
+  const { offset, length } = range ?? { offset: 0, length: sizeBytes }
+  const end = Math.min(sizeBytes, offset + length)
+  return new Map([...content.entries()].filter(([sector, value]) => value !== GONE && sector * SECTOR >= offset && sector * SECTOR < end))
+}

@@ -5,11 +5,12 @@
  */
 import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { BlockDevice } from '../../src/device/block-device.js'
-import type { Kept, PointKind } from '../../src/volume/snappoint.js'
+import { NbdeltaError } from '../../src/device/errors.js'
+import type { Kept, PointKind, Snappoints } from '../../src/volume/snappoint.js'
 import type { Run } from '../../src/volume/volume-map.js'
 import { GRAIN } from './lab.js'
 import { IN_GRAIN, type Lab, place, POINTS_EVER, SECTORS, Wrong } from './storm-lab.js'
-import { type Allowed, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
+import { type Allowed, exactly, isSame, type Op, restored, SECTOR, valuesOf } from './storm-model.js'
 
 /** Names there may be at a time. */
 const POINTS_MAX = 5
@@ -32,6 +33,8 @@ interface Known {
   uuid?: string | undefined
   /** Whether it is pinned, and what its label says, each any of these. */
   readonly pinned: Set<boolean>
+  /** By the clock, in ms; null: it does not expire. */
+  pinnedUntil: number | null
   readonly label: Set<string | undefined>
   /** One of them is being changed. */
   isNoted: boolean
@@ -158,11 +161,21 @@ export class StormPoints {
     if (name === undefined) return
     const known = this.#points.get(name)!
     known.state = 'going'
-    lab.fly(`delete ${name}`, () => lab.volume.points.delete(name), () => { this.#points.delete(name) }, () => {
+    const wasHeld = this.#isHeld(known)
+    lab.fly(`delete ${name}`, () => lab.volume.points.delete(name), () => {
+      this.#points.delete(name)
+      if (wasHeld && this.#isHeld(known)) throw new Wrong(`${name} was deleted, and is pinned`)
+    }, () => {
       if (lab.points.inDoubt) known.state = 'doubtful'
       else if (lab.volume.points.get(name)) known.state = 'there'
       else this.#points.delete(name)
     })
+  }
+
+  /** Somebody has it pinned, and for some time yet. */
+  #isHeld({ pinned, pinnedUntil, isNoted }: Known): boolean {
+    if (isNoted || pinned.has(false)) return false
+    return pinnedUntil === null || pinnedUntil > this.#lab.clock.wallTime().getTime()
   }
 
   ask(): void {
@@ -240,7 +253,9 @@ export class StormPoints {
     const range = this.range()
     const within = isForeign && lab.random(2) === 0 ? all(lab.core.map.grains) : undefined
     const { whenHeld, atInstant, done, failed } = this.restoring(name, content, range)
+    const isStill = isForeign ? sameBehind(sourceVolume.points, name) : () => true
     const narrow = (): void => {
+      if (!isStill()) throw new NbdeltaError('not-found', 'another one has its name')
       if (within) this.#narrow(within, content)
       whenHeld()
     }
@@ -411,7 +426,12 @@ export class StormPoints {
       const value = lab.random(3) === 0 ? undefined : `l${lab.serial}`
       this.#put(`label ${name} ${value}`, () => points.label(name, LABEL, value ?? null), known, known.label, value)
     } else if (known.pinned.has(true)) this.#put(`unpin ${name}`, () => points.unpin(name, OWNER), known, known.pinned, false)
-    else this.#put(`pin ${name}`, () => points.pin(name, { owner: OWNER, expiresAt: null }), known, known.pinned, true)
+    else {
+      const until = lab.random(2) === 0 ? null : lab.clock.wallTime().getTime() + [20, 1000, 30_000][lab.random(3)]
+      known.pinnedUntil = until
+      const expiresAt = until === null ? null : new Date(until).toISOString()
+      this.#put(`pin ${name} until ${expiresAt}`, () => points.pin(name, { owner: OWNER, expiresAt }), known, known.pinned, true)
+    }
   }
 
   #put<T>(what: string, put: () => Promise<void>, known: Known, may: Set<T>, value: T): void {
@@ -453,28 +473,18 @@ export class StormPoints {
   }
 }
 
+/** An undo point's name may be another one's when it is looked for; when it was found it is pinned. */
+function sameBehind(points: Pick<Snappoints, 'get'>, name: string): () => boolean {
+  const uuid = points.get(name)?.uuid
+  return () => uuid !== undefined && points.get(name)?.uuid === uuid
+}
+
 function fresh(kind: PointKind, mayGo: boolean): Known {
-  return { kind, mayGo, state: 'making', allowed: undefined, content: undefined, pinned: new Set([false]), label: new Set([undefined]), isNoted: false }
+  return { kind, mayGo, state: 'making', allowed: undefined, content: undefined, pinned: new Set([false]), pinnedUntil: 0, label: new Set([undefined]), isNoted: false }
 }
 
 function all(grains: number): GrainBitmap {
   const map = new GrainBitmap(grains)
   map.set(0, grains)
   return map
-}
-
-function exactly(content: readonly number[]): Allowed { return content.map(value => new Set([value])) }
-
-/** What grows comes as zeros, which is no change, and of what is cut off nobody asks. */
-function isSame(before: ReadonlySet<number>, after: number): boolean {
-  return before.has(after) || after === GONE || (after === 0 && before.has(GONE))
-}
-
-/** The size stays: what of the snapshot lies in the range, in itself and in the volume. */
-function restored(
-  content: readonly number[], range: Range | undefined, sizeBytes: number,
-): Map<number, number> {
-  const { offset, length } = range ?? { offset: 0, length: sizeBytes }
-  const end = Math.min(sizeBytes, offset + length)
-  return new Map([...content.entries()].filter(([sector, value]) => value !== GONE && sector * SECTOR >= offset && sector * SECTOR < end))
 }

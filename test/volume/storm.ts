@@ -13,7 +13,7 @@ import type { InheritJob } from '../../src/volume/copier.js'
 import { FAST, GRAIN, KEEP, SLOW } from './lab.js'
 import { StormDeltas } from './storm-deltas.js'
 import type { Ending } from './storm-disks.js'
-import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, PARTS, place, SECTORS, sectors, someRule, Wrong } from './storm-lab.js'
+import { GRAINS_MAX, IN_GRAIN, isBudgetRefusal, Lab, PARTS, place, sectors, someRule, Wrong } from './storm-lab.js'
 import { contentOf, GONE, type Op, SECTOR, valuesOf } from './storm-model.js'
 import { StormPoints } from './storm-points.js'
 import { StormReaders } from './storm-readers.js'
@@ -145,7 +145,8 @@ export class Storm {
     const { lab } = this
     if (this.isResizing || lab.isTaken) return
     const grains = GRAINS_MIN + lab.random(GRAINS_MAX - GRAINS_MIN + 1)
-    const to = lab.random(2) === 0 ? grains * GRAIN : Math.min(SECTORS, grains * IN_GRAIN + lab.random(IN_GRAIN)) * SECTOR
+    const wanted = lab.random(2) === 0 ? grains * GRAIN : (grains * IN_GRAIN + lab.random(IN_GRAIN)) * SECTOR
+    const to = Math.min(lab.sizeMax, wanted)
     lab.fly(`resize to ${to / GRAIN}`, () => this.resizeTo(to), () => undefined)
   }
 
@@ -157,22 +158,19 @@ export class Storm {
     const values = to > from ? sectors(from, to - from, 0) : sectors(to, from - to, GONE)
     this.#resizingTo = to
     const isMine = lab.lives()
-    const commit = async (): Promise<void> => {
+    const commit = async (put: () => Promise<void>): Promise<void> => {
       if (!isMine()) return
-      const { volume, catalog } = lab
       const op = lab.model.begin(`resize to ${to}`, values)
       try {
-        await catalog.put(lab.entryOf(to))
+        await put()
       } catch (error) {
-        if (!isMine()) return
-        lab.model.failed(op)
-        if (to < from && catalog.inDoubt) volume.refuseChanges(new NbdeltaError('flush-failed', 'which size it has is not known'))
+        if (isMine()) lab.model.failed(op)
         throw error
       }
       if (isMine()) lab.model.atOnce(op)
     }
     try {
-      await lab.volume.resize(to, commit)
+      await lab.resize(to, commit)
     } finally {
       if (isMine()) this.#resizingTo = undefined
     }
