@@ -324,6 +324,8 @@ export const MUTANTS: readonly Mutant[] = [
     judge: 'replication/lost-flushes' },
   { name: 'what a copy has is not written where it is read', file: 'replication/recall.js', find: 'compare: false', put: 'compare: true',
     judge: 'replication/lost-flushes' },
+  { name: 'a folder of points has a name that no sync covers', file: 'store/point-files.js', judge: 'power/lost-names',
+    find: 'await rmdir(folder)', put: 'await Promise.resolve()' },
   { name: 'the cycle goes on without its image', file: 'replication/cycle.js', find: 'AbortSignal.any([parts.signal, wanted])', put: 'parts.signal',
     judge: 'replication/image-space' },
   { name: 'a cycle that was cut for room passes for complete', file: 'replication/cycle.js', find: 'throw wanted.reason;',
