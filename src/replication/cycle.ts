@@ -121,8 +121,9 @@ export async function runCycle(parts: CycleParts, before: MirrorState): Promise<
       const kept = keptOf(volume, state.keepSnapshots, frozen.bookmark)
       await session.commit({ uuid, cycle, sizeBytes: frozen.image.sizeBytes, root: delivered.root, ...kept })
       return delivered
-    })
-    await parts.put({ ...state, phase: 'paired', keep: false, blank: false, cycle, base: { point: uuid, at: createdAt, root } })
+    }).catch((error: unknown) => doubtTarget(parts, state, error))
+    const declared = { cycle, base: { point: uuid, at: createdAt, root } }
+    await parts.put({ ...state, phase: 'paired', keep: false, blank: false, doubtful: false, ...declared })
     parts.signal.removeEventListener('abort', close)
     // Behind a snapshot that is carried comes another cycle.
     if (frozen.bookmark.kind === 'bookmark') taken = await stream?.takeOver(session) ?? false
@@ -131,6 +132,16 @@ export async function runCycle(parts: CycleParts, before: MirrorState): Promise<
     parts.signal.removeEventListener('abort', close)
     if (!taken) await session.close()
   }
+}
+
+/**
+ * What a flush of the target did not cover its kernel may take for clean: it is read as if it were there, until the power fails.
+ * So what a later cycle finds equal, whoever was started anew in between, is written all the same. Rejects with `error`.
+ */
+async function doubtTarget({ put }: CycleParts, state: MirrorState, error: unknown): Promise<never> {
+  const failed = error instanceof NbdeltaError && (error.code === 'io' || error.code === 'flush-failed')
+  if (failed && !state.doubtful) await put({ ...state, blank: false, doubtful: true })
+  throw error
 }
 
 /** What is known of a cycle before its freeze. */
@@ -244,7 +255,8 @@ async function deliver(
   if (unknown) map.set(0, map.length)
   else if (knownBytes < image.sizeBytes) map.set(Math.floor(knownBytes / volume.grainBytes), map.length)
   const { blank } = state
-  const compare = !blank && (!base || resync || unknown === true)
+  const isWhole = !base || resync || unknown === true
+  const compare = !blank && !state.doubtful && isWhole
   const total = bytesOf(map, volume.grainBytes, image.sizeBytes)
   parts.decide({
     rule: blank ? 'copy-all' : !base ? 'compare-all' : unknown ? 'compare-all-unlabelled'
@@ -260,7 +272,7 @@ async function deliver(
   const runs = (): Iterable<ByteRun> => inBytes(map, volume.grainBytes, image.sizeBytes)
   const regionBytes = regionBytesOf(image.sizeBytes)
   const sent = session.digests && new SentContent(runs(), regionBytes)
-  const recalls = base && !compare && session.digests !== undefined && state.keepSnapshots > 0
+  const recalls = base && (blank || !isWhole) && session.digests !== undefined && state.keepSnapshots > 0
   const { grainBytes } = volume
   const there = recalls ? await recallRestored({ ...parts, grainBytes, sizeBytes: image.sizeBytes, session, base, image }, map)
     : new GrainBitmap(map.length)

@@ -49,6 +49,8 @@ const STATE = z.strictObject({
   releasing: z.boolean().default(false),
   /** Nothing was written to the target yet, and it reads as zeros. */
   blank: z.boolean(),
+  /** A flush of the target has failed since it declared a point: what is read there may be in memory only. */
+  doubtful: z.boolean().default(false),
   /** What the target shows is somebody's own: the next cycle keeps it as a snapshot before it overwrites it (D14, S5). */
   keep: z.boolean(),
   /** Number of the last cycle whose point was declared; 0: none was. */

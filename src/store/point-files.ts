@@ -16,7 +16,7 @@
  *
  * Limits: POINT_HANDLES_MAX open files in all, those being made included.
  */
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { allSettled } from '../device/all-settled.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
@@ -59,8 +59,8 @@ interface PointFolderList {
 export class PointFolders {
   readonly #root: string
   readonly #pool: FilePool
-  /** Volumes whose folder of points is there, durably. */
-  readonly #rooted = new Set<string>()
+  /** By volume: its folder of points is there, durably. */
+  readonly #rooted = new Map<string, Promise<void>>()
 
   /** `root` is the store's `volumes`. */
   constructor(root: string, pool = new FilePool()) {
@@ -245,14 +245,30 @@ export class PointFolders {
     }
   }
 
-  /** Whoever made it first may have been killed before its name was durable. */
   async #makeRoot(volume: string): Promise<void> {
-    if (this.#rooted.has(volume)) return
-    await mkdir(this.#folder(volume), { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+    const made = this.#rooted.get(volume) ?? this.#makeRootAnew(volume)
+    this.#rooted.set(volume, made)
+    try {
+      await made
+    } catch (error) {
+      this.#rooted.delete(volume)
+      throw error
+    }
+  }
+
+  /**
+   * Whoever made it first may have been killed before its name was durable. Or that failed: then the name may count as clean,
+   * and no later sync covers it. As long as nothing is in it, it is made anew.
+   */
+  async #makeRootAnew(volume: string): Promise<void> {
+    const folder = this.#folder(volume)
+    await rmdir(folder).catch((error: NodeJS.ErrnoException) => {
+      if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes(error.code!)) throw error
+    })
+    await mkdir(folder, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'EEXIST') throw error
     })
     await syncFolder(join(this.#root, volume))
-    this.#rooted.add(volume)
   }
 
   async #refuseThere(volume: string, seq: number): Promise<void> {

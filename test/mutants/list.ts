@@ -325,6 +325,12 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'the record is ahead of the target', file: 'replication/cycle.js', find: 'const delivered = await deliver(part, state, session, plan, frozen);',
     put: 'await parts.put({ ...state, base: { point: frozen.bookmark.uuid, at: frozen.bookmark.createdAt } });'
       + 'const delivered = await deliver(part, state, session, plan, frozen);', judge: 'crash/simulated-mirrors' },
+  { name: 'what a failed flush was to cover passes for equal', file: 'replication/cycle.js', find: '!blank && !state.doubtful', put: '!blank',
+    judge: 'replication/lost-flushes' },
+  { name: 'what a copy has is not written where it is read', file: 'replication/recall.js', find: 'compare: false', put: 'compare: true',
+    judge: 'replication/lost-flushes' },
+  { name: 'a folder of points has a name that no sync covers', file: 'store/point-files.js', judge: 'power/lost-names',
+    find: 'await rmdir(folder)', put: 'await Promise.resolve()' },
   { name: 'the cycle goes on without its image', file: 'replication/cycle.js', find: 'AbortSignal.any([parts.signal, wanted])', put: 'parts.signal',
     judge: 'replication/image-space' },
   { name: 'a cycle that was cut for room passes for complete', file: 'replication/cycle.js', find: 'throw wanted.reason;',

@@ -70,13 +70,36 @@ export class Sites {
   get isReleased(): boolean {
     const far = this.b.get('x')
     const { phase } = this.a.mirrors.find(({ name }) => name === 'm')?.state as { phase?: string } ?? {}
-    return far !== undefined && phase === 'paired' && this.secondaries.of(far.uuid)?.phase === 'released'
+    return far !== undefined && this.taking === undefined && phase === 'paired' && this.secondaries.of(far.uuid)?.phase === 'released'
   }
 
+  /** At the peer's somebody has begun to take over the mirror's volume, or has done it. */
+  get taking(): 'fenced' | 'promoted' | undefined {
+    const far = this.b.get('x')
+    const entry = far && this.b.mirrors.find(({ volume }) => volume === far.uuid)
+    const { epoch } = entry?.state as { readonly epoch?: number } ?? {}
+    return epoch === undefined || epoch === 1 ? undefined : entry!.name.startsWith('promoted-') ? 'promoted' : 'fenced'
+  }
+
+  /** What stood for the target of a mirror that is deleted, or was never made, is given up. */
+  async clear(): Promise<void> {
+    const far = this.b.get('x')
+    if (far && this.secondaries.of(far.uuid)) {
+      if (this.secondaries.declaredPoint(far.uuid)) await this.secondaries.promote('x')
+      await this.secondaries.forget('x')
+    }
+    if (far) await this.b.deleteVolume('x')
+    if (this.a.get('w')) await this.a.deleteVolume('w')
+  }
+
+  /** Whatever fails: all of it is closed. */
   async close(): Promise<void> {
-    await this.mirrors.stop()
-    await this.a.close()
-    await this.b.close()
+    const failures: unknown[] = []
+    for (const end of [() => this.mirrors.stop(), () => this.a.close(), () => this.b.close()]) {
+      await end().catch((error: unknown) => failures.push(error))
+    }
+    const [failure] = failures.filter(error => !(error instanceof NbdeltaError))
+    if (failure !== undefined) throw failure
   }
 
   #expose(device: BlockDevice): { readonly export: string, close(): Promise<void> } {

@@ -1,48 +1,37 @@
 /**
- * A story of a mirror, to a volume of the same store or to a peer's: writes, snapshots, restores, cycles, splits, resyncs and reversals.
- * The power may fail at both stores, or at one alone. Then the source is what it was, the target shows a whole point of it, not older
- * than what was told to be declared (S1, S2), a split pair is split, what was done on a target is kept before it is overwritten (S5),
- * and one more cycle makes both equal, whichever marks had been lost (D4, S3).
+ * A story of a mirror, to a volume of the same store or to a peer's: writes, snapshots, restores, sizes, cycles, verifications, splits,
+ * resyncs and reversals; the mirror is deleted and made anew with other settings, or taken over at the peer's. In some lives disks of
+ * one site or of both fail for a while; what fails then may have happened or not. What must be found when the power has failed is
+ * mirror-judge.ts's.
  */
 import fs from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { syncFolder } from '../../src/device/sync-folder.js'
-import type { Random } from '../../src/device/testing.js'
+import { type Random, seededRandom } from '../../src/device/testing.js'
 import type { StoreVolume } from '../../src/volume/store-volume.js'
 import { contentOf, SECTOR } from '../volume/storm-model.js'
+import { Faults } from './faults.js'
 import { type Left, leftOf } from './folder-states.js'
 import type { Tale } from './lives.js'
+import { judgePair, pairOf } from './mirror-judge.js'
 import { Sites } from './mirror-sites.js'
+import {
+  type Apart, apartAt, declaredNow, freshPair, GRAIN, IN_GRAIN, isOne, letGo, type Pair, type PairNote, withSource,
+} from './mirror-world.js'
 import type { Change, Recorded, RecordedFolder } from './recorded-folder.js'
-import { contentAt, contentsOf, durable, exactly, found, problemOfSectors, problemOfSnapshot, type Sectors } from './sectors.js'
+import { contentsOf, durable, exactly, type Sectors } from './sectors.js'
 
-const GRAIN = 4096
 const GRAINS = 10
-const SECTORS = GRAINS * GRAIN / SECTOR
 const POINTS_MAX = 3
 const STEPS = 18
 const PAUSES_MS = [0, 0, 2, 15]
-
-/** `base`: what it was at the split; `isOwn`: somebody has written to it. */
-interface Apart extends Sectors { readonly base: readonly number[], readonly isOwn: boolean }
-interface Pair {
-  readonly source: Sectors
-  readonly points: ReadonlyMap<string, readonly number[]>
-  readonly phase: 'none' | 'paired' | 'split'
-  readonly isStreaming: boolean
-  /** All that the source has been; the target is none of before `declared`. */
-  readonly views: readonly (readonly number[])[]
-  readonly declared: number | undefined
-  /** Of a split target. */
-  readonly apart: Apart | undefined
-  /** What somebody had done on the target, and a resync is to keep. */
-  readonly kept: Apart | undefined
-  /** A split was cut short: the peer has let go already, and the mirror is to be split again. */
-  readonly isReleased?: boolean
-}
-interface PairNote { readonly text: string, readonly worlds: readonly Pair[] }
+/** One life in so many, and how often disks begin to fail in it, and are in order again. */
+const STORMY_EVERY = 3
+const FAIL_EVERY = 5
+const CALM_EVERY = 5
+const KINDS = ['periodic', 'periodic', 'async', 'sync'] as const
 
 export const mirrorTale: Tale<Pair, PairNote> = {
   tell: (folder, random, recorded, world, serial) => new MirrorStory(folder, random, recorded, world, serial).run(STEPS),
@@ -56,7 +45,7 @@ export const mirrorTale: Tale<Pair, PairNote> = {
     const last = notes.at(-1)
     if (!last) return { world: undefined }
     const isCut = (place: string): boolean => ending === 'cut' && place !== spared
-    const verdict = await judged(folder, last.worlds, isCut, random).catch((error: Error) => String(error.stack))
+    const verdict = await judgePair(folder, last.worlds, isCut, random).catch((error: Error) => String(error.stack))
     return typeof verdict === 'string' ? `${last.text}: ${verdict}` : verdict
   },
   left: (history, position, ending, random) => {
@@ -91,6 +80,11 @@ class MirrorStory {
   #world: Pair
   #sites!: Sites
   #serial: number
+  readonly #isStormy: boolean
+  /** Disks fail now. */
+  #faults: Faults | undefined
+  /** Since something has failed: what it may be. */
+  #candidates: readonly Pair[] | undefined
 
   constructor(folder: string, random: Random, recorded: RecordedFolder, world: Pair | undefined, serial: number) {
     this.#random = random
@@ -98,36 +92,78 @@ class MirrorStory {
     this.#recorded = recorded
     // What ends before anything is done has to be that.
     if (world) recorded.note({ text: 'begin', worlds: [world] } satisfies PairNote)
-    const now = Array<number>(SECTORS).fill(0)
-    this.#world = world ?? {
-      source: { now, sectors: exactly(now) }, points: new Map(), phase: 'none', isStreaming: random(3) === 0, views: [now], declared: undefined,
-      apart: undefined, kept: undefined,
-    }
+    this.#world = world ?? freshPair(GRAINS * IN_GRAIN)
     this.#serial = serial
+    this.#isStormy = random(STORMY_EVERY) === 0
   }
 
   async run(steps: number): Promise<void> {
     for (const place of ['a', 'b']) await fs.promises.mkdir(join(this.#folder, place), { recursive: true })
     await syncFolder(this.#folder)
     this.#sites = await Sites.open(this.#folder)
-    if (!this.#sites.a.get('v')) await this.#sites.a.createVolume({ name: 'v', sizeBytes: SECTORS * SECTOR, grainBytes: GRAIN })
-    this.#sites.start()
-    if (this.#world.isReleased) await this.#splitAgain()
+    const sizeBytes = this.#world.source.now.length * SECTOR
+    if (!this.#sites.a.get('v')) await this.#sites.a.createVolume({ name: 'v', sizeBytes, grainBytes: GRAIN })
+    await this.#begin()
     for (let i = 0; i < steps; i++) {
-      await this.#step()
+      await this.#weather()
+      if (!this.#candidates) await this.#step()
       await new Promise<void>(resolve => { setTimeout(resolve, PAUSES_MS[this.#random(PAUSES_MS.length)]) })
     }
-    await this.#do('close', [this.#world], () => this.#sites.close())
+    if (this.#faults) await this.#calm(this.#faults)
+    await this.#do('close', [this.#world], () => this.#closed())
   }
 
-  async #do(text: string, worlds: readonly Pair[], work: () => Promise<unknown>): Promise<void> {
+  /** The sites are open. */
+  async #begin(): Promise<void> {
+    this.#sites.start()
+    if (this.#world.isReleased && !this.#world.isEnding) await this.#splitAgain()
+  }
+
+  async #closed(): Promise<void> {
+    await this.#sites.close()
+    const { opened } = this.#recorded
+    if (opened.length > 0) throw new Error(`the stores are closed, and these are open: ${opened.join(', ')}`)
+  }
+
+  /** Between two steps: disks begin to fail, or are in order again. */
+  async #weather(): Promise<void> {
+    if (!this.#faults) {
+      if (!this.#isStormy || this.#random(FAIL_EVERY) > 0) return
+      const faults = this.#faults = new Faults(seededRandom(this.#random(2 ** 31)))
+      const place = (['a/', 'b/', ''] as const)[this.#random(3)]!
+      this.#recorded.faults = {
+        failureOf: (what, name) => name.startsWith(place) ? faults.failureOf(what, name) : undefined,
+        isHarshTo: name => faults.isHarshTo(name),
+      }
+    } else if (this.#candidates || this.#random(CALM_EVERY) === 0) await this.#calm(this.#faults)
+  }
+
+  async #calm({ kind }: Faults): Promise<void> {
+    this.#faults = this.#recorded.faults = undefined
+    await this.#closed()
+    this.#sites = await Sites.open(this.#folder)
+    const verdict = await pairOf(this.#sites, this.#candidates ?? [this.#world], () => false)
+    if (typeof verdict === 'string') throw new Error(`behind failing disks (${kind}): ${verdict}`)
+    this.#candidates = undefined
+    this.#world = verdict.world
+    this.#recorded.note({ text: `disks failed (${kind})`, worlds: [this.#world] } satisfies PairNote)
+    await this.#begin()
+  }
+
+  /** @param look what it has become, where that is known only then */
+  async #do(text: string, worlds: readonly Pair[], work: () => Promise<unknown>, look?: () => Promise<Pair>): Promise<void> {
     this.#recorded.note({ text, worlds: [this.#world, ...worlds] } satisfies PairNote)
     try {
       await work()
-      this.#world = worlds.at(-1)!
+      this.#world = await look?.() ?? worlds.at(-1)!
     } catch (error) {
+      if (!(error instanceof NbdeltaError)) throw error
+      if (this.#faults) {
+        this.#candidates = [this.#world, ...worlds]
+        return
+      }
       // A snapshot that a restore or the mirror has pinned is not deleted: nothing has changed.
-      if (!(error instanceof NbdeltaError) || error.code !== 'busy') throw error
+      if (error.code !== 'busy') throw error
     }
     this.#recorded.note({ text: `${text}: over`, worlds: [this.#world] } satisfies PairNote)
   }
@@ -136,27 +172,42 @@ class MirrorStory {
 
   async #step(): Promise<void> {
     const { phase } = this.#world
-    const roll = this.#random(20)
-    if (roll < 7) await this.#write()
-    else if (roll < 8) await this.#do('flush', [{ ...this.#world, source: durable(this.#world.source) }], async () => { await this.#source.flush() })
-    else if (roll < 10) await this.#snapshot()
-    else if (roll < 12) await this.#restore()
-    else if (phase === 'none') await this.#create()
-    else if (phase === 'paired') await (roll < 17 ? this.#sync() : this.#split())
-    else if (roll < 17) await this.#writeApart()
-    else await (roll < 19 ? this.#resync() : this.#reverse())
+    const roll = this.#random(24)
+    if (roll < 7) return this.#write()
+    if (roll < 8) return this.#do('flush', [{ ...this.#world, source: durable(this.#world.source) }], async () => { await this.#source.flush() })
+    if (roll < 10) return this.#snapshot()
+    if (roll < 12) return this.#restore()
+    if (this.#world.isEnding) return this.#deleteMirror()
+    switch (phase) {
+      case 'none': return this.#create()
+      case 'fenced': return this.#promote()
+      case 'promoted': return roll < 19 ? this.#writeApart() : this.#deleteMirror()
+      case 'paired': return this.#stepPaired(roll)
+      case 'split': return roll < 18 ? this.#writeApart() : roll < 20 ? this.#resync() : roll < 22 ? this.#reverse()
+        : roll < 23 ? this.#promote() : this.#deleteMirror()
+    }
+  }
+
+  async #stepPaired(roll: number): Promise<void> {
+    if (roll < 16) return this.#sync()
+    if (roll < 19) return this.#split()
+    if (roll < 20) return this.#verify()
+    if (roll < 21) return this.#pause()
+    if (roll < 22) return this.#resize()
+    return roll < 23 ? this.#promote() : this.#deleteMirror()
   }
 
   /** A write or zeros, somewhere. */
-  #wish(side: Sectors): { readonly after: Sectors, run(volume: StoreVolume): Promise<void> } {
+  #wish<S extends Sectors>(side: S): { readonly after: S, run(volume: StoreVolume): Promise<void> } {
     const random = this.#random
-    const start = random(2) === 0 ? random(SECTORS) : random(GRAINS) * 8
-    const end = Math.min(SECTORS, start + (random(2) === 0 ? 1 + random(24) : 8))
+    const { length } = side.now
+    const start = random(2) === 0 ? random(length) : random(Math.ceil(length / IN_GRAIN)) * IN_GRAIN
+    const end = Math.min(length, start + (random(2) === 0 ? 1 + random(3 * IN_GRAIN) : IN_GRAIN))
     const value = random(4) === 0 ? 0 : ++this.#serial
     const [isIn, bytes] = [(sector: number) => sector >= start && sector < end, (end - start) * SECTOR]
     return {
       after: {
-        now: side.now.map((before, sector) => isIn(sector) ? value : before),
+        ...side, now: side.now.map((before, sector) => isIn(sector) ? value : before),
         sectors: side.sectors.map((values, sector) => isIn(sector) ? new Set([...values, value]) : values),
       },
       run: async volume => {
@@ -168,7 +219,7 @@ class MirrorStory {
 
   async #write(): Promise<void> {
     const { after, run } = this.#wish(this.#world.source)
-    await this.#do('write', [{ ...this.#world, source: after, views: [...this.#world.views, after.now] }], () => run(this.#source))
+    await this.#do('write', [withSource(this.#world, after)], () => run(this.#source))
   }
 
   async #snapshot(): Promise<void> {
@@ -184,35 +235,62 @@ class MirrorStory {
   }
 
   async #restore(): Promise<void> {
-    const { points, source, views } = this.#world
-    const [name, now] = [...points][this.#random(points.size)] ?? []
-    if (name === undefined || !now) return
-    const widened = source.sectors.map((values, sector) => new Set([...values, now[sector]!]))
-    await this.#do(`restore ${name}`, [{ ...this.#world, source: { now, sectors: widened }, views: [...views, now] }], async () => {
+    const { points, source } = this.#world
+    const [name, content] = [...points][this.#random(points.size)] ?? []
+    if (name === undefined || !content) return
+    const now = source.now.map((value, sector) => content[sector] ?? value)
+    const sectors = source.sectors.map((values, sector) => new Set([...values, now[sector]!]))
+    await this.#do(`restore ${name}`, [withSource(this.#world, { now, sectors })], async () => {
       const { finished } = await this.#source.restore({ from: name, ...this.#random(2) === 0 ? { bytesPerSecond: 20 * GRAIN } : {} })
       finished.catch(() => undefined)
     })
   }
 
+  async #resize(): Promise<void> {
+    const { source } = this.#world
+    const length = (GRAINS - 3 + this.#random(6)) * IN_GRAIN - (this.#random(3) === 0 ? this.#random(IN_GRAIN) : 0)
+    const now = Array.from({ length }, (_, sector) => source.now[sector] ?? 0)
+    const sectors = Array.from({ length }, (_, sector) => source.sectors[sector] ?? new Set([0]))
+    await this.#do(`resize ${length}`, [withSource(this.#world, { now, sectors })], () => this.#sites.a.resizeVolume('v', length * SECTOR))
+  }
+
   async #create(): Promise<void> {
+    await this.#do('what was left goes', [{ ...this.#world, apart: undefined }], () => this.#sites.clear())
+    if (this.#candidates) return
     const target = this.#random(2) === 0 ? { target: 'w' } : { target: 'nbdelta://b/x', secretFile: '/none' }
-    await this.#do(`mirror to ${target.target}`, [{ ...this.#world, phase: 'paired' }], () => this.#sites.mirrors.create({
-      name: 'm', volume: 'v', ...target, intervalSeconds: 3600, lagBytes: null, bytesPerSecond: null, overwrite: false,
-      mode: this.#world.isStreaming ? 'async' : 'periodic',
+    const [mode, keeps] = [KINDS[this.#random(KINDS.length)]!, this.#random(3) === 0 ? 1 + this.#random(2) : 0]
+    const after: Pair = {
+      ...this.#world, phase: 'paired', isStreaming: mode !== 'periodic', keeps, isPaused: false, declared: undefined, apart: undefined,
+      kept: undefined,
+    }
+    await this.#do(`mirror ${mode} to ${target.target}`, [after], () => this.#sites.mirrors.create({
+      name: 'm', volume: 'v', ...target, intervalSeconds: 3600, lagBytes: null, bytesPerSecond: null, overwrite: false, mode, keepSnapshots: keeps,
     }))
   }
 
-  get #declaredNow(): Pair { return { ...this.#world, declared: this.#world.views.length - 1, source: durable(this.#world.source), kept: undefined } }
-
   async #sync(): Promise<void> {
-    await this.#do('sync', [this.#declaredNow], () => this.#sites.mirrors.get('m').sync())
+    await this.#do('sync', [declaredNow(this.#world)], () => this.#sites.mirrors.get('m').sync())
+  }
+
+  async #verify(): Promise<void> {
+    if (this.#sites.mirrors.get('m').state.phase !== 'paired') return
+    await this.#do('verify', [declaredNow(this.#world)], async () => {
+      const found = await this.#sites.mirrors.get('m').verify()
+      if (found.length > 0) throw new Error(`verification found differences at ${found[0]!.offset}`)
+    })
+  }
+
+  async #pause(): Promise<void> {
+    const isPaused = !this.#world.isPaused
+    const mirror = this.#sites.mirrors.get('m')
+    await this.#do(isPaused ? 'pause' : 'resume', [{ ...this.#world, isPaused }], () => isPaused ? mirror.pause() : mirror.resume())
   }
 
   async #split(): Promise<void> {
     const { now } = this.#world.source
     // A first copy, or a resync, has to be complete.
     if (this.#sites.mirrors.get('m').state.phase !== 'paired') return
-    await this.#do('split', [{ ...this.#declaredNow, phase: 'split', apart: apartAt(now) }],
+    await this.#do('split', [{ ...declaredNow(this.#world), phase: 'split', apart: apartAt(now) }],
       () => this.#sites.mirrors.get('m').split({ atOnce: false }))
   }
 
@@ -222,146 +300,51 @@ class MirrorStory {
       () => this.#sites.mirrors.get('m').split({ atOnce: true }))
   }
 
+  async #deleteMirror(): Promise<void> {
+    const apart = this.#world.apart ?? letGo(this.#world, this.#world.declared !== undefined)
+    this.#world = { ...this.#world, isEnding: true }
+    const gone: Pair = { ...this.#world, phase: 'none', isPaused: false, isEnding: false, apart, kept: undefined }
+    const between: readonly Pair[] = this.#world.phase === 'paired' ? [{ ...gone, phase: 'split', isEnding: true }] : []
+    await this.#do('delete the mirror', [...between, gone], () => this.#sites.mirrors.delete('m'))
+  }
+
+  /** At the peer's: its mirror's server is refused from then on. */
+  async #promote(): Promise<void> {
+    const { volume, shown } = this.#sites.target()
+    if (!this.#sites.isFar || (this.#world.phase === 'paired' && !shown)) return
+    const fenced: Pair = { ...this.#world, phase: 'fenced', apart: this.#world.apart ?? letGo(this.#world, true), kept: undefined }
+    await this.#do('promote', [fenced, { ...fenced, phase: 'promoted' }], () => this.#sites.secondaries.promote('x'), async () => {
+      const promoted: Pair = { ...fenced, phase: 'promoted' }
+      const { wholeFrom } = fenced.apart!
+      if (typeof wholeFrom !== 'number') return promoted
+      const now = await contentsOf(volume)
+      if (!isOne(now, promoted, wholeFrom)) throw new Error('what was promoted is no declared point')
+      return { ...promoted, apart: apartAt(now) }
+    })
+  }
+
   async #writeApart(): Promise<void> {
     const { apart } = this.#world
     const { volume } = this.#sites.target()
     if (this.#random(4) === 0) return this.#do('flush the target', [{ ...this.#world, apart: durable(apart!) }], async () => { await volume.flush() })
-    const { after, run } = this.#wish(apart!)
-    await this.#do('write to the target', [{ ...this.#world, apart: { ...apart!, ...after, isOwn: true } }], () => run(volume))
+    const { after, run } = this.#wish<Apart>(apart!)
+    await this.#do('write to the target', [{ ...this.#world, apart: { ...after, isOwn: true } }], () => run(volume))
   }
 
   async #resync(): Promise<void> {
     const { apart } = this.#world
     await this.#do('resync', [{ ...this.#world, phase: 'paired', apart: undefined, kept: apart!.isOwn ? apart : undefined }],
-      () => this.#sites.mirrors.get('m').beginResync({ whole: false }))
+      () => this.#sites.mirrors.get('m').beginResync({ whole: this.#random(5) === 0 }))
   }
 
   async #reverse(): Promise<void> {
     const { apart, views } = this.#world
     const { now } = apart!
-    const restored = { ...this.#world, source: { now, sectors: exactly(now) }, views: [...views, now], apart: durable(apart!) }
-    const after = { ...restored, phase: 'paired' as const, apart: undefined, kept: undefined, declared: views.length }
+    const restored: Pair = { ...this.#world, source: { now, sectors: exactly(now) }, views: [...views, now], apart: durable(apart!) }
+    const after: Pair = { ...restored, phase: 'paired', apart: undefined, kept: undefined, declared: views.length }
     await this.#do('reverse', [restored, after], async () => {
       const { finished } = await this.#sites.mirrors.together(['m']).reverse()
       finished.catch(() => undefined)
     })
   }
-}
-
-type IsCut = (place: string) => boolean
-
-async function judged(folder: string, worlds: readonly Pair[], isCut: IsCut, random: Random): Promise<{ readonly world: Pair } | string> {
-  const sites = await Sites.open(folder)
-  try {
-    const problems: string[] = []
-    for (const world of worlds) {
-      const source = isCut('a') ? world.source : { ...world.source, sectors: afterKill(worlds) }
-      const problem = await problemOf(sites, { ...world, source })
-      if (problem !== undefined) {
-        problems.push(problem)
-        continue
-      }
-      const seen = await foundIn(sites, world, isCut)
-      return await problemLater(sites, seen, random) ?? { world: seen }
-    }
-    return problems.join('; or ')
-  } finally {
-    await sites.close()
-  }
-}
-
-/** A kill loses nothing: a sector of the source is what it was in one of them. */
-function afterKill(worlds: readonly Pair[]): ReadonlySet<number>[] {
-  return worlds[0]!.source.now.map((_, sector) => new Set(worlds.map(({ source }) => source.now[sector]!)))
-}
-
-async function foundIn(sites: Sites, world: Pair, isCut: IsCut): Promise<Pair> {
-  const source = found(world.source, await contentsOf(sites.a.get('v')!), isCut('a'))
-  const apart = world.apart && found(world.apart, await contentsOf(sites.target().volume), isCut(sites.isFar ? 'b' : 'a'))
-  return { ...world, source, apart, views: [...world.views, source.now], isReleased: sites.isReleased }
-}
-
-async function problemOf(sites: Sites, world: Pair): Promise<string | undefined> {
-  const source = sites.a.get('v')!
-  const problem = await problemOfSide('source', source, world.source)
-  if (problem !== undefined) return problem
-  const listed = source.points.list().filter(({ name }) => name.startsWith('p')).map(({ name }) => name).sort().join()
-  if (listed !== [...world.points.keys()].sort().join()) return `points ${listed}, not ${[...world.points.keys()].join()}`
-  for (const [name, content] of world.points) {
-    const lost = await problemOfSnapshot(source, name, content)
-    if (lost !== undefined) return lost
-  }
-  const record = sites.a.mirrors.find(({ name }) => name === 'm')
-  const phase = record ? (record.state as unknown as { phase: string }).phase === 'split' ? 'split' : 'paired' : 'none'
-  return phase === world.phase ? undefined : `it is ${phase}, not ${world.phase}`
-}
-
-async function problemOfSide(what: string, volume: StoreVolume, side: Sectors): Promise<string | undefined> {
-  if (volume.problem) return `${what} cannot be opened: ${volume.problem.message}`
-  const problem = problemOfSectors(await contentsOf(volume), side)
-  return problem === undefined ? undefined : `${what}: ${problem}`
-}
-
-async function shownDiffers(volume: StoreVolume, name: string, content: readonly number[]): Promise<boolean> {
-  return (await contentAt(volume, name)).some((value, sector) => value !== content[sector])
-}
-
-/** What it shows, and what becomes of it. */
-async function problemLater(sites: Sites, world: Pair, random: Random): Promise<string | undefined> {
-  sites.start()
-  if (world.phase === 'none') return undefined
-  const mirror = sites.mirrors.get('m')
-  if (world.isReleased) {
-    await mirror.split({ atOnce: true })
-    const now = await contentsOf(sites.target().volume)
-    return isOne(now, world) ? undefined : 'what was let go is no declared point'
-  }
-  if (world.phase === 'paired') {
-    const problem = await problemOfShown(sites, world)
-    if (problem !== undefined) return problem
-  } else {
-    await mirror.inTurn(undefined, turn => turn.release(), false)
-    const problem = await problemOfSide('target', sites.target().volume, world.apart!)
-    if (problem !== undefined) return problem
-    if (random(2) === 0) await mirror.beginResync({ whole: false })
-    else await (await sites.mirrors.together(['m']).reverse()).finished
-  }
-  const isReversed = mirror.state.phase === 'paired' && world.phase === 'split'
-  const expected = isReversed ? world.apart!.now : world.source.now
-  await mirror.sync()
-  const { volume, shown } = sites.target()
-  if (!shown || await shownDiffers(volume, shown.name, expected)) return 'behind one more cycle the target is not what the source is'
-  if ((await contentsOf(sites.a.get('v')!)).some((value, sector) => value !== expected[sector])) return 'the source has changed by itself'
-  const kept = isReversed ? undefined : world.kept ?? (world.apart?.isOwn ? world.apart : undefined)
-  return kept && !await hasKept(volume, kept) ? 'what was done on the target is not kept' : undefined
-}
-
-async function problemOfShown(sites: Sites, world: Pair): Promise<string | undefined> {
-  const { volume, shown } = sites.target()
-  if (!shown) return world.declared === undefined ? undefined : 'the target has no point'
-  const content = await contentAt(volume, shown.name)
-  return isOne(content, world) ? undefined : 'the target shows what the source never was, or what is older than it has declared'
-}
-
-/** What the source has been at some time, and not before what it has declared. */
-function isOne(content: readonly number[], { views, declared, isStreaming }: Pair): boolean {
-  const mayBe = views.slice(declared ?? 0)
-  return isStreaming ? content.every((value, sector) => mayBe.some(view => view[sector] === value))
-    : mayBe.some(view => view.every((value, sector) => content[sector] === value))
-}
-
-function apartAt(now: readonly number[]): Apart { return { now, sectors: exactly(now), base: now, isOwn: false } }
-
-async function hasKept(volume: StoreVolume, { sectors, base }: Apart): Promise<boolean> {
-  // Where nothing differs from what it was at, as when a write that no flush covers is lost, there is nothing to be kept.
-  if (base.every((value, sector) => sectors[sector]!.has(value))) return true
-  for (const { name, kind } of volume.points.list()) {
-    if (kind !== 'snapshot') continue
-    const content = await contentAt(volume, name).catch((error: unknown) => {
-      if (!(error instanceof NbdeltaError)) throw error
-      return undefined
-    })
-    if (content?.every((value, sector) => sectors[sector]!.has(value))) return true
-  }
-  return false
 }

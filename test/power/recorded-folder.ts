@@ -107,6 +107,7 @@ export class RecordedFolder {
       link: original => async (...args: Parameters<typeof fs.promises.link>) => this.#linking(String(args[0]), String(args[1]), () => Reflect.apply(original, fs.promises, args)),
       rename: original => async (...args: Parameters<typeof fs.promises.rename>) => this.#renaming(String(args[0]), String(args[1]), () => Reflect.apply(original, fs.promises, args)),
       rm: original => async (...args: Parameters<typeof fs.promises.rm>) => this.#removing(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
+      rmdir: original => async (...args: Parameters<typeof fs.promises.rmdir>) => this.#removingEmpty(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
       unlink: original => async (...args: Parameters<typeof fs.promises.unlink>) => this.#removing(String(args[0]), () => Reflect.apply(original, fs.promises, args)),
     }])
   }
@@ -262,6 +263,12 @@ export class RecordedFolder {
     await work()
     this.#forget(name)
     end()
+  }
+
+  /** Of one that is not empty nothing has begun. */
+  async #removingEmpty(path: string, work: () => Promise<void>): Promise<void> {
+    const isEmpty = fs.existsSync(path) && fs.readdirSync(path).length === 0
+    return isEmpty ? this.#removing(path, work) : work()
   }
 
   #forget(name: string): void { for (const [gone] of this.#within(name)) this.#byName.delete(gone) }

@@ -144,7 +144,7 @@ export class Node {
         target: which === 'local' ? { kind: 'volume', uuid: UUIDS.b } : { kind: 'nbd', uri: 'nbd://far' },
         mode: 'periodic', timeoutSeconds: 5, intervalSeconds: 3600, lagBytes: null, bytesPerSecond: null, keepSnapshots: 0, phase: 'copying',
         paused: false,
-        blank: true, keep: false, cycle: 0, base: null, passed: 0, epoch: 1, releasing: false,
+        blank: true, keep: false, cycle: 0, base: null, passed: 0, epoch: 1, releasing: false, doubtful: false,
       },
     }
     const target = which === 'remote' ? new DeviceTarget('far', async () => network.connect())
