@@ -27,7 +27,7 @@ for (const isReopened of [false, true]) {
     await volume.write(0, BYTES, contentOf(1, BYTES), 0)
     let failed = 0
     recorded.faults = {
-      isHarshTo: () => true,
+      isHarsh: true,
       failureOf: (what, name) => {
         if (what !== 'sync' || !existsSync(join(folder, name, 'points'))) return undefined
         failed++

@@ -133,7 +133,7 @@ class MirrorStory {
       const place = (['a/', 'b/', ''] as const)[this.#random(3)]!
       this.#recorded.faults = {
         failureOf: (what, name) => name.startsWith(place) ? faults.failureOf(what, name) : undefined,
-        isHarshTo: name => faults.isHarshTo(name),
+        isHarsh: faults.isHarsh,
       }
     } else if (this.#candidates || this.#random(CALM_EVERY) === 0) await this.#calm(this.#faults)
   }
