@@ -44,11 +44,16 @@ export class MirrorGroup {
   readonly mirrors: readonly Mirror[]
   readonly #store: GroupStore
   readonly #pulled: PulledVolumes
+  readonly #judgeOwn: (volume: string) => void
 
-  constructor(mirrors: readonly Mirror[], store: GroupStore, pulled: PulledVolumes) {
+  /** @param judgeOwn throws wrong-state, if what a source (its uuid) holds is another mirror's */
+  constructor(
+    mirrors: readonly Mirror[], store: GroupStore, pulled: PulledVolumes, judgeOwn: (volume: string) => void = () => undefined,
+  ) {
     this.mirrors = mirrors
     this.#store = store
     this.#pulled = pulled
+    this.#judgeOwn = judgeOwn
   }
 
   /** A cycle of each, of one instant. Every target is there when it resolves. Errors: those of a cycle, with the mirror named. */
@@ -132,12 +137,16 @@ export class MirrorGroup {
     })
   }
 
-  /** Errors: wrong-state, bad-argument (of two members one changes what the other is about), with the mirror named. */
+  /**
+   * Errors: wrong-state (a source is a target itself, among others), bad-argument (of two members one changes what the other is
+   * about), with the mirror named.
+   */
   judgeReversal(): void {
     const sources = new Map<string, Mirror>()
     for (const mirror of this.mirrors) {
       mirror.judge('reverse')
       const { volume, name } = mirror.record
+      this.#judgeOwn(volume)
       const other = sources.get(volume)
       if (other) {
         const why = `${other.record.name} and ${name} have the same source: it can show one target's content`
@@ -229,6 +238,8 @@ export class MirrorGroup {
     const wanted = reversals.flatMap(({ restore }) => !restore ? [] : [{
       ...restore,
       whenHeld: () => {
+        // It may have become one since. What its mirror has declared there it would never send again.
+        for (const { record } of this.mirrors) this.#judgeOwn(record.volume)
         doubt('unknown')
         restore.whenHeld?.()
       },

@@ -124,7 +124,8 @@ export class Mirrors {
   /** Several as one; a name that is given twice counts once. Errors: not-found, bad-argument (there is none). */
   together(names: readonly string[]): MirrorGroup {
     if (names.length === 0) throw new NbdeltaError('bad-argument', 'name a mirror')
-    return new MirrorGroup([...new Set(names)].map(name => this.get(name)), this.#parts.store, this.#pulled)
+    const mirrors = [...new Set(names)].map(name => this.get(name))
+    return new MirrorGroup(mirrors, this.#parts.store, this.#pulled, uuid => { this.#judgeOwn(uuid) })
   }
 
   /** All mirrors of the volumes of a group of volumes. Errors: not-found (the group), wrong-state (there are none). */
@@ -296,6 +297,19 @@ export class Mirrors {
       source: () => this.#byUuid(volume, 'source'),
       above: () => this.#above(volume),
     })
+  }
+
+  /** Errors: wrong-state (what the volume holds is a mirror's, here or on another server). */
+  #judgeOwn(uuid: string): void {
+    const name = this.#parts.store.list().find(volume => volume.uuid === uuid)?.name ?? uuid
+    const owner = this.ownerOf(uuid)?.record.name
+    if (owner !== undefined) {
+      throw new NbdeltaError('wrong-state', `what ${name} holds cannot be replaced: ${name} is the target of mirror ${owner}`,
+        { hint: `nbdelta mirror split ${owner} lets it stand on its own` })
+    }
+    if ((this.#parts.above?.(uuid).length ?? 0) === 0) return
+    throw new NbdeltaError('wrong-state', `what ${name} holds cannot be replaced: ${name} is the secondary of a mirror elsewhere`,
+      { hint: `split or delete that mirror on its own server, or take over here: nbdelta replica promote ${name}` })
   }
 
   /** What a volume is a copy of, nearest first, over all mirrors of this store and of others that are known here. */

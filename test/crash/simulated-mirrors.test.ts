@@ -28,7 +28,7 @@ t.test(`${LIVES} lives of ${STEPS} steps`, { timeout: LIMIT_MS }, async t => {
   const wanted = ['restore', 'kill', 'power', 'split', 'resync', 'network', 'verify', 'stand still', 'promoted', 'twice', 'stale', 'cycles', 'received', 'group',
     'copies', 'restored by reversals', 'reversed volume', 'reversed nbd', 'reversed peer', 'killed reversals', 'write far',
     'deleted volume', 'deleted nbd', 'deleted peer', 'budget', 'verified there', 'stopped',
-    'refused', 'hurt', 'resize']
+    'refused', 'hurt', 'resize', 'remade', 'cloned', 'clones promoted', 'clones deleted']
   t.ok(result.counts['kept']! >= LIVES / 50, `kept: ${result.counts['kept']}`)
   for (const what of wanted) t.ok(result.counts[what]! >= LIVES / 10, `${what}: ${result.counts[what]}`)
 })

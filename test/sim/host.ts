@@ -216,7 +216,7 @@ export class Hosts {
   async #change(volume: SimVolume, change: Change, run: () => Pending): Promise<void> {
     const next = change(this.image)
     const place = this.views.push(next) - 1
-    const isPiecewise = volume.inheriting !== undefined
+    const isPiecewise = isInheriting(volume)
     // While a restore is copied it goes piece by piece.
     if (isPiecewise || this.#trouble().hasBegun) this.views.pieces.set(place, [this.image, next])
     const outcome = await this.#ask(volume, change, run)
@@ -229,11 +229,11 @@ export class Hosts {
   async #ask(volume: SimVolume, change: Change | undefined, run: () => Pending): Promise<Outcome> {
     const asked: Asked = { change, next: change?.(this.image) }
     this.#asked = asked
-    const isWhole = !volume.inheriting
+    const isWhole = !isInheriting(volume)
     const outcome = await this.#outcome(run)
     const isDone = outcome === 'done'
     // While a restore is copied a request goes piece by piece: before one that finds no room some are done.
-    const isPiecewise = outcome === 'failed' || (!isDone && !(isWhole && !volume.inheriting))
+    const isPiecewise = outcome === 'failed' || (!isDone && !(isWhole && !isInheriting(volume)))
     const found = this.#doubt.length > 0 || isPiecewise ? await imageOf(volume) : undefined
     // A crash was the answer.
     if (this.#asked !== asked) return never()
@@ -284,6 +284,11 @@ export class Hosts {
     const sector = this.#random(sectors)
     return { offset: offset + sector * SECTOR, length: SECTOR * (1 + this.#random(sectors - sector)) }
   }
+}
+
+/** It shows content that is not its own yet: a restore or a promotion is copied, or it is a clone. */
+export function isInheriting({ inheriting, inheritor }: SimVolume): boolean {
+  return inheriting !== undefined || inheritor.foreign.length > 0
 }
 
 export async function snapshotOf(volume: SimVolume, name: string): Promise<Image> {

@@ -9,7 +9,7 @@ import type { MirrorEntry } from '../../src/store/point-entry.js'
 import type { StoreDirectory } from '../../src/store/store-directory.js'
 import type { SecondariesParts } from '../../src/replication/secondaries.js'
 import type { Store } from '../../src/volume/open-store.js'
-import { judgeCreateVolume } from '../../src/volume/options.js'
+import { judgeCloneVolume, judgeCreateVolume } from '../../src/volume/options.js'
 import type { OpenStoreVolume } from '../../src/volume/store-volume.js'
 import { Volumes } from '../../src/volume/volumes.js'
 import type { Power } from './medium.js'
@@ -32,8 +32,8 @@ export class Machine {
     return new Machine(name, await StoreDisks.fresh(volumes.map(volume => [volume, uuidOf(name, volume)]), random))
   }
 
-  /** Writes to the disks of a volume so far. */
-  changes(volume: string): number { return this.#disks.changes(uuidOf(this.name, volume)) }
+  /** Writes to the disks of a volume so far. @param uuid its own */
+  changes(uuid: string): number { return this.#disks.changes(uuid) }
 
   /** Of its disks. */
   get trouble(): Trouble { return this.#disks.trouble }
@@ -49,7 +49,7 @@ export class Machine {
   }
 }
 
-/** Volumes come and go only as reversals make them. */
+/** Volumes come and go as reversals and clones make them. */
 export class SimStore implements Pick<SecondariesParts['store'], keyof SecondariesParts['store']> {
   readonly #directory: SimDirectory
   readonly #volumes: Volumes
@@ -75,6 +75,8 @@ export class SimStore implements Pick<SecondariesParts['store'], keyof Secondari
   removeMirror(uuid: string): Promise<void> { return this.#directory.points.put({ removeMirrors: [uuid] }) }
   fillVolume: Store['fillVolume'] = (options, fill) => this.#volumes.import(judgeCreateVolume(options), fill)
   deleteVolume: Store['deleteVolume'] = name => this.#volumes.delete(name)
+  cloneVolume: Store['cloneVolume'] = options => this.#volumes.clone(judgeCloneVolume(options))
+  promoteVolume: Store['promoteVolume'] = (name, { bytesPerSecond } = {}) => this.#volumes.promote(name, bytesPerSecond)
   setSpace: Store['setSpace'] = (name, rule) => this.#volumes.setSpace(name, rule)
   createVolume(): never { throw new Error('there is a volume already') }
   resizeVolume: Store['resizeVolume'] = (name, sizeBytes) => this.#volumes.resize(name, sizeBytes)

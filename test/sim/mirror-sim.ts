@@ -2,9 +2,9 @@
  * One simulated life of mirrored volumes, deterministic by its seed: the shipped code of volumes, mirrors and secondaries, on machines
  * whose processes are killed and whose power fails, over a network that holds messages back, reorders, loses and repeats them and leaves
  * connections half open; with hosts that write on, on either side of what is split, and an operator who snapshots, restores, splits,
- * resyncs, reverses (reverse.ts), verifies, pauses, promotes, cancels any of that, deletes mirrors and makes others of the same name, gives
- * volumes budgets that are too small, stops servers in good order, and in some lives gives volumes other sizes, or has disks that fail or
- * are full for a while (trouble.ts).
+ * resyncs, reverses (reverse.ts), verifies, pauses, promotes, cancels any of that, deletes mirrors and makes others of the same name,
+ * gives volumes budgets that are too small, makes mirrors anew with other settings, clones any snapshot (clones.ts), stops servers in
+ * good order, and in some lives gives volumes other sizes, or has disks that fail or are full for a while (trouble.ts).
  *
  * A step is one thing that happens: a message arrives, a connection breaks, a host writes, an operator begins something, a machine stands
  * still, a process dies. What was begun goes on with the messages that arrive in later steps, so that everything happens in the middle of
@@ -48,11 +48,14 @@ const KINDS = [['volume', 'far'], ['peer'], ['peer'], ['peer', 'far'], ['volume'
 
 /** One of so many lives is about going apart and coming back: what is done in it more often than elsewhere, or less. */
 const RETURNS_EVERY = 3
-const RETURNING: Readonly<Record<string, number>> = { split: 14, reverse: 20, resync: 4, group: 1, promote: 0, pause: 1, network: 1 }
+const RETURNING: Readonly<Record<string, number>> = { split: 14, reverse: 30, resync: 4, group: 1, promote: 0, pause: 1, network: 1 }
 /** In one of so many disks refuse something now and then. */
 const TROUBLES_EVERY = 3
 /** In one of so many volumes are resized. */
 const RESIZES_EVERY = 3
+/** In one of so many there are clones, and mirrors are made anew. */
+const CLONES_EVERY = 3
+const CLONING: Readonly<Record<string, number>> = { 'remake': 1, 'clone': 3, 'promote clone': 1, 'delete clone': 2 }
 const TROUBLED: Readonly<Record<string, number>> = { trouble: 3, cure: 20 }
 
 class Life {
@@ -73,7 +76,7 @@ class Life {
       [4, 'snapshot', () => this.#host(place => place.hosts.snapshot(place.volume))],
       [3, 'restore', () => this.#host(place => place.hosts.restore(place.volume))],
       [4, 'delete', () => this.#host(place => place.hosts.delete(place.volume, image => place.isKept(image)))],
-      [12, 'sync', () => operator.cancellable((mirror, signal) => mirror.sync({ signal }))], [3, 'tick', () => this.#tick()],
+      [12, 'sync', () => operator.cancellable((mirror, signal) => mirror.sync({ signal }))], [5, 'tick', () => this.#tick()],
       [3, 'pause', () => operator.mirror(mirror => mirror.state.paused ? mirror.resume() : mirror.pause())],
       [3, 'split', () => operator.cancellable((mirror, signal) => mirror.split({ atOnce: random(2) === 0, signal }))],
       [5, 'resync', () => operator.cancellable((mirror, signal) => operator.resync(mirror, signal))],
@@ -81,6 +84,9 @@ class Life {
       [5, 'write far', () => operator.writeFar()],
       [2, 'verify', () => operator.cancellable((mirror, signal) => operator.verify(mirror, signal))],
       [1, 'verify there', () => { operator.verifyReplica() }], [1, 'delete mirror', () => { operator.delete() }],
+      [0, 'remake', () => { operator.remake() }],
+      [0, 'clone', () => { operator.clones.create() }], [0, 'promote clone', () => { operator.clones.promote() }],
+      [0, 'delete clone', () => { operator.clones.delete() }],
       [2, 'budget', () => { operator.budget() }],
       [2, 'promote', () => operator.promote()], [6, 'repair', () => operator.repair()],
       [4, 'cut', () => { network.cut() }], [6, 'notice', () => { network.notice() }],
@@ -94,6 +100,9 @@ class Life {
     ]
     if (Math.floor(seed / KINDS.length) % RETURNS_EVERY === 0) {
       this.#table = this.#table.map(([weight, name, run]) => [RETURNING[name] ?? weight, name, run])
+    }
+    if (Math.floor(seed / KINDS.length / RETURNS_EVERY) % CLONES_EVERY === 0) {
+      this.#table = this.#table.map(([weight, name, run]) => [CLONING[name] ?? weight, name, run])
     }
     if (seed % TROUBLES_EVERY === 0) this.#table = this.#table.map(([weight, name, run]) => [TROUBLED[name] ?? weight, name, run])
     if (seed % RESIZES_EVERY === 1) this.#table = this.#table.map(([weight, name, run]) => [name === 'resize' ? 3 : weight, name, run])

@@ -4,10 +4,12 @@
  */
 import { NbdeltaError } from '../../src/device/errors.js'
 import type { Mirror } from '../../src/replication/mirror.js'
+import { Clones } from './clones.js'
 import { GRAIN } from './image.js'
 import { Reverse } from './reverse.js'
 import type { Scene } from './scene.js'
 import type { Process, Site } from './site.js'
+import type { Ending } from './trouble.js'
 import { expected, Wrong } from './wrong.js'
 
 /** What one process has begun and not ended. */
@@ -18,6 +20,8 @@ const BUDGETS = [null, 0, 1, 2, 3, 5, 8] as const
 const ORDERS = ['drop-undo-then-fail', 'drop-undo-then-fail', 'fail'] as const
 
 const MODES = ['periodic', 'periodic', 'async', 'sync'] as const
+/** Of cycles, a second: a cycle waits for the clock between two of its pieces. */
+const RATES = [null, null, null, null, null, null, 2 * GRAIN, 16 * GRAIN] as const
 /** Mirrors that are made anew have the names of others that are gone, and both sites some of the same. */
 const NAMES = ['m1', 'm2', 'm3', 'm4', 'm5', 'm6'] as const
 
@@ -27,14 +31,19 @@ export class Operator {
   /** Mirrors that were to be deleted, by uuid. */
   readonly #ended = new Set<string>()
 
-  constructor(scene: Scene) { this.#scene = scene }
+  readonly clones: Clones
+
+  constructor(scene: Scene) {
+    this.#scene = scene
+    this.clones = new Clones(scene, this)
+  }
 
   /** Something is asked of some mirror, and goes on while other steps are made. */
   mirror(ask: (mirror: Mirror, process: Process) => Promise<unknown>): void {
     const { process, isPaused } = this.#scene.some(this.#scene.sites)
     const mirrors = process.mirrors.list()
     if (mirrors.length === 0 || isPaused || process.splitting.length > 0) return
-    this.#begin(process, () => ask(this.#scene.some(mirrors), process))
+    this.begin(process, () => ask(this.#scene.some(mirrors), process))
   }
 
   /** One of `mirror` that may be cancelled. */
@@ -55,7 +64,7 @@ export class Operator {
     if (names.length < 2 || isPaused || process.running.size > 0) return
     const group = process.mirrors.together(names)
     const what = this.#scene.some(['sync', 'split', 'split at once', 'resync'])
-    this.#begin(process, () => this.#cancellable(process, async signal => {
+    this.begin(process, () => this.#cancellable(process, async signal => {
       if (what === 'sync') return group.sync({ signal })
       if (what === 'resync') return group.beginResync({ whole: false })
       if (group.mirrors.some(({ state }) => state.phase === 'split')) return
@@ -67,7 +76,8 @@ export class Operator {
     }))
   }
 
-  #begin({ running, stopping }: Process, ask: () => Promise<unknown>): void {
+  /** Goes on while other steps are made; not at all, if too much does. */
+  begin({ running, stopping }: Process, ask: () => Promise<unknown>): void {
     if (running.size >= BEGUN_MAX || stopping) return
     const work = (async () => { await ask() })().catch(expected).catch((error: unknown) => { this.#scene.failed(error) })
       .finally(() => { running.delete(work) })
@@ -91,7 +101,7 @@ export class Operator {
   verifyReplica(): void {
     const { process, isPaused } = this.#scene.some(this.#scene.sites)
     if (isPaused || !process.secondaries.of(process.volume('v').uuid)) return
-    this.#begin(process, () => this.#cancellable(process, async signal => {
+    this.begin(process, () => this.#cancellable(process, async signal => {
       await process.secondaries.verify('v', { signal })
       this.#scene.count('verified there')
     }))
@@ -113,7 +123,7 @@ export class Operator {
       if (!site.process.isStopped) continue
       const ending = await site.restart()
       this.#scene.count('stopped')
-      for (const place of this.#scene.places) if (place.site === site) await place.reopened(ending)
+      await this.#reopened(site, ending)
     }
   }
 
@@ -121,7 +131,7 @@ export class Operator {
   async crash(site: Site, power: boolean): Promise<void> {
     site.isPaused = false
     const { splitting } = site.process
-    const { reversals, places } = this.#scene
+    const { reversals } = this.#scene
     for (const one of reversals) {
       if (one.process !== site.process) continue
       reversals.delete(one)
@@ -129,7 +139,12 @@ export class Operator {
     }
     const ending = await site.crash(power)
     judgeTogether(splitting.map(name => site.process.mirrors.get(name)))
-    for (const place of places) if (place.site === site) await place.reopened(ending)
+    await this.#reopened(site, ending)
+  }
+
+  async #reopened(site: Site, ending: Ending): Promise<void> {
+    for (const place of [...this.#scene.places]) if (place.site === site) await place.reopened(ending)
+    await this.clones.reopened(site, ending)
   }
 
   /** Disks that do not do what they are asked for; then they are well again, and servers that say so are begun anew. */
@@ -154,7 +169,7 @@ export class Operator {
     if (isPaused) return
     const grains = this.#scene.some(BUDGETS)
     const rule = { budgetBytes: grains === null ? null : grains * GRAIN, order: this.#scene.some(ORDERS) }
-    this.#begin(process, () => process.store.setSpace(name, rule))
+    this.begin(process, () => process.store.setSpace(name, rule))
   }
 
   /** A mirror ends, whatever it does; its target stands on its own. */
@@ -172,7 +187,7 @@ export class Operator {
   deleteAgain({ primary: { process, isPaused } } = this.#scene): boolean {
     const left = process.mirrors.list().find(({ record }) => this.#ended.has(record.uuid))
     if (!left || isPaused || process.running.size > 0) return false
-    this.#begin(process, () => process.mirrors.delete(left.record.name))
+    this.begin(process, () => process.mirrors.delete(left.record.name))
     return true
   }
 
@@ -182,7 +197,7 @@ export class Operator {
     const mirrors = process.mirrors.list().filter(({ state }) => state.phase === 'split')
     if (mirrors.length === 0 || isPaused || process.splitting.length > 0) return
     const mirror = this.#scene.some(mirrors)
-    if (![...this.#scene.reversals].some(one => one.mirror === mirror)) this.#begin(process, () => this.reversed(process, mirror))
+    if (![...this.#scene.reversals].some(one => one.mirror === mirror)) this.begin(process, () => this.reversed(process, mirror))
   }
 
   /** Throws Wrong, or what the command reports. */
@@ -226,7 +241,7 @@ export class Operator {
     const place = this.#scene.place(site, 'v')
     const state = process.secondaries.of(place.volume.uuid)
     if (!state || site.isPaused) return
-    this.#begin(process, async () => {
+    this.begin(process, async () => {
       const epoch = await process.secondaries.promote('v')
       place.promoted(state.mirror, epoch)
       this.#scene.primary = site
@@ -238,7 +253,7 @@ export class Operator {
   repair(): void {
     if (this.deleteAgain()) return
     const missing = this.#missing()
-    if (missing !== undefined) return this.#begin(this.#scene.primary.process, () => this.create(this.#scene.primary.process, missing))
+    if (missing !== undefined) return this.begin(this.#scene.primary.process, () => this.create(this.#scene.primary.process, missing))
     const other = this.#scene.sites.find(site => site !== this.#scene.primary)
     if (!other || this.#scene.peerMirror()) return
     const [here, there] = [this.#scene.primary.process, other.process]
@@ -248,21 +263,21 @@ export class Operator {
     if (this.#scene.primary.isPaused || here.running.size > 0) return
     // The old primary has found it empty, and begun anew.
     const isKeptUp = ours?.phase === 'secondary' && here.secondaries.declaredPoint(here.volume('v').uuid)
-    if (isKeptUp) return this.#begin(here, async () => { await here.secondaries.promote('v') })
+    if (isKeptUp) return this.begin(here, async () => { await here.secondaries.promote('v') })
     if (ours) {
       this.#scene.place(this.#scene.primary, 'v').forgotten()
-      return this.#begin(here, () => here.secondaries.forget('v'))
+      return this.begin(here, () => here.secondaries.forget('v'))
     }
     if (other.isPaused || there.running.size > 0) return
-    if (old) return this.#begin(there, () => there.mirrors.delete(old.record.name))
+    if (old) return this.begin(there, () => there.mirrors.delete(old.record.name))
     if (theirs?.phase === 'secondary' && there.secondaries.declaredPoint(there.volume('v').uuid)) {
-      return this.#begin(there, () => there.secondaries.promote('v'))
+      return this.begin(there, () => there.secondaries.promote('v'))
     }
     if (theirs) {
       this.#scene.place(other, 'v').forgotten()
-      return this.#begin(there, () => there.secondaries.forget('v'))
+      return this.begin(there, () => there.secondaries.forget('v'))
     }
-    this.#begin(here, () => this.create(here, `nbdelta://${other.name}/v`))
+    this.begin(here, () => this.create(here, `nbdelta://${other.name}/v`))
   }
 
   /** Target that is no peer's of a mirror that was deleted; what is not told from others' goes to one at a time. */
@@ -276,12 +291,29 @@ export class Operator {
     return undefined
   }
 
-  async create({ mirrors }: Process, target: string): Promise<void> {
+  /** Other settings: a mirror has those that it was made with, so that it goes, and another one comes at once. */
+  remake(): void {
+    this.mirror(async (mirror, process) => {
+      const { record: { name, uuid }, state: { target } } = mirror
+      const [known] = target.kind === 'volume' ? this.#scene.places.filter(({ volume }) => volume.uuid === target.uuid) : []
+      this.#ended.add(uuid)
+      this.#scene.watchOf(uuid).isEnding = true
+      await process.mirrors.delete(name)
+      // What it is let go at hosts see before the next one has it.
+      for (const place of this.#scene.places) await place.look()
+      this.#scene.count('remade')
+      await this.create(process, target.kind === 'volume' ? known!.name : target.uri, name)
+    })
+  }
+
+  /** @param name by default one that no mirror has */
+  async create({ mirrors }: Process, target: string, name?: string): Promise<void> {
     const { random, some } = { random: this.#scene.random, some: <T>(all: readonly T[]) => this.#scene.some(all) }
     const keepSnapshots = !target.startsWith('nbd:') ? some([0, 1, 3]) : 0
     await mirrors.create({
-      name: some(NAMES.filter(name => !mirrors.list().some(({ record }) => record.name === name))), volume: 'v', target, mode: some(MODES),
-      keepSnapshots, intervalSeconds: some([60, 60, 5]), timeoutSeconds: some([5, 5, 1]), lagBytes: some([null, null, 1]), bytesPerSecond: null,
+      name: name ?? some(NAMES.filter(other => !mirrors.list().some(({ record }) => record.name === other))), volume: 'v', target,
+      mode: some(MODES),
+      keepSnapshots, intervalSeconds: some([60, 60, 5]), timeoutSeconds: some([5, 5, 1]), lagBytes: some([null, null, 1]), bytesPerSecond: some(RATES),
       overwrite: ++this.#mirrors > 2 || random(2) === 0, ...target.startsWith('nbdelta:') && { secretFile: '/secret' },
     })
     this.#scene.count('created')

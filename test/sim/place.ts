@@ -10,7 +10,7 @@
  */
 import type { Random } from '../../src/device/testing.js'
 import type { PointInfo } from '../../src/volume/snappoint.js'
-import { hasUndo, Hosts, snapshotOf } from './host.js'
+import { hasUndo, Hosts, isInheriting, snapshotOf } from './host.js'
 import { differenceOf, type Image, imageOf, isBlank } from './image.js'
 import type { SimVolume } from './machine.js'
 import type { Process, Site } from './site.js'
@@ -84,7 +84,7 @@ export class Place {
     if (this.waiting && process.clock.now() - this.#request!.sinceMs > ANSWER_MS_MAX) {
       throw new Wrong(`hosts of ${this.#label} wait for a target that is lost`)
     }
-    const changes = machine.changes(this.name)
+    const changes = machine.changes(this.volume.uuid)
     const given = this.volume.space?.sacrifices ?? 0
     this.#hasGiven = given > (this.#given.process === process ? this.#given.count : 0)
     this.#given = { process, count: given }
@@ -95,7 +95,7 @@ export class Place {
     const isWell = this.volume.space?.budgetBytes === null && !machine.trouble.hasBegun
     if (owner !== undefined && !isWell) this.#watchOf(owner).targetFailed()
     this.#known = process.secondaries.of(this.volume.uuid)?.mirror ?? process.mirrors.ofTarget(this.volume.uuid)?.record.uuid
-    const same = this.#looked?.process === process && this.#looked.changes === changes && !this.volume.inheriting
+    const same = this.#looked?.process === process && this.#looked.changes === changes && !isInheriting(this.volume)
     if (same && owner === this.owner && (!owner || this.#shown?.point === shownBy(process, this.volume.uuid)?.uuid)) return
     this.#looked = { process, changes }
     if (owner === undefined) await this.#lookFree()
@@ -136,11 +136,13 @@ export class Place {
   async #lookFree(): Promise<void> {
     const image = await imageOf(this.volume)
     if (this.owner === undefined) {
-      if (this.hosts.isSeen(image, this.volume.inheriting !== undefined)) return
+      if (this.hosts.isSeen(image, isInheriting(this.volume))) return
       throw new Wrong(`volume ${this.#label} is not what was written to it (S4, X9): ${differenceOf(this.hosts.image, image)}`)
     }
     const watch = this.#watchOf(this.owner)
-    const point = this.volume.points.list().findLast(({ labels, pins }) => labels['mirror'] === this.owner && labels['frozen'] === undefined && pins.length > 0)
+    const point = this.volume.points.list().findLast(({ labels, pins }) =>
+      // Of one that is gone clones may have some.
+      labels['mirror'] === this.owner && labels['frozen'] === undefined && pins.some(({ owner }) => owner.startsWith('mirror ')))
     const shown = point ? { point: point.uuid, origin: point.labels['origin'], image } : this.#shown && { ...this.#shown, image }
     // A deletion that a disk has cut short may have left some of its points, and not what it was let go at.
     if (this.site.machine.trouble.hasBegun && point && await snapshotOf(this.volume, point.name) !== image) watch.ended(image)

@@ -100,6 +100,10 @@ export class Quiescence {
       if (state.phase === 'secondary') await site.process.secondaries.promote('v')
       this.#scene.primary = site
     }
+    if (this.#operator.clones.isAny) {
+      await this.#operator.clones.end()
+      return false
+    }
     const { process } = this.#scene.primary
     if (this.#operator.deleteAgain()) {
       await this.#scene.pumped(Promise.all(process.running), true)

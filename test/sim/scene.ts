@@ -4,10 +4,11 @@
  */
 import { type Random, seededRandom } from '../../src/device/testing.js'
 import type { Mirror } from '../../src/replication/mirror.js'
+import type { CreatePointOptions, PointInfo } from '../../src/volume/snappoint.js'
 import { FarDisk } from './far-disk.js'
-import { snapshotOf, unlessLeaving } from './host.js'
+import { isInheriting, snapshotOf, unlessLeaving } from './host.js'
 import { differenceOf, type Image, imageOf, SECTOR } from './image.js'
-import type { SimStore } from './machine.js'
+import type { SimStore, SimVolume } from './machine.js'
 import { Network } from './network.js'
 import { Place } from './place.js'
 import { type Reverse, reversedBy } from './reverse.js'
@@ -55,62 +56,66 @@ export class Scene implements World {
   opened(site: Site, { store }: Process): void {
     this.#openedTogether(site, store)
     this.#restoresTogether(store)
-    for (const volume of store.list()) {
-      if (volume.name.startsWith('mirror-')) continue
-      const { points } = volume
-      const create = points.create.bind(points)
-      points.create = async options => {
-        const mirror = options.labels?.['mirror']
-        const place = this.places.find(one => one.site === site && one.name === volume.name)!
-        const { hosts } = place
-        const key = `${site.name}/${volume.name}/${options.name}`
-        const origin = options.labels?.['origin']
-        if (origin !== undefined) {
-          const image = this.watchOf(mirror!).imageOf(origin)
-          // A copy is a snapshot of the volume like any other when its mirror is forgotten: behind all that hosts have done by now.
-          if (image === undefined) this.#taken.delete(key)
-          else this.#taken.set(key, { image, views: hosts.views, first: hosts.views.length - 1, seq: 0 })
-          const info = await create(options)
-          if (this.watchOf(mirror!).isReversed(origin)) place.accepted(info)
-          return info
-        }
-        const from = hosts.now
-        if (mirror === undefined) {
-          if (options.labels) return create(options)
-          let isDoubtful = false
-          const info = await create({ ...options, atInstant: () => {
-            options.atInstant?.()
-            isDoubtful = hosts.current.length > 1
-            if (isDoubtful) this.#taken.delete(key)
-            else this.#taken.set(key, frozenOf(hosts.image, hosts.views, from, 0))
-          } })
-          // A reversal has come before what hosts asked for, or behind it.
-          if (isDoubtful) this.#taken.set(key, frozenOf(await snapshotOf(volume, info.name), hosts.views, from, 0))
-          return info
-        }
-        // Of a point among a stream there is no image, and others keep a part: it is what the volume holds at its instant.
-        let found: Promise<Image> | undefined
-        const { atInstant, keeps } = options
-        const isWhole = keeps === undefined && (options.kind !== 'bookmark' || !atInstant)
-        const info = await create(isWhole ? options : { ...options, atInstant: () => {
-          found = imageOf(volume)
-          atInstant?.()
-        } })
-        const reversal = [...this.reversals].find(one => one.mirror.record.uuid === mirror)
-        try {
-          if (options.labels?.['frozen'] !== undefined) reversal?.froze(await frozenBack(place, info.name))
-          if (options.kind === 'bookmark' && reversal) this.watchOf(mirror).reverses(info.uuid, reversal.marked(from, info))
-          if (options.kind === 'bookmark') this.watchOf(mirror).marked(info.uuid)
-          if (found) this.watchOf(mirror).froze(await found, hosts.views, from, info.seq)
-          else if (IMAGE_NAME.test(info.name)) {
-            const image = await snapshotOf(volume, info.name).catch(unlessLeaving)
-            // Given up before anybody has read it.
-            if (image !== undefined) this.watchOf(mirror).froze(image, hosts.views, from, info.seq)
-          }
-        } catch (error) { this.failed(error) }
-        return info
-      }
+    for (const volume of store.list()) if (!volume.name.startsWith('mirror-')) this.watchPoints(site, volume)
+  }
+
+  /** Of a volume that a process has opened. */
+  watchPoints(site: Site, volume: SimVolume): void {
+    const { points } = volume
+    const create = points.create.bind(points)
+    points.create = options => this.#made(site, volume, options, create)
+  }
+
+  async #made(site: Site, volume: SimVolume, options: CreatePointOptions, create: (options: CreatePointOptions) => Promise<PointInfo>): Promise<PointInfo> {
+    const mirror = options.labels?.['mirror']
+    const place = this.places.find(one => one.site === site && one.name === volume.name)!
+    const { hosts } = place
+    const key = `${site.name}/${volume.name}/${options.name}`
+    const origin = options.labels?.['origin']
+    if (origin !== undefined) {
+      const image = this.watchOf(mirror!).imageOf(origin)
+      // A copy is a snapshot of the volume like any other when its mirror is forgotten: behind all that hosts have done by now.
+      if (image === undefined) this.#taken.delete(key)
+      else this.#taken.set(key, { image, views: hosts.views, first: hosts.views.length - 1, seq: 0 })
+      const info = await create(options)
+      if (this.watchOf(mirror!).isReversed(origin)) place.accepted(info)
+      return info
     }
+    const from = hosts.now
+    if (mirror === undefined) {
+      if (options.labels) return create(options)
+      let isDoubtful = false
+      const info = await create({ ...options, atInstant: () => {
+        options.atInstant?.()
+        isDoubtful = hosts.current.length > 1
+        if (isDoubtful) this.#taken.delete(key)
+        else this.#taken.set(key, frozenOf(hosts.image, hosts.views, from, 0))
+      } })
+      // A reversal has come before what hosts asked for, or behind it.
+      if (isDoubtful) this.#taken.set(key, frozenOf(await snapshotOf(volume, info.name), hosts.views, from, 0))
+      return info
+    }
+    // Of a point among a stream there is no image, and others keep a part: it is what the volume holds at its instant.
+    let found: Promise<Image> | undefined
+    const { atInstant, keeps } = options
+    const isWhole = keeps === undefined && (options.kind !== 'bookmark' || !atInstant)
+    const info = await create(isWhole ? options : { ...options, atInstant: () => {
+      found = imageOf(volume)
+      atInstant?.()
+    } })
+    const reversal = [...this.reversals].find(one => one.mirror.record.uuid === mirror)
+    try {
+      if (options.labels?.['frozen'] !== undefined) reversal?.froze(await frozenBack(place, info.name))
+      if (options.kind === 'bookmark' && reversal) this.watchOf(mirror).reverses(info.uuid, reversal.marked(from, info))
+      if (options.kind === 'bookmark') this.watchOf(mirror).marked(info.uuid)
+      if (found) this.watchOf(mirror).froze(await found, hosts.views, from, info.seq)
+      else if (IMAGE_NAME.test(info.name)) {
+        const image = await snapshotOf(volume, info.name).catch(unlessLeaving)
+        // Given up before anybody has read it.
+        if (image !== undefined) this.watchOf(mirror).froze(image, hosts.views, from, info.seq)
+      }
+    } catch (error) { this.failed(error) }
+    return info
   }
 
   /** Mirrors of one source share the image; each has a bookmark of that instant. */
@@ -177,7 +182,11 @@ export class Scene implements World {
     work.then(done, done)
     for (let idle = 0; !over; idle++) {
       if (this.network.deliver()) idle = 0
-      else if (idle > PATIENCE) this.network.notice()
+      else if (idle > PATIENCE) {
+        this.network.notice()
+        // Cycles with a rate wait for the clock.
+        if (idle % PATIENCE === 0) for (const { process } of this.sites) await process.clock.advance(1000)
+      }
       if (idle > 5000) throw new Wrong('something never ends')
       await turn()
       if (looks) for (const place of this.places) await place.look()
@@ -211,6 +220,6 @@ export class Scene implements World {
 /** What a target holds that was frozen for its source. */
 async function frozenBack({ owner, hosts, volume }: Place, name: string): Promise<Image> {
   const image = await snapshotOf(volume, name)
-  if (owner !== undefined || hosts.isSeen(image, volume.inheriting !== undefined)) return image
+  if (owner !== undefined || hosts.isSeen(image, isInheriting(volume))) return image
   throw new Wrong(`what was frozen of a target is not what it holds (D12): ${differenceOf(hosts.image, image)}`)
 }

@@ -19,7 +19,7 @@ import { Medium, type Power, type SimDisk } from './medium.js'
 import { Trouble } from './trouble.js'
 
 /** Numbers that the points of a volume can have: of one that is there for the whole life, and of one that comes and goes. */
-const SEQS = { first: 4096, later: 16 }
+const SEQS = { first: 4096, later: 1024 }
 const CATALOG_BYTES = 32 * 1024
 const OWNER = Buffer.alloc(16, 1)
 
