@@ -14,6 +14,7 @@ const OWN_POINTS = /^(undo-|auto-|mirror-|before-|delta-)/
 const ENOSPC = 28
 const ESHUTDOWN = 108
 
+/** `isAuto`: the server made it, and may give it up. */
 export interface ModelPoint { content: ChaosContent | undefined, readonly isAuto: boolean, uuid: string }
 
 export interface ModelVolume {
