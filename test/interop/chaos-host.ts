@@ -53,6 +53,9 @@ export class ChaosHost {
     const { secret, link } = await server.letPeersIn()
     host.secret = secret
     host.relay = await Relay.start(join(server.dir, 'relay.sock'), link)
+    host.outages++
+    await host.#answers()
+    host.outages++
     return host
   }
 
@@ -142,9 +145,11 @@ export class ChaosHost {
   /** NBD clients are let in a moment before commands are. */
   async up(): Promise<void> {
     await this.server.serve()
-    await until('the server to answer', START_MS, async () => (await this.run('status')).exit === 0)
+    await this.#answers()
     this.outages++
   }
+
+  async #answers(): Promise<void> { await until('the server to answer', START_MS, async () => (await this.run('status')).exit === 0) }
 
   freeze(): void {
     this.note('SIGSTOP')
