@@ -1,5 +1,5 @@
 /**
- * ChaosModel: what two hosts must hold: volumes, their contents and points, groups, and mirrors with what their targets may show.
+ * ChaosModel: what all hosts must hold: volumes, their contents and points, groups, and mirrors with what their targets may show.
  *
  * `judge` asks a host for all its lists and compares; `read` reads an export and settles what was in doubt. What the server makes by itself
  * (undo points, points of mirrors and schedules) may be there without being known.

@@ -1,5 +1,5 @@
 /**
- * Chaos: lives of two servers, one random step after the other, with clients, kills, stops, cut links and full disks in between.
+ * Chaos: lives of three servers, one random step after the other, with clients, kills, stops, cut links and full disks in between.
  *
  * A life ends with nothing in flight and no trouble: all is read, then all is deleted, and space and descriptors must come back.
  */
