@@ -10,8 +10,8 @@ import { SECTOR } from './chaos-content.js'
 import type { Outcome } from './outcome.js'
 
 const MIB_SECTORS = 2048
-/** Not there, there already, busy, in the wrong state, no room; the link. */
-const REFUSALS = [3, 4, 5, 6, 7, 9]
+/** Not there, there already, busy, in the wrong state, no room; the link; a job that the other one has cancelled. */
+const REFUSALS = [3, 4, 5, 6, 7, 9, 130]
 
 type Words = readonly string[]
 
