@@ -30,7 +30,7 @@ kill-points: deps build ## 50 kill -9 of a server with snapshots, restores, clon
 kill-mirrors: deps build ## 30 kill -9 of a server with mirrors, or of its peer, under load; each target kind and mode (KILLS=n SEED=n)
 	@KILLS=$(or $(KILLS),30) $(NODE) dist/test/interop/mirror-kills.test.js
 
-chaos: deps build ## random commands, clients, kills and full disks against two real servers, as root (MINUTES=n STEPS=n SEED=n KEEP=folder)
+chaos: deps build ## random commands, clients, kills and full disks against three real servers, as root (MINUTES=n STEPS=n SEED=n KEEP=folder)
 	@MINUTES=$(or $(MINUTES),30) $(NODE) dist/test/interop/chaos.test.js
 
 interop-fs: deps build ## ext4, xfs and btrfs over nbdfuse and a loop device

@@ -190,7 +190,7 @@ export class DaemonAdmin implements ServerAdmin {
       if (!force) this.#assertUnattached(name, 'delete')
       if (dryRun) return
       for (const each of new Set(this.#attachedTo(name))) await this.#parts.server.closeExport(each, 'hard')
-      await this.#parts.store.deleteVolume(name)
+      await this.#parts.store.deleteVolume(name, () => { refuseMirrored(this.#parts, volume, 'delete') })
       this.#parts.exports.setHidden(name, false)
     })
     return { target: name, changed: !dryRun, dryRun, steps }

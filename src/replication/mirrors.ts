@@ -33,8 +33,8 @@ const PEER_URI = /^nbdelta(\+unix)?:\/\//
 const EXTENTS_AT_ONCE = 1024
 
 type MirrorStore = Pick<Store,
-  'list' | 'get' | 'groups' | 'mirrors' | 'putMirror' | 'putMirrors' | 'removeMirror' | 'createPointsTogether' | 'createVolume'
-  | 'deleteVolume' | 'resizeVolume' | 'fillVolume' | 'restoreTogether' | 'inDoubt'>
+  'list' | 'get' | 'groups' | 'mirrors' | 'addMirror' | 'putMirror' | 'putMirrors' | 'removeMirror' | 'createPointsTogether'
+  | 'createVolume' | 'deleteVolume' | 'resizeVolume' | 'fillVolume' | 'restoreTogether' | 'inDoubt'>
 
 interface MirrorsParts {
   readonly store: MirrorStore
@@ -198,8 +198,8 @@ export class Mirrors {
       if (remote instanceof LinkTarget) attached = remote
       const record = { ...planned, state: { ...state, ...seen } }
       const mirror = this.#open(record)
-      await this.#parts.store.putMirror(record)
-      this.#mirrors.set(name, mirror)
+      const needs = [source.uuid, ...target.kind === 'volume' ? [target.uuid] : []]
+      await this.#parts.store.addMirror(record, needs, () => { this.#mirrors.set(name, mirror) })
       mirror.start()
       this.#parts.logger.info({ mirror: name, volume: source.name, target: mirror.target.label }, 'mirror created')
       return mirror

@@ -119,10 +119,17 @@ export async function makePoints(path: string, { uuid }: StoreIdentity): Promise
   await syncFolder(path)
 }
 
-/** Says durably that the store holds, or is about to hold, what only this version understands. */
+/**
+ * Says durably that the store holds, or is about to hold, what only this version understands. Fails without a trace.
+ * Errors: no-space, denied, io.
+ */
 export async function raiseVersion(path: string, identity: StoreIdentity): Promise<void> {
   const draft = join(path, FILES.identityDraft)
-  await replaceFile(join(path, FILES.identity), draft, encodeIdentity(identity, STORE_VERSION))
+  try {
+    await replaceFile(join(path, FILES.identity), draft, encodeIdentity(identity, STORE_VERSION))
+  } catch (error) {
+    throw asNbdeltaError(error, `raise the version of the store ${path}`)
+  }
 }
 
 export interface FoundIdentity extends StoreIdentity {

@@ -16,9 +16,14 @@ export async function writeDurably(path: string, bytes: Buffer): Promise<void> {
   }
 }
 
-/** What it was or what it shall be, whatever happens; durable when done. `draft` is in the same folder. */
+/** What it was or what it shall be, whatever happens; durable when done. `draft`, in the same folder, does not outlive a failure. */
 export async function replaceFile(path: string, draft: string, bytes: Buffer): Promise<void> {
-  await writeDurably(draft, bytes)
-  await rename(draft, path)
-  await syncFolder(dirname(path))
+  try {
+    await writeDurably(draft, bytes)
+    await rename(draft, path)
+    await syncFolder(dirname(path))
+  } catch (error) {
+    await rm(draft, { force: true }).catch(() => undefined)
+    throw error
+  }
 }

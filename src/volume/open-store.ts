@@ -56,8 +56,11 @@ export interface Store {
    * `problem`. Errors: not-found, busy (clones need it), and why it cannot be opened.
    */
   reopenVolume(name: string): Promise<StoreVolume>
-  /** Removes the volume and its data; an adopted backing stays. See to it first that nobody is attached. */
-  deleteVolume(name: string): Promise<void>
+  /**
+   * Removes the volume and its data; an adopted backing stays. See to it first that nobody is attached. What `judge` throws
+   * refuses it, at the moment from which on nobody can come to need the volume any more.
+   */
+  deleteVolume(name: string, judge?: () => void): Promise<void>
   /** By name. */
   readonly groups: readonly VolumeGroup[]
   /** Puts volumes under one name. A volume may be in several groups. */
@@ -84,6 +87,8 @@ export interface Store {
   readonly mirrors: readonly MirrorEntry[]
   /** Adds it, or replaces the one of that uuid; durable when done. Errors: exists (the name), bad-argument, no-space, io. */
   putMirror(mirror: MirrorEntry): Promise<void>
+  /** A new one, if the volumes that it needs are there. `added` is called before any of them can go. Errors: not-found. */
+  addMirror(mirror: MirrorEntry, needs: readonly string[], added: () => void): Promise<void>
   /** The same of several, all or none: one durable record. */
   putMirrors(mirrors: readonly MirrorEntry[]): Promise<void>
   removeMirror(uuid: string): Promise<void>
@@ -163,9 +168,9 @@ class OpenStore implements Store {
     return this.#volumes.reopen(name)
   }
 
-  async deleteVolume(name: string): Promise<void> {
+  async deleteVolume(name: string, judge?: () => void): Promise<void> {
     this.#judgeOpen()
-    await this.#volumes.delete(name)
+    await this.#volumes.delete(name, judge)
   }
 
   get groups(): VolumeGroup[] { return this.#volumes.groups.list() }
@@ -217,6 +222,11 @@ class OpenStore implements Store {
   async putMirror(mirror: MirrorEntry): Promise<void> {
     this.#judgeOpen()
     await this.#directory.points.put({ mirrors: [mirror] })
+  }
+
+  async addMirror(mirror: MirrorEntry, needs: readonly string[], added: () => void): Promise<void> {
+    this.#judgeOpen()
+    await this.#volumes.addMirror(mirror, needs, added)
   }
 
   async putMirrors(mirrors: readonly MirrorEntry[]): Promise<void> {

@@ -15,7 +15,7 @@ import type { Logger } from '../device/logger.js'
 import { Turns } from '../device/turns.js'
 import { isUri } from '../device/uri.js'
 import { type CatalogEntry, judgeEntry } from '../store/catalog.js'
-import type { JsonValue, SpaceRule } from '../store/point-entry.js'
+import type { JsonValue, MirrorEntry, SpaceRule } from '../store/point-entry.js'
 import type { StoreDirectory } from '../store/store-directory.js'
 import type { RemoteLive } from '../store/remote-live.js'
 import type { VolumeFiles } from '../store/volume-files.js'
@@ -260,11 +260,21 @@ export class Volumes {
     })
   }
 
+  /** No volume is deleted meanwhile: else a mirror could be of one that went while its target was made. Errors: not-found. */
+  addMirror(mirror: MirrorEntry, needs: readonly string[], added: () => void): Promise<void> {
+    return this.#turns.take(async () => {
+      const gone = needs.find(uuid => !this.#directory.catalog.has(uuid))
+      if (gone) throw new NbdeltaError('not-found', `mirror ${mirror.name} needs volume ${gone}, which was deleted meanwhile`)
+      await this.#directory.points.put({ mirrors: [mirror] })
+      added()
+    })
+  }
+
   /**
    * Closes and removes; an adopted backing stays, and holds what the volume showed. The caller has detached the clients.
    * Errors: not-found, busy (heirs need it, or what the backing lacks is in a volume that is not open), no-space (for that), io.
    */
-  async delete(name: string): Promise<void> {
+  async delete(name: string, judge?: () => void): Promise<void> {
     // What takes long keeps nobody else waiting.
     await this.#settle(this.#byName.get(name))
     return this.#turns.take(async () => {
@@ -273,6 +283,7 @@ export class Volumes {
       refuse()
       await this.#settle(volume)
       refuse()
+      judge?.()
       // Somebody's own file outlives its volume and is left in order; the store's own goes anyway.
       if (volume instanceof OpenStoreVolume && volume.backing === null) await volume.abandon()
       else await volume.close()

@@ -78,6 +78,12 @@ export class ChaosContent {
 
   unfollow(follower: ChaosContent): void { this.#followers.delete(follower) }
 
+  /** A follower of something else may be of an instant of this one as well, from now on. */
+  lead(follower: ChaosContent): void {
+    follower.blur(this)
+    this.#followers.add(follower)
+  }
+
   /** These sectors may have this serial as well. Answers those that could not before. */
   perhaps(from: number, count: number, serial: number): number[] {
     const fresh: number[] = []

@@ -14,26 +14,32 @@ export class ChaosCopies extends ChaosMirrors {
   /** Over a volume of the same size and grain; its points must stay as they are. */
   async mirrorOver(): Promise<void> {
     const [source, target] = this.pick(this.#pairs()) ?? []
-    if (!source || this.model.mirrors.size >= MIRRORS_MAX) return
-    await this.model.stopClients(target!)
-    const { host, name: to } = target!
-    const kind = source.host === host ? 'local' : this.pick(['peer', 'peer', 'plain'] as const)
+    if (!source || !target || this.model.mirrors.size >= MIRRORS_MAX) return
+    await this.mirrorOnto(source, target, source.host === target.host ? 'local' : this.pick(['peer', 'peer', 'plain'] as const))
+  }
+
+  /** Answers the mirror, if it is there. */
+  async mirrorOnto(source: ModelVolume, target: ModelVolume, kind: ModelMirror['kind']): Promise<ModelMirror | undefined> {
+    await this.model.stopClients(target)
+    const { host, name: to } = target
     const name = this.name('m')
     const { mode, keeps, options } = this.options(kind)
     const words = kind === 'local' ? [to] : kind === 'plain' ? [host.uri(to)] : [host.target(to), '--secret', host.secret]
     const shown = source.content.follow()
-    shown.blur(target!.content)
+    shown.blur(target.content)
     const { verdict } = await this.do(source.host, ['mirror', 'create', name, source.name, ...words, '--overwrite', ...options], LINK)
     if (!await this.happened(source.host, verdict, ['mirror', 'list'], name)) {
       source.content.unfollow(shown)
-      if (kind === 'plain') target!.content.blur(shown)
-      else await this.#free(target!)
-      return this.model.read(target!)
+      if (kind === 'plain') target.content.blur(shown)
+      else await this.#free(target)
+      await this.model.read(target)
+      return undefined
     }
-    const mirror: ModelMirror = { host: source.host, name, kind, mode, source, target: target!, isSplit: false, isPaused: false, shown, isWhole: false, keeps }
-    Object.assign(target!, { targetOf: mirror, wasTarget: true, origin: undefined })
+    const mirror: ModelMirror = { host: source.host, name, kind, mode, source, target, isSplit: false, isPaused: false, shown, isWhole: false, keeps }
+    Object.assign(target, { targetOf: mirror, wasTarget: true, origin: undefined })
     this.model.mirrors.add(mirror)
     await this.sync([mirror])
+    return mirror
   }
 
   #pairs(): (readonly [ModelVolume, ModelVolume])[] {

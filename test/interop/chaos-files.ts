@@ -18,6 +18,8 @@ const PEER_REFUSALS = [...JOB_REFUSALS, 7, 9]
 type Known = [name: string, point: ModelPoint]
 
 export class ChaosFiles extends ChaosSteps {
+  empty(sectors: number): ChaosContent { return new ChaosContent(sectors) }
+
   hasRoom(host: ChaosHost): boolean { return [...this.model.volumes].filter(volume => volume.host === host).length < VOLUMES_MAX }
 
   /** In no mirror. */

@@ -5,11 +5,11 @@
  * that the first thing that went wrong stays known. Needs root, for the mount.
  */
 import { spawnSync } from 'node:child_process'
-import { closeSync, fdatasyncSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, statfsSync, writeSync } from 'node:fs'
+import { closeSync, fdatasyncSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync, statfsSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { InteropServer } from '../../scripts/interop/server.js'
 import { until } from '../../scripts/interop/tools.js'
-import type { CommandPool, Ended } from './command-pool.js'
+import type { CommandPool, Ended, Strike } from './command-pool.js'
 import { judge, outcomeOf, type Outcome } from './outcome.js'
 import { Relay } from './relay.js'
 
@@ -18,6 +18,7 @@ const START_MS = 30_000
 const HISTORY_MAX = 2000
 const LEVEL_ERROR = 50
 const INTERRUPTED = 130
+const BUG = /by a bug/
 const FULL = /ENOSPC|no room|no space/
 
 /** Mounts of this process; none may outlive it. */
@@ -52,6 +53,9 @@ export class ChaosHost {
     const { secret, link } = await server.letPeersIn()
     host.secret = secret
     host.relay = await Relay.start(join(server.dir, 'relay.sock'), link)
+    host.outages++
+    await host.#answers()
+    host.outages++
     return host
   }
 
@@ -63,19 +67,18 @@ export class ChaosHost {
   /** One command with --json. What is wrong with any answer of it goes to `wrong`. */
   run(...words: readonly string[]): Promise<Outcome> { return this.runFor(undefined, words) }
 
-  /** With a Ctrl-C after so long. */
-  async runFor(interruptMs: number | undefined, words: readonly string[]): Promise<Outcome> {
+  async runFor(strike: Strike | undefined, words: readonly string[]): Promise<Outcome> {
     const began = performance.now()
     const before = this.outages
-    const ended = await this.pool.run(this.#whole(words), interruptMs)
+    const ended = await this.pool.run(this.#whole(words), strike)
     return this.#judge(words, ended, performance.now() - began, before)
   }
 
   /** Two processes; the other host's reads what ours writes. Answers the outcome of that. */
-  async pipe(words: readonly string[], other: ChaosHost, others: readonly string[]): Promise<Outcome> {
+  async pipe(words: readonly string[], other: ChaosHost, others: readonly string[], strikes: readonly (Strike | undefined)[] = []): Promise<Outcome> {
     const began = performance.now()
     const before = [this.outages, other.outages]
-    const [ended, read] = await this.pool.pipe(this.#whole(words), other.#whole(others))
+    const [ended, read] = await this.pool.pipe(this.#whole(words), other.#whole(others), strikes)
     const late = performance.now() - began
     const [first, second] = [this.#judge(words, ended, late, before[0]!), other.#judge(others, read, late, before[1]!)]
     if (first.exit !== 0 && second.exit === 0) this.wrong.push(`${this.name}: what failed was read to its end: ${words.join(' ')}: ${first.stderr}`)
@@ -120,28 +123,33 @@ export class ChaosHost {
   judgeAlive(): void { if (!this.isRunning) this.wrong.push(`${this.name}: the server has ended by itself: ${this.server.log.slice(-3000)}`) }
 
   async kill(): Promise<void> {
-    this.note('kill -9')
-    this.outages++
-    this.thaw()
-    await this.server.kill()
-    await this.#serve()
+    await this.down('kill')
+    await this.up()
   }
 
   async restart(): Promise<void> {
-    this.note('SIGTERM')
+    await this.down('stop')
+    await this.up()
+  }
+
+  /** Until `up` nobody answers. */
+  async down(how: 'kill' | 'stop'): Promise<void> {
+    this.note(how === 'kill' ? 'kill -9' : 'SIGTERM')
     this.outages++
     this.thaw()
+    if (how === 'kill') return this.server.kill()
     const { code } = await this.server.terminate()
     if (code !== 0) this.wrong.push(`${this.name}: SIGTERM ends it with ${code}: ${this.server.log.slice(-3000)}`)
-    await this.#serve()
   }
 
   /** NBD clients are let in a moment before commands are. */
-  async #serve(): Promise<void> {
+  async up(): Promise<void> {
     await this.server.serve()
-    await until('the server to answer', START_MS, async () => (await this.run('status')).exit === 0)
+    await this.#answers()
     this.outages++
   }
+
+  async #answers(): Promise<void> { await until('the server to answer', START_MS, async () => (await this.run('status')).exit === 0) }
 
   freeze(): void {
     this.note('SIGSTOP')
@@ -181,14 +189,37 @@ export class ChaosHost {
     return (blocks - bfree) * bsize
   }
 
+  /** What each open descriptor is; of pipes their kind, of sockets whether they listen, and where. */
   descriptors(): string[] {
     const folder = `/proc/${this.server.pid}/fd`
-    return readdirSync(folder)
+    const sockets = this.#sockets()
+    return readdirSync(folder).flatMap(name => {
+      try {
+        const link = readlinkSync(join(folder, name)).replace(/nbdelta-\w+\/pipe/, 'pipe')
+        const inode = /^socket:\[(\d+)\]/.exec(link)?.[1]
+        return [inode === undefined ? link.replace(/:\[\d+\]/, '') : sockets.get(inode) ?? 'socket']
+      } catch { return [] }
+    }).sort()
+  }
+
+  /** By inode: state and path of unix sockets, state and port of others. */
+  #sockets(): Map<string, string> {
+    const rows = (name: string): string[][] => readFileSync(`/proc/${this.server.pid}/net/${name}`, 'utf8').split('\n').slice(1).map(row => row.trim().split(/ +/))
+    return new Map([
+      ...rows('unix').map(row => [row[6]!, `unix socket ${row[5]} ${row[7] ?? ''}`] as const),
+      ...rows('tcp').map(row => [row[9]!, `tcp socket ${row[3]} ${row[1]} ${row[2]}`] as const),
+    ])
+  }
+
+  /** Files and folders of the store, but for sockets. */
+  tree(): string[] {
+    return readdirSync(this.server.store, { recursive: true, withFileTypes: true }).filter(entry => !entry.isSocket())
+      .map(({ parentPath, name }) => join(parentPath, name).slice(this.server.store.length + 1)).sort()
   }
 
   /** What went wrong in its own eyes, without a full disk. */
   judgeLog(): void {
-    const [line] = this.errors().filter(({ msg, err }) => !FULL.test(`${msg} ${err?.message}`))
+    const [line] = this.errors().filter(({ msg, err }) => !FULL.test(`${msg} ${err?.message}`) || BUG.test(msg))
     if (line) this.wrong.push(`${this.name}: the log says: ${line.msg}: ${line.err?.message}`)
   }
 

@@ -31,7 +31,7 @@ export class ChaosMirrors extends ChaosFiles {
     if (!source || this.model.mirrors.size >= MIRRORS_MAX) return
     const { host } = source
     const kind = this.pick(['local', 'peer', 'peer', 'plain'] as const)
-    const other = kind === 'local' ? host : this.hosts.find(one => one !== host)!
+    const other = kind === 'local' ? host : this.other(host)
     const [name, to] = [this.name('m'), this.name('t')]
     if (kind === 'plain') {
       const made = await this.do(other, ['volume', 'create', to, '--size', String(source.content.sectors * SECTOR)])
@@ -184,10 +184,19 @@ export class ChaosMirrors extends ChaosFiles {
     if (!mirror) return
     const { target, host, name } = mirror
     const { verdict } = await this.do(target.host, ['replica', 'promote', target.name], LINK)
-    if (verdict !== 'done') return
+    if (verdict !== 'done' && !(verdict === 'unknown' && await this.isReleased(target))) return
     await this.letGo(mirror, target)
     await this.model.read(target)
     if (this.random() < 0.4) await this.do(target.host, ['replica', 'forget', target.name])
+    await this.refused(host, name)
+  }
+
+  async isReleased({ host, name }: ModelVolume): Promise<boolean> {
+    return (await host.ask('replica', 'list') as { volume: string, state: string }[]).some(({ volume, state }) => volume === name && state === 'released')
+  }
+
+  /** Its peer is nobody's any more: it can only be deleted. */
+  async refused(host: ChaosHost, name: string): Promise<void> {
     const refused = await host.run('mirror', 'sync', name)
     if (refused.exit === 0) this.model.fail(`${host.name}: mirror ${name} goes on, though its peer was promoted`)
     for (let attempt = 0; (await host.run('mirror', 'delete', name)).exit !== 0; attempt++) {

@@ -1,5 +1,5 @@
 /**
- * ChaosModel: what two hosts must hold: volumes, their contents and points, groups, and mirrors with what their targets may show.
+ * ChaosModel: what all hosts must hold: volumes, their contents and points, groups, and mirrors with what their targets may show.
  *
  * `judge` asks a host for all its lists and compares; `read` reads an export and settles what was in doubt. What the server makes by itself
  * (undo points, points of mirrors and schedules) may be there without being known.
@@ -14,6 +14,7 @@ const OWN_POINTS = /^(undo-|auto-|mirror-|before-|delta-)/
 const ENOSPC = 28
 const ESHUTDOWN = 108
 
+/** `isAuto`: the server made it, and may give it up. */
 export interface ModelPoint { content: ChaosContent | undefined, readonly isAuto: boolean, uuid: string }
 
 export interface ModelVolume {

@@ -23,6 +23,9 @@ const INTERRUPTED = 130
 /** A process needs so long to ask; a Ctrl-C comes in the time behind it. */
 const BEGIN_MS = 150
 const CUT_MS = 500
+/** Whoever types a command may be gone before its answer. */
+const COMMAND_KILLS = 0.04
+const SETTLE_MS = 15_000
 /** By then the server has noticed that nobody waits any more. */
 const CANCEL_MS = 500
 const REFUSALS = [4, 5, 6]
@@ -39,6 +42,8 @@ export class ChaosSteps {
   pick<T>(of: readonly T[]): T { return of[Math.floor(this.random() * of.length)]! }
   name(letter: string): string { return `${letter}${++ChaosSteps.names}` }
 
+  other(host: ChaosHost): ChaosHost { return this.pick(this.hosts.filter(one => one !== host)) }
+
   /** A volume of its own, that no mirror holds. */
   own(host?: ChaosHost): ModelVolume | undefined {
     return this.pick([...this.model.volumes].filter(volume => !volume.targetOf && (!host || volume.host === host)))
@@ -48,15 +53,29 @@ export class ChaosSteps {
   async do(host: ChaosHost, words: readonly string[], refusals: readonly number[] = REFUSALS): Promise<Outcome & { readonly verdict: Verdict }> {
     const { outages } = host
     const isCut = commandOf(words).exits.some(name => EXIT[name] === INTERRUPTED) && refusals.includes(INTERRUPTED) && this.random() < KILLS
-    const asked = host.runFor(isCut ? BEGIN_MS + this.random() ** 2 * CUT_MS : undefined, words)
+    const isKilled = !isCut && this.random() < COMMAND_KILLS
+    const strike = { afterMs: BEGIN_MS + this.random() ** 2 * CUT_MS, signal: isKilled ? 'SIGKILL' : 'SIGINT' } as const
+    const asked = host.runFor(isCut || isKilled ? strike : undefined, words)
     await this.killPerhaps(host)
     const outcome = await asked
     if (outcome.exit === 0) return { ...outcome, verdict: 'done' }
-    if (outcome.exit === INTERRUPTED) await sleep(CANCEL_MS)
+    if (outcome.exit === INTERRUPTED) await this.settled(host, words)
     if ((outages !== host.outages && outcome.exit === 9) || outcome.exit === INTERRUPTED) return { ...outcome, verdict: 'unknown' }
     const mayFill = this.model.full.has(host) && (outcome.exit === 6 || outcome.exit === 7)
     if (!mayFill && !refusals.includes(outcome.exit!)) this.model.fail(`${host.name}: ${words.join(' ')}: ${outcome.stderr}`)
     return { ...outcome, verdict: 'refused' }
+  }
+
+  /** What was asked by somebody who is gone goes on for a while: what takes turns with it comes behind it, and jobs are waited for. */
+  async settled(host: ChaosHost, words: readonly string[]): Promise<void> {
+    const [noun, , name] = words
+    await sleep(CANCEL_MS)
+    await host.run(noun === 'group' || noun === 'mirror' ? noun : 'volume', 'delete', name!, '--dry-run')
+    for (const deadline = Date.now() + SETTLE_MS; Date.now() < deadline; await sleep(100)) {
+      const { value } = await host.run('job', 'list')
+      const jobs = (value ?? []) as { kind: string, state: string, volume: string }[]
+      if (!jobs.some(({ kind, state, volume }) => state === 'running' && volume.split(/[ ,]+/).some(one => words.includes(one)) && !/restore|promotion/.test(kind))) return
+    }
   }
 
   /** Its clients are gone then. */
@@ -89,8 +108,7 @@ export class ChaosSteps {
     else await this.model.startClients(volume)
   }
 
-  async snapshot(): Promise<void> {
-    const volume = this.own()
+  async snapshot(volume = this.own()): Promise<void> {
     if (!volume || volume.points.size >= POINTS_MAX) return
     const { host, content } = volume
     const [name, isBookmark] = [this.name('s'), this.random() < 0.25]
@@ -101,10 +119,8 @@ export class ChaosSteps {
     if (await this.happened(host, verdict, ['snapshot', 'list', volume.name], name)) volume.points.set(name, { content: isBookmark ? undefined : taken, isAuto: false, uuid })
   }
 
-  async deletePoint(): Promise<void> {
-    const volume = this.own()
-    const name = volume && this.pick([...volume.points.keys()])
-    if (!name) return
+  async deletePoint(volume = this.own(), name = volume && this.pick([...volume.points.keys()])): Promise<void> {
+    if (!volume || !name) return
     const { verdict } = await this.do(volume.host, ['snapshot', 'delete', volume.name, name])
     if (verdict === 'refused') return
     if (verdict === 'done' || !(await this.names(volume.host, 'snapshot', 'list', volume.name)).some(row => row.name === name)) volume.points.delete(name)
@@ -179,6 +195,23 @@ export class ChaosSteps {
     if (verdict === 'done' && isLeft && this.random() < 0.4) await this.cancel(volume, (value as { id: number }).id, before, from, count)
   }
 
+  /** Answers the job, which goes on. */
+  async restoreLeft(volume: ModelVolume, name: string): Promise<number | undefined> {
+    const { host, content } = volume
+    const point = volume.points.get(name)!.content!
+    const count = Math.min(content.sectors, point.sectors)
+    const [before, after] = [content.copy(), content.copy()]
+    after.become(point, 0, count)
+    const known = new Set((await this.names(host, 'snapshot', 'list', volume.name)).map(row => row.name))
+    volume.copiesUntilMs = Date.now() + COPIES_MS
+    const { verdict, value } = await this.do(host, ['snapshot', 'restore', volume.name, name, '--force', '--no-wait', ...this.random() < 0.5 ? ['--rate', '300KiB'] : []])
+    if (verdict === 'done') content.become(point, 0, count)
+    else if (verdict === 'unknown') content.mayBecome(after)
+    const undo = (await this.names(host, 'snapshot', 'list', volume.name)).find(row => !known.has(row.name) && row.labels['auto'] === 'undo')
+    if (undo) volume.points.set(undo.name, { content: before, isAuto: true, uuid: undo.uuid })
+    return verdict === 'done' ? (value as { id: number }).id : undefined
+  }
+
   async cancel(volume: ModelVolume, id: number, before: ChaosContent, from: number, count: number): Promise<void> {
     await sleep(this.random() * 500)
     const { host } = volume
@@ -213,16 +246,24 @@ export class ChaosSteps {
     if (verdict === 'done') clone.base = undefined
   }
 
-  async deleteVolume(): Promise<void> {
-    const volume = this.own()
+  async deleteVolume(volume = this.own()): Promise<void> {
     if (!volume) return
     await this.model.stopClients(volume)
     const { host, name } = volume
-    const isNeeded = [...this.model.volumes].some(({ base }) => base?.volume === volume) || [...this.model.mirrors].some(({ source }) => source === volume)
     const { verdict } = await this.do(host, ['volume', 'delete', name, '--force'])
-    if (verdict === 'done' && isNeeded && [...this.model.mirrors].some(({ source }) => source === volume)) this.model.fail(`${host.name}: ${name} is deleted under its mirror`)
+    await this.deleted(volume, verdict)
+  }
+
+  async deleted(volume: ModelVolume, verdict: Verdict): Promise<void> {
+    const { host, name } = volume
     const isGone = verdict === 'done' || (verdict === 'unknown' && !(await this.names(host, 'volume', 'list')).some(row => row.name === name))
-    if (!isGone) return
+    await this.model.stopClients(volume)
+    if (isGone && [...this.model.mirrors].some(({ source }) => source === volume)) this.model.fail(`${host.name}: ${name} is deleted under its mirror`)
+    if (isGone) this.gone(volume)
+  }
+
+  gone(volume: ModelVolume): void {
+    const { host, name } = volume
     this.model.volumes.delete(volume)
     const wrong = volume.backing === undefined ? '' : volume.content.judge(serialsOf(readFileSync(volume.backing)), false)
     if (wrong) this.model.fail(`${host.name}: what ${name} leaves in ${volume.backing}: ${wrong}`)
@@ -357,7 +398,7 @@ export class ChaosSteps {
     const isIn = verdict === 'done' && await readExport(host.server.socketPath, name).then(() => true, () => false)
     if (isIn && outages === host.outages) this.model.fail(`${host.name}: ${name} is hidden, and lets a client in`)
     if (this.random() < 0.5) await this.do(host, ['export', 'kick', name, '--how', this.pick(['soft', 'hard'])])
-    await this.do(host, ['export', 'unhide', name])
+    for (let attempt = 0; attempt < 10 && (await this.do(host, ['export', 'unhide', name])).verdict !== 'done'; attempt++) await sleep(100)
     await this.model.stopClients(volume)
   }
 }

@@ -230,7 +230,7 @@ export class ChaosStorm {
 
   #ofMirror(host: ChaosHost): Words {
     const [name, volume] = [this.#name(host, 'mirror', MIRRORS), this.#name(host, 'volume', VOLUMES)]
-    const other = this.hosts.find(one => one !== host)!
+    const other = this.#pick(this.hosts.filter(one => one !== host))
     const several = this.#pick<Words>([[name], [name], MIRRORS.slice(0, 2), [this.#pick(GROUPS), '--group']])
     const kind = this.#pick<Words>([[this.#pick(VOLUMES)], [other.target(this.#pick(VOLUMES)), '--secret', other.secret],
       [other.target(this.#pick(VOLUMES)), '--secret', other.secret], [other.uri(this.#pick(VOLUMES))]])

@@ -1,5 +1,5 @@
 /**
- * sweep: deletes everything that two hosts hold, with commands alone, as an operator would; in the end nothing may be left, nor in the way.
+ * sweep: deletes everything that all hosts hold, with commands alone, as an operator would; in the end nothing may be left, nor in the way.
  *
  * What refuses to go is asked again for a while: jobs end, clients leave, cycles come to their end.
  */

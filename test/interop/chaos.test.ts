@@ -1,4 +1,4 @@
-// Two real servers, asked by the command line alone: all commands at random, under clients, kills, stops, cut links and full disks. A model
+// Three real servers, asked by the command line alone: all commands at random, under clients, kills, stops, cut links and full disks. A model
 // knows what every export must read as and what every list must say (chaos-model.ts); names that begin with x are nobody's (chaos-storm.ts).
 // Only with MINUTES (`make chaos`): lives are long, and the seed does not give the same life twice, for the servers have a time of their own.
 import t from 'tap'

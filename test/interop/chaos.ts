@@ -1,11 +1,11 @@
 /**
- * Chaos: lives of two servers, one random step after the other, with clients, kills, stops, cut links and full disks in between.
+ * Chaos: lives of three servers, one random step after the other, with clients, kills, stops, cut links and full disks in between.
  *
  * A life ends with nothing in flight and no trouble: all is read, then all is deleted, and space and descriptors must come back.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ChaosHost } from './chaos-host.js'
-import { ChaosCopies } from './chaos-copies.js'
+import { ChaosTwins } from './chaos-twins.js'
 import { trouble } from './chaos-mirrors.js'
 import { ChaosModel } from './chaos-model.js'
 import { ChaosStorm } from './chaos-storm.js'
@@ -17,12 +17,11 @@ const MIB = 2 ** 20
 const DISK_MIB = 160
 /** What a store keeps that has no volumes any more: its logs. */
 const LEFT_BYTES = MIB
-const DESCRIPTORS_SLACK = 6
 const FULL_MS = 3000
 const WAIT_MS = 40_000
 const RESIDENT_MAX = 450 * MIB
 
-interface Base { readonly descriptors: number, readonly bytes: number }
+interface Base { readonly descriptors: readonly string[], readonly tree: readonly string[], readonly bytes: number }
 
 export class Chaos {
   readonly totals = { lives: 0, steps: 0, reads: 0, looks: 0, kills: 0, restarts: 0, troubles: 0, fills: 0 }
@@ -34,9 +33,10 @@ export class Chaos {
 
   static async start(random: () => number): Promise<Chaos> {
     const pool = new CommandPool(random)
-    const hosts = [await ChaosHost.start('near', DISK_MIB, pool), await ChaosHost.start('far', DISK_MIB, pool)]
+    const hosts: ChaosHost[] = []
+    for (const name of ['near', 'far', 'third']) hosts.push(await ChaosHost.start(name, DISK_MIB, pool))
     const chaos = new Chaos(hosts, pool, random)
-    for (const host of hosts) chaos.#bases.set(host, { descriptors: host.descriptors().length, bytes: host.usedBytes() })
+    for (const host of hosts) chaos.#bases.set(host, { descriptors: host.descriptors(), tree: host.tree(), bytes: host.usedBytes() })
     return chaos
   }
 
@@ -47,7 +47,7 @@ export class Chaos {
     const storm = new ChaosStorm(this.hosts, this.random)
     if (isStorm) storm.start(2)
     const wrong = (): string => model.failure || storm.failure || this.hosts.flatMap(host => host.wrong)[0] || ''
-    const doing = new ChaosCopies(model, this.hosts)
+    const doing = new ChaosTwins(model, this.hosts)
     try {
       for (let step = 0; step < steps && !wrong(); step++) await this.#step(doing, model)
       await this.#calm(model)
@@ -69,7 +69,7 @@ export class Chaos {
     await this.pool.close()
   }
 
-  async #step(doing: ChaosCopies, model: ChaosModel): Promise<void> {
+  async #step(doing: ChaosTwins, model: ChaosModel): Promise<void> {
     this.totals.steps++
     const step = doing.pick(this.#table(doing))
     try {
@@ -83,7 +83,7 @@ export class Chaos {
     for (const volume of model.volumes) if (volume.clients?.failure || volume.clients?.areLost) await model.stopClients(volume)
   }
 
-  #table(steps: ChaosCopies): readonly (() => Promise<void>)[] {
+  #table(steps: ChaosTwins): readonly (() => Promise<void>)[] {
     const { create, clients, snapshot, read, readPoint, restore } = steps
     return [
       create, create, clients, clients, clients, snapshot, snapshot, snapshot, read, read, readPoint, restore, restore,
@@ -93,11 +93,13 @@ export class Chaos {
       steps.createMirror, steps.createMirror, steps.sync, steps.sync, steps.look, steps.pause, steps.verify, steps.split,
       steps.resync, steps.resync, steps.deleteMirror, steps.takeOver, steps.takeOver, steps.replica,
       steps.mirrorOver, steps.mirrorOver, steps.snapshotOfTarget, steps.snapshotOfTarget, steps.cloneOfTarget, steps.carried,
+      steps.churn, steps.churn, steps.squeeze, steps.squeeze, steps.deleteForce, steps.deleteForce, steps.failover, steps.failover, steps.cascade, steps.cascade,
+      steps.twins, steps.twins, steps.twins, steps.twins,
     ]
   }
 
   async #trouble(model: ChaosModel): Promise<void> {
-    const host = this.hosts[Math.floor(this.random() * 2)]!
+    const host = this.hosts[Math.floor(this.random() * this.hosts.length)]!
     const dice = this.random()
     if (this.#lull.length > 0) {
       if (Date.now() > this.#lullUntilMs) this.#end()
@@ -135,7 +137,7 @@ export class Chaos {
     for (const host of this.hosts) await model.stopHost(host)
   }
 
-  async #judge(model: ChaosModel, doing: ChaosCopies): Promise<void> {
+  async #judge(model: ChaosModel, doing: ChaosTwins): Promise<void> {
     for (const host of this.hosts) await model.judge(host)
     // What is in doubt of the sources is settled before their targets are judged by them.
     for (const volume of model.volumes) if (!volume.targetOf) await model.read(volume)
@@ -153,15 +155,30 @@ export class Chaos {
   /** Answers what of a life stays, or ''. */
   async #left(): Promise<string> {
     for (const host of this.hosts) {
-      const { descriptors, bytes } = this.#bases.get(host)!
-      const now = (): string => {
-        const [more, used, resident] = [host.descriptors().length - descriptors, host.usedBytes() - bytes, host.residentBytes()]
-        return more > DESCRIPTORS_SLACK ? `${host.name} has ${more} more descriptors open` : used > LEFT_BYTES ? `${host.name} keeps ${used} bytes`
-          : resident > RESIDENT_MAX ? `${host.name} has ${resident} bytes of memory` : ''
+      const { descriptors, tree, bytes } = this.#bases.get(host)!
+      const now = async (): Promise<string> => {
+        const [open, files] = [more(host.descriptors(), descriptors), more(host.tree(), tree)]
+        const [used, resident] = [host.usedBytes() - bytes, host.residentBytes()]
+        const held = (await host.ask('status') as { memoryInUseBytes: number }).memoryInUseBytes
+        return open.length > 0 ? `${host.name} has more descriptors open: ${open.join()}` : files.length > 0 ? `${host.name} keeps files: ${files.join()}`
+          : used > LEFT_BYTES ? `${host.name} keeps ${used} bytes` : held > 0 ? `${host.name} holds ${held} bytes for requests`
+            : resident > RESIDENT_MAX ? `${host.name} has ${resident} bytes of memory` : ''
       }
-      for (const deadline = Date.now() + 20_000; now() !== '' && Date.now() < deadline;) await sleep(200)
-      if (now()) return now()
+      let left: string
+      // The connection of each question takes a moment to go.
+      for (const deadline = Date.now() + 20_000; (left = await now()) !== '' && Date.now() < deadline;) await sleep(200)
+      if (left) return left
     }
     return ''
   }
+}
+
+/** What the first list has that the second has not, as often as it has it more. */
+function more(found: readonly string[], wanted: readonly string[]): string[] {
+  const rest = [...wanted]
+  return found.filter(one => {
+    const at = rest.indexOf(one)
+    if (at >= 0) rest.splice(at, 1)
+    return at < 0
+  })
 }

@@ -13,7 +13,10 @@ const LAUNCHER = process.env['NBDELTA'] ?? join(ROOT, 'bin', 'nbdelta.cjs')
 const COMMAND_MS = 90_000
 const PROCESSES = 0.03
 
-/** Exit null: it did not end. `isStruck`: the Ctrl-C came before or behind the time in which it listens to one. */
+/** After so long a command gets a Ctrl-C, or is killed. */
+export interface Strike { readonly afterMs: number, readonly signal: 'SIGINT' | 'SIGKILL' }
+
+/** Exit null: it did not end. `isStruck`: a kill, or a Ctrl-C before or behind the time in which it listens to one. */
 export interface Ended { readonly exit: number | null, readonly stdout: string, readonly stderr: string, readonly isStruck?: boolean }
 
 export class CommandPool {
@@ -21,18 +24,17 @@ export class CommandPool {
 
   constructor(readonly random: () => number) {}
 
-  /** `interruptMs`: when it gets a Ctrl-C. */
-  run(words: readonly string[], interruptMs?: number): Promise<Ended> {
-    const isProcess = process.env['NBDELTA'] !== undefined || interruptMs !== undefined || this.random() < PROCESSES
-    return isProcess ? inProcess(words, interruptMs) : this.#inThread(words)
+  run(words: readonly string[], strike?: Strike): Promise<Ended> {
+    const isProcess = process.env['NBDELTA'] !== undefined || strike !== undefined || this.random() < PROCESSES
+    return isProcess ? inProcess(words, strike) : this.#inThread(words)
   }
 
   /** Two processes, the second of which reads what the first writes; that is not collected. */
-  pipe(first: readonly string[], second: readonly string[]): Promise<[Ended, Ended]> {
+  pipe(first: readonly string[], second: readonly string[], strikes: readonly (Strike | undefined)[] = []): Promise<[Ended, Ended]> {
     const writer = spawn(process.execPath, [LAUNCHER, ...first], { stdio: ['ignore', 'pipe', 'pipe'] })
     const reader = spawn(process.execPath, [LAUNCHER, ...second], { stdio: [writer.stdout, 'pipe', 'pipe'] })
     writer.stdout.destroy()
-    return Promise.all([ended(writer, undefined), ended(reader, undefined)])
+    return Promise.all([ended(writer, strikes[0]), ended(reader, strikes[1])])
   }
 
   async close(): Promise<void> { await Promise.all(this.#idle.map(worker => worker.terminate())) }
@@ -56,17 +58,17 @@ export class CommandPool {
   }
 }
 
-function inProcess(words: readonly string[], interruptMs: number | undefined): Promise<Ended> {
-  return ended(spawn(process.execPath, [LAUNCHER, ...words], { stdio: ['ignore', 'pipe', 'pipe'] }), interruptMs)
+function inProcess(words: readonly string[], strike: Strike | undefined): Promise<Ended> {
+  return ended(spawn(process.execPath, [LAUNCHER, ...words], { stdio: ['ignore', 'pipe', 'pipe'] }), strike)
 }
 
-async function ended(child: ChildProcess, interruptMs: number | undefined): Promise<Ended> {
+async function ended(child: ChildProcess, strike: Strike | undefined): Promise<Ended> {
   const [out, err]: Buffer[][] = [[], []]
   child.stdout!.on('data', (chunk: Buffer) => out!.push(chunk))
   child.stderr!.on('data', (chunk: Buffer) => err!.push(chunk))
   const timers = [setTimeout(() => { child.kill('SIGKILL') }, COMMAND_MS)]
-  if (interruptMs !== undefined) timers.push(setTimeout(() => { child.kill('SIGINT') }, interruptMs))
+  if (strike) timers.push(setTimeout(() => { child.kill(strike.signal) }, strike.afterMs))
   const [exit, signal] = await new Promise<[number | null, NodeJS.Signals | null]>(resolve => { child.once('close', (...how) => { resolve(how) }) })
   for (const timer of timers) clearTimeout(timer)
-  return { exit, isStruck: signal === 'SIGINT', stdout: Buffer.concat(out!).toString(), stderr: Buffer.concat(err!).toString() }
+  return { exit, isStruck: strike !== undefined && signal === strike.signal, stdout: Buffer.concat(out!).toString(), stderr: Buffer.concat(err!).toString() }
 }

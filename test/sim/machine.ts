@@ -74,9 +74,10 @@ export class SimStore implements Pick<SecondariesParts['store'], keyof Secondari
   get inDoubt(): boolean { return this.#directory.points.inDoubt }
   removeMirror(uuid: string): Promise<void> { return this.#directory.points.put({ removeMirrors: [uuid] }) }
   fillVolume: Store['fillVolume'] = (options, fill) => this.#volumes.import(judgeCreateVolume(options), fill)
-  deleteVolume: Store['deleteVolume'] = name => this.#volumes.delete(name)
+  deleteVolume: Store['deleteVolume'] = (name, judge) => this.#volumes.delete(name, judge)
   cloneVolume: Store['cloneVolume'] = options => this.#volumes.clone(judgeCloneVolume(options))
   promoteVolume: Store['promoteVolume'] = (name, { bytesPerSecond } = {}) => this.#volumes.promote(name, bytesPerSecond)
+  addMirror: Store['addMirror'] = (mirror, needs, added) => this.#volumes.addMirror(mirror, needs, added)
   setSpace: Store['setSpace'] = (name, rule) => this.#volumes.setSpace(name, rule)
   createVolume(): never { throw new Error('there is a volume already') }
   resizeVolume: Store['resizeVolume'] = (name, sizeBytes) => this.#volumes.resize(name, sizeBytes)

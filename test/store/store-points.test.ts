@@ -1,5 +1,6 @@
 // A store and its points: an older store opens and gets its table, its version is raised before the first point and not earlier,
 // and what is said of a volume goes when the volume is gone for good.
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -78,6 +79,25 @@ t.test('raised means raised before: no record without it', async t => {
   t.strictSame([versionOf(path), store.points.list(V)], [1, []])
   rmSync(join(path, 'store.id.new'), { recursive: true })
   await store.points.put({ points: [POINT] })
+  await store.close()
+})
+
+t.test('a full disk refuses the raise in its own words, keeps nothing of it, and takes it when there is room again', async t => {
+  const mount = mkdtempSync(join(tmpdir(), 'nbdelta-mount-'))
+  t.teardown(() => { rmSync(mount, { recursive: true, force: true }) })
+  if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=6m', 'none', mount]).status !== 0) return t.pass('mount', { skip: 'no mounts allowed here' })
+  t.teardown(() => { spawnSync('umount', [mount]) })
+  const path = join(mount, 'store')
+  const store = await open(path, true)
+  await withVolume(store)
+  const ballast = join(mount, 'ballast')
+  t.throws(() => { writeFileSync(ballast, Buffer.alloc(6 * 2 ** 20)) }, { code: 'ENOSPC' })
+  await t.rejects(store.points.put({ points: [POINT] }), { code: 'no-space', message: /raise the version/ })
+  t.notOk(existsSync(join(path, 'store.id.new')))
+  t.strictSame([versionOf(path), store.points.list(V)], [1, []])
+  rmSync(ballast)
+  await store.points.put({ points: [POINT] })
+  t.equal(versionOf(path), 2)
   await store.close()
 })
 
