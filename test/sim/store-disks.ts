@@ -12,6 +12,7 @@ import type { PointTable } from '../../src/store/point-table.js'
 import type { StoreDirectory } from '../../src/store/store-directory.js'
 import type { VolumeFiles, VolumeLayout } from '../../src/store/volume-files.js'
 import { formatVolume } from '../../src/volume/open-volume.js'
+import { NOTHING_UNSYNCED } from '../store/nothing-unsynced.js'
 import { foldersOn, freshFolders, freshTable, openTable, type PointDiskName } from '../crash/points-store.js'
 import { SMALL_JOURNAL_BYTES } from '../volume/lab.js'
 import { GRAIN, GRAINS, SIZE, SIZE_MAX } from './image.js'
@@ -77,7 +78,7 @@ export class StoreDisks {
 
 /** What volumes ask of a store's directory. */
 export class SimDirectory implements Pick<StoreDirectory,
-  'catalog' | 'points' | 'pointFolders' | 'createVolumeFiles' | 'openVolumeFiles' | 'removeVolumeFiles'> {
+  'catalog' | 'points' | 'pointFolders' | 'createVolumeFiles' | 'openVolumeFiles' | 'removeVolumeFiles' | 'unsyncedFile'> {
   readonly catalog: Catalog
   readonly points: PointTable
   readonly pointFolders: PointFolders
@@ -115,6 +116,8 @@ export class SimDirectory implements Pick<StoreDirectory,
     const { live, map, journal } = this.#disksOf(uuid)
     return { live, map, journal } as unknown as VolumeFiles
   }
+
+  unsyncedFile(): typeof NOTHING_UNSYNCED { return NOTHING_UNSYNCED }
 
   async removeVolumeFiles(name: string): Promise<void> {
     const uuid = this.catalog.get(name)?.uuid

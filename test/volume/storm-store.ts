@@ -15,6 +15,7 @@ import { RemoteLive } from '../../src/store/remote-live.js'
 import type { StoreDirectory } from '../../src/store/store-directory.js'
 import type { VolumeFiles, VolumeLayout } from '../../src/store/volume-files.js'
 import { formatVolume } from '../../src/volume/open-volume.js'
+import { NOTHING_UNSYNCED } from '../store/nothing-unsynced.js'
 import { foldersOn, freshFolders, openTable, type PointDisks } from '../crash/points-store.js'
 import { GRAIN, SMALL_JOURNAL_BYTES } from './lab.js'
 import type { Machine } from './storm-disks.js'
@@ -41,7 +42,8 @@ export function uriOf(file: string): string { return SCHEME + file }
 export function fileOf(uri: string): string { return uri.slice(SCHEME.length) }
 
 export class StormStore implements Pick<StoreDirectory,
-  'catalog' | 'points' | 'pointFolders' | 'createVolumeFiles' | 'openVolumeFiles' | 'removeVolumeFiles' | 'openRemote'> {
+  'catalog' | 'points' | 'pointFolders' | 'createVolumeFiles' | 'openVolumeFiles' | 'removeVolumeFiles' | 'openRemote'
+  | 'unsyncedFile'> {
   readonly catalog: Catalog
   readonly points: PointTable
   readonly pointFolders: PointFolders
@@ -106,6 +108,8 @@ export class StormStore implements Pick<StoreDirectory,
     for (const [part, disk] of Object.entries(disks)) this.#machine.add(owner.disk(part), disk)
     if (isBlock && backing === null) this.#machine.disks.get(owner.disk('live'))!.kind = 'block'
   }
+
+  unsyncedFile(): typeof NOTHING_UNSYNCED { return NOTHING_UNSYNCED }
 
   async openVolumeFiles({ uuid, backing }: CatalogEntry, remote?: RemoteLive): Promise<VolumeFiles> {
     if (this.#opened.has(uuid)) {
