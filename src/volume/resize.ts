@@ -8,7 +8,7 @@
  *   Shrink   catalog -> memory -> live is cut. Live first, and a crash leaves the old size with its end gone. A crash in
  *            between leaves live too long: it is cut at the next open, or before the next growth. Before all of it, what
  *            snapshots need of the end passes the gate like an overwrite; no space for that, and nothing is cut.
- *   Layers   a short last grain that is inherited is adopted before its end moves. Bitmaps grow before the catalog says so and
+ *   Layers   a short last grain that is inherited is adopted, durably, before its end moves. Bitmaps grow before the catalog says so and
  *            shrink after, like the map: what lies behind their end is ignored.
  *   Points   the newest point's changed map grows before the catalog says so: what is not in the file reads as changed.
  *
@@ -60,6 +60,8 @@ async function adoptEnd({ core, adopter }: Parts, end: number): Promise<void> {
   const start = Math.floor(end / core.grainBytes)
   if (end % core.grainBytes === 0 || !core.inherit.overlaps(start, start + 1)) return
   await adopter.adopt([{ start, end: start + 1 }])
+  // Bitmaps that say so are about to be written: before INHERITED is durable, a power cut would leave the grain to nobody.
+  await flushNow(core)
 }
 
 async function grow(core: VolumeCore, sizeBytes: number, commit: () => Promise<void>): Promise<void> {

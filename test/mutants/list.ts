@@ -35,6 +35,9 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'await device.write(live.base, live.end, bytes, 0);', put: ';' },
   { name: 'a mark that a failed sync has lost is not written again', file: 'volume/recovery.js', judge: 'power/lost-syncs',
     find: 'chain.markAgain(newest, range.start * EXTENT_GRAINS', put: 'chain.markIn(newest, range.start * EXTENT_GRAINS' },
+  // Resizes (resize.ts)
+  { name: 'the end of a clone that shrinks is nobody\'s', file: 'volume/resize.js', judge: 'power/shrunk-clones',
+    find: 'await flushNow(core);\n}', put: '}' },
   // What a failed flush leaves in doubt (unsynced-live.ts)
   { name: 'what a failed flush leaves in doubt is not noted', file: 'volume/unsynced-live.js', judge: 'power/lost-syncs',
     find: 'await this.#place.write(this.#unsynced());', put: ';' },
