@@ -16,7 +16,7 @@ export async function writeDurably(path: string, bytes: Buffer): Promise<void> {
   }
 }
 
-/** What it was or what it shall be, whatever happens; durable when done. `draft`, in the same folder, does not outlive a failure. */
+/** What it was or what it shall be, whatever happens; durable when done. `draft`, in its folder, does not outlive a failure. */
 export async function replaceFile(path: string, draft: string, bytes: Buffer): Promise<void> {
   try {
     await writeDurably(draft, bytes)

@@ -8,8 +8,8 @@
  *   Shrink   catalog -> memory -> live is cut. Live first, and a crash leaves the old size with its end gone. A crash in
  *            between leaves live too long: it is cut at the next open, or before the next growth. Before all of it, what
  *            snapshots need of the end passes the gate like an overwrite; no space for that, and nothing is cut.
- *   Layers   a short last grain that is inherited is adopted, durably, before its end moves. Bitmaps grow before the catalog says so and
- *            shrink after, like the map: what lies behind their end is ignored.
+ *   Layers   a short last grain that is inherited is adopted, durably, before its end moves. Bitmaps grow before the catalog says
+ *            so and shrink after, like the map: what lies behind their end is ignored.
  *   Points   the newest point's changed map grows before the catalog says so: what is not in the file reads as changed.
  *
  * The whole volume is locked meanwhile: requests wait, none fails.
