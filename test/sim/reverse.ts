@@ -43,6 +43,8 @@ export class Reverse {
   readonly #contents = new Set<Image>()
   /** Likewise, whatever the size of the source. */
   readonly #found = new Set<Image>()
+  /** What it had, as the source may have taken it at the instant of the restore; its size may change behind that. */
+  readonly #taken = new Set<Image>()
   #restored = false
 
   constructor(parts: Parts) {
@@ -108,7 +110,7 @@ export class Reverse {
       throw error
     }
     if (mirror.state.cycle === cycle) throw new Wrong(`${name} was reversed, and is ${mirror.state.phase} without a point of that`)
-    if (!source.hosts.views.slice(from).some(image => this.#contents.has(image))) {
+    if (!source.hosts.views.slice(from).some(image => this.#contents.has(image) || this.#taken.has(image))) {
       throw new Wrong(`${name} was reversed, and the source never showed what its target had`)
     }
   }
@@ -130,6 +132,7 @@ export class Reverse {
           wanted.whenHeld?.()
           // An operator may have given it another size since the target was looked at.
           this.#fit()
+          for (const image of this.#contents) this.#taken.add(image)
           hosts.mayBecome([...this.#contents])
         },
         atInstant: () => {
