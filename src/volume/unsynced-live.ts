@@ -127,8 +127,9 @@ export class UnsyncedLive extends ForwardingDevice implements LiveDevice {
     let bytes = 0
     try {
       for (const { start, end } of spans) {
-        const last = Math.ceil(Math.min(end, this.sizeBytes) / grainBytes)
-        for (const run of dataRuns(Math.floor(start / grainBytes), last)) {
+        const [first, last] = [Math.floor(start / grainBytes), Math.ceil(Math.min(end, this.sizeBytes) / grainBytes)]
+        if (first >= last) continue
+        for (const run of dataRuns(first, last)) {
           const stop = Math.min(end, run.end * grainBytes, this.sizeBytes)
           bytes += await this.#writeAgain(Math.max(start, run.start * grainBytes), stop)
         }

@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { GrainBitmap } from '../../native-free/grain-bitmap.js'
 import type { Pending } from '../../src/device/block-device.js'
 import { NbdeltaError } from '../../src/device/errors.js'
 import { silentLogger } from '../../src/device/logger.js'
@@ -112,6 +113,16 @@ t.test('what cannot be read is left alone, and the rest is written', async t => 
   t.same(place.spans, [])
   t.same(new Set(disk.medium.toBuffer().subarray(0, 3 * GRAIN)), new Set([2]))
   t.equal(disk.medium.toBuffer()[3 * GRAIN], 0)
+})
+
+t.test('what lies behind the end is not looked for', async t => {
+  const place = new Place()
+  place.spans = [{ start: BYTES - GRAIN, end: BYTES + GRAIN }, { start: BYTES + 2 * GRAIN, end: Number.MAX_SAFE_INTEGER }]
+  const bits = new GrainBitmap(BYTES / GRAIN)
+  bits.set(0, bits.length)
+  const data = (from: number, to: number) => [{ start: bits.next(from, to, true), end: to }]
+  t.match(await opened(new LiveDisk(new MemoryDisk(BYTES)), place).settle(GRAIN, data), [/^4096 bytes/])
+  t.same(place.spans, [])
 })
 
 t.test('a size that changes takes along what is in doubt', async t => {
