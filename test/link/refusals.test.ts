@@ -101,10 +101,10 @@ t.test('a mirror to a peer: what is refused when it is made leaves nothing on ei
   await t.rejects(create({ secretFile: `${lab.near.secret}-not-there` }), { code: 'not-found' })
   await t.rejects(create({ target: 'nbdelta+unix:///w?socket=/nowhere/x' }), { code: 'unreachable' })
   await t.rejects(create({ target: 'nbdelta://w' }), { code: 'bad-argument' })
-  const put = lab.near.store.putMirror.bind(lab.near.store)
-  lab.near.store.putMirror = async () => { throw new Error('no room') }
+  const add = lab.near.store.addMirror.bind(lab.near.store)
+  lab.near.store.addMirror = async () => { throw new Error('no room') }
   await t.rejects(create({}), /no room/)
-  lab.near.store.putMirror = put
+  lab.near.store.addMirror = add
   t.same([lab.near.mirrors.list(), lab.near.store.mirrors, lab.far.secondaries.list()], [[], [], []])
   t.ok(await create({}))
   await lab.close()
