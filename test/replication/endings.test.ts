@@ -120,9 +120,9 @@ t.test('an old primary finds a volume that was promoted and forgotten empty, and
 
 /** The record of a mirror that is being made is on the disk, and nobody has heard of it. */
 function unheardRecord({ store }: { store: Lab['store'] }): void {
-  const put = store.putMirror.bind(store)
-  store.putMirror = async record => {
-    await put(record)
+  const add = store.addMirror.bind(store)
+  store.addMirror = async (record, needs) => {
+    await add(record, needs, () => undefined)
     Object.defineProperty(store, 'inDoubt', { value: true })
     throw new NbdeltaError('flush-failed', 'planted')
   }
@@ -159,7 +159,7 @@ t.test('a mirror that is refused for something else than its record is forgotten
   let calls = 0
   lab.near.onLink = link => changed(link, (method, _, go) => go().then(answer => {
     calls++
-    if (method === 'attach' && calls === 1) lab.near.store.putMirror = () => Promise.reject(new NbdeltaError('no-space', 'planted'))
+    if (method === 'attach' && calls === 1) lab.near.store.addMirror = () => Promise.reject(new NbdeltaError('no-space', 'planted'))
     return answer
   }))
   await t.rejects(lab.mirror(), { code: 'no-space' })
