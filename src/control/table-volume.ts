@@ -196,9 +196,8 @@ export const VOLUME_COMMANDS = [
     description: 'Closes a volume and opens it as a start of the server would, while the others are served: one that could not '
       + 'be opened when the server started, because its backing was not there; one whose flushes fail since one failed, when '
       + 'its disk has been looked at (what was written since the last good flush is written to it again); one whose '
-      + 'remote backing has grown; '
-      + 'one that the failed import of a delta has left as a mixture. It is refused while clients are attached, '
-      + 'a job works on it, or a clone or a mirror needs it: then restart the server.',
+      + 'remote backing has grown; one that the failed import of a delta has left as a mixture. It is refused while clients are '
+      + 'attached, a job works on it, or a clone or a mirror needs it: then restart the server.',
     positional: [VOLUME], options: [],
     result: { many: false, fields: VOLUME_FIELDS },
     exits: [...CHANGES],

@@ -255,8 +255,8 @@ async function deliver(
   if (unknown) map.set(0, map.length)
   else if (knownBytes < image.sizeBytes) map.set(Math.floor(knownBytes / volume.grainBytes), map.length)
   const { blank } = state
-  const isWhole = !base || resync || unknown === true
-  const compare = !blank && !state.doubtful && isWhole
+  const isCompared = !blank && (!base || resync || unknown === true)
+  const compare = isCompared && !state.doubtful
   const total = bytesOf(map, volume.grainBytes, image.sizeBytes)
   parts.decide({
     rule: blank ? 'copy-all' : !base ? 'compare-all' : unknown ? 'compare-all-unlabelled'
@@ -272,7 +272,7 @@ async function deliver(
   const runs = (): Iterable<ByteRun> => inBytes(map, volume.grainBytes, image.sizeBytes)
   const regionBytes = regionBytesOf(image.sizeBytes)
   const sent = session.digests && new SentContent(runs(), regionBytes)
-  const recalls = base && (blank || !isWhole) && session.digests !== undefined && state.keepSnapshots > 0
+  const recalls = base && !isCompared && session.digests !== undefined && state.keepSnapshots > 0
   const { grainBytes } = volume
   const there = recalls ? await recallRestored({ ...parts, grainBytes, sizeBytes: image.sizeBytes, session, base, image }, map)
     : new GrainBitmap(map.length)

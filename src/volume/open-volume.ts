@@ -218,10 +218,7 @@ async function fitLive(live: LiveDevice, sizeBytes: number, adopted: boolean): P
 
 /** Grains of [from, to) whose bytes in live are the volume's, or some snapshot's. */
 function* needed({ data }: VolumeMap, chain: Chain, from: number, to: number): Generator<Run> {
-  for (let start = data.next(from, to, true), end: number; start < to; start = data.next(end, to, true)) {
-    end = data.runEnd(start, to)
-    yield { start, end }
-  }
+  yield* data.runs(from, to)
   yield* chain.lentRuns(to, from)
 }
 

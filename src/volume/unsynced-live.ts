@@ -16,10 +16,12 @@
  * between the failure of the disk and the end of that file's sync leaves none; what is written behind the failure is added when
  * the volume closes. Opening takes as long as reading and writing what was in doubt.
  */
+import { IntervalSet } from '../../native-free/interval-set.js'
 import type { Origin, Pending, ZeroMode } from '../device/block-device.js'
 import { asNbdeltaError, NbdeltaError } from '../device/errors.js'
 import { ForwardingDevice } from '../device/forwarding-device.js'
 import type { Logger } from '../device/logger.js'
+import type { ByteSpan } from '../store/unsynced-file.js'
 import type { LiveDevice } from './core.js'
 import type { Run } from './volume-map.js'
 
@@ -27,9 +29,6 @@ const REGIONS_MAX = 2 ** 21
 const REGION_BYTES = 4096
 /** What is written again at a time; what cannot be read is looked at by REGION_BYTES. */
 const PIECE_BYTES = 2 ** 20
-
-/** Bytes [start, end). */
-interface ByteSpan { readonly start: number, readonly end: number }
 
 /** Where it is kept. The store's own is store/unsynced-file.ts. */
 export interface UnsyncedPlace {
@@ -179,20 +178,12 @@ export class UnsyncedLive extends ForwardingDevice implements LiveDevice {
 
   /** Since the last good flush, and since before. */
   #unsynced(): readonly ByteSpan[] {
-    const spans: { start: number, end: number }[] = []
-    const add = (start: number, end: number): void => {
-      const last = spans.at(-1)
-      if (last && start <= last.end) last.end = Math.max(last.end, end)
-      else spans.push({ start, end })
+    const spans = new IntervalSet()
+    for (const { start, end } of this.#left) spans.add(start, end)
+    for (const [region, epoch] of this.#written.entries()) {
+      if (epoch > this.#durable) spans.add(region * this.#regionBytes, (region + 1) * this.#regionBytes)
     }
-    const [...left] = this.#left
-    for (let region = 0; region < this.#written.length; region++) {
-      const start = region * this.#regionBytes
-      while (left.length > 0 && left[0].start <= start) add(left[0].start, left.shift()!.end)
-      if (this.#written[region] > this.#durable) add(start, start + this.#regionBytes)
-    }
-    for (const { start, end } of left) add(start, end)
-    return spans
+    return [...spans]
   }
 
   async #writeAgain(start: number, end: number): Promise<number> {

@@ -328,7 +328,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: 'the record is ahead of the target', file: 'replication/cycle.js', find: 'const delivered = await deliver(part, state, session, plan, frozen);',
     put: 'await parts.put({ ...state, base: { point: frozen.bookmark.uuid, at: frozen.bookmark.createdAt } });'
       + 'const delivered = await deliver(part, state, session, plan, frozen);', judge: 'crash/simulated-mirrors' },
-  { name: 'what a failed flush was to cover passes for equal', file: 'replication/cycle.js', find: '!blank && !state.doubtful', put: '!blank',
+  { name: 'what a failed flush was to cover passes for equal', file: 'replication/cycle.js', find: 'isCompared && !state.doubtful', put: 'isCompared',
     judge: 'replication/lost-flushes' },
   { name: 'what a copy has is not written where it is read', file: 'replication/recall.js', find: 'compare: false', put: 'compare: true',
     judge: 'replication/lost-flushes' },

@@ -1,54 +1,28 @@
 // A sync fails, and to the kernel what it was to write is clean: read as if it were there, until the power fails. A volume that was
 // opened behind that has it written again, before its journal forgets it.
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import t from 'tap'
-import { seededRandom } from '../../src/device/testing.js'
 import { openStore, type Store } from '../../src/volume/open-store.js'
 import { contentOf, SECTOR } from '../volume/storm-model.js'
-import { leftOf, writeLeft } from './folder-states.js'
-import { RecordedFolder } from './recorded-folder.js'
+import { RecordedStore } from './recorded-store.js'
 import { contentsOf } from './sectors.js'
 
 const GRAIN = 4096
 const GRAINS = 4
 const STATES = 8
-const root = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'nbdelta-lost-'))
-t.teardown(() => rmSync(root, { recursive: true, force: true }))
-let count = 0
 
 /** The close behind `work` cannot sync `victim`; then the store is opened and closed in order, and the power fails. */
 async function afterLoss(victim: RegExp, work: (store: Store) => Promise<void>, look: (store: Store, state: string) => Promise<void>): Promise<void> {
-  const folder = join(root, `${++count}`)
-  const empty = { paths: new Map(), links: new Map(), folders: new Set<number>(), history: [], position: 0, story: '' }
-  writeLeft(empty, folder)
-  const recorded = new RecordedFolder(folder)
-  const path = join(folder, 'store')
+  const recorded = new RecordedStore()
+  t.teardown(() => { recorded.remove() })
+  const { path } = recorded
   const store = await openStore({ path, create: true })
   await work(store)
-  let failed = 0
-  recorded.faults = {
-    isHarsh: true,
-    failureOf: (what, name) => {
-      if (what !== 'sync' || !victim.test(name)) return undefined
-      failed++
-      return Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' })
-    },
-  }
+  recorded.failSyncs(name => victim.test(name))
   await store.close().catch(() => undefined)
-  t.ok(failed > 0, `${victim} could not be synced`)
-  recorded.faults = undefined
+  t.ok(recorded.failed > 0, `${victim} could not be synced`)
+  recorded.failSyncs(undefined)
   await (await openStore({ path })).close()
-  recorded.stop()
-  for (let seed = 1; seed <= STATES; seed++) {
-    const left = leftOf(recorded.history, recorded.position, 'cut', seededRandom(seed))
-    rmSync(folder, { recursive: true })
-    writeLeft(left, folder)
-    const again = await openStore({ path })
-    await look(again, left.story)
-    await again.close()
-  }
+  await recorded.eachLeft(STATES, look)
 }
 
 t.test('what a clone has of its own stays its own', async t => {
